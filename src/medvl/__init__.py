@@ -1,0 +1,37 @@
+"""medvl: text-guided segmentation of medical images, with the evidence."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Resolved on first use, so that `import medvl` and `medvl --help` do not import torch.
+_PUBLIC = {
+    "LViT": "medvl.models.lvit",
+    "UNet": "medvl.models.unet",
+    "Predictor": "medvl.infer.predictor",
+    "Segmentation": "medvl.infer.predictor",
+    "Record": "medvl.data.records",
+    "load_manifest": "medvl.data.records",
+    "read_image": "medvl.data.images",
+    "findings": "medvl.data.reports",
+    "mirror_text": "medvl.data.reports",
+    "build_text_encoder": "medvl.text.encoder",
+    "Config": "medvl.config",
+    "load_config": "medvl.config",
+    "InputError": "medvl.errors",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'medvl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m medvl` is `medvl`."""
+
+from medvl.cli import main
+
+main()

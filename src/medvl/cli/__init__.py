@@ -1,0 +1,45 @@
+"""The command line: one verb per job. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from medvl.cli import data, demo, evaluate, predict, train
+from medvl.errors import InputError
+
+app = typer.Typer(
+    name="medvl",
+    help="Text-guided segmentation of medical images, with its evidence. Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("import")(data.import_)
+app.command("split")(data.split)
+app.command("audit")(data.audit)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(evaluate.report)
+app.command("predict")(predict.predict)
+
+
+def main() -> None:
+    """Run a verb; bad input is one clear error and exit code 2, Ctrl-C is 130."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # click's own usage errors know how to show themselves
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(2)

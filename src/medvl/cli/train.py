@@ -1,0 +1,35 @@
+"""medvl train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="YAML recipe; not needed with --resume")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. train.lr=3e-4")] = None,
+    out: Annotated[Path | None, typer.Option(help="the run folder to make (or to resume)")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+) -> None:
+    """Train a recipe into a run folder. The plan (data, size, time, memory) is printed first."""
+    import sys
+
+    from medvl.config import load_config
+    from medvl.errors import InputError
+    from medvl.train.run import train as run
+
+    if recipe is not None and "=" in str(recipe) and not recipe.exists():
+        overrides, recipe = [str(recipe), *(overrides or [])], None
+    if out is None and recipe is not None:
+        out = Path("runs") / recipe.stem
+    if out is None:
+        raise InputError("no run folder", expected="--out RUN")
+    if resume and overrides:
+        raise InputError("a resumed run keeps its configuration", remedy="drop the key=value overrides")
+    config = None if recipe is None else load_config(recipe, overrides or ())
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    run(config, out, resume=resume, dry_run=dry_run, command=" ".join(words))

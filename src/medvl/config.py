@@ -1,0 +1,241 @@
+"""The configuration of a run: YAML in, YAML out, every key typed; an unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from medvl.data.geometry import AugmentConfig
+from medvl.errors import Fault, InputError, nearest
+from medvl.fidelity import Preset, preset_values
+
+_STRICT = ConfigDict(extra="forbid")
+ASSET_PREFIX = "medvl:"
+
+
+@dataclass(config=_STRICT)
+class DataConfig:
+    """What is read and how it is shown to the model."""
+
+    manifest: str = ""  # path of the manifest, relative to the recipe; `medvl:cxr_regions` is the shipped set
+    text_column: str = "text"
+    laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
+    classes: list[str] | dict[str, list[int]] | None = None  # mask_NAME columns, or {name: values of a label map}
+    empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
+    image_size: tuple[int, int] = (224, 224)  # (H, W) at the model
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    in_channels: Literal[1, 3] = 3
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    normalize: Literal["none", "zscore"] = "zscore"  # zscore: each image to mean 0, sd 1
+    mask_rule: Literal["area", "any"] = "area"  # a pixel is foreground at half its area, or (released) at any part
+    window: tuple[float, float] | None = None  # DICOM / NIfTI: (centre, width)
+    slice_index: int | None = None  # NIfTI volumes and multi-frame DICOM
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    p_empty_text: float = 0.0  # how often a training row is asked with an empty phrase, whose answer is an empty mask
+    phrases_per_image: int = 1  # training rows drawn per image and epoch; they share the image encoder
+    draw_by: str | None = None  # column whose values are drawn equally often among an image's rows
+    val_phrases_per_image: int | None = None  # validation rows per image, the same every time; None = all
+    num_workers: int = 0
+    cache_mb: int = 1024  # decoded images and masks kept in memory
+
+
+@dataclass(config=_STRICT)
+class TextConfig:
+    """How the sentence becomes token features."""
+
+    encoder: str = "builtin"  # builtin | minilm | hf:ID-or-folder | none
+    dim: int = 128  # width of the built-in encoder
+    max_tokens: int | None = None  # longer texts are cut, counted and reported
+    cache_dir: str | None = None  # features of frozen encoders, once per distinct text; None = RUN/cache
+
+
+@dataclass(config=_STRICT)
+class ModelConfig:
+    """The network. Options that a network does not have are an error of that network."""
+
+    name: str = "lvit"
+    size: str = "mini"
+    options: dict[str, Any] = field(default_factory=dict)  # e.g. {text_merge: attention, dropout: 0.1, plam: both}
+
+
+@dataclass(config=_STRICT)
+class ObjectiveConfig:
+    """Supervised loss on logits: dice_weight * Dice + ce_weight * cross entropy (reference LViT: 1/2 each)."""
+
+    mode: Literal["binary", "multilabel", "multiclass"] = "binary"
+    dice_weight: float = 0.5
+    ce_weight: float = 0.5
+    ce_balance: Literal["balanced", "plain"] = "balanced"  # foreground and background weigh the same over the batch
+
+
+@dataclass(config=_STRICT)
+class TrainConfig:
+    """The optimisation."""
+
+    epochs: int = 100
+    max_steps: int | None = None  # stop earlier; the schedule ends there
+    batch_size: int = 8  # images; rows are phrases_per_image times as many
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    lr_min: float = 0.0
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "warm_restarts", "constant"] = "cosine"
+    restart_epochs: int = 10  # length of one cycle of warm_restarts
+    warmup_steps: int = 100
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
+    patience: int | None = None  # epochs without a better validation Dice before training stops
+    first_best_epoch: int = 1  # no best checkpoint before this epoch
+    val_every: int = 1  # epochs
+    save_every_s: float = 60.0
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+@dataclass(config=_STRICT)
+class Config:
+    """A whole run."""
+
+    task: Literal["segment"] = "segment"
+    fidelity: Preset = "medvl"
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def manifest_path(config: Config) -> Path:
+    """The manifest's path; `medvl:NAME` is a set that ships with the package."""
+    name = config.data.manifest
+    if name.startswith(ASSET_PREFIX):
+        folder = Path(__file__).parent / "assets" / name[len(ASSET_PREFIX) :]
+        return folder if folder.suffix else folder / "manifest.csv"
+    return Path(name)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
+
+    Relative paths in `data.manifest` and `text.cache_dir` are taken from the recipe's folder.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such recipe", file=path, expected="a YAML file", remedy="see the recipes/ folder")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {error}", file=path) from None
+    if not isinstance(raw, dict):
+        raise InputError("a recipe is a mapping of sections", file=path, expected="data:, model:, train: ...")
+    _absolute(raw, path.parent)
+    for override in overrides:
+        _apply_override(raw, override)
+    return make_config(raw, source=str(path))
+
+
+def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Build a Config from nested mappings: the preset fills what they leave open."""
+    tree = _deep_copy(raw)
+    preset = tree.get("fidelity", "medvl")
+    model = tree.get("model", {})
+    is_lvit = not isinstance(model, dict) or model.get("name", "lvit") == "lvit"
+    for key, value in preset_values(preset, source).items():
+        if key.startswith("model.options.") and not is_lvit:
+            continue  # those switches are LViT's
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                break
+        if isinstance(node, dict):
+            node.setdefault(leaf, value)
+    faults = _unknown_keys(tree, Config, "", source)
+    if faults:
+        raise InputError(faults)
+    try:
+        return TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        raise InputError(
+            [
+                Fault(
+                    f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (found {item['input']!r})",
+                    file=source,
+                )
+                for item in error.errors()
+            ]
+        ) from None
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain JSON types."""
+    dumped = TypeAdapter(Config).dump_python(config, mode="json")
+    assert isinstance(dumped, dict)
+    return dumped
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole configuration, defaults included, as YAML (atomically)."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(config_dict(config), sort_keys=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _absolute(raw: dict[str, Any], folder: Path) -> None:
+    for section, key in (("data", "manifest"), ("text", "cache_dir")):
+        value = (raw.get(section) or {}).get(key) if isinstance(raw.get(section), dict) else None
+        if isinstance(value, str) and value and not value.startswith(ASSET_PREFIX) and not Path(value).is_absolute():
+            raw[section][key] = str((folder / value).resolve())
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r} is not key=value", expected="e.g. train.lr=1e-3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, leaf = key.split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"override {override!r}: {parent} is not a section")
+        node = child
+    node[leaf] = value
+
+
+def _unknown_keys(tree: Mapping[str, Any], cls: type, prefix: str, source: str) -> list[Fault]:
+    fields: dict[str, Any] = cls.__pydantic_fields__  # type: ignore[attr-defined]  # set by pydantic's dataclass
+    faults = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            like = nearest(str(key), fields)
+            remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(fields)}"
+            faults.append(Fault(f"unknown key {name}", file=source, remedy=remedy))
+        else:
+            kind = fields[key].annotation
+            if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
+                faults += _unknown_keys(value, kind, f"{name}.", source)
+    return faults
+
+
+def _deep_copy(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in raw.items()}

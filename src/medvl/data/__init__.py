@@ -1,0 +1,1 @@
+"""What comes in: records, images, text, geometry."""

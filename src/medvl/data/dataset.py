@@ -1,0 +1,272 @@
+"""Records -> Sample -> Batch. Every random draw is a pure function of (seed, epoch, image), so that workers, ranks and
+resuming cannot change it.
+
+Shapes: B images, N rows (one phrase each, N >= B), C channels, K classes, H W the model's grid.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from medvl.config import DataConfig
+from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
+from medvl.data.images import Image, read_image, read_mask
+from medvl.data.records import MaskRef, Record
+from medvl.errors import InputError
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with the rows (phrases) drawn for it, after the sample's affine."""
+
+    image: FloatArray  # (C, H, W), normalised
+    rows: tuple[Record, ...]  # n rows
+    texts: tuple[str, ...]  # n texts, rewritten where the affine flips
+    target: FloatArray  # (n, K, H, W) in {0, 1}; NaN where not annotated
+    affine: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a task sees. Row n belongs to image `image_index[n]`."""
+
+    image: Tensor  # (B, C, H, W) float32
+    image_index: Tensor  # (N,) int64
+    texts: tuple[str, ...]
+    target: Tensor  # (N, K, H, W) float32 in {0, 1}; NaN where not annotated
+    annotated: Tensor  # (N, K) bool
+    ids: tuple[str, ...]
+    patients: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        return Batch(
+            self.image.to(device, non_blocking=True),
+            self.image_index.to(device, non_blocking=True),
+            self.texts,
+            self.target.to(device, non_blocking=True),
+            self.annotated.to(device, non_blocking=True),
+            self.ids,
+            self.patients,
+        )
+
+
+class SizedCache:
+    """The most recently used arrays, at most `limit_mb` of them."""
+
+    def __init__(self, limit_mb: int) -> None:
+        self._limit = limit_mb * 2**20
+        self._size = 0
+        self._arrays: OrderedDict[object, tuple[object, int]] = OrderedDict()
+
+    def get(self, key: object) -> object | None:
+        """The stored value, or None."""
+        found = self._arrays.get(key)
+        if found is None:
+            return None
+        self._arrays.move_to_end(key)
+        return found[0]
+
+    def put(self, key: object, value: object, size: int) -> None:
+        """Store a value of `size` bytes; the least recently used ones make room."""
+        self._arrays[key] = (value, size)
+        self._size += size
+        while self._size > self._limit and len(self._arrays) > 1:
+            self._size -= self._arrays.popitem(last=False)[1][1]
+
+
+class SegmentDataset(Dataset[Sample]):
+    """One item per distinct image; the item is asked as (epoch, index) so that it needs no state.
+
+    With `train=True` an item draws `phrases_per_image` of the image's rows (evenly over the values of `draw_by`), an
+    affine and intensities. Otherwise it gives the first `val_phrases_per_image` rows of a fixed shuffle, unaugmented.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], classes: Sequence[str], config: DataConfig, *, seed: int, train: bool
+    ) -> None:
+        if not records:
+            raise InputError("no records to read", expected="at least one record in this split")
+        self.config, self.seed, self.train = config, seed, train
+        self.classes = tuple(classes)
+        groups: dict[Path, list[Record]] = {}
+        for record in records:
+            groups.setdefault(record.image, []).append(record)
+        self.groups: list[tuple[Record, ...]] = [tuple(rows) for rows in groups.values()]
+        if config.draw_by is not None and config.draw_by not in records[0].extra:
+            raise InputError(
+                f"data.draw_by names no column: {config.draw_by}",
+                expected=f"one of {', '.join(records[0].extra) or '(there are no further columns)'}",
+            )
+        # A side named in a text must be declared the patient's or the viewer's before anything is flipped.
+        require_laterality([record.text for record in records], config.laterality)
+        self._cache = SizedCache(config.cache_mb)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        epoch, index = item if isinstance(item, tuple) else (0, item)
+        group = self.groups[index]
+        name = zlib.crc32(group[0].id.encode())
+        rng = np.random.default_rng([self.seed, epoch if self.train else 0, name])
+        rows = self._draw_rows(group, rng)
+        texts = [row.text for row in rows]
+        image = self._image(group[0])
+        masks = [[self._mask(row, name) for name in self.classes] for row in rows]
+        size = image.pixels.shape[:2]
+        base = fit((size[0], size[1]), self.config.image_size, self.config.resize)
+        affine, empty = base, np.zeros(len(rows), dtype=bool)
+        if self.train:
+            present = [mask for row in masks for mask in row if mask is not None]
+            union = np.logical_or.reduce(present) if present else None
+            affine = draw(
+                self.config.augment, rng, base, text="; ".join(texts), laterality=self.config.laterality, mask=union
+            )
+            empty = rng.random(len(rows)) < self.config.p_empty_text
+        pixels = affine.apply_image(image.as_channels(self.config.in_channels))  # (C, H, W)
+        if self.train:
+            pixels = intensity(self.config.augment, rng, pixels)
+        target = np.full((len(rows), len(self.classes), *self.config.image_size), np.nan, dtype=np.float32)
+        for n, row_masks in enumerate(masks):
+            for k, mask in enumerate(row_masks):
+                if mask is not None:
+                    target[n, k] = 0.0 if empty[n] else self._warp(affine, mask)
+        new_texts = tuple("" if empty[n] else affine.apply_text(text) for n, text in enumerate(texts))
+        return Sample(prepare(pixels, self.config), rows, new_texts, target, affine)
+
+    def _draw_rows(self, group: tuple[Record, ...], rng: np.random.Generator) -> tuple[Record, ...]:
+        config = self.config
+        if not self.train:
+            limit = config.val_phrases_per_image
+            if limit is None or limit >= len(group):
+                return group
+            order = np.random.default_rng([self.seed, zlib.crc32(group[0].id.encode())]).permutation(len(group))
+            return tuple(group[i] for i in sorted(order[:limit]))
+        if len(group) <= config.phrases_per_image:
+            return group
+        if config.draw_by is None:
+            picked = rng.choice(len(group), config.phrases_per_image, replace=False)
+            return tuple(group[i] for i in picked)
+        kinds: dict[str, list[int]] = {}
+        for i, record in enumerate(group):
+            kinds.setdefault(record.extra[config.draw_by], []).append(i)
+        names = sorted(kinds)
+        # Kinds in a random order, over and over; rows of a kind without repetition until they run out.
+        pools = {kind: list(rng.permutation(kinds[kind])) for kind in names}
+        order = [names[i] for i in rng.permutation(len(names))]
+        picks: list[int] = []
+        while len(picks) < config.phrases_per_image:
+            for kind in order:
+                if pools[kind] and len(picks) < config.phrases_per_image:
+                    picks.append(int(pools[kind].pop()))
+        return tuple(group[i] for i in picks)
+
+    def _image(self, record: Record) -> Image:
+        found = self._cache.get(record.image)
+        if isinstance(found, Image):
+            return found
+        image = load_image(record.image, self.config)
+        self._cache.put(record.image, image, image.pixels.nbytes)
+        return image
+
+    def _mask(self, record: Record, name: str) -> NDArray[np.bool_] | None:
+        reference = record.masks.get(name)
+        if reference is None:
+            return None
+        key = (reference.path, reference.values)
+        found = self._cache.get(key)
+        if isinstance(found, np.ndarray):
+            return found
+        mask = load_mask(reference, self._image(record), self.config)
+        self._cache.put(key, mask, mask.nbytes)
+        return mask
+
+    def _warp(self, affine: Affine, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        if self.config.mask_rule == "any":  # the released program: bilinear, then > 0
+            return affine.apply_map(mask.astype(np.float32)) > 0
+        return affine.apply_mask(mask)
+
+
+def load_image(path: Path, config: DataConfig) -> Image:
+    """Read one image as `config` says (window, slice)."""
+    return read_image(path, window=config.window, slice_index=config.slice_index)
+
+
+def load_mask(reference: MaskRef, image: Image, config: DataConfig) -> NDArray[np.bool_]:
+    """The (H, W) bool mask of a reference on the native grid of its image; an absent one is empty."""
+    if reference.path is None:
+        return np.zeros(image.pixels.shape[:2], dtype=bool)
+    mask = read_mask(reference.path, reference.values, slice_index=config.slice_index)
+    if mask.shape != image.pixels.shape[:2]:
+        raise InputError(
+            f"the mask is {mask.shape[0]}x{mask.shape[1]} pixels",
+            file=reference.path,
+            expected=f"{image.pixels.shape[0]}x{image.pixels.shape[1]}, as its image {image.path}",
+        )
+    return mask
+
+
+def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:
+    """(C, H, W) in [0, 1] -> what the network is fed: channel order and normalisation."""
+    if config.channel_order == "bgr":
+        pixels = pixels[::-1]
+    if config.normalize == "zscore":
+        pixels = (pixels - pixels.mean()) / max(float(pixels.std()), 1e-3)
+    return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples; each image stands once, each row names its image."""
+    rows = [row for sample in samples for row in sample.rows]
+    target = torch.from_numpy(np.concatenate([sample.target for sample in samples]))  # (N, K, H, W)
+    counts = torch.tensor([len(sample.rows) for sample in samples])
+    return Batch(
+        image=torch.from_numpy(np.stack([sample.image for sample in samples])),  # (B, C, H, W)
+        image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),  # (N,)
+        texts=tuple(text for sample in samples for text in sample.texts),
+        target=target,
+        annotated=~torch.isnan(target).flatten(2).any(dim=2),  # (N, K)
+        ids=tuple(row.id for row in rows),
+        patients=tuple(row.patient for row in rows),
+    )
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): a permutation that is a pure function of (seed, epoch), sharded over ranks.
+
+    `start` skips the batches an interrupted epoch has already done.
+    """
+
+    def __init__(
+        self, num_items: int, batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_items, self.batch_size, self.seed, self.shuffle = num_items, batch_size, seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        mine = -(-self.num_items // self.world_size)  # ranks are padded to the same length
+        return -(-mine // self.batch_size)  # the last batch may be smaller; nothing is dropped
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.num_items)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
+        if self.world_size > 1:
+            padded = np.resize(order, -(-self.num_items // self.world_size) * self.world_size)
+            order = padded[self.rank :: self.world_size]
+        for number in range(self.start, len(self)):
+            yield [(self.epoch, int(i)) for i in order[number * self.batch_size : (number + 1) * self.batch_size]]

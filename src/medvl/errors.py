@@ -1,0 +1,80 @@
+"""Errors a user can act on: what is wrong, where, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with the input, with the place where it stands."""
+
+    what: str
+    file: str | Path | None = None
+    line: int | None = None
+    record: str | None = None
+    expected: str | None = None
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else str(self.file)
+        if self.line is not None:
+            place += f":{self.line}" if place else f"line {self.line}"
+        if self.record is not None:
+            place += f" [{self.record}]" if place else f"record {self.record}"
+        text = f"{place}: {self.what}" if place else self.what
+        if self.expected:
+            text += f"; expected {self.expected}"
+        if self.remedy:
+            text += f"; remedy: {self.remedy}"
+        return text
+
+
+class InputError(Exception):
+    """Bad input from the user. The command line prints it and exits with code 2.
+
+    Takes one message with its place, or a sequence of `Fault` that are all reported together.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str | Sequence[Fault],
+        *,
+        file: str | Path | None = None,
+        line: int | None = None,
+        record: str | None = None,
+        expected: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        if isinstance(what, str):
+            self.faults: tuple[Fault, ...] = (Fault(what, file, line, record, expected, remedy),)
+        else:
+            self.faults = tuple(what)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        if len(self.faults) == 1:
+            return str(self.faults[0])
+        return f"{len(self.faults)} faults:\n" + "\n".join(f"  {fault}" for fault in self.faults)
+
+
+_warned: set[str] = set()
+
+
+def warn(message: str) -> None:
+    """Print `message` to stderr, once per distinct message and process."""
+    if message not in _warned:
+        _warned.add(message)
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `name`, or None when nothing is like it."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None

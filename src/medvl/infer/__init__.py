@@ -1,0 +1,1 @@
+"""From a trained folder to masks; needs no training code."""

@@ -1,0 +1,181 @@
+"""Set an image once, then ask it many phrases.
+
+    predictor = Predictor.load("runs/regions").set_image("film.dcm")
+    predictor.segment("right upper zone").mask      # (H, W) bool on the native grid of film.dcm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvl.config import Config
+from medvl.data.dataset import load_image, prepare
+from medvl.data.geometry import Affine, fit
+from medvl.data.images import Image
+from medvl.errors import InputError, warn
+from medvl.model_folder import load_model
+from medvl.tasks.segment import TextGuidedSegmenter, TextInput, probs_from_logits
+from medvl.text.cache import FeatureCache
+from medvl.text.encoder import TextEncoder
+
+EMPTY_PHRASE = "the phrase is empty: nothing was asked for"
+PHRASES_AT_ONCE = 8  # rows decoded in one pass; bounds memory
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The answer to one phrase on the native grid of the image.
+
+    `mask` (H, W) bool and `probs` (H, W) float32 in [0, 1]; for a model of several classes both are (K, H, W), in the
+    order of `classes`. `warnings` says what a user must know (empty phrase, unknown words, cut text, empty mask).
+    """
+
+    mask: NDArray[np.bool_]
+    probs: NDArray[np.float32]
+    spacing_mm: tuple[float, float] | None
+    phrase: str
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Predictor:
+    """A trained model that answers phrases about one image at a time.
+
+    The part of the network that does not depend on the text runs once per image.
+    """
+
+    def __init__(
+        self,
+        module: TextGuidedSegmenter,
+        encoder: TextEncoder | None,
+        config: Config,
+        card: dict[str, Any],
+        *,
+        device: str = "cpu",
+        cache_dir: Path | None = None,
+    ) -> None:
+        self.config, self.card = config, card
+        self.classes: tuple[str, ...] = tuple(card["classes"])
+        self.device = torch.device(device)
+        self.module = module.eval().to(self.device)
+        cache = None
+        if encoder is not None and encoder.frozen and module.uses_text:
+            cache = FeatureCache(encoder, cache_dir)
+        self.encoder = encoder if module.uses_text else None
+        self._text = TextInput(self.encoder, cache, module.uses_text)
+        self._features: tuple[Tensor, ...] | None = None
+        self._affine: Affine | None = None
+        self._image: Image | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Predictor:
+        """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
+        module, encoder, config, card = load_model(folder)
+        return cls(module, encoder, config, card, device=device)
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the model takes a phrase at all."""
+        return self.module.uses_text
+
+    @property
+    def class_values(self) -> dict[str, list[int]] | None:
+        """Label-map values of the classes, where the model was trained on a label map."""
+        return self.config.data.classes if isinstance(self.config.data.classes, dict) else None
+
+    def set_image(self, image: str | Path | NDArray[Any] | Image) -> Predictor:
+        """Read and encode an image. An array is (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
+
+        Raises:
+            InputError: unreadable file, wrong number of channels, floats outside [0, 1].
+        """
+        self._image = as_image(image, self.config)
+        size = self._image.pixels.shape[:2]
+        self._affine = fit((size[0], size[1]), self.config.data.image_size, self.config.data.resize)
+        pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
+        tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)  # (1, C, h, w)
+        with torch.inference_mode():
+            self._features = self.module.network.encode_image(tensor)
+        return self
+
+    def segment(self, phrase: str = "", threshold: float = 0.5) -> Segmentation:
+        """The mask that `phrase` names in the current image; a model without text ignores the phrase."""
+        return self.segment_many([phrase], threshold)[0]
+
+    def segment_many(self, phrases: Sequence[str], threshold: float = 0.5) -> list[Segmentation]:
+        """`segment` for several phrases; the image is not encoded again."""
+        if self._features is None or self._affine is None or self._image is None:
+            raise InputError("no image", remedy="call set_image(...) first")
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+        results: list[Segmentation] = []
+        for start in range(0, len(phrases), PHRASES_AT_ONCE):
+            chunk = list(phrases[start : start + PHRASES_AT_ONCE])
+            for phrase, probs in zip(chunk, self._probs(chunk), strict=True):
+                native = self._affine.invert_map(probs)  # (K, H, W)
+                native = native[0] if len(self.classes) == 1 else native
+                mask = native > threshold
+                notes = self._notes(phrase, bool(mask.any()))
+                results.append(Segmentation(mask, native, self._image.spacing_mm, phrase, self.classes, notes))
+        return results
+
+    @torch.inference_mode()
+    def _probs(self, phrases: list[str]) -> NDArray[np.float32]:
+        tokens, mask = self._text(phrases, self.device)
+        if self.module.text_encoder is not None and tokens is not None:
+            tokens = self.module.text_encoder(tokens, mask)  # (n, L, D)
+        index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)  # every phrase asks the one image
+        logits = self.module.network.decode(self._features, tokens, mask, index, size=self.config.data.image_size)
+        return probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
+
+    def _notes(self, phrase: str, found: bool) -> tuple[str, ...]:
+        notes = []
+        if self.uses_text and self.encoder is not None:
+            if not phrase.strip():
+                notes.append(EMPTY_PHRASE)
+            unknown = self.encoder.unknown_words([phrase])
+            if unknown:
+                notes.append(f"words the model has never seen: {', '.join(sorted(unknown))}")
+            tokens = self.encoder.tokenize([phrase])
+            if tokens.num_truncated:
+                notes.append(f"the phrase was cut to {self.encoder.max_tokens} tokens")
+        if not found:
+            notes.append("nothing was found for this phrase")
+        return tuple(notes)
+
+
+def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
+    """A path, an array or an Image as an Image; arrays of integers are scaled by their full range."""
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, (str, Path)):
+        return load_image(Path(image), config.data)
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise InputError(f"an array of shape {array.shape}", expected="(H, W) grey or (H, W, 3) RGB")
+    if array.dtype.kind in "ub":
+        bits = 8 * array.dtype.itemsize
+        pixels = array.astype(np.float32) / (1 if array.dtype == np.bool_ else 2**bits - 1)
+    elif array.dtype.kind == "f":
+        bits = 32
+        pixels = array.astype(np.float32)
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+            raise InputError("floating-point pixels outside [0, 1]", remedy="scale them, or pass uint8 or uint16")
+    else:
+        raise InputError(f"an array of {array.dtype}", expected="uint8, uint16 or float in [0, 1]")
+    return Image(pixels=pixels, spacing_mm=None, path=None, bits=bits, format="array")
+
+
+def report_notes(results: Sequence[Segmentation], name: str) -> None:
+    """Say what a user must know of the answers about one image."""
+    for result in results:
+        for note in result.warnings:
+            warn(f"{name}: {result.phrase!r}: {note}")

@@ -1,0 +1,153 @@
+"""A trained model is a folder: model.safetensors, config.yaml, text/, card.json, card.md, format_version.
+
+A RUN folder (which holds its model under model/) is accepted wherever a MODEL is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvl.config import Config, load_config, save_config
+from medvl.errors import InputError
+
+if TYPE_CHECKING:
+    from medvl.tasks.segment import TextGuidedSegmenter
+    from medvl.text.encoder import TextEncoder
+
+FORMAT_VERSION = "medvl-model/1"
+NOT_A_DEVICE = "medvl is research software, not a medical device; do not use it for diagnosis or treatment."
+
+
+def find_model(folder: str | Path) -> Path:
+    """The MODEL folder of a MODEL or a RUN; `medvl:NAME` is a model that ships with the package."""
+    name = str(folder)
+    if name.startswith("medvl:"):
+        folder = Path(__file__).parent / "assets" / name.removeprefix("medvl:")
+    folder = Path(folder)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "format_version").is_file():
+            return candidate
+    expected = "a folder with model.safetensors, or a run folder with model/ in it"
+    if not folder.exists():
+        raise InputError("no such model folder", file=folder, expected=expected)
+    remedy = None
+    if (folder / "checkpoints").is_dir():
+        remedy = f"the run is not finished: medvl train --resume --out {folder}"
+    raise InputError("not a model folder", file=folder, expected=expected, remedy=remedy)
+
+
+def save_model(
+    folder: Path,
+    config: Config,
+    classes: tuple[str, ...],
+    module: TextGuidedSegmenter,
+    encoder: TextEncoder | None,
+    card: dict[str, Any],
+) -> None:
+    """Write a MODEL folder. The weights go last and atomically, so that a folder with weights is whole."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    if encoder is not None and module.uses_text:
+        encoder.save(folder / "text")
+    write_json(folder / "card.json", {"format": FORMAT_VERSION, "classes": list(classes), **card})
+    write_card(folder)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}
+    save_file(weights, str(folder / "model.tmp"))
+    os.replace(folder / "model.tmp", folder / "model.safetensors")
+    write_text(folder / "format_version", FORMAT_VERSION + "\n")
+
+
+def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | None, Config, dict[str, Any]]:
+    """-> the module in eval mode, its text encoder, its configuration and its card."""
+    from safetensors.torch import load_file
+
+    from medvl.models.registry import build_model
+    from medvl.tasks.segment import TextGuidedSegmenter, network_options
+    from medvl.text.encoder import load_text_encoder
+
+    folder = find_model(folder)
+    version = (folder / "format_version").read_text(encoding="utf-8").strip()
+    if version != FORMAT_VERSION:
+        raise InputError(f"model format {version}", file=folder, expected=FORMAT_VERSION, remedy="update medvl")
+    config = load_config(folder / "config.yaml")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    encoder = load_text_encoder(folder / "text") if (folder / "text").is_dir() else None
+    network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
+    weights = load_file(str(folder / "model.safetensors"))
+    own = network.state_dict()
+    wrong = [name for name in sorted({*own, *weights}) if name not in own or name not in weights]
+    wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if wrong:
+        raise InputError(
+            f"the weights do not fit the configuration: {', '.join(wrong[:5])}" + (" ..." if len(wrong) > 5 else ""),
+            file=folder / "model.safetensors",
+            remedy="config.yaml and model.safetensors must be of the same run",
+        )
+    network.load_state_dict(weights)
+    module = TextGuidedSegmenter(network, encoder)
+    return module.eval(), encoder, config, card
+
+
+def update_card(folder: str | Path, **entries: Any) -> None:
+    """Merge entries into card.json (mappings one level deep) and write card.md anew."""
+    folder = find_model(folder)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    for key, value in entries.items():
+        if isinstance(value, dict) and isinstance(card.get(key), dict):
+            card[key] = {**card[key], **value}
+        else:
+            card[key] = value
+    write_json(folder / "card.json", card)
+    write_card(folder)
+
+
+def times_test_opened(folder: Path) -> int:
+    """How often the test split was evaluated: lines of test_log.jsonl beside the model or in its run."""
+    for place in (folder, folder.parent):
+        log = place / "test_log.jsonl"
+        if log.is_file():
+            return sum(1 for line in log.read_text(encoding="utf-8").splitlines() if line.strip())
+    return 0
+
+
+def write_card(folder: Path) -> None:
+    """card.md from card.json: what the model is, what it was trained on, what was measured."""
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    lines = [f"# {card.get('name', 'medvl model')}", "", NOT_A_DEVICE, ""]
+    for key in ("summary", "data", "licence", "attribution", "command"):
+        if card.get(key):
+            lines.append(f"- **{key}**: {card[key]}")
+    for key in ("model", "text_encoder", "parameters", "classes", "laterality", "seed", "manifest_hash", "versions"):
+        if card.get(key) is not None:
+            lines.append(f"- {key}: {json.dumps(card[key]) if isinstance(card[key], (list, dict)) else card[key]}")
+    lines.append(f"- test split opened: {times_test_opened(folder)} time(s)")
+    if card.get("metrics"):
+        lines += ["", "| split | grid | cases | Dice per image | Dice pooled | IoU per image | IoU pooled |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        for split, row in card["metrics"].items():
+            cells = [f"{row[m]:.4f}" if isinstance(row.get(m), float) else "" for m in _CARD_METRICS]
+            lines.append(f"| {split} | {row.get('grid', '')} | {row.get('num_cases', '')} | {' | '.join(cells)} |")
+    if card.get("limits"):
+        lines += ["", "## Limits", "", *[f"- {limit}" for limit in card["limits"]]]
+    lines += ["", "The vocabulary of a built-in text encoder holds words of the training texts (seen at least 3 times)."]
+    write_text(folder / "card.md", "\n".join(lines) + "\n")
+
+
+_CARD_METRICS = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

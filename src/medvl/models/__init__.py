@@ -1,0 +1,1 @@
+"""Networks: they return logits and know no loss."""

@@ -1,0 +1,1 @@
+"""Tasks join data, model and objective."""

@@ -1,0 +1,180 @@
+"""The training loop. It knows a task (`training_step`, `validation_step`, `metric`) and nothing of what the task is."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from medvl.config import TrainConfig
+from medvl.data.dataset import Batch, EpochSampler, Sample
+from medvl.tasks.segment import SegmentTask
+from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
+from medvl.train.monitor import Monitor
+from medvl.train.schedule import learning_rate
+
+LOG_EVERY = 20  # steps; a loss is read back from the device only then
+
+
+def fit(
+    fabric: Fabric,
+    task: SegmentTask,
+    train_loader: DataLoader[Sample],
+    val_loader: DataLoader[Sample],
+    config: TrainConfig,
+    monitor: Monitor,
+    *,
+    save_best: Callable[[nn.Module, Progress], None],
+    resume: bool,
+) -> Progress:
+    """Train to the planned end. State goes to `monitor.state_path` every `save_every_s` and every epoch.
+
+    Raises KeyboardInterrupt after Ctrl-C, at the end of the step under way and with the state saved.
+    """
+    optimizer = make_optimizer(config, task.module)
+    average = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
+    sampler = train_loader.batch_sampler
+    assert isinstance(sampler, EpochSampler)
+    num_steps = planned_steps(config, len(sampler))
+    progress, rng = Progress(), None
+    if resume:
+        progress, parts, rng = load_state(monitor.state_path)
+        task.module.load_state_dict(parts["module"])
+        optimizer.load_state_dict(parts["optimizer"])
+        if average is not None:
+            average.load_state_dict(parts["average"])
+    module, optimizer = fabric.setup(task.module, optimizer)
+    average = None if average is None else fabric.to_device(average)
+    judged = task.module if average is None else average
+
+    def save() -> None:
+        parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict()}
+        parts |= {} if average is None else {"average": average.state_dict()}
+        progress.elapsed_s = monitor.elapsed_s()
+        if fabric.is_global_zero:
+            save_state(monitor.state_path, progress, parts)
+
+    loss_sum, saved = torch.tensor(progress.loss_sum, device=fabric.device), time.monotonic()
+    with monitor.progress_bar(num_steps, progress), _stop_after_step() as stopped:
+        while progress.step < num_steps:
+            module.train()
+            sampler.epoch, sampler.start = progress.epoch, progress.batch
+            batches: Iterator[Batch] = iter(train_loader)
+            if rng is not None:
+                restore_rng(rng)
+                rng = None
+            for batch in batches:
+                lr = learning_rate(config, progress.step, num_steps, len(sampler))
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                optimizer.zero_grad()
+                losses = task.training_step(batch.to(fabric.device), module)
+                fabric.backward(losses["loss"])
+                if config.clip_norm is not None:
+                    fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+                optimizer.step()
+                if average is not None:
+                    update_average(average, task.module, config.ema_decay, progress.step)
+                loss_sum += losses["loss"].detach()
+                progress.loss_num += 1
+                progress.step += 1
+                progress.batch += 1
+                if progress.step % LOG_EVERY == 0:
+                    monitor.train(progress, float(loss_sum) / progress.loss_num, lr, len(sampler))
+                    loss_sum.zero_()
+                    progress.loss_num = 0
+                monitor.advance(progress)
+                if stopped() or time.monotonic() - saved > config.save_every_s:
+                    progress.loss_sum = float(loss_sum)
+                    save()
+                    saved = time.monotonic()
+                if stopped():
+                    raise KeyboardInterrupt
+                if progress.step >= num_steps:
+                    break
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            if progress.epoch % config.val_every == 0 or progress.step >= num_steps:
+                values = validate(fabric, task, judged, val_loader)
+                progress.last_val = values
+                better = values[task.metric] > progress.best and progress.epoch >= config.first_best_epoch
+                if better or progress.best_epoch < 0 and progress.step >= num_steps:
+                    progress.best, progress.best_epoch = values[task.metric], progress.epoch
+                    save_best(judged, progress)
+                monitor.validation(progress, values, better)
+            progress.loss_sum = float(loss_sum)
+            save()
+            saved = time.monotonic()
+            if config.patience is not None and progress.epoch - max(progress.best_epoch, 0) >= config.patience:
+                monitor.say(f"no better {task.metric} for {config.patience} epochs: stopping")
+                break
+    return progress
+
+
+def planned_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run."""
+    steps = config.epochs * steps_per_epoch
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW; decay acts on weights of two or more dimensions, never on gains, biases or positions."""
+    decay = [p for n, p in module.named_parameters() if p.ndim >= 2 and "position" not in n]
+    kept = {id(p) for p in decay}
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "weight_decay": config.weight_decay},
+        {"params": [p for p in module.parameters() if id(p) not in kept], "weight_decay": 0.0},
+    ]
+    cls = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return cls(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """average = d * average + (1 - d) * weights with d growing to `decay`, so that the start is forgotten."""
+    d = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], 1 - d)
+    for own, new in zip(average.buffers(), module.buffers(), strict=True):
+        own.copy_(new)
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric, task: SegmentTask, module: nn.Module, loader: DataLoader[Sample]
+) -> dict[str, float]:
+    """`loss` and `dice_per_image` over the annotated rows of the validation split, summed over ranks."""
+    was_training = module.training
+    module.eval()
+    sums: dict[str, torch.Tensor] = {}
+    batches: Iterator[Batch] = iter(loader)
+    for batch in batches:
+        for name, value in task.validation_step(batch.to(fabric.device), module).items():
+            sums[name] = sums.get(name, 0) + value
+    sums = {name: fabric.all_reduce(value, reduce_op="sum") for name, value in sums.items()}
+    module.train(was_training)
+    num = max(float(sums["num"]), 1.0)
+    return {task.metric: float(sums["dice_sum"]) / num, "loss": float(sums["loss_sum"]) / num}
+
+
+@contextmanager
+def _stop_after_step() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM set a flag that is read between steps, so that a step is done wholly or not at all."""
+    caught: list[int] = []
+    previous: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda received, frame: caught.append(received))
+    except ValueError:  # not the main thread: the caller's handlers stay
+        pass
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

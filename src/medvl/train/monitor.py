@@ -1,0 +1,119 @@
+"""What a run shows and keeps while it trains: progress bar, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from medvl.train.checkpoint import Progress as RunProgress
+
+QUIET_EVERY_S = 30.0  # without a terminal a line is printed that often
+
+
+class Monitor:
+    """The log of one run folder. `enabled` is false on all ranks but the first."""
+
+    def __init__(self, run: Path, *, enabled: bool = True) -> None:
+        self.run, self.enabled = run, enabled
+        self.state_path = run / "checkpoints" / "last" / "state.pt"
+        self.console = Console(file=sys.stderr)
+        self._start, self._before = time.monotonic(), 0.0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = time.monotonic()
+        self._first_step, self._num_steps, self._status = 0, 0, ""
+        self._writer: SummaryWriter | None = None
+
+    def elapsed_s(self) -> float:
+        """Seconds of training, interrupted parts included."""
+        return self._before + time.monotonic() - self._start
+
+    @contextmanager
+    def progress_bar(self, num_steps: int, progress: RunProgress) -> Iterator[None]:
+        """A bar with the time left on a terminal; a line every half minute elsewhere."""
+        self._before, self._start = progress.elapsed_s, time.monotonic()
+        self._first_step, self._num_steps = progress.step, num_steps
+        if not self.enabled:
+            yield
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.run / "tb"), purge_step=progress.step or None)
+        self._drop_lines_after(progress.step)
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        try:
+            with bar:
+                self._bar = bar
+                self._task = bar.add_task("", total=num_steps, completed=progress.step)
+                yield
+        finally:
+            self._bar = None
+            self._writer.close()
+
+    def advance(self, progress: RunProgress) -> None:
+        """One step is done."""
+        if self._bar is None or self._task is None:
+            return
+        self._bar.update(self._task, completed=progress.step, description=self._status)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._last_line > QUIET_EVERY_S:
+            done = progress.step - self._first_step
+            left = (now - self._start) / max(done, 1) * (self._num_steps - progress.step)
+            self.say(f"step {progress.step}/{self._num_steps} {self._status} time left {left / 60:.1f} min")
+            self._last_line = now
+
+    def train(self, progress: RunProgress, loss: float, lr: float, steps_per_epoch: int) -> None:
+        """Log the mean training loss since the last line."""
+        self._status = f"loss {loss:.4f}" + (f" best val {progress.best:.4f}" if progress.best >= 0 else "")
+        epoch = progress.epoch + progress.batch / steps_per_epoch
+        self._log({"step": progress.step, "epoch": round(epoch, 4), "kind": "train", "loss": loss, "lr": lr})
+
+    def validation(self, progress: RunProgress, values: dict[str, float], better: bool) -> None:
+        """Log one validation."""
+        row = {"step": progress.step, "epoch": progress.epoch, "kind": "val", **values, "best": better}
+        self._log({**row, "elapsed_s": round(self.elapsed_s(), 1)})
+        text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.say(f"epoch {progress.epoch} step {progress.step}: val {text}{' *' if better else ''}")
+
+    def say(self, message: str) -> None:
+        """A line for the person who watches."""
+        if self.enabled:
+            self.console.print(message, highlight=False, markup=False)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def _drop_lines_after(self, step: int) -> None:
+        """A killed run may have logged past its last saved state; those steps are done again."""
+        path = self.run / "metrics.jsonl"
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary.replace(path)

@@ -1,0 +1,113 @@
+"""The plan of a run, measured before it starts: what will be read, how big it is, how long it will take."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from medvl.config import Config
+from medvl.data.dataset import Batch, Sample
+from medvl.data.records import Record
+from medvl.tasks.segment import SegmentTask
+from medvl.train.loop import make_optimizer, planned_steps
+
+TIMED_STEPS = 3
+
+
+def make_plan(
+    config: Config,
+    task: SegmentTask,
+    splits: dict[str, Sequence[Record]],
+    train_loader: DataLoader[Sample],
+    val_loader: DataLoader[Sample],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Count, then measure `TIMED_STEPS` real steps on a copy of the model. Leaves weights and generators as they were."""
+    state = torch.get_rng_state()
+    twin = SegmentTask(config, deepcopy(task.module).to(device), deepcopy(task.text))
+    optimizer = make_optimizer(config.train, twin.module)
+    times, batch = [], None
+    loader: Any = train_loader
+    for number, batch in enumerate(loader):
+        start = time.monotonic()
+        _step(twin, batch.to(device), optimizer)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.monotonic() - start)
+        if number == TIMED_STEPS:
+            break
+    assert isinstance(batch, Batch)
+    with FlopCounterMode(display=False) as counter:
+        _step(twin, batch.to(device), optimizer)
+    val: Any = val_loader
+    val_batch = next(iter(val))
+    start = time.monotonic()
+    with torch.no_grad():
+        twin.module.eval()
+        twin.validation_step(val_batch.to(device))
+    val_s = (time.monotonic() - start) * len(val_loader)
+    torch.set_rng_state(state)
+    steps = planned_steps(config.train, len(train_loader))
+    step_s = sorted(times[1:] or times)[len(times[1:] or times) // 2]  # the first step allocates
+    validations = -(-steps // (len(train_loader) * config.train.val_every))
+    total_s = steps * step_s + validations * val_s
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = {"process_gib": round(peak, 2)}
+    if device.type == "cuda":
+        memory["device_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    parameters = sum(p.numel() for p in task.module.parameters())
+    return {
+        "records": {name: len(rows) for name, rows in splits.items()},
+        "images": {name: len({row.image for row in rows}) for name, rows in splits.items()},
+        "patients": {name: len({row.patient for row in rows}) for name, rows in splits.items()},
+        "not_annotated": {
+            name: sum(all(mask is None for mask in row.masks.values()) for row in rows) for name, rows in splits.items()
+        },
+        "parameters": parameters,
+        "frozen_text_parameters": sum(p.numel() for p in task.text.encoder.parameters())
+        if task.text.encoder is not None and task.text.encoder.frozen
+        else 0,
+        "rows_per_step": len(batch.texts),
+        "gflops_per_step": round(counter.get_total_flops() / 1e9, 2),
+        "step_s": round(step_s, 4),
+        "steps": steps,
+        "steps_per_epoch": len(train_loader),
+        "expected_minutes": round(total_s / 60, 1),
+        "memory": memory,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _step(task: SegmentTask, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    task.training_step(batch)["loss"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    optimizer.step()
+
+
+def plan_text(plan: dict[str, Any], config: Config) -> str:
+    """The plan as a person reads it."""
+    end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
+    lines = [
+        f"plan  {config.model.name} {config.model.size} {config.model.options or ''} text={config.text.encoder}",
+        *(
+            f"  {name:6} {plan['records'][name]} records, {plan['images'][name]} images, "
+            f"{plan['patients'][name]} patients"
+            + (f", {plan['not_annotated'][name]} not annotated" if plan["not_annotated"][name] else "")
+            for name in plan["records"]
+        ),
+        f"  model  {plan['parameters'] / 1e6:.2f} M trained parameters"
+        + (f" + {plan['frozen_text_parameters'] / 1e6:.1f} M frozen" if plan["frozen_text_parameters"] else "")
+        + f", {plan['gflops_per_step']:.1f} GFLOPs a step of {plan['rows_per_step']} rows",
+        f"  time   {plan['steps']} steps x {plan['step_s']:.3f} s on {plan['device']} "
+        f"({plan['threads']} threads) = {plan['expected_minutes']:.1f} min with validation; ends about {end}",
+        "  memory " + ", ".join(f"{name.replace('_gib', '')} {value} GiB" for name, value in plan["memory"].items()),
+    ]
+    return "\n".join(lines)
