@@ -22,3 +22,41 @@ def shared_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have the shared data folder at {folder}")
     pytest.skip("the shared data folder is not beside this checkout")
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom set: two bright discs an image, the text names the patient's side. 8 train, 4 val, 4 test images."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :40]
+    lines = ["id,image,text,mask,mask_values,patient,split,licence,kind"]
+    for i in range(16):
+        split = "train" if i < 8 else "val" if i < 12 else "test"
+        shift = int(rng.integers(-4, 5))
+        right = (y - 24 - shift) ** 2 + (x - 10) ** 2 < 49  # the patient's right is on the viewer's left
+        left = (y - 24 + shift) ** 2 + (x - 29) ** 2 < 49
+        pixels = rng.normal(60, 12, y.shape) + 120 * (right | left)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"i{i}.png")
+        Image.fromarray((1 * right + 2 * left).astype(np.uint8)).save(folder / f"m{i}.png")
+        for side, value in (("right", 1), ("left", 2)):
+            lines.append(f"c{i}_{side},i{i}.png,the {side} lung,m{i}.png,{value},p{i},{split},CC0,{side}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_manifest: Path) -> Path:
+    """A recipe that trains on the phantom set in a few seconds."""
+    recipe = tiny_manifest.parent / "recipe.yaml"
+    recipe.write_text(
+        "data: {manifest: manifest.csv, laterality: patient, image_size: [32, 32], in_channels: 1,"
+        " phrases_per_image: 2, p_empty_text: 0.05}\n"
+        "text: {dim: 32}\n"
+        "model: {size: nano}\n"
+        "train: {epochs: 4, batch_size: 4, warmup_steps: 2, lr: 2.0e-3, accelerator: cpu, ema_decay: 0.9}\n"
+    )
+    return recipe

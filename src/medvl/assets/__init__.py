@@ -1,0 +1,1 @@
+"""What ships with medvl: a small real data set, a trained model, the demo's recipe."""

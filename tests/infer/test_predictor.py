@@ -1,0 +1,99 @@
+"""Predictor: an image once, many phrases; native grid; honest about empty and unknown phrases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+import medvl
+from medvl.config import load_config
+from medvl.errors import InputError
+from medvl.infer.predictor import EMPTY_PHRASE, Predictor
+from medvl.train.run import train
+
+
+@pytest.fixture(scope="module")
+def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(load_config(tiny_recipe, ["train.max_steps=2"]), tmp_path_factory.mktemp("predictor") / "run")
+
+
+@pytest.fixture(scope="module")
+def image(tiny_manifest: Path) -> Path:
+    return tiny_manifest.parent / "i0.png"
+
+
+def test_native_grid_and_public_names(run: Path, image: Path) -> None:
+    result = medvl.Predictor.load(run).set_image(image).segment("the right lung")
+    assert result.mask.shape == result.probs.shape == (48, 40)
+    assert result.mask.dtype == np.bool_ and result.probs.dtype == np.float32
+    assert 0 <= result.probs.min() and result.probs.max() <= 1
+    assert np.array_equal(result.mask, result.probs > 0.5)
+    assert result.classes == ("mask",) and result.spacing_mm is None
+
+
+def test_a_run_is_accepted_wherever_a_model_is(run: Path, image: Path) -> None:
+    one = Predictor.load(run).set_image(image).segment("left lung").probs
+    two = Predictor.load(run / "model").set_image(image).segment("left lung").probs
+    assert np.array_equal(one, two)
+
+
+def test_many_phrases_equal_one_by_one_and_encode_the_image_once(
+    run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.load(run)
+    network, calls = predictor.module.network, [0]
+    original = network.encode_image
+
+    def counted(pixels: object) -> object:
+        calls[0] += 1
+        return original(pixels)
+
+    monkeypatch.setattr(network, "encode_image", counted)
+    phrases = ["left lung", "the right lung", "left", "a lung on the right side"] * 3
+    together = predictor.set_image(image).segment_many(phrases)
+    alone = [predictor.segment(phrase) for phrase in phrases]
+    assert calls == [1]
+    for one, two in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.probs, two.probs, atol=1e-5)
+
+
+def test_it_says_when_the_phrase_is_empty_or_unknown(run: Path, image: Path) -> None:
+    predictor = Predictor.load(run).set_image(image)
+    assert EMPTY_PHRASE in predictor.segment("").warnings
+    assert any("pancreas" in note for note in predictor.segment("left pancreas").warnings)
+
+
+def test_arrays(run: Path, image: Path) -> None:
+    predictor = Predictor.load(run)
+    grey = np.asarray(PILImage.open(image))
+    from_file = predictor.set_image(image).segment("left lung").probs
+    np.testing.assert_array_equal(predictor.set_image(grey).segment("left lung").probs, from_file)
+    wide = (grey.astype(np.uint16) * 257).astype(np.uint16)
+    np.testing.assert_allclose(predictor.set_image(wide).segment("left lung").probs, from_file, atol=1e-5)
+    for wrong in (np.zeros((4, 4, 2)), np.full((8, 8), 2.0), np.full((8, 8), np.nan), np.zeros((4, 4), np.int64)):
+        with pytest.raises(InputError):
+            predictor.set_image(wrong)
+
+
+def test_misuse(run: Path, image: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="set_image"):
+        Predictor.load(run).segment("left lung")
+    with pytest.raises(InputError, match="threshold"):
+        Predictor.load(run).set_image(image).segment("left lung", threshold=50)
+    with pytest.raises(InputError, match="no such model folder"):
+        Predictor.load(tmp_path / "nothing")
+    with pytest.raises(InputError, match="not a model folder"):
+        Predictor.load(tmp_path)
+
+
+def test_weights_of_another_size_are_refused(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(run / "model", tmp_path / "model")
+    config = tmp_path / "model" / "config.yaml"
+    config.write_text(config.read_text().replace("size: nano", "size: mini"))
+    with pytest.raises(InputError, match="do not fit"):
+        Predictor.load(tmp_path / "model")

@@ -1,0 +1,84 @@
+"""Recipes: strict, typed, preset-filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medvl.config import Config, config_dict, load_config, make_config, save_config
+from medvl.errors import InputError
+from medvl.fidelity import LVIT, markdown, preset_values
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_unknown_key_names_the_nearest_one() -> None:
+    with pytest.raises(InputError, match=r"unknown key train\.epoch.*did you mean train\.epochs"):
+        make_config({"train": {"epoch": 3}})
+
+
+def test_all_faults_are_reported_together() -> None:
+    with pytest.raises(InputError) as caught:
+        make_config({"train": {"epochs": "many", "lr": "fast"}, "data": {"resize": "crop"}})
+    assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize("preset", ["paper", "released", "medvl"])
+def test_presets_fill_what_a_recipe_leaves_open(preset: str) -> None:
+    config = make_config({"fidelity": preset, "train": {"lr_min": 0.5}})
+    plain = config_dict(config)
+    for row in LVIT:
+        if row.key == "train.lr_min":
+            continue
+        value = plain
+        for part in row.key.split("."):
+            value = value[part]
+        assert value == getattr(row, preset), row.key
+    assert config.train.lr_min == 0.5
+
+
+def test_medvl_preset_is_the_default_of_the_dataclasses() -> None:
+    assert config_dict(make_config({"fidelity": "medvl"}))["train"] == config_dict(Config())["train"]
+
+
+def test_lvit_switches_do_not_reach_other_networks() -> None:
+    assert make_config({"model": {"name": "unet"}}).model.options == {}
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(InputError, match="did you mean released"):
+        preset_values("release")
+
+
+def test_round_trip_and_overrides(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("data: {manifest: m.csv}\n")
+    config = load_config(recipe, ["train.lr=3e-4", "model.options.plam=avg", "data.image_size=[64, 96]"])
+    assert config.train.lr == 3e-4
+    assert config.model.options["plam"] == "avg"
+    assert config.data.image_size == (64, 96)
+    assert config.data.manifest == str(tmp_path / "m.csv")
+    save_config(config, tmp_path / "c.yaml")
+    assert config_dict(load_config(tmp_path / "c.yaml")) == config_dict(config)
+
+
+def test_bad_override(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{}")
+    with pytest.raises(InputError, match="not key=value"):
+        load_config(tmp_path / "r.yaml", ["train.lr"])
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Path) -> None:
+    load_config(recipe)
+    first, second = recipe.read_text().splitlines()[:2]
+    assert first.startswith("# medvl train recipes/" + recipe.name)
+    assert second.startswith("# measured:")
+    assert isinstance(yaml.safe_load(recipe.read_text()), dict)
+
+
+def test_the_twelve_differences_are_documented() -> None:
+    assert len(LVIT) >= 12
+    assert all(row.reason and row.key in markdown() for row in LVIT)

@@ -1,0 +1,153 @@
+"""Training through the real entry point: the run folder, resuming to the bit, the errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvl.config import TrainConfig, load_config
+from medvl.errors import InputError
+from medvl.train.run import train
+from medvl.train.schedule import learning_rate
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    return {**state["parts"]["module"], **{f"average.{k}": v for k, v in state["parts"]["average"].items()}}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained to its end without interruption."""
+    return train(load_config(tiny_recipe), tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_run_folder(finished: Path) -> None:
+    for name in ("config.yaml", "plan.json", "metrics.jsonl", "tb", "checkpoints/last/state.pt", "checkpoints/best"):
+        assert (finished / name).exists(), name
+    for name in ("model.safetensors", "config.yaml", "text", "card.md", "card.json", "format_version"):
+        assert (finished / "model" / name).exists(), name
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "val"] == [1, 2, 3, 4]
+    plan = json.loads((finished / "plan.json").read_text())
+    assert plan["records"] == {"train": 16, "val": 8} and plan["patients"] == {"train": 8, "val": 4}
+    assert plan["steps"] == 8 and plan["gflops_per_step"] > 0 and plan["step_s"] > 0
+
+
+def test_it_learns(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = train(load_config(tiny_recipe, ["train.epochs=40", "train.val_every=40"]), tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["dice_per_image"] > 0.6  # a side chosen by coin would give about 0.45
+
+
+def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
+    finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medvl.tasks.segment import SegmentTask
+
+    original, calls = SegmentTask.training_step, [0]
+
+    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+        calls[0] += 1
+        if calls[0] == 4 + 5:  # the plan runs a few steps on a copy first
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmentTask, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config(tiny_recipe), tmp_path / "run")
+    state = torch.load(tmp_path / "run/checkpoints/last/state.pt", weights_only=False)
+    assert 0 < state["progress"]["step"] < 8 and state["progress"]["batch"] != 0
+    assert not (tmp_path / "run" / "model").exists()
+    monkeypatch.setattr(SegmentTask, "training_step", original)
+    train(None, tmp_path / "run", resume=True)
+    assert_same(finished, tmp_path / "run")
+    first, second = ((run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run"))
+    strip = [[{k: v for k, v in json.loads(r).items() if k != "elapsed_s"} for r in rows] for rows in (first, second)]
+    assert strip[0] == strip[1]
+
+
+def test_kill_9_loses_nothing_already_saved(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["train.epochs=400", "train.save_every_s=0", "train.val_every=100"]
+    command = [sys.executable, "-m", "medvl", "train", str(tiny_recipe), *options, "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = run / "checkpoints" / "last" / "state.pt"
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    saved = torch.load(state, weights_only=False)["progress"]
+    assert 0 < saved["step"] < 800
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("epochs: 400", "epochs: 1"))
+    train(None, run, resume=True)  # the plan is now shorter than what is done: it ends and keeps what it has
+    after = torch.load(state, weights_only=False)["progress"]
+    assert after["step"] == saved["step"]
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tiny_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(load_config(tiny_recipe), tmp_path / "run", dry_run=True)
+    text = capfd.readouterr().err
+    for word in ("train  16 records, 8 images, 8 patients", "parameters", "GFLOPs", "min with validation", "memory"):
+        assert word in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_existing_run_folder_is_refused(finished: Path, tiny_recipe: Path) -> None:
+    with pytest.raises(InputError, match="the run folder exists.*--resume"):
+        train(load_config(tiny_recipe), finished)
+
+
+def test_resume_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run to resume"):
+        train(None, tmp_path / "nothing", resume=True)
+
+
+def test_resume_with_another_recipe(finished: Path, tiny_recipe: Path) -> None:
+    with pytest.raises(InputError, match="differs"):
+        train(load_config(tiny_recipe, ["train.lr=1"]), finished, resume=True)
+
+
+def test_empty_split(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
+    manifest = tiny_manifest.parent / "noval.csv"
+    manifest.write_text(tiny_manifest.read_text().replace(",val,", ",test,"))
+    with pytest.raises(InputError, match="val"):
+        train(load_config(tiny_recipe, [f"data.manifest={manifest}"]), tmp_path / "run")
+
+
+def test_laterality_must_be_declared(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="laterality"):
+        train(load_config(tiny_recipe, ["data.laterality=null"]), tmp_path / "run")
+
+
+def test_text_network_without_encoder_is_lvit_tw(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = train(load_config(tiny_recipe, ["text.encoder=none", "train.max_steps=1"]), tmp_path / "run")
+    assert not (run / "model" / "text").exists()
+
+
+def test_schedule() -> None:
+    config = TrainConfig(lr=1.0, lr_min=0.1, warmup_steps=10)
+    rates = [learning_rate(config, step, 110, 5) for step in range(110)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and max(rates) == 1.0
+    assert rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-3)
+    restarts = TrainConfig(lr=1.0, lr_min=0.1, warmup_steps=0, schedule="warm_restarts", restart_epochs=10)
+    by_epoch = [learning_rate(restarts, 5 * epoch, 1000, 5) for epoch in range(21)]
+    assert by_epoch[0] == by_epoch[10] == by_epoch[20] == 1.0
+    assert by_epoch[5] == pytest.approx(0.55)
+    assert learning_rate(restarts, 4, 1000, 5) == 1.0  # the released program steps once per epoch
