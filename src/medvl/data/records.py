@@ -1,0 +1,388 @@
+"""Record and manifest: one row per (image, text, mask), read from CSV, JSONL, XLSX or Parquet.
+
+Columns: `id, image, text, mask | mask_NAME, mask_values, boxes, labels, patient, study, view, split, licence` and any
+further one. Paths are relative to the manifest. `group` is read as patient and `label` as labels; `labels` and
+`mask_values` are separated by `|`. A `boxes.csv` beside the manifest (id, cls, x0, y0, x1, y1) gives boxes; so does a
+cell `boxes` of "label x0 y0 x1 y1" separated by `|`.
+
+An empty mask cell means NOT ANNOTATED: no loss, not scored. The word `none` means looked for and absent: an empty mask.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medvl.data.tables import Table, read_table, write_table
+from medvl.errors import Fault, InputError, nearest, warn
+
+ABSENT = "none"
+SPLITS = ("train", "val", "test", "holdout")
+_KNOWN = tuple("id image text mask mask_values boxes labels patient study view split licence".split())
+_ALIASES = {"group": "patient", "label": "labels"}
+_NOT_A_MASK = {"mask_values", "mask_kind"}  # mask_kind: a remark in published tables, no path
+_UNSAFE_ID = re.compile(r'[\x00-\x1f<>:"/\\|?*]|^\.|\s$')
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRef:
+    """Where a mask is. `path` None: looked for and absent. `values` None: every non-zero pixel."""
+
+    path: Path | None
+    values: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box in pixels of the native image."""
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row: an image, a text, and what the text refers to."""
+
+    id: str
+    image: Path
+    text: str  # "" = no text
+    masks: Mapping[str, MaskRef | None]  # class name -> reference; None = not annotated
+    boxes: tuple[Box, ...]
+    labels: tuple[str, ...]
+    patient: str
+    study: str | None
+    view: str | None
+    split: str | None
+    licence: str | None
+    extra: Mapping[str, str]  # every other column
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The records of one file, in its order."""
+
+    path: Path
+    records: tuple[Record, ...]
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def split(self, name: str) -> tuple[Record, ...]:
+        """The records of one split. InputError when there is none, naming the splits there are."""
+        found = tuple(record for record in self.records if record.split == name)
+        if not found:
+            counts = Counter(record.split or "(none)" for record in self.records)
+            there = ", ".join(f"{key} ({number})" for key, number in sorted(counts.items()))
+            raise InputError(
+                f"no record in split {name}", file=self.path, expected=f"one of: {there}", remedy="medvl split MANIFEST"
+            )
+        return found
+
+    def content_hash(self) -> str:
+        """sha256 of all rows and of the bytes of their images and masks. Moving the folder does not change it."""
+        digest = hashlib.sha256()
+        files: set[Path] = set()
+        for record in sorted(self.records, key=lambda record: record.id):
+            masks = {name: self._mask_row(mask) for name, mask in sorted(record.masks.items())}
+            boxes = [[box.label, box.x0, box.y0, box.x1, box.y1] for box in record.boxes]
+            row: list[object] = [
+                record.id,
+                self._name(record.image),
+                record.text,
+                masks,
+                boxes,
+                record.labels,
+                record.patient,
+            ]
+            row += [record.study, record.view, record.split, record.licence, dict(sorted(record.extra.items()))]
+            digest.update(json.dumps(row).encode())
+            files.add(record.image)
+            files.update(mask.path for mask in record.masks.values() if mask is not None and mask.path is not None)
+        for path in sorted(files, key=self._name):
+            digest.update(self._name(path).encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing")
+        return digest.hexdigest()
+
+    def split_hash(self) -> str:
+        """sha256 of the sorted (id, patient, split): equal for equal splits, whatever else the table holds."""
+        keys = sorted((record.id, record.patient, record.split or "") for record in self.records)
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+    def _name(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.path.parent)).as_posix()
+
+    def _mask_row(self, mask: MaskRef | None) -> list[object] | None:
+        return None if mask is None else [mask.path and self._name(mask.path), mask.values]
+
+
+def load_manifest(
+    path: str | Path,
+    *,
+    text_column: str = "text",
+    classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
+    empty_means_absent: Sequence[str] = (),
+    check_files: bool | Literal["full"] = True,
+    need_text: bool = False,
+) -> Manifest:
+    """Read a manifest. All its faults are raised together as one InputError.
+
+    Args:
+        text_column: the column that holds the text.
+        classes: None takes column `mask` (class "mask") if there is one, else every `mask_NAME`; a list takes those
+            `mask_NAME`; a mapping {name: values} cuts classes out of the label map in `mask`.
+        empty_means_absent: classes whose empty cell is an empty mask, not "not annotated".
+        check_files: open each distinct file once, its header only; "full" decodes the pixels.
+        need_text: an empty text is a fault.
+    """
+    manifest, faults = read_manifest(
+        path,
+        text_column=text_column,
+        classes=classes,
+        empty_means_absent=empty_means_absent,
+        check_files=check_files,
+        need_text=need_text,
+    )
+    if faults:
+        raise InputError(faults)
+    for message in manifest.warnings:
+        warn(message)
+    return manifest
+
+
+def read_manifest(
+    path: str | Path,
+    *,
+    text_column: str = "text",
+    classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
+    empty_means_absent: Sequence[str] = (),
+    check_files: bool | Literal["full"] = True,
+    need_text: bool = False,
+) -> tuple[Manifest, tuple[Fault, ...]]:
+    """As `load_manifest`, but gives the faults beside the rows that can be read (the audit wants both)."""
+    from medvl.data.file_checks import file_faults
+
+    table = read_table(path)
+    reader = _Reader(table, text_column, classes, tuple(empty_means_absent), need_text)
+    records = reader.records()
+    if check_files:
+        reader.faults += file_faults(table.path, records, full=check_files == "full")
+    manifest = Manifest(table.path, tuple(records), reader.classes, tuple(reader.warnings))
+    return manifest, (*table.faults, *reader.faults)
+
+
+def write_manifest(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as a manifest, atomically; CSV, JSONL, XLSX or Parquet by the suffix of `path`."""
+    write_table(path, rows, columns)
+
+
+@dataclass
+class _Reader:
+    """Turns the rows of a table into records, collecting faults."""
+
+    table: Table
+    text_column: str
+    wanted: Sequence[str] | Mapping[str, Sequence[int]] | None
+    empty_means_absent: tuple[str, ...]
+    need_text: bool
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)  # class -> column
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> values of the label map
+    extra: tuple[str, ...] = ()
+
+    def fault(self, what: str, line: int | None = None, record: str | None = None, **more: str | None) -> None:
+        self.faults.append(Fault(what, self.table.path, line, record, more.get("expected"), more.get("remedy")))
+
+    def records(self) -> list[Record]:
+        """Every row with an id and an image; the rest are faults."""
+        if not self._columns():
+            return []
+        boxes = self._boxes_file()
+        seen: dict[str, int] = {}
+        found = []
+        for line, row in self.table.rows:
+            record = self._record(line, row, boxes)
+            if record.id in seen:
+                self.fault(f"duplicate id, first on line {seen[record.id]}", line, record.id)
+            seen.setdefault(record.id, line)
+            found.append(record)
+        unknown = sorted(set(boxes) - set(seen))
+        if unknown:
+            name = self.table.path.with_name("boxes.csv")
+            self.warnings.append(f"{name}: {len(unknown)} ids that the manifest does not have, e.g. {unknown[0]}")
+        if not self.table.rows and not self.table.faults:
+            self.fault("no records", expected="at least one row below the header")
+        if self.need_text:
+            for record in found:
+                if not record.text:
+                    self.fault(f"no text in column {self.text_column}", record.line, record.id, expected="a text")
+        self._patients(found)
+        return [record for record in found if record.id and record.image.name]
+
+    def _columns(self) -> bool:
+        """Check the header and choose the columns; False when no row can be read."""
+        have = self.table.columns
+        for name, alias in ((known, alias) for alias, known in _ALIASES.items()):
+            if name in have and alias in have:
+                self.warnings.append(f"{self.table.path}: both {name} and {alias} are there; {name} is taken")
+        meant = {_ALIASES.get(name, name) for name in have}
+        required = ["id", "image"]
+        if self.text_column != "text" or self.need_text:
+            required.append(self.text_column)
+        for name in required:
+            if name not in have:
+                remedy = _did_you_mean(nearest(name, [other for other in have if other not in _KNOWN]))
+                self.fault(f"no column {name}", 1, expected=f"columns {', '.join(required)}", remedy=remedy)
+        for name in have:  # a misspelt column would be dropped without a word
+            absent = [known for known in _KNOWN if known not in meant and known not in required]
+            close = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
+            if close and name not in _ALIASES and name != self.text_column:
+                self.fault(f"unknown column {name}", 1, remedy=f"did you mean {close[0]}? Rename it either way")
+        mask_columns = {name.removeprefix("mask_"): name for name in have if name.startswith("mask_")}
+        mask_columns = {name: column for name, column in mask_columns.items() if column not in _NOT_A_MASK}
+        if self.wanted is None:
+            self.columns = {"mask": "mask"} if "mask" in have else mask_columns
+        elif isinstance(self.wanted, Mapping):
+            self.columns = dict.fromkeys(self.wanted, "mask")
+            self.values = {name: tuple(values) for name, values in self.wanted.items()}
+            if "mask" not in have:
+                self.fault("no column mask", 1, expected="label maps, of which the classes are values")
+            if "mask_values" in have:
+                self.warnings.append(f"{self.table.path}: mask_values is not used, the classes name their values")
+        else:
+            self.columns = {}
+            for name in self.wanted:
+                column = "mask" if name == "mask" else f"mask_{name}"
+                self.columns[name] = column
+                if column not in have:
+                    like = nearest(name.removeprefix("mask_"), mask_columns)
+                    self.fault(f"no column {column}", 1, expected=f"one for class {name}", remedy=_did_you_mean(like))
+        self.classes = tuple(self.columns)
+        for name in self.empty_means_absent:
+            if name not in self.classes:
+                remedy = _did_you_mean(nearest(name, self.classes))
+                what = f"empty_means_absent names no class: {name}"
+                self.fault(what, expected=", ".join(self.classes), remedy=remedy)
+        aliases = {alias for alias, known in _ALIASES.items() if known not in have}
+        used = {*_KNOWN, *aliases} - {"text", "mask"} | {self.text_column, *self.columns.values()}
+        self.extra = tuple(name for name in have if name not in used)
+        return "id" in have and "image" in have and all(column in have for column in self.columns.values())
+
+    def _record(self, line: int, row: Mapping[str, str], boxes: Mapping[str, list[Box]]) -> Record:
+        name = row["id"]
+        if not name:
+            self.fault("no id", line)
+        elif _UNSAFE_ID.search(name) or len(name.encode()) > 150:
+            expected = 'up to 150 bytes, no leading dot, none of / \\ : * ? " < > |'
+            self.fault("the id cannot be a file name", line, name, expected=expected)
+        if not row["image"]:
+            self.fault("no image", line, name or None, expected="a path relative to the manifest")
+        split = row.get("split") or None
+        if split is not None and split not in SPLITS:
+            remedy = _did_you_mean(nearest(split, SPLITS))
+            self.fault(f"unknown split {split}", line, name, expected=", ".join(SPLITS), remedy=remedy)
+        folder = self.table.path.parent
+        labels = row.get("labels", row.get("label", ""))
+        return Record(
+            id=name,
+            image=folder / row["image"] if row["image"] else Path(),
+            text=row.get(self.text_column, ""),
+            masks=self._masks(line, row, folder),
+            boxes=(*self._boxes_cell(line, row), *boxes.get(name, ())),
+            labels=tuple(label.strip() for label in labels.split("|") if label.strip()),
+            patient=row.get("patient", row.get("group", "")),
+            study=row.get("study") or None,
+            view=row.get("view") or None,
+            split=split,
+            licence=row.get("licence") or None,
+            extra={column: row[column] for column in self.extra},
+            line=line,
+        )
+
+    def _masks(self, line: int, row: Mapping[str, str], folder: Path) -> dict[str, MaskRef | None]:
+        masks: dict[str, MaskRef | None] = {}
+        values: tuple[int, ...] | None = None
+        cell = row.get("mask_values", "")
+        if cell and not self.values:
+            try:
+                values = tuple(int(value) for value in cell.split("|"))
+            except ValueError:
+                values = ()
+            if not values or min(values) < 1:
+                expected = "whole numbers of at least 1 with | between, e.g. 1|2|3 (0 is the background)"
+                self.fault(f"mask_values is {cell!r}", line, row["id"], expected=expected)
+        for name, column in self.columns.items():
+            path = row[column]
+            if not path:
+                masks[name] = MaskRef(None) if name in self.empty_means_absent else None
+            elif path.lower() == ABSENT:
+                masks[name] = MaskRef(None)
+            else:
+                masks[name] = MaskRef(folder / path, self.values.get(name, values if column == "mask" else None))
+        return masks
+
+    def _boxes_cell(self, line: int, row: Mapping[str, str]) -> list[Box]:
+        found = []
+        for text in filter(None, row.get("boxes", "").split("|")):
+            parts = text.rsplit(maxsplit=4)
+            box = _box(parts[0], parts[1:]) if len(parts) == 5 else None
+            if box is None:
+                self.fault(f"box {text.strip()!r}", line, row["id"], expected="label x0 y0 x1 y1 with x0 < x1, y0 < y1")
+            else:
+                found.append(box)
+        return found
+
+    def _boxes_file(self) -> dict[str, list[Box]]:
+        path = self.table.path.with_name("boxes.csv")
+        boxes: dict[str, list[Box]] = {}
+        if not path.is_file() or path == self.table.path:
+            return boxes
+        table = read_table(path)
+        self.faults += table.faults
+        label = "cls" if "cls" in table.columns else "label"
+        absent = [name for name in ("id", label, "x0", "y0", "x1", "y1") if name not in table.columns]
+        if absent:
+            self.faults.append(Fault(f"no column {', '.join(absent)}", path, 1, expected="id, cls, x0, y0, x1, y1"))
+            return boxes
+        for line, row in table.rows:
+            box = _box(row[label], [row["x0"], row["y0"], row["x1"], row["y1"]])
+            if box is None:
+                self.faults.append(Fault("not a box", path, line, row["id"], "numbers with x0 < x1 and y0 < y1"))
+            else:
+                boxes.setdefault(row["id"], []).append(box)
+        return boxes
+
+    def _patients(self, records: list[Record]) -> None:
+        """Without a patient every row is its own one; that can hide a leak, so it is said."""
+        alone = [i for i, record in enumerate(records) if not record.patient]
+        for i in alone:
+            object.__setattr__(records[i], "patient", records[i].id)  # still being built
+        if alone:
+            known = "patient" in self.table.columns or "group" in self.table.columns
+            what = f"{len(alone)} rows without a patient" if known else "no column patient"
+            self.warnings.append(f"{self.table.path}: {what}: each such row is taken as its own patient")
+
+
+def _did_you_mean(like: str | None) -> str | None:
+    return None if like is None else f"did you mean {like}?"
+
+
+def _box(label: str, corners: Sequence[str]) -> Box | None:
+    try:
+        x0, y0, x1, y1 = (float(value) for value in corners)
+    except ValueError:
+        return None
+    return Box(label, x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
