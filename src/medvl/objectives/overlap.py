@@ -1,0 +1,165 @@
+"""Supervised segmentation losses on logits: Dice with squared denominators, binary and categorical cross entropy.
+
+Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, class) pairs have a reference; the
+others add neither loss nor gradient, whatever their target holds (NaN too). No function reads a value back from the device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name)
+from torch import Tensor
+
+from medvl.errors import InputError
+
+RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
+RELEASED_EPSILON = 1e-5
+
+
+def dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    """Soft Dice loss per (row, class) with squared denominators, averaged over the annotated pairs.
+
+    1 - (2 w sum(p t) + e) / (w sum(p^2) + w sum(t^2) + e) with w = 0.25, e = 1e-5: the released WeightedDiceLoss.
+
+    Args:
+        logits: (N, K, H, W), any range.
+        target: (N, K, H, W) in {0, 1}.
+        annotated: (N, K) bool; None = all.
+
+    Returns:
+        Scalar in [0, 1]; 0 where nothing is annotated.
+    """
+    target, annotated = _known(logits, target, annotated)
+    return _dice(logits.sigmoid(), target, annotated)
+
+
+def class_balanced_bce_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    """Binary cross entropy in which foreground and background weigh one half each, over the whole batch.
+
+    0.5 sum_fg(bce) / (N_fg + 1e-12) + 0.5 sum_bg(bce) / (N_bg + 1e-12), the released WeightedBCE; per class, then
+    averaged over the classes that are annotated anywhere in the batch. Without foreground half of the mean remains.
+
+    Args and shapes as in `dice_loss_from_logits`.
+    """
+    target, annotated = _known(logits, target, annotated)
+    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (N, K, H, W)
+    counts = annotated[:, :, None, None].to(pixel.dtype)  # (N, K, 1, 1)
+    foreground = (target > 0.5).to(pixel.dtype) * counts
+    background = counts - foreground  # (N, K, H, W) in {0, 1}
+    dims = (0, 2, 3)
+    loss = 0.5 * (pixel * foreground).sum(dims) / (foreground.sum(dims) + 1e-12) + 0.5 * (pixel * background).sum(
+        dims
+    ) / (background.sum(dims) + 1e-12)  # (K,)
+    return _mean(loss, annotated.any(dim=0))
+
+
+def bce_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    """Binary cross entropy, averaged over the pixels of the annotated (row, class) pairs; shapes as above."""
+    target, annotated = _known(logits, target, annotated)
+    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (N, K, H, W)
+    return _mean(pixel.mean(dim=(2, 3)), annotated)
+
+
+def multiclass_dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    """Soft Dice loss of the K named classes under a softmax with background, averaged over the annotated pairs.
+
+    Args:
+        logits: (N, 1 + K, H, W), background first.
+        target: (N, K, H, W) in {0, 1}, at most one class per pixel.
+        annotated: (N, K) bool; None = all.
+    """
+    target, annotated = _known(logits[:, 1:], target, annotated)
+    return _dice(logits.softmax(dim=1)[:, 1:], target, annotated)
+
+
+def cross_entropy_from_logits(
+    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, balanced: bool = False
+) -> Tensor:
+    """Categorical cross entropy over background and K classes.
+
+    Where classes of a row are not annotated, a pixel outside the annotated ones is background or one of them, and
+    nobody knows which: the loss is then -log of their summed probability (the marginal loss of partly labelled sets).
+    A row without any annotated class counts nothing.
+
+    Args:
+        logits: (N, 1 + K, H, W), background first.
+        target: (N, K, H, W) in {0, 1}, at most one class per pixel.
+        annotated: (N, K) bool; None = all.
+        balanced: background and every class present in the batch weigh the same; otherwise every pixel does.
+    """
+    target, annotated = _known(logits[:, 1:], target, annotated)
+    log_probs = logits.log_softmax(dim=1)  # (N, 1 + K, H, W)
+    open_classes = F.pad(~annotated, (1, 0), value=True)  # (N, 1 + K): background and what nobody annotated
+    rest = log_probs.masked_fill(~open_classes[:, :, None, None], -torch.inf).logsumexp(dim=1)  # (N, H, W)
+    labelled = target.sum(dim=1)  # (N, H, W) in {0, 1}
+    of_class = torch.cat([-((1 - labelled) * rest)[:, None], -target * log_probs[:, 1:]], dim=1)  # (N, 1 + K, H, W)
+    members = torch.cat([(1 - labelled)[:, None], target], dim=1)  # (N, 1 + K, H, W)
+    counted = annotated.any(dim=1)[:, None, None, None].to(log_probs.dtype)
+    dims = (0, 2, 3)
+    loss, number = (of_class * counted).sum(dims), (members * counted).sum(dims)  # (1 + K,)
+    if balanced:
+        return _mean(loss / number.clamp(min=1), number > 0)
+    return loss.sum() / number.sum().clamp(min=1)
+
+
+def released_segmentation_loss(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+    """The released supervised loss: one half Dice, one half class-balanced binary cross entropy."""
+    return 0.5 * dice_loss_from_logits(logits, target, annotated) + 0.5 * class_balanced_bce_from_logits(
+        logits, target, annotated
+    )
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor | None = None,
+    *,
+    mode: str = "binary",
+    dice_weight: float = 0.5,
+    ce_weight: float = 0.5,
+    ce_balance: str = "balanced",
+) -> dict[str, Tensor]:
+    """The supervised objective: `loss` = dice_weight * Dice + ce_weight * cross entropy, and its two parts, detached.
+
+    Args:
+        logits: (N, K, H, W); with mode="multiclass" (N, 1 + K, H, W), background first.
+        target: (N, K, H, W) in {0, 1}; anything where not annotated.
+        annotated: (N, K) bool; None = all.
+        mode: "binary" and "multilabel" (one sigmoid per class) or "multiclass" (one softmax with background).
+        ce_balance: "balanced" (foreground and background, or the classes, weigh the same) or "plain" (the pixels do).
+    """
+    balanced = ce_balance == "balanced"
+    if mode == "multiclass":
+        dice = multiclass_dice_loss_from_logits(logits, target, annotated)
+        ce = cross_entropy_from_logits(logits, target, annotated, balanced=balanced)
+    else:
+        dice = dice_loss_from_logits(logits, target, annotated)
+        ce = (class_balanced_bce_from_logits if balanced else bce_from_logits)(logits, target, annotated)
+    return {"loss": dice_weight * dice + ce_weight * ce, "dice_loss": dice.detach(), "ce_loss": ce.detach()}
+
+
+def _dice(probs: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+    w, e = RELEASED_PIXEL_WEIGHT, RELEASED_EPSILON
+    p, t = probs.flatten(2), target.flatten(2)  # (N, K, H*W)
+    overlap = 2 * w * (p * t).sum(dim=2) + e
+    loss = 1 - overlap / (w * (p * p).sum(dim=2) + w * (t * t).sum(dim=2) + e)  # (N, K)
+    return _mean(loss, annotated)
+
+
+def _known(logits: Tensor, target: Tensor, annotated: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The target with zeros where not annotated, in the logits' type, and `annotated` as a tensor."""
+    if target.shape != logits.shape:
+        raise InputError(
+            f"a target of shape {tuple(target.shape)}", expected=f"{tuple(logits.shape)}, as the classes' logits"
+        )
+    if annotated is None:
+        annotated = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    elif annotated.shape != logits.shape[:2]:
+        raise InputError(f"annotated of shape {tuple(annotated.shape)}", expected=str(tuple(logits.shape[:2])))
+    known = torch.where(annotated[:, :, None, None], target.to(logits.dtype), 0)  # (N, K, H, W), NaN-free
+    return known, annotated
+
+
+def _mean(values: Tensor, keep: Tensor) -> Tensor:
+    """Mean of the kept entries; 0 with a zero gradient where there is none."""
+    return torch.where(keep, values, 0).sum() / keep.sum().clamp(min=1)
