@@ -1,7 +1,7 @@
 """Do HEAD and its parent compute the same 20 training steps, to the bit?
 
-Run by `make golden-diff`. Both commits are checked out into temporary work trees and trained by this interpreter on this
-machine, one after the other, on the same seeded data. A difference is an error unless HEAD's commit message says
+Run by `make golden-diff`. Both commits are checked out into temporary work trees and trained by this interpreter on
+this machine, one after the other, on the same seeded data. A difference is an error unless HEAD's commit message says
 `numerics:`.
 """
 
@@ -35,7 +35,7 @@ for i in range(8):
 (work / "manifest.csv").write_text("\\n".join(rows) + "\\n")
 (work / "r.yaml").write_text(
     "data: {manifest: manifest.csv, laterality: patient, image_size: [64, 64], in_channels: 1}\\n"
-    "model: {size: nano}\\ntrain: {epochs: 1000, max_steps: %d, batch_size: 2, val_every: 1000, accelerator: cpu}\\n"
+    "model: {size: nano}\\ntrain: {epochs: 1000, max_steps: STEPS, batch_size: 2, val_every: 1000, accelerator: cpu}\\n"
 )
 from medvl.cli import main
 sys.argv = ["medvl", "train", str(work / "r.yaml"), "--out", str(work / "run")]
@@ -48,7 +48,7 @@ digest = hashlib.sha256()
 for name, tensor in sorted(state["parts"]["module"].items()):
     digest.update(name.encode() + tensor.numpy().tobytes())
 print("WEIGHTS", digest.hexdigest())
-""" % STEPS
+""".replace("STEPS", str(STEPS))
 
 
 def git(*words: str) -> str:

@@ -15,7 +15,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_verbs_without_importing_torch() -> None:
     done = run("--help")
     assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
-    program = "import sys; sys.argv=['medvl','--help']\ntry:\n import medvl.cli; medvl.cli.main()\nexcept SystemExit: pass\n"
+    program = "import sys, medvl.cli; sys.argv=['medvl','--help']\ntry: medvl.cli.main()\nexcept SystemExit: pass\n"
     heavy = "print(sorted({'torch','monai','transformers','pandas','matplotlib','cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program + heavy], capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]")

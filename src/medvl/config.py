@@ -1,4 +1,4 @@
-"""The configuration of a run: YAML in, YAML out, every key typed; an unknown key is an error that names the nearest one."""
+"""The configuration of a run: YAML in, YAML out, every key typed; an unknown key is an error naming the nearest."""
 
 from __future__ import annotations
 

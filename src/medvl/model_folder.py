@@ -134,7 +134,7 @@ def write_card(folder: Path) -> None:
             lines.append(f"| {split} | {row.get('grid', '')} | {row.get('num_cases', '')} | {' | '.join(cells)} |")
     if card.get("limits"):
         lines += ["", "## Limits", "", *[f"- {limit}" for limit in card["limits"]]]
-    lines += ["", "The vocabulary of a built-in text encoder holds words of the training texts (seen at least 3 times)."]
+    lines += ["", "The vocabulary of a built-in text encoder holds words seen at least 3 times in the training texts."]
     write_text(folder / "card.md", "\n".join(lines) + "\n")
 
 

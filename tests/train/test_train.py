@@ -101,7 +101,9 @@ def test_kill_9_loses_nothing_already_saved(tiny_recipe: Path, tmp_path: Path) -
     assert after["step"] == saved["step"]
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(tiny_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_the_plan_and_writes_nothing(
+    tiny_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     train(load_config(tiny_recipe), tmp_path / "run", dry_run=True)
     text = capfd.readouterr().err
     for word in ("train  16 records, 8 images, 8 patients", "parameters", "GFLOPs", "min with validation", "memory"):
@@ -110,7 +112,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tiny_recipe: Path, tmp_path:
 
 
 def test_existing_run_folder_is_refused(finished: Path, tiny_recipe: Path) -> None:
-    with pytest.raises(InputError, match="the run folder exists.*--resume"):
+    with pytest.raises(InputError, match=r"the run folder exists.*--resume"):
         train(load_config(tiny_recipe), finished)
 
 

@@ -17,7 +17,7 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of predictions.csv as JSON")] = False,
 ) -> None:
-    """Segment images by text: masks (PNG; NIfTI where spacing is known), overlays and predictions.csv, at native size."""
+    """Segment images by text. Masks (PNG; NIfTI with spacing), overlays and predictions.csv at native size."""
     import json
 
     from medvl.infer.batch import predict_files

@@ -158,18 +158,18 @@ class SegmentDataset(Dataset[Sample]):
         if len(group) <= config.phrases_per_image:
             return group
         if config.draw_by is None:
-            picked = rng.choice(len(group), config.phrases_per_image, replace=False)
-            return tuple(group[i] for i in picked)
+            chosen = rng.choice(len(group), config.phrases_per_image, replace=False)
+            return tuple(group[i] for i in chosen)
         kinds: dict[str, list[int]] = {}
         for i, record in enumerate(group):
             kinds.setdefault(record.extra[config.draw_by], []).append(i)
         names = sorted(kinds)
         # Kinds in a random order, over and over; rows of a kind without repetition until they run out.
         pools = {kind: list(rng.permutation(kinds[kind])) for kind in names}
-        order = [names[i] for i in rng.permutation(len(names))]
+        kind_order = [names[i] for i in rng.permutation(len(names))]
         picks: list[int] = []
         while len(picks) < config.phrases_per_image:
-            for kind in order:
+            for kind in kind_order:
                 if pools[kind] and len(picks) < config.phrases_per_image:
                     picks.append(int(pools[kind].pop()))
         return tuple(group[i] for i in picks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,16 @@ def _by_class(result: Segmentation) -> list[tuple[str, Segmentation]]:
     if len(result.classes) == 1:
         return [(result.classes[0], result)]
     return [
-        (name, Segmentation(result.mask[k], result.probs[k], result.spacing_mm, result.phrase, (name,), result.warnings))
+        (name, replace(result, mask=result.mask[k], probs=result.probs[k], classes=(name,)))
         for k, name in enumerate(result.classes)
     ]
 
 
 def _write(out: Path, name: str, image: Any, result: Segmentation, label: str) -> dict[str, Any]:
     # One class: the phrase names the file. Several: the class does too.
-    parts = [name, *([slug(result.phrase)] if result.phrase.strip() else []), *([] if label == "mask" else [slug(label)])]
-    stem = "__".join(parts) if len(parts) > 1 else f"{name}__mask"
+    parts = [slug(result.phrase)] if result.phrase.strip() else []
+    parts += [slug(label)] if label != "mask" or not parts else []
+    stem = "__".join([name, *parts])
     write_mask_png(out / f"{stem}.png", result.mask)
     nifti = ""
     if result.spacing_mm is not None:

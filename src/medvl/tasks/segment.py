@@ -29,7 +29,7 @@ class TextGuidedSegmenter(nn.Module):
 
     def __init__(self, network: nn.Module, text_encoder: TextEncoder | None) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network  # LViT, UNet: encode_image, decode, uses_text
         self.text_encoder = text_encoder if text_encoder is not None and not text_encoder.frozen else None
 
     @property
@@ -48,7 +48,7 @@ class TextGuidedSegmenter(nn.Module):
 
 @dataclass
 class TextInput:
-    """Texts -> what `TextGuidedSegmenter.forward` takes: tokens of a trained encoder, cached features of a frozen one."""
+    """Texts -> what `TextGuidedSegmenter.forward` takes: tokens of a trained encoder, features of a frozen one."""
 
     encoder: TextEncoder | None
     cache: FeatureCache | None

@@ -39,7 +39,7 @@ def save_state(path: Path, progress: Progress, parts: dict[str, dict[str, Any]])
         "rng": {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": np.random.get_state(),  # noqa: NPY002  # the legacy generator, for libraries that draw from it
+            "numpy": np.random.get_state(),  # the legacy generator, for libraries that draw from it
             "python": random.getstate(),
         },
     }

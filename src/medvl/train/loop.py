@@ -40,7 +40,7 @@ def fit(
     Raises KeyboardInterrupt after Ctrl-C, at the end of the step under way and with the state saved.
     """
     optimizer = make_optimizer(config, task.module)
-    average = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
+    average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
     sampler = train_loader.batch_sampler
     assert isinstance(sampler, EpochSampler)
     num_steps = planned_steps(config, len(sampler))
@@ -53,7 +53,7 @@ def fit(
             average.load_state_dict(parts["average"])
     module, optimizer = fabric.setup(task.module, optimizer)
     average = None if average is None else fabric.to_device(average)
-    judged = task.module if average is None else average
+    judged: nn.Module = task.module if average is None else average
 
     def save() -> None:
         parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict()}
@@ -105,7 +105,7 @@ def fit(
                 values = validate(fabric, task, judged, val_loader)
                 progress.last_val = values
                 better = values[task.metric] > progress.best and progress.epoch >= config.first_best_epoch
-                if better or progress.best_epoch < 0 and progress.step >= num_steps:
+                if better or (progress.best_epoch < 0 and progress.step >= num_steps):
                     progress.best, progress.best_epoch = values[task.metric], progress.epoch
                     save_best(judged, progress)
                 monitor.validation(progress, values, better)
@@ -157,10 +157,10 @@ def validate(
     for batch in batches:
         for name, value in task.validation_step(batch.to(fabric.device), module).items():
             sums[name] = sums.get(name, 0) + value
-    sums = {name: fabric.all_reduce(value, reduce_op="sum") for name, value in sums.items()}
+    totals: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="sum") for name, value in sums.items()}
     module.train(was_training)
-    num = max(float(sums["num"]), 1.0)
-    return {task.metric: float(sums["dice_sum"]) / num, "loss": float(sums["loss_sum"]) / num}
+    num = max(float(totals["num"]), 1.0)
+    return {task.metric: float(totals["dice_sum"]) / num, "loss": float(totals["loss_sum"]) / num}
 
 
 @contextmanager

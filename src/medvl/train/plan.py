@@ -29,7 +29,7 @@ def make_plan(
     val_loader: DataLoader[Sample],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Count, then measure `TIMED_STEPS` real steps on a copy of the model. Leaves weights and generators as they were."""
+    """Count, then time `TIMED_STEPS` real steps on a copy of the model. Weights and generators stay as they were."""
     state = torch.get_rng_state()
     twin = SegmentTask(config, deepcopy(task.module).to(device), deepcopy(task.text))
     optimizer = make_optimizer(config.train, twin.module)

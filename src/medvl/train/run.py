@@ -40,7 +40,9 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     splits: dict[str, Sequence[Record]] = {name: manifest.split(name) for name in ("train", "val")}
     for name, rows in splits.items():
         if all(mask is None for row in rows for mask in row.masks.values()):
-            raise InputError(f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records")
+            raise InputError(
+                f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
+            )
     fabric = Fabric(
         accelerator=config.train.accelerator, devices=config.train.devices, precision=config.train.precision
     )
