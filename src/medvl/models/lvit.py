@@ -209,6 +209,7 @@ class LViT(nn.Module):
             summary = None if self.text_summary is None else self.text_summary(text_features, keep)
         levels: list[Tensor] = []
         for k, stage in enumerate(self.vit_down):
+            assert isinstance(stage, DownStage)
             x = stage.embed(skips[k])  # (B, P, C_k)
             later = rows  # where the tokens still stand once per image, they are expanded after their blocks
             if self.text_merge == "attention":

@@ -1,7 +1,7 @@
 """Supervised segmentation losses on logits: Dice with squared denominators, binary and categorical cross entropy.
 
 Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, class) pairs have a reference; the
-others add neither loss nor gradient, whatever their target holds (NaN too). No function reads a value back from the device.
+others add neither loss nor gradient, whatever their target holds (NaN too). Nothing is read back from the device.
 """
 
 from __future__ import annotations

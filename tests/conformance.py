@@ -1,0 +1,215 @@
+"""One tester for every network: what the rest of medvl takes for granted about a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medvl.errors import InputError
+
+TEXT_DIM = 24
+randn = partial(torch.randn, dtype=torch.float64)
+Build = Callable[..., nn.Module]  # takes in_channels, num_classes, image_size, and text_dim where there is text
+
+
+def check_model(build: Build, folder: Path, *, any_size: bool, text_lengths: tuple[int, ...] = (1, 7, 40)) -> None:
+    """Run every check on the network that `build(in_channels=, num_classes=, image_size=, text_dim=)` returns.
+
+    Args:
+        any_size: whether other sizes than `image_size` can be fed; otherwise they must be an InputError.
+        text_lengths: numbers of tokens that the model must take.
+    """
+    tester = Conformance(build, any_size=any_size, text_lengths=text_lengths)
+    for name, check in inspect.getmembers(tester, inspect.ismethod):
+        if name.startswith("check_"):
+            torch.manual_seed(0)
+            check(folder) if "folder" in inspect.signature(check).parameters else check()
+
+
+class Conformance:
+    """The checks, one method each. Images are 32 px at training; N rows, K classes.
+
+    In double precision, so that two ways to the same result must agree far better than any real effect is large.
+    """
+
+    side = 32
+
+    def __init__(self, build: Build, *, any_size: bool, text_lengths: tuple[int, ...]) -> None:
+        self.build, self.any_size, self.text_lengths = build, any_size, text_lengths
+        self.built: dict[tuple[int, int], nn.Module] = {}
+
+    def model(self, num_classes: int = 1, in_channels: int = 3) -> nn.Module:
+        """A fresh copy in eval mode, its norms fitted to random input: activations and logits are O(1)."""
+        key = (num_classes, in_channels)
+        if key not in self.built:
+            torch.manual_seed(1)
+            model = self.build(
+                in_channels=in_channels, num_classes=num_classes, image_size=self.side, text_dim=TEXT_DIM
+            ).double()
+            norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if "position" in name:  # a table of zeros would hide a mistake in its layout
+                        nn.init.normal_(parameter, std=0.5)
+                for norm in norms:
+                    norm.momentum = 1.0
+                logits = model.train()(**self.inputs(model, num_images=4))
+                for norm in norms:
+                    norm.momentum = 0.1
+                model.outc.weight /= logits.std()
+            self.built[key] = model.eval()
+        return deepcopy(self.built[key])
+
+    def inputs(
+        self, model: nn.Module, num_images: int = 2, num_rows: int | None = None, length: int = 7, side: int = side
+    ) -> dict[str, Tensor | None]:
+        """Image, text, mask and image_index, of which the last is None for one row per image."""
+        rows = num_images if num_rows is None else num_rows
+        channels = next(model.parameters()).shape[1]
+        mask = torch.ones(rows, length, dtype=torch.bool)
+        mask[0, (length + 1) // 2 :] = False
+        return {
+            "image": randn(num_images, channels, side, side),
+            "text_features": randn(rows, length, TEXT_DIM) if model.uses_text else None,
+            "text_mask": mask if model.uses_text else None,
+            "image_index": None if num_rows is None else torch.arange(num_rows) % num_images,
+        }
+
+    def check_classes_and_channels(self) -> None:
+        for num_classes in (1, 3):
+            for channels in (1, 3):
+                model = self.model(num_classes, channels)
+                call = self.inputs(model)
+                logits = model(**call)
+                assert logits.shape == (2, num_classes, self.side, self.side)
+                assert logits.isfinite().all()
+                with torch.no_grad():
+                    model.outc.bias += 5
+                torch.testing.assert_close(model(**call), logits + 5)  # logits, not probabilities
+
+    def check_sizes(self) -> None:
+        model = self.model()
+        for height, width in ((32, 32), (48, 32), (33, 47), (16, 80), (9, 20), (64, 64)):
+            call = {**self.inputs(model), "image": randn(2, 3, height, width)}
+            if self.any_size or (height, width) == (self.side, self.side):
+                assert model(**call).shape == (2, 1, height, width)
+            else:
+                with pytest.raises(InputError, match=rf"expected {self.side}x{self.side}"):
+                    model(**call)
+
+    def check_padding_is_cropped_from_the_same_corner(self) -> None:
+        if not self.any_size:
+            return
+        model, call = self.model(), self.inputs(self.model(), side=40)
+        image = call["image"]
+        whole = model(**{**call, "image": nn.functional.pad(image, (0, 8, 0, 8), mode="replicate")})
+        torch.testing.assert_close(model(**call), whole[:, :, :40, :40])
+
+    def check_wrong_channels(self) -> None:
+        model = self.model()
+        with pytest.raises(InputError, match=r"\(B, 3, H, W\)"):
+            model(**{**self.inputs(model), "image": randn(2, 1, self.side, self.side)})
+
+    def check_text_lengths(self) -> None:
+        model = self.model()
+        if not model.uses_text:
+            with pytest.raises(InputError, match="takes none"):
+                model(randn(2, 3, self.side, self.side), randn(2, 3, TEXT_DIM))
+            return
+        for length in self.text_lengths:
+            assert model(**self.inputs(model, length=length)).isfinite().all()
+
+    def check_text_matters(self) -> None:
+        model = self.model()
+        if not model.uses_text:
+            return
+        call = self.inputs(model)
+        other = {**call, "text_features": randn(2, 7, TEXT_DIM)}
+        assert (model(**call) - model(**other)).abs().mean() > 1e-2
+
+    def check_masked_tokens_are_ignored(self) -> None:
+        model = self.model()
+        if not model.uses_text:
+            return
+        call = self.inputs(model)
+        text, mask = call["text_features"], call["text_mask"]
+        garbage = torch.where(mask[:, :, None], text, 1e3 * torch.randn_like(text))
+        torch.testing.assert_close(model(**{**call, "text_features": garbage}), model(**call), rtol=0, atol=1e-8)
+        longer = nn.functional.pad(text, (0, 0, 0, 2)), nn.functional.pad(mask, (0, 2))
+        padded = model(**{**call, "text_features": longer[0], "text_mask": longer[1]})
+        torch.testing.assert_close(padded, model(**call), rtol=0, atol=1e-8)
+
+    def check_wrong_text(self) -> None:
+        model = self.model()
+        if not model.uses_text:
+            return
+        call = self.inputs(model)
+        wrong: tuple[dict[str, Any], ...] = (
+            {"text_features": None},
+            {"text_features": randn(2, 7, TEXT_DIM + 1)},
+            {"text_features": randn(3, 7, TEXT_DIM), "text_mask": None},
+            {"text_mask": torch.ones(2, 6, dtype=torch.bool)},
+        )
+        for change in wrong:
+            with pytest.raises(InputError, match="expected"):
+                model(**{**call, **change})
+
+    def check_encode_then_decode_equals_forward(self) -> None:
+        model = self.model(num_classes=2)
+        call = self.inputs(model, num_images=2, num_rows=5)
+        image, index = call.pop("image"), call["image_index"]
+        with torch.no_grad():
+            together = model(image, **call)
+            apart = model.decode(model.encode_image(image), **call, size=(self.side, self.side))
+            repeated = model(image[index], **{**call, "image_index": None})
+        assert together.shape == (5, 2, self.side, self.side)
+        torch.testing.assert_close(apart, together, rtol=0, atol=1e-8)
+        torch.testing.assert_close(repeated, together, rtol=0, atol=1e-8)
+
+    def check_single_image_in_train_mode(self) -> None:
+        model = self.model().train()
+        model(**self.inputs(model, num_images=1)).mean().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        assert all(b.isfinite().all() for b in model.buffers())
+
+    def check_gradient_reaches_every_parameter(self) -> None:
+        model = self.model().train()
+        call = self.inputs(model, num_images=4, length=7)
+        (model(**call) * randn(4, 1, self.side, self.side)).sum().backward()
+        dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not dead, f"dead weights: {dead}"
+
+    def check_rows_are_independent_in_eval_mode(self) -> None:
+        model = self.model()
+        call = self.inputs(model, num_images=3)
+        whole = model(**call)
+        for i in range(3):
+            one = model(**{name: None if value is None else value[i : i + 1] for name, value in call.items()})
+            torch.testing.assert_close(one, whole[i : i + 1], rtol=0, atol=1e-8)
+
+    def check_save_and_load(self, folder: Path) -> None:
+        model = self.model().train()
+        model(**self.inputs(model)).sum().backward()  # moves the buffers
+        save_file(model.state_dict(), str(folder / "model.safetensors"))
+        torch.manual_seed(2)
+        other = self.build(in_channels=3, num_classes=1, image_size=self.side, text_dim=TEXT_DIM).double().eval()
+        other.load_state_dict(load_file(str(folder / "model.safetensors")))
+        call = self.inputs(model)
+        assert torch.equal(other(**call), model.eval()(**call))
+
+    def check_export(self) -> None:
+        model = self.model()
+        call = self.inputs(model, num_images=2, num_rows=3)
+        program = torch.export.export(model, args=(), kwargs=call)
+        other = self.inputs(model, num_images=2, num_rows=3)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(**other), model(**other), rtol=0, atol=1e-8)
