@@ -1,0 +1,237 @@
+"""Lung masks -> phrases and regions: one label map per image, one row per (image, phrase).
+
+The rule: the two components of a lung mask are the lungs (in standard display the patient's right lung is on the
+viewer's left); each is cut into equal thirds of its own height. Nothing else is known about the image, so the phrase
+alone decides the answer. Wordings: `region_phrases`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.data.images import read_image, read_mask, resample_mask
+from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
+from medvl.data.records import Record, load_manifest, write_manifest
+from medvl.errors import Fault, InputError
+
+COLUMNS = ("id", "image", "text", "mask", "mask_values", "patient", "split", "licence", "region", "kind", "wording")
+SMALL = 0.01  # a component below this part of the mask's area is a speck, not a lung
+T = TypeVar("T")
+
+# Rows per image. Training: (regions of the kind that are drawn, wordings each). Validation and test: regions drawn and
+# whether each is asked in a seen and in an unseen wording (True) or in turn in one of the two (False).
+_TRAIN_ROWS = {"zone": (6, 2), "lung": (2, 2), "both": (1, 2), "pair": (5, 1), "bilateral": (5, 1), "mixed": (10, 1)}
+_EVAL_ROWS = {
+    "zone": (6, True),
+    "lung": (2, True),
+    "both": (1, True),
+    "pair": (3, False),
+    "bilateral": (2, False),
+    "mixed": (3, False),
+    "heldout": (2, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegionImport:
+    """What was made, and the images that were left out because their mask does not fit the rule."""
+
+    manifest: Path
+    num_images: int
+    num_rows: int
+    num_specks: int  # images from which components below SMALL were dropped
+    left_out: tuple[Fault, ...]
+
+
+def import_lung_regions(
+    source: str | Path, out: str | Path, *, max_size: int | None = None, licence: str | None = None
+) -> RegionImport:
+    """Make a phrase-and-region set from any manifest with lung masks and splits.
+
+    Args:
+        source: a manifest, or a folder with manifest.csv, whose column `mask` holds both lungs as two components.
+        out: a new folder: images/, maps/, manifest.csv (phrases), manifest_labels.csv (one row per image, mask = its
+            label map), classes.json.
+        max_size: shrink images to this longest side (JPEG, quality 90); without it they are copied as they are.
+        licence: replaces the licence of the rows.
+
+    Images whose mask has another number of large components than two are left out, counted and reported.
+    """
+    source, out = Path(source), Path(out)
+    source = source / "manifest.csv" if source.is_dir() else source
+    manifest = load_manifest(source, classes=["mask"])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("the folder is not empty", file=out, expected="a new folder")
+    if max_size is not None and max_size < 16:
+        raise InputError(f"--max-size is {max_size}", expected="at least 16 pixels")
+    _check_rows(source, manifest.records)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")  # nothing half written under the final name
+    try:
+        for name in ("images", "maps"):
+            (work / name).mkdir(parents=True)
+        result = _write(source, manifest.records, work, max_size, licence)
+        if out.exists():
+            out.rmdir()
+        os.replace(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return RegionImport(out / "manifest.csv", *result)
+
+
+def label_map(right: NDArray[np.bool_], left: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Two (H, W) lungs, patient's sides -> (H, W) uint8: 1..3 right upper, middle, lower third, 4..6 left, 0 outside.
+
+    A row of pixels belongs to the third in which its centre lies.
+    """
+    values = np.zeros(right.shape, np.uint8)
+    for lung, first in ((right, 1), (left, 4)):
+        rows = np.flatnonzero(lung.any(axis=1))
+        top, height = int(rows[0]), int(rows[-1]) - int(rows[0]) + 1
+        third = (2 * (np.arange(lung.shape[0]) - top) + 1) * 3 // (2 * height)  # floor of 3 (row + 1/2 - top) / height
+        values[lung] = (first + np.broadcast_to(third[:, None], lung.shape))[lung]
+    return values
+
+
+def two_lungs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], bool]:
+    """(patient's right lung, left lung, were specks dropped?) of a mask in standard display.
+
+    InputError unless there are exactly two large components, one clearly to the left of the other.
+    """
+    from scipy import ndimage
+
+    labels, num = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=num + 1)[1:]
+    large = [i + 1 for i in np.flatnonzero(areas >= SMALL * max(areas.sum(), 1))]
+    if len(large) != 2:
+        raise InputError(f"the mask has {len(large)} large components", expected="2, one for each lung")
+    columns = [float(x) for _, x in ndimage.center_of_mass(mask, labels, large)]
+    if abs(columns[0] - columns[1]) < 0.1 * mask.shape[1]:
+        raise InputError("the two components do not lie side by side", expected="a lung on each side")
+    first, second = (large[i] for i in np.argsort(columns))  # the viewer's left is the patient's right
+    return labels == first, labels == second, num > 2
+
+
+def phrase_rows(image: str, split: str) -> Iterator[tuple[str, Region, str, str]]:
+    """(kind, region, wording set, text) for one image: a pure function of its name and split."""
+    unseen: WordingSet = "val" if split == "val" else "test"
+    for kind, found in regions().items():
+        if split == "train":
+            if kind in _TRAIN_ROWS:
+                num, each = _TRAIN_ROWS[kind]
+                for region in _draw(found, num, image, kind):
+                    for text in _draw(wordings(region, "seen"), each, image, region_name(region)):
+                        yield kind, region, "seen", text
+            continue
+        num, both = _EVAL_ROWS[kind]
+        for i, region in enumerate(_draw(found, num, image, kind)):
+            turn = (i + _number(image, kind, "turn")) % 2
+            sets: tuple[WordingSet, ...] = ("seen", unseen) if both else (("seen", unseen)[turn],)
+            for which in sets:
+                (text,) = _draw(wordings(region, which), 1, image, region_name(region) + which)
+                yield kind, region, "seen" if which == "seen" else "unseen", text
+
+
+def _draw(items: Sequence[T], num: int, *key: str) -> list[T]:
+    """`num` distinct items, chosen by the key alone, in their own order."""
+    order = sorted(range(len(items)), key=lambda i: _number(*key, str(i)))
+    return [items[i] for i in sorted(order[:num])]
+
+
+def _number(*key: str) -> int:
+    return int.from_bytes(hashlib.sha256("/".join(key).encode()).digest()[:8], "big")
+
+
+def _check_rows(source: Path, records: Iterable[Record]) -> None:
+    faults = []
+    lines: dict[Path, int] = {}
+    for record in records:
+        mask = record.masks["mask"]
+        if mask is None or mask.path is None:
+            faults.append(Fault("no lung mask", source, record.line, record.id, "a mask of both lungs"))
+        if record.split is None:
+            faults.append(Fault("no split", source, record.line, record.id, remedy="medvl split MANIFEST"))
+        if record.image in lines:
+            faults.append(Fault(f"the image of line {lines[record.image]} again", source, record.line, record.id))
+        lines.setdefault(record.image, record.line)
+    if faults:
+        raise InputError(faults)
+
+
+def _write(
+    source: Path, records: Sequence[Record], out: Path, max_size: int | None, licence: str | None
+) -> tuple[int, int, int, tuple[Fault, ...]]:
+    rows: list[dict[str, str]] = []
+    maps: list[dict[str, str]] = []
+    left_out: list[Fault] = []
+    num_specks = 0
+    for record, name in zip(records, _short_names(records), strict=True):
+        reference = record.masks["mask"]
+        assert reference is not None and reference.path is not None and record.split is not None  # _check_rows
+        try:
+            right, left, specks = two_lungs(read_mask(reference.path, reference.values))
+        except InputError as error:
+            fault = error.faults[0]
+            left_out.append(Fault(fault.what, source, record.line, record.id, fault.expected))
+            continue
+        num_specks += specks
+        image, size = _copy_image(record.image, out / "images" / name, max_size)
+        _save_map(label_map(*(resample_mask(lung, size) for lung in (right, left))), out / "maps" / f"{name}.png")
+        shared = {"image": f"images/{image}", "mask": f"maps/{name}.png", "patient": record.patient}
+        shared |= {"split": record.split, "licence": licence or record.licence or ""}
+        letters: Counter[str] = Counter()
+        for kind, region, wording, text in phrase_rows(name, record.split):
+            code = region_code(region)
+            row = shared | {"id": f"{name}_{code}_{'abcdefgh'[letters[code]]}", "text": text, "kind": kind}
+            letters[code] += 1
+            row["mask_values"] = "|".join(map(str, sorted(region)))
+            rows.append(row | {"region": region_name(region), "wording": wording})
+        maps.append(shared | {"id": name, "labels": "|".join(record.labels)})
+    if not rows:
+        raise InputError(left_out or "no image has a mask of two lungs")
+    write_manifest(out / "manifest.csv", rows, COLUMNS)
+    write_manifest(out / "manifest_labels.csv", maps, ("id", "image", "mask", "patient", "split", "licence", "labels"))
+    classes = {name: [value] for name, value in CLASSES.items()}
+    (out / "classes.json").write_text(json.dumps(classes) + "\n", encoding="utf-8")
+    return len(maps), len(rows), num_specks, tuple(left_out)
+
+
+def _short_names(records: Sequence[Record]) -> list[str]:
+    """Ids up to the first "-" where that tells all records apart, else the whole ids."""
+    short = [record.id.split("-")[0].replace(" ", "_") for record in records]
+    return short if len(set(short)) == len(short) and all(short) else [record.id for record in records]
+
+
+def _copy_image(path: Path, target: Path, max_size: int | None) -> tuple[str, tuple[int, int]]:
+    """Copy or shrink; returns the file name and (H, W)."""
+    from PIL import Image
+
+    pixels = read_image(path).pixels
+    height, width = pixels.shape[:2]
+    scale = 1.0 if max_size is None else min(1.0, max_size / max(height, width))
+    if scale == 1.0:
+        name = target.name + path.suffix.lower()
+        shutil.copyfile(path, target.with_name(name))
+        return name, (height, width)
+    size = (max(round(height * scale), 1), max(round(width * scale), 1))
+    eight = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    eight = eight.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    eight.save(target.with_name(f"{target.name}.jpg"), quality=90, optimize=True)
+    return f"{target.name}.jpg", size
+
+
+def _save_map(values: NDArray[np.uint8], path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(values).save(path, optimize=True)

@@ -1,0 +1,177 @@
+"""The shipped set: what its README promises."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import medvl
+from medvl.data.importers.region_phrases import CLASSES
+from medvl.data.records import Manifest, Record, load_manifest
+
+FOLDER = Path(medvl.__file__).parent / "assets" / "cxr_regions"
+SPLITS = {"train": (337, 283), "val": (73, 61), "test": (137, 105)}
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return load_manifest(FOLDER / "manifest.csv", need_text=True)
+
+
+@pytest.fixture(scope="module")
+def maps(manifest: Manifest) -> dict[Path, np.ndarray]:
+    paths = {path_of(record) for record in manifest.records}
+    return {path: np.asarray(Image.open(path)) for path in paths}
+
+
+def path_of(record: Record) -> Path:
+    reference = record.masks["mask"]
+    assert reference is not None and reference.path is not None
+    return reference.path
+
+
+def values_of(record: Record) -> frozenset[int]:
+    reference = record.masks["mask"]
+    assert reference is not None and reference.values is not None
+    return frozenset(reference.values)
+
+
+def test_splits(manifest: Manifest) -> None:
+    patients: dict[str, set[str]] = defaultdict(set)
+    for record in manifest.records:
+        patients[record.patient].add(record.split or "")
+    assert not manifest.warnings and all(len(splits) == 1 for splits in patients.values())
+    for name, (num_images, num_patients) in SPLITS.items():
+        rows = manifest.split(name)
+        assert len({row.image for row in rows}) == num_images
+        assert len({row.patient for row in rows}) == num_patients
+
+
+def test_readme_counts(manifest: Manifest) -> None:
+    text = (FOLDER / "README.md").read_text()
+    for name, counts in SPLITS.items():
+        rows = manifest.split(name)
+        unseen = sum(row.extra["wording"] == "unseen" for row in rows)
+        heldout = sum(row.extra["kind"] == "heldout" for row in rows)
+        assert f"| {name} | {counts[0]} | {counts[1]} | {len(rows)} | {unseen} | {heldout} |" in text
+    for part in ("CC BY 4.0", "10.17632/rscbjbr9sj.2", "v7labs", "thirds", "`patient`", "children"):
+        assert part in text
+
+
+def test_unseen_wordings_are_unseen(manifest: Manifest) -> None:
+    texts = {name: {row.text for row in manifest.split(name)} for name in SPLITS}
+    unseen = {name: {row.text for row in manifest.split(name) if row.extra["wording"] == "unseen"} for name in SPLITS}
+    assert not unseen["train"] and not texts["train"] & (unseen["val"] | unseen["test"])
+    assert not unseen["val"] & texts["test"] and not unseen["test"] & texts["val"]
+    for name in ("val", "test"):  # a seen wording stands in train, unless its union is held out
+        seen = {
+            row.text
+            for row in manifest.split(name)
+            if row.extra["wording"] == "seen" and row.extra["kind"] != "heldout"
+        }
+        assert seen <= texts["train"]
+    words = {name: {word for text in texts[name] for word in re.findall(r"\w+|[^\w\s]", text)} for name in SPLITS}
+    assert words["val"] <= words["train"] and words["test"] <= words["train"]
+
+
+def test_held_out_unions(manifest: Manifest) -> None:
+    trained = {values_of(row) for row in manifest.split("train")}
+    for name in ("val", "test"):
+        heldout = {values_of(row) for row in manifest.split(name) if row.extra["kind"] == "heldout"}
+        others = {values_of(row) for row in manifest.split(name) if row.extra["kind"] != "heldout"}
+        assert len(heldout) == 8 and not heldout & trained and others <= trained
+    assert len(trained) == 55
+
+
+def test_rows_per_image(manifest: Manifest) -> None:
+    counts = Counter(record.image for record in manifest.records)
+    for record in manifest.records:
+        assert counts[record.image] == (38 if record.split == "train" else 28)
+    for name in ("val", "test"):
+        wordings: dict[tuple[Path, str], set[str]] = defaultdict(set)
+        for row in manifest.split(name):
+            if row.extra["kind"] in ("zone", "lung", "both"):
+                wordings[row.image, row.extra["region"]].add(row.extra["wording"])
+        assert len(wordings) == 9 * SPLITS[name][0] and all(len(found) == 2 for found in wordings.values())
+    regions: dict[str, set[str]] = defaultdict(set)
+    often: Counter[str] = Counter()
+    for row in manifest.split("train"):
+        regions[row.extra["region"]].add(row.text)
+        often[row.extra["region"]] += 1
+    assert min(len(texts) for texts in regions.values()) >= 10 and min(often.values()) >= 50
+
+
+def test_text_and_values_agree(manifest: Manifest) -> None:
+    """Read the phrases by their plain words: sides and zones named are those of the mask."""
+    zone_words = {"upper": 0, "superior": 0, "middle": 1, "mid": 1, "lower": 2, "inferior": 2}
+    meaning: dict[str, frozenset[int]] = {}
+    for record in manifest.records:
+        values = values_of(record)
+        assert meaning.setdefault(record.text, values) == values  # one text, one region
+    for text, values in meaning.items():
+        words = re.findall(r"\w+", text)
+        sides = {side for side in ("right", "left") if side in words}
+        if not sides or {"both", "bilateral"} & set(words):
+            sides = {"right", "left"}
+        assert sides == {("right", "left")[value > 3] for value in values}, text
+        zones = {zone_words[word] for word in words if word in zone_words}
+        if "two thirds" in text:
+            zones.add(1)
+        whole = {1, 2, 3} <= values or {4, 5, 6} <= values
+        assert zones == {(value - 1) % 3 for value in values} or (whole and len(zones) < 3), text
+        if len(zones) < 3 and len(sides) == 1:
+            assert whole == (not zones), text
+
+
+def test_maps_follow_the_rule(manifest: Manifest, maps: dict[Path, np.ndarray]) -> None:
+    assert len(maps) == 547
+    for path, values in maps.items():
+        assert values.dtype == np.uint8 and set(np.unique(values)) == set(range(7)) and max(values.shape) <= 256, path
+        right, left = (values >= 1) & (values <= 3), values >= 4
+        assert np.nonzero(right)[1].mean() + 0.1 * values.shape[1] < np.nonzero(left)[1].mean(), path
+        for first, lung in ((1, right), (4, left)):
+            rows = np.flatnonzero(lung.any(axis=1))
+            top, bottom = rows[0], rows[-1] + 1
+            for row in rows:
+                zone = min(int((row + 0.5 - top) / (bottom - top) * 3), 2)
+                assert set(np.unique(values[row][lung[row]])) == {first + zone}, path
+    for record in manifest.records:
+        assert path_of(record).stem == record.image.stem == record.id.split("_")[0]
+
+
+def test_fixed_classes() -> None:
+    classes = json.loads((FOLDER / "classes.json").read_text())
+    assert classes == {name: [value] for name, value in CLASSES.items()}
+    found = load_manifest(FOLDER / "manifest_labels.csv", classes=classes)
+    assert len(found.records) == 547 and found.classes == tuple(classes)
+    assert {record.labels for record in found.records} == {
+        ("normal",),
+        ("bacterial pneumonia",),
+        ("viral pneumonia",),
+    }
+
+
+def test_size() -> None:
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    assert size <= 12 * 2**20 and (FOLDER / "manifest.csv").stat().st_size <= 3 * 2**20
+    for path in (FOLDER / "images").iterdir():
+        with Image.open(path) as image:
+            assert image.format == "JPEG" and image.mode == "L" and max(image.size) <= 256
+
+
+@pytest.mark.shared
+def test_maps_are_those_of_the_source(shared_data: Path, maps: dict[Path, np.ndarray]) -> None:
+    """The shrunk lungs lie where the annotators drew them."""
+    source = load_manifest(shared_data / "cxr-lung-paed" / "manifest.csv")
+    for record in source.records[::9]:
+        values = maps[FOLDER / "maps" / f"{record.id.split('-')[0]}.png"]
+        mask = np.asarray(Image.open(path_of(record))) > 0
+        grown = np.asarray(Image.fromarray(values).resize(mask.shape[::-1], Image.Resampling.NEAREST)) > 0
+        assert 2 * (grown & mask).sum() / (grown.sum() + mask.sum()) > 0.985
+        assert abs((values > 0).mean() / mask.mean() - 1) < 0.01  # ties of the area rule count as lung
