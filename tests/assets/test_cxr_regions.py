@@ -174,4 +174,4 @@ def test_maps_are_those_of_the_source(shared_data: Path, maps: dict[Path, np.nda
         mask = np.asarray(Image.open(path_of(record))) > 0
         grown = np.asarray(Image.fromarray(values).resize(mask.shape[::-1], Image.Resampling.NEAREST)) > 0
         assert 2 * (grown & mask).sum() / (grown.sum() + mask.sum()) > 0.985
-        assert abs((values > 0).mean() / mask.mean() - 1) < 0.01  # ties of the area rule count as lung
+        assert abs((values > 0).mean() / mask.mean() - 1) < 0.015  # pixels half covered count as lung
