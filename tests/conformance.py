@@ -21,16 +21,19 @@ randn = partial(torch.randn, dtype=torch.float64)
 Build = Callable[..., nn.Module]  # takes in_channels, num_classes, image_size, and text_dim where there is text
 
 
-def check_model(build: Build, folder: Path, *, any_size: bool, text_lengths: tuple[int, ...] = (1, 7, 40)) -> None:
+def check_model(
+    build: Build, folder: Path, *, any_size: bool, text_lengths: tuple[int, ...] = (1, 7, 40), export: bool = True
+) -> None:
     """Run every check on the network that `build(in_channels=, num_classes=, image_size=, text_dim=)` returns.
 
     Args:
         any_size: whether other sizes than `image_size` can be fed; otherwise they must be an InputError.
         text_lengths: numbers of tokens that the model must take.
+        export: also check `torch.export`, which takes seconds.
     """
     tester = Conformance(build, any_size=any_size, text_lengths=text_lengths)
     for name, check in inspect.getmembers(tester, inspect.ismethod):
-        if name.startswith("check_"):
+        if name.startswith("check_") and (export or name != "check_export"):
             torch.manual_seed(0)
             check(folder) if "folder" in inspect.signature(check).parameters else check()
 

@@ -22,6 +22,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no-text": ("lvit", {"text_merge": "none", "plam": "off"}),
     "unet": ("unet", {}),
 }
+EXPORTED = ("slots", "attention", "unet")
 
 
 @pytest.fixture(autouse=True)
@@ -47,4 +48,5 @@ def test_conformance(variant: str, tmp_path: Path) -> None:
         tmp_path,
         any_size=not slots,
         text_lengths=(1, 7, options.get("num_slots", 10)) if slots else (1, 7, 40),
+        export=variant in EXPORTED,
     )

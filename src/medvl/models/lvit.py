@@ -76,6 +76,9 @@ class LViT(nn.Module):
         _check_choice("plam", plam, ("both", "avg", "max", "off"))
         _check_choice("mlp_tail", mlp_tail, ("released", "plain"))
         _check_choice("patch", patch, (8, 16))
+        for name, value in (("depth", depth), ("num_slots", num_slots), ("num_classes", num_classes)):
+            if value is not None and value < 1:
+                raise InputError(f"LViT with {name} {value}", expected="at least 1")
         if attention_bias is not None and text_merge != "attention":
             raise InputError("attention_bias is an option of text_merge: attention", remedy="leave it out")
         if num_slots is not None and text_merge != "slots":

@@ -10,23 +10,33 @@ from torch import Tensor
 
 from medvl.errors import Fault, InputError, warn
 
-# Upstream names that do something, and what they are called here. `{n}` counts a level from 0.
-_LIVE: tuple[tuple[str, str], ...] = (
-    (r"inc\.(?P<rest>.+)", "encoder.inc.{rest}"),
-    (r"down(?P<level>[1-4])\.nConvs\.(?P<rest>.+)", "encoder.down.{n}.{rest}"),
-    (r"up(?P<level>[1-4])\.nConvs\.(?P<rest>.+)", "up.{n}.{rest}"),
-    (r"up(?P<level>[1-4])\.pixModule\.(?P<rest>(?:conv_avg|conv_max|bottleneck)\..+)", "plam.{n}.{rest}"),
-    (r"reconstruct(?P<level>[1-4])\.(?P<rest>.+)", "reconstruct.{n}.{rest}"),
-    (r"outc\.(?P<rest>.+)", "outc.{rest}"),
-    (r"downVit(?P<deeper>[1-3]?)\.embeddings\.position_embeddings", "vit_down.{n}.embed.position_embeddings"),
-    (r"downVit(?P<deeper>[1-3]?)\.embeddings\.patch_embeddings\.(?P<rest>.+)", "vit_down.{n}.embed.projection.{rest}"),
-    (r"downVit(?P<deeper>[1-3]?)\.Encoder_blocks\.(?P<rest>.+)", "vit_down.{n}.blocks.{rest}"),
-    (r"downVit(?P<deeper>[1-3])\.CTBN\.(?P<rest>.+)", "vit_down.{n}.mix.{rest}"),
-    (r"downVit\.CTBN3\.(?P<rest>.+)", "slots.expand.{rest}"),
-    (r"upVit(?P<deeper>[1-3]?)\.Encoder_blocks\.(?P<rest>.+)", "vit_up.{n}.blocks.{rest}"),
-    (r"upVit(?P<deeper>[12]?)\.CTBN2\.(?P<rest>.+)", "vit_up.{n}.mix.{rest}"),
-    (r"text_module(?P<from_last>[1-4])\.(?P<rest>.+)", "slots.cascade.{n}.{rest}"),
-)
+
+def _live_prefixes() -> dict[str, str]:
+    """Upstream prefix -> our prefix, of everything that takes part in the result."""
+    prefixes = {"inc.": "encoder.inc.", "outc.": "outc.", "downVit.CTBN3.": "slots.expand."}
+    for n in range(4):
+        level, vit = n + 1, f"Vit{n or ''}"
+        prefixes |= {
+            f"down{level}.nConvs.": f"encoder.down.{n}.",
+            f"up{level}.nConvs.": f"up.{n}.",
+            f"up{level}.pixModule.conv_avg.": f"plam.{n}.conv_avg.",
+            f"up{level}.pixModule.conv_max.": f"plam.{n}.conv_max.",
+            f"up{level}.pixModule.bottleneck.": f"plam.{n}.bottleneck.",
+            f"reconstruct{level}.": f"reconstruct.{n}.",
+            f"down{vit}.embeddings.position_embeddings": f"vit_down.{n}.embed.position_embeddings",
+            f"down{vit}.embeddings.patch_embeddings.": f"vit_down.{n}.embed.projection.",
+            f"down{vit}.Encoder_blocks.": f"vit_down.{n}.blocks.",
+            f"up{vit}.Encoder_blocks.": f"vit_up.{n}.blocks.",
+            f"text_module{4 - n}.": f"slots.cascade.{n}.",
+        }
+        if n > 0:
+            prefixes[f"down{vit}.CTBN."] = f"vit_down.{n}.mix."
+        if n < 3:
+            prefixes[f"up{vit}.CTBN2."] = f"vit_up.{n}.mix."
+    return prefixes
+
+
+_LIVE = _live_prefixes()
 # Upstream tensors that never take part in the result (no gradient ever reaches them).
 _DEAD = (
     r"pix_module[1-4]\..+",
@@ -39,19 +49,15 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 def released_name(name: str) -> str | None:
     """Our name of an upstream LViT tensor, "" for a dead one, None for an unknown one."""
-    for pattern, ours in _LIVE:
-        found = re.fullmatch(pattern, name)
-        if found:
-            parts = found.groupdict()
-            n = 0
-            if "level" in parts:
-                n = int(parts["level"]) - 1
-            elif "deeper" in parts:
-                n = int(parts["deeper"] or 0)
-            elif "from_last" in parts:
-                n = 4 - int(parts["from_last"])
-            return ours.format(n=n, rest=parts.get("rest", ""))
+    for prefix, ours in _LIVE.items():
+        if name.startswith(prefix):
+            return ours + name.removeprefix(prefix)
     return "" if any(re.fullmatch(pattern, name) for pattern in _DEAD) else None
+
+
+def _upstream_name(name: str) -> str:
+    """The inverse of `released_name`."""
+    return next(theirs + name.removeprefix(ours) for theirs, ours in _LIVE.items() if name.startswith(ours))
 
 
 def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -71,15 +77,14 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
         raise InputError("not a checkpoint", expected="a mapping of names to tensors, or {'state_dict': ...}")
     tensors = {str(name).removeprefix("module."): value for name, value in tensors.items()}
     state: dict[str, Tensor] = {}
-    upstream: dict[str, str] = {}
     faults: list[Fault] = []
     num_dead = num_dead_tensors = 0
     for name, value in tensors.items():
         ours = released_name(name)
-        if ours is None:
+        if ours is None or not isinstance(value, Tensor):
             faults.append(Fault(f"unknown tensor {name}", expected="the names of the released LViT"))
         elif ours:
-            state[ours], upstream[ours] = value, name
+            state[ours] = value
         elif not name.endswith(_BUFFERS):
             num_dead += value.numel()
             num_dead_tensors += 1
@@ -87,14 +92,14 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     with torch.device("meta"):
         expected = LViT("T", **options).state_dict()
     for ours in expected.keys() - state.keys():
-        faults.append(Fault(f"missing tensor, here called {ours}", expected=f"shape {tuple(expected[ours].shape)}"))
+        faults.append(Fault(f"missing tensor {_upstream_name(ours)}", expected=f"shape {tuple(expected[ours].shape)}"))
     for ours, value in state.items():
         if ours not in expected:
-            faults.append(Fault(f"unknown tensor {upstream[ours]}", expected="the names of the released LViT"))
+            faults.append(Fault(f"unknown tensor {_upstream_name(ours)}", expected="the names of the released LViT"))
         elif value.shape != expected[ours].shape:
             faults.append(
                 Fault(
-                    f"tensor {upstream[ours]} has shape {tuple(value.shape)}",
+                    f"tensor {_upstream_name(ours)} has shape {tuple(value.shape)}",
                     expected=f"{tuple(expected[ours].shape)}, as in LViT-T at 224 px",
                 )
             )
