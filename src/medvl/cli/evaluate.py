@@ -1,0 +1,165 @@
+"""medvl evaluate and medvl report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class EmptyMask(StrEnum):
+    """Dice and IoU of a case whose true and predicted masks are both empty."""
+
+    one = "one"
+    zero = "zero"
+    skip = "skip"
+
+
+def evaluate(
+    source: Annotated[str, typer.Argument(help="model or run folder, medvl:lvit_regions, or a folder of masks")],
+    manifest: Annotated[Path, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet, or medvl:cxr_regions")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="how to read the data, e.g. data.text_column=text_derived")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for cases.csv and summary.json")] = Path("evaluation"),
+    split: Annotated[str, typer.Option(help="split to score; test is logged in the model's folder")] = "val",
+    threshold: Annotated[
+        str | None, typer.Option(help="0.5 unless said, or val: chosen on val by Dice per image")
+    ] = None,
+    empty_mask: Annotated[EmptyMask, typer.Option(help="score of a case whose two masks are empty")] = EmptyMask.one,
+    group_by: Annotated[list[str] | None, typer.Option(help="manifest column to tabulate by; repeat for more")] = None,
+    text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
+    surface: Annotated[bool, typer.Option("--surface/--no-surface", help="compute HD95 and ASSD")] = True,
+    probe: Annotated[bool, typer.Option("--probe", help="also ask with untrue texts: probe.json")] = False,
+    probe_rows: Annotated[int | None, typer.Option(help="probe so many rows at most, a seeded choice")] = None,
+    update_card: Annotated[bool, typer.Option("--update-card", help="write the metrics into the model's card")] = False,
+    seed: Annotated[int, typer.Option(help="of the bootstrap and of the shuffled texts")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+) -> None:
+    """Score a model, or a folder of masks made by any program, on one split of a manifest.
+
+    Writes cases.csv (one row per case) and summary.json: Dice and IoU in both conventions, HD95, ASSD and lesions, each
+    with a 95 % interval by patient. A folder of masks holds <id>.png or <id>__<phrase-slug>.png, and for several
+    classes <id>__<class>.png.
+    """
+    import json
+
+    from medvl.errors import InputError
+    from medvl.evaluate.evaluator import choose_threshold, log_test
+    from medvl.evaluate.evaluator import evaluate as run
+    from medvl.evaluate.inputs import open_inputs
+    from medvl.evaluate.tables import as_text
+    from medvl.evaluate.text_probe import probe as run_probe
+    from medvl.model_folder import update_card as write_metrics
+
+    words = list(overrides or [])
+    if text_column is not None:
+        words.append(f"data.text_column={text_column}")
+    inputs = open_inputs(source, words, device=device)
+    if inputs.model_folder is None and (threshold or probe or update_card):
+        raise InputError(
+            "a folder of masks has no threshold, no text and no card",
+            file=source,
+            remedy="leave out --threshold, --probe and --update-card",
+        )
+    records = inputs.manifest(manifest)
+    value, how = _number(threshold), "fixed"
+    if threshold == "val":
+        value, _ = choose_threshold(
+            inputs.source,
+            records.split("val"),
+            records.classes,
+            empty_mask=empty_mask.value,
+            slice_index=inputs.data.slice_index,
+        )
+        how = "val"
+    summary = run(
+        inputs.source,
+        records,
+        split=split,
+        threshold=value,
+        threshold_source=how,
+        empty_mask=empty_mask.value,
+        seed=seed,
+        out=out,
+        surface=surface,
+        group_by=group_by or (),
+        slice_index=inputs.data.slice_index,
+    ).summary
+    if inputs.model_folder is not None and split == "test":
+        log_test(inputs.model_folder, summary)
+    if inputs.model_folder is not None and update_card:
+        means = {name: metric["mean"] for name, metric in summary["metrics"].items()}
+        write_metrics(
+            inputs.model_folder, metrics={split: {**means, "grid": "native", "num_cases": summary["num_cases"]}}
+        )
+    if probe:
+        result = run_probe(
+            inputs.source,
+            records,
+            split=split,
+            threshold=value,
+            laterality=inputs.data.laterality,
+            seed=seed,
+            max_rows=probe_rows,
+            empty_mask=empty_mask.value,
+            slice_index=inputs.data.slice_index,
+            out=out,
+        ).result
+        summary = {**summary, "probe": result}
+    print(json.dumps(summary) if as_json else as_text(summary, out))
+
+
+def report(
+    model: Annotated[str, typer.Argument(help="run or model folder, or medvl:lvit_regions")],
+    manifest: Annotated[Path | None, typer.Argument(help="manifest; default the one the model was trained on")] = None,
+    split: Annotated[str, typer.Option(help="split to show; test is logged in the model's folder")] = "val",
+    out: Annotated[Path | None, typer.Option(help="the HTML file; default RUN/report/SPLIT/report.html")] = None,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="show report text in the page")] = True,
+    group_by: Annotated[
+        list[str] | None, typer.Option(help="column to tabulate by; default: those with few values")
+    ] = None,
+    probe_rows: Annotated[int, typer.Option(help="rows of the text probe at most, a seeded choice")] = 600,
+    threshold: Annotated[float, typer.Option(help="probability above which a pixel belongs to the mask")] = 0.5,
+    text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print the path and the summary")] = False,
+) -> None:
+    """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
+
+    Evaluates and probes the split unless the results are already in RUN/report/SPLIT.
+    """
+    import json
+
+    from medvl.evaluate.report import make_report
+
+    path, summary = make_report(
+        model,
+        manifest,
+        split=split,
+        out=out,
+        include_text=text,
+        group_by=group_by or (),
+        probe_rows=probe_rows,
+        threshold=threshold,
+        overrides=[] if text_column is None else [f"data.text_column={text_column}"],
+        device=device,
+    )
+    print(json.dumps({"report": str(path), "summary": summary}) if as_json else str(path))
+
+
+def _number(threshold: str | None) -> float:
+    from medvl.errors import InputError
+
+    if threshold is None or threshold == "val":
+        return 0.5
+    try:
+        value = float(threshold)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1, or val")
+    return value

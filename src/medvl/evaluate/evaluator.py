@@ -1,0 +1,361 @@
+"""Evaluation: predictions against a manifest, one row per case (one class of one record), on the native grid.
+
+evaluation = evaluate(FolderSource(Path("masks")), manifest, split="val", out=Path("results"))
+evaluation.summary["metrics"]["dice_per_image"]        # {"mean": ..., "lo": ..., "hi": ..., "num": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.data.images import image_size, read_mask
+from medvl.data.records import Manifest, MaskRef, Record
+from medvl.errors import InputError, warn
+from medvl.evaluate.metrics import (
+    LESION_MIN_IOU,
+    EmptyMask,
+    SurfaceDistances,
+    count_lesions,
+    count_pixels,
+    dice,
+    iou,
+    surface_distances,
+)
+from medvl.evaluate.progress import track
+from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks
+from medvl.evaluate.statistics import NUM_DRAWS
+from medvl.evaluate.summary import MAX_PHRASES, CaseRow, case_table, grouped, metrics_of, without_nan
+from medvl.files import write_json, write_text
+from medvl.model_folder import find_model, write_card
+from medvl.provenance import machine, versions
+
+BoolArray = NDArray[np.bool_]
+
+FORMAT = "medvl-summary/1"
+RECORDS_AT_ONCE = 16  # of one image; bounds memory
+THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
+POOLED_NOTE = (
+    "pooled Dice and IoU satisfy D = 2J/(1+J) exactly, per-image means do not; never compare one with the other"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate` found: the rows of cases.csv and the object of summary.json."""
+
+    cases: tuple[CaseRow, ...]
+    summary: dict[str, Any]
+
+
+def evaluate(
+    source: MaskSource,
+    manifest: Manifest,
+    *,
+    split: str = "val",
+    threshold: float = 0.5,
+    threshold_source: str = "fixed",
+    empty_mask: EmptyMask = "one",
+    seed: int = 0,
+    out: Path | None = None,
+    surface: bool = True,
+    group_by: Sequence[str] = (),
+    text_of: Callable[[Record], str] | None = None,
+    text_name: str = "the record's text",
+    slice_index: int | None = None,
+    num_draws: int = NUM_DRAWS,
+) -> Evaluation:
+    """Score a source on one split; with `out` write cases.csv and summary.json there (atomically).
+
+    Args:
+        threshold: for sources that give probabilities; a folder of masks has its own (None in the summary).
+        threshold_source: how the threshold came about: "fixed", or "val" when `choose_threshold` chose it on val.
+        empty_mask: Dice and IoU of a case whose two masks are empty: 1, 0, or not counted.
+        seed: of the bootstrap by patient.
+        surface: whether to compute HD95 and ASSD (most of the time on large masks).
+        group_by: further manifest columns to tabulate by.
+        text_of: what a record is asked with, if not its own text; `text_name` says so in the summary.
+
+    A mask that is not annotated is not scored, and counted; one that is absent (`none`) is an empty mask.
+    """
+    records = manifest.split(split)
+    _check_columns(records, group_by)
+    source.check(records, manifest.classes)
+    has_probs = isinstance(source, ProbSource)
+    used_threshold = threshold if has_probs else None
+    ask = text_of or (lambda record: record.text)
+    rows: list[CaseRow] = []
+    groups: list[Record] = []
+    num_skipped = sum(record.masks.get(name) is None for record in records for name in manifest.classes)
+    with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
+    if not with_mask:
+        raise InputError(f"no record of the {split} split is annotated", file=manifest.path, expected="masks to score")
+    for record, predicted in track(
+        _predictions(source, with_mask, ask, used_threshold), f"evaluate {split}", len(with_mask)
+    ):
+        size = image_size(record.image)
+        spacing_mm = source.spacing_mm(record) if surface else None
+        for name in manifest.classes:
+            reference = record.masks.get(name)
+            if reference is None:
+                continue
+            if name not in predicted:
+                raise InputError(f"no prediction of class {name}", record=record.id, line=record.line)
+            true_mask = load_true_mask(reference, size, record, slice_index)
+            pred_mask = predicted[name]
+            if pred_mask.shape != size:
+                raise InputError(
+                    f"the predicted mask is {pred_mask.shape[0]}x{pred_mask.shape[1]} pixels",
+                    record=record.id,
+                    expected=f"{size[0]}x{size[1]}, as the image {record.image}",
+                )
+            rows.append(
+                _score(
+                    record,
+                    name,
+                    pred_mask,
+                    true_mask,
+                    spacing_mm,
+                    empty_mask,
+                    surface,
+                    image=relative_image(record, manifest),
+                    split=split,
+                    text=ask(record),
+                )
+            )
+            groups.append(record)
+    notes = [POOLED_NOTE]
+    num_patients = len({row.patient for row in rows})
+    if num_patients < 2:
+        notes.append("a single patient: there are no intervals")
+    num_texts = len({row.text for row in rows})
+    by_phrase: dict[str, Any] = {}
+    if num_texts <= MAX_PHRASES:
+        by_phrase = grouped(rows, [row.text for row in rows], seed=seed)
+    else:
+        notes.append(
+            f"{num_texts} distinct texts are not tabulated one by one (limit {MAX_PHRASES}); group by a column"
+        )
+    for note in notes[1:]:
+        warn(note)
+    undefined = [reason for row in rows if (reason := row.surface_undefined)] if surface else []
+    summary = {
+        "format": FORMAT,
+        **source.describe(),
+        "manifest": str(manifest.path),
+        "manifest_hash": manifest.content_hash(),
+        "split": split,
+        "split_hash": manifest.split_hash(),
+        "versions": versions(),
+        "machine": machine(),
+        "threshold": used_threshold,
+        "threshold_source": threshold_source if has_probs else "masks as given",
+        "grid": "native",
+        "empty_mask": empty_mask,
+        "text": text_name,
+        "contains_text": any(row.text for row in rows),
+        "num_cases": len(rows),
+        "num_patients": num_patients,
+        "num_images": len({row.image for row in rows}),
+        "num_not_annotated": num_skipped,
+        "num_both_empty": sum(row.true_px == row.pred_px == 0 for row in rows),
+        "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
+        "lesion_match": f"8-connected components, one to one, IoU >= {LESION_MIN_IOU}",
+        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
+        "metrics": metrics_of(rows, seed=seed, num_draws=num_draws),
+        "by_class": grouped(rows, [row.class_name for row in rows], seed=seed),
+        "by_phrase": by_phrase,
+        "by_group": {
+            column: grouped(rows, [column_of(record, column) for record in groups], seed=seed) for column in group_by
+        },
+        "notes": notes,
+    }
+    summary = without_nan(summary)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "cases.csv", case_table(rows))
+        write_json(out / "summary.json", summary)
+    return Evaluation(tuple(rows), summary)
+
+
+def choose_threshold(
+    source: MaskSource,
+    records: Sequence[Record],
+    classes: Sequence[str],
+    *,
+    empty_mask: EmptyMask = "one",
+    slice_index: int | None = None,
+) -> tuple[float, float]:
+    """The threshold of 0.05, 0.10 ... 0.95 with the best mean per-image Dice on `records` (of val), and that Dice.
+
+    Of equal ones the one nearest to 0.5 is taken.
+    """
+    if not isinstance(source, ProbSource):
+        raise InputError("a folder of masks has no probabilities to choose a threshold on", remedy="leave it out")
+    source.check(records, classes)
+    total, num = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
+    levels = THRESHOLDS.astype(np.float32)
+    chunks = list(_chunks([record for record in records if any(ref is not None for ref in record.masks.values())]))
+    for chunk in track(chunks, "choose threshold", len(chunks)):
+        for record, probs in zip(chunk, source.probs(chunk, [record.text for record in chunk]), strict=True):
+            for name in classes:
+                reference = record.masks.get(name)
+                if reference is None:
+                    continue
+                true_mask = load_true_mask(reference, image_size(record.image), record, slice_index)
+                # The number of thresholds below a probability; a pixel is predicted at all of those.
+                level = np.searchsorted(levels, probs[name].ravel(), side="left")
+                pred = _count_above(level)
+                both = _count_above(level[true_mask.ravel()])
+                sums = pred + int(true_mask.sum())
+                if_empty = 1.0 if empty_mask == "one" else 0.0
+                total += np.where(sums > 0, 2 * both / np.maximum(sums, 1), if_empty)
+                num += (sums > 0) | (empty_mask != "skip")
+    if not num.any():
+        raise InputError("no annotated record to choose a threshold on")
+    mean = total / np.maximum(num, 1)
+    best = np.flatnonzero(mean >= mean.max() - 1e-12)
+    pick = best[np.argmin(np.abs(THRESHOLDS[best] - 0.5))]
+    return float(THRESHOLDS[pick]), float(mean[pick])
+
+
+def log_folder(model: str | Path) -> Path:
+    """Where test_log.jsonl stands: the run folder of a run's model, else the model folder itself."""
+    folder = find_model(model)
+    run = folder.parent
+    return run if folder.name == "model" and (run / "config.yaml").is_file() else folder
+
+
+def log_test(model: str | Path, summary: dict[str, Any]) -> Path | None:
+    """Append one line to the model's test_log.jsonl: test was opened. The card prints how often.
+
+    Returns None, and warns, where the folder cannot be written (a model in a read-only installation).
+    """
+    path = log_folder(model) / "test_log.jsonl"
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "manifest_hash": summary["manifest_hash"],
+        "split_hash": summary["split_hash"],
+        "threshold": summary["threshold"],
+        "num_cases": summary["num_cases"],
+        "metrics": {name: value["mean"] for name, value in summary["metrics"].items()},
+    }
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        write_card(find_model(model))
+    except OSError as error:
+        warn(f"test was opened, but {path} cannot be written: {error}")
+        return None
+    return path
+
+
+def load_true_mask(
+    reference: MaskRef, size: tuple[int, int], record: Record, slice_index: int | None = None
+) -> BoolArray:
+    """The (H, W) bool mask of a reference; an absent one is empty. InputError when its size is not its image's."""
+    if reference.path is None:
+        return np.zeros(size, dtype=bool)
+    mask = read_mask(reference.path, reference.values, slice_index=slice_index)
+    if mask.shape != size:
+        raise InputError(
+            f"the mask is {mask.shape[0]}x{mask.shape[1]} pixels",
+            file=reference.path,
+            record=record.id,
+            expected=f"{size[0]}x{size[1]}, as its image {record.image}",
+        )
+    return mask
+
+
+def by_image(records: Sequence[Record]) -> list[list[Record]]:
+    """Records of the same image together, in order of first appearance."""
+    groups: dict[Path, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.image, []).append(record)
+    return list(groups.values())
+
+
+def column_of(record: Record, column: str) -> str:
+    """The value of a manifest column in a record."""
+    if column in record.extra:
+        return record.extra[column]
+    value = {"text": record.text, "patient": record.patient, "study": record.study, "view": record.view}.get(column)
+    return "" if value is None else value
+
+
+def relative_image(record: Record, manifest: Manifest) -> str:
+    """The image's path as a manifest writes it: relative to the manifest's folder where it lies below that."""
+    folder = manifest.path.parent.resolve()
+    image = record.image.resolve()
+    return image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(record.image)
+
+
+def _check_columns(records: Sequence[Record], columns: Sequence[str]) -> None:
+    known = [*records[0].extra, "text", "patient", "study", "view"]
+    unknown = [column for column in columns if column not in known]
+    if unknown:
+        raise InputError(f"no column {', '.join(unknown)} to group by", expected=f"one of {', '.join(known)}")
+
+
+def _chunks(records: Sequence[Record]) -> Iterator[list[Record]]:
+    for group in by_image(records):
+        for start in range(0, len(group), RECORDS_AT_ONCE):
+            yield group[start : start + RECORDS_AT_ONCE]
+
+
+def _predictions(
+    source: MaskSource, records: Sequence[Record], ask: Callable[[Record], str], threshold: float | None
+) -> Iterator[tuple[Record, dict[str, BoolArray]]]:
+    for chunk in _chunks(records):
+        yield from zip(chunk, predicted_masks(source, chunk, [ask(record) for record in chunk], threshold), strict=True)
+
+
+def _count_above(level: NDArray[np.int_]) -> NDArray[np.int_]:
+    """How many of `level` lie above each threshold's index: (n,) -> (len(THRESHOLDS),)."""
+    counts = np.bincount(level, minlength=len(THRESHOLDS) + 1)
+    return counts[::-1].cumsum()[::-1][1:]
+
+
+def _score(
+    record: Record,
+    name: str,
+    pred_mask: BoolArray,
+    true_mask: BoolArray,
+    spacing_mm: tuple[float, float] | None,
+    empty_mask: EmptyMask,
+    surface: bool,
+    *,
+    image: str,
+    split: str,
+    text: str,
+) -> CaseRow:
+    counts = count_pixels(pred_mask, true_mask)
+    lesions = count_lesions(pred_mask, true_mask)
+    distances = surface_distances(pred_mask, true_mask, spacing_mm) if surface else SurfaceDistances()
+    return CaseRow(
+        id=record.id,
+        image=image,
+        patient=record.patient,
+        split=split,
+        class_name=name,
+        text=text,
+        dice=dice(counts, empty_mask),
+        iou=iou(counts, empty_mask),
+        hd95_px=distances.hd95_px,
+        hd95_mm=distances.hd95_mm,
+        assd_px=distances.assd_px,
+        assd_mm=distances.assd_mm,
+        true_px=counts.true_px,
+        pred_px=counts.pred_px,
+        true_lesions=lesions.true_lesions,
+        pred_lesions=lesions.pred_lesions,
+        matched_lesions=lesions.matched_lesions,
+        tp_px=counts.tp_px,
+    )

@@ -1,0 +1,101 @@
+"""What the verbs evaluate and report are given: a model or a folder of masks, a manifest, and how to read them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, make_config, manifest_path
+from medvl.data.records import Manifest, load_manifest
+from medvl.errors import InputError, nearest
+from medvl.evaluate.sources import FolderSource, PredictorSource
+from medvl.model_folder import find_model
+
+# What may differ between training and evaluation without making another model of it.
+READING_KEYS = ("text_column", "classes", "empty_means_absent", "window", "slice_index", "laterality")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A source, the way to read the manifest, and the model's folder (None for a folder of masks)."""
+
+    source: FolderSource | PredictorSource
+    data: DataConfig
+    model_folder: Path | None
+    training_manifest: Path | None
+
+    def manifest(self, path: Path | None) -> Manifest:
+        """Load a manifest, or the one that the model was trained on."""
+        path = path or self.training_manifest
+        if path is None:
+            raise InputError("no manifest", expected="a manifest after the model or folder")
+        if str(path).startswith(ASSET_PREFIX):
+            path = manifest_path(Config(data=DataConfig(manifest=str(path))))
+        return load_manifest(
+            path,
+            text_column=self.data.text_column,
+            classes=self.data.classes,
+            empty_means_absent=self.data.empty_means_absent,
+        )
+
+
+def is_model(target: str | Path) -> bool:
+    """Whether `target` is a MODEL or RUN folder (or a shipped model) rather than a folder of masks."""
+    folder = Path(target)
+    marks = (folder / "format_version", folder / "model" / "format_version", folder / "checkpoints")
+    return str(target).startswith("medvl:") or any(mark.exists() for mark in marks)
+
+
+def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: str = "cpu") -> Inputs:
+    """Open a MODEL, a RUN, a shipped model or a folder of masks.
+
+    Args:
+        overrides: `data.KEY=VALUE` for the keys of `READING_KEYS`; anything else would be another model.
+    """
+    changes = parse_overrides(overrides)
+    if not is_model(target):
+        data = make_config({"data": changes}, source="overrides").data
+        return Inputs(FolderSource(Path(target), window=data.window, slice_index=data.slice_index), data, None, None)
+    folder = find_model(target)
+    from medvl.infer.predictor import Predictor
+
+    predictor = Predictor.load(target, device=device)
+    tree = config_dict(predictor.config)
+    data = make_config({**tree, "data": {**tree["data"], **changes}}, source="overrides").data
+    # The classes of the network stay its own; how a pixel is read follows the overrides.
+    own = replace(predictor.config.data, window=data.window, slice_index=data.slice_index)
+    predictor.config = replace(predictor.config, data=own)
+    with (folder / "model.safetensors").open("rb") as file:
+        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    extra: dict[str, Any] = {"model_hash": model_hash}
+    if changes:
+        extra["overrides"] = list(overrides)
+    trained_on = manifest_path(predictor.config) if predictor.config.data.manifest else None
+    return Inputs(PredictorSource(predictor, str(target), extra), data, folder, trained_on)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`data.KEY=VALUE` of the keys that evaluation may change -> {KEY: value}."""
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        name = key.removeprefix("data.")
+        if not equals:
+            raise InputError(f"override {override!r} is not key=value", expected="e.g. data.text_column=text_derived")
+        if name not in READING_KEYS:
+            like = nearest(name, READING_KEYS)
+            raise InputError(
+                f"{key} cannot be changed for an evaluation",
+                expected=", ".join(f"data.{item}" for item in READING_KEYS),
+                remedy=f"did you mean data.{like}?" if like else None,
+            )
+        try:
+            changes[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            changes[name] = text
+    return changes

@@ -1,0 +1,265 @@
+"""Where predictions come from: a folder of masks made by any program, or a medvl model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.data.images import image_size, read_image, read_labels
+from medvl.data.records import Record
+from medvl.errors import Fault, InputError, warn
+
+if TYPE_CHECKING:
+    from medvl.infer.predictor import Predictor, Segmentation
+
+BoolArray = NDArray[np.bool_]
+ProbArray = NDArray[np.float32]
+
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
+
+
+class MaskSource(Protocol):
+    """Predicted masks for records of one image, on that image's native grid."""
+
+    def check(self, records: Sequence[Record], classes: Sequence[str]) -> None:
+        """Raise one InputError with every fault of these records, before anything is scored."""
+
+    def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
+        """Per record {class: (H, W) bool}. All records share one image; `texts[i]` is what record i is asked with."""
+
+    def spacing_mm(self, record: Record) -> tuple[float, float] | None:
+        """(row, column) size of a pixel of the record's image, None where unknown."""
+
+    def describe(self) -> dict[str, Any]:
+        """What summary.json says of the source: model, config, seed and what else identifies it."""
+
+
+@runtime_checkable
+class ProbSource(Protocol):
+    """A MaskSource that also gives probabilities, so that a threshold can be chosen."""
+
+    def probs(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, ProbArray]]:
+        """Per record {class: (H, W) float32 in [0, 1]}."""
+
+
+def predicted_masks(
+    source: MaskSource, records: Sequence[Record], texts: Sequence[str], threshold: float | None
+) -> list[dict[str, BoolArray]]:
+    """Masks of a source: probabilities above `threshold` where it has them, else the masks as they are."""
+    if threshold is not None and isinstance(source, ProbSource):
+        return [{name: probs > threshold for name, probs in row.items()} for row in source.probs(records, texts)]
+    return source.masks(records, texts)
+
+
+class FolderSource:
+    """Masks as files. For a record and class the first of these that exists is taken, with any of `MASK_SUFFIXES`:
+
+    one class: `<id>__<phrase-slug>`, `<id>`, `<id>__<class>`; several: `<id>__<phrase-slug>__<class>`, `<id>__<class>`.
+    The stem of the image's file name may stand for the id (as `medvl predict` writes it); without a phrase or class
+    after it only where that image has one record. Every non-zero pixel belongs to the mask.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        window: tuple[float, float] | None = None,
+        slice_index: int | None = None,
+    ) -> None:
+        if not folder.is_dir():
+            raise InputError("no such folder of masks", file=folder)
+        self.folder, self.window, self.slice_index = folder, window, slice_index
+        self._files: dict[tuple[str, str], Path] = {}
+
+    def check(self, records: Sequence[Record], classes: Sequence[str]) -> None:
+        """Find every file and compare its size with the image's."""
+        rows_of: dict[Path, int] = {}
+        for record in records:
+            rows_of[record.image] = rows_of.get(record.image, 0) + 1
+        faults: list[Fault] = []
+        for record in records:
+            for name in classes:
+                if record.masks.get(name) is None:
+                    continue  # not annotated, hence not scored
+                stems = self._stems(record, name, len(classes), rows_of[record.image] == 1)
+                names = (self.folder / (stem + suffix) for stem in stems for suffix in MASK_SUFFIXES)
+                found = next((path for path in names if path.is_file()), None)
+                if found is None:
+                    faults.append(
+                        Fault(
+                            f"no predicted mask{'' if len(classes) == 1 else f' of class {name}'}",
+                            file=self.folder,
+                            line=record.line,
+                            record=record.id,
+                            expected=" or ".join(f"{stem}.png" for stem in stems),
+                        )
+                    )
+                    continue
+                self._files[record.id, name] = found
+                want, have = image_size(record.image), image_size(found)
+                if want != have:
+                    faults.append(
+                        Fault(
+                            f"the predicted mask is {have[0]}x{have[1]} pixels",
+                            file=found,
+                            record=record.id,
+                            expected=f"{want[0]}x{want[1]}, as the image {record.image.name}",
+                            remedy="write masks on the native grid of the image",
+                        )
+                    )
+        if faults:
+            raise InputError(faults)
+
+    def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
+        """The files' masks; `texts` play no part, as the files are already made."""
+        return [
+            {name: self._read(path) for name in record.masks if (path := self._files.get((record.id, name)))}
+            for record in records
+        ]
+
+    def spacing_mm(self, record: Record) -> tuple[float, float] | None:
+        """As the image file says."""
+        return read_image(record.image, window=self.window, slice_index=self.slice_index).spacing_mm
+
+    def describe(self) -> dict[str, Any]:
+        """A folder says no more than its name."""
+        return {"model": str(self.folder), "kind": "folder of masks", "seed": None, "config": None}
+
+    def _stems(self, record: Record, name: str, num_classes: int, sole: bool) -> list[str]:
+        from medvl.infer.writers import slug
+
+        stem = record.image.name.removesuffix(".gz").rsplit(".", 1)[0]
+        phrase = f"__{slug(record.text)}" if record.text.strip() else ""
+        stems: list[str] = []
+        for start, may_stand_alone in ((record.id, True), (stem, sole)):
+            if num_classes > 1:
+                own = [f"{start}{phrase}__{name}"] if phrase else []
+                own += [f"{start}__{name}"] if may_stand_alone else []
+            else:
+                own = [f"{start}{phrase}"] if phrase else []
+                own += [start, f"{start}__{name}"] if may_stand_alone else []
+            stems += [item for item in own if item not in stems]
+        return stems
+
+    def _read(self, path: Path) -> BoolArray:
+        labels = read_labels(path, slice_index=self.slice_index)
+        mask: BoolArray = labels != 0
+        inside = labels[mask]
+        if inside.size and inside.min() != inside.max():
+            warn(f"masks in {self.folder} hold several labels or grey values; every non-zero pixel counts as mask")
+        return mask
+
+
+class PredictorSource:
+    """A medvl model. The image is encoded once, each distinct text is asked once.
+
+    A model of fixed classes on rows whose mask is a selection of label values (`mask_values`) answers with the union of
+    the classes whose values are selected; the union's probability is the sum of exclusive classes, else the maximum.
+    """
+
+    def __init__(self, predictor: Predictor, model: str, extra: Mapping[str, Any] | None = None) -> None:
+        self.predictor, self.model, self._extra = predictor, model, dict(extra or {})
+        self._image: Path | None = None
+        self._answers: dict[str, Segmentation] = {}
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the model takes a phrase at all."""
+        return self.predictor.uses_text
+
+    def check(self, records: Sequence[Record], classes: Sequence[str]) -> None:
+        """Classes of manifest and model must fit each other."""
+        if self._classes_fit(classes):
+            return
+        values = self.predictor.class_values
+        if len(classes) != 1 or values is None:
+            raise InputError(
+                f"the manifest's classes are {', '.join(classes)}",
+                expected=f"those of the model: {', '.join(self.predictor.classes)}",
+            )
+        faults = []
+        for record in records:
+            reference = record.masks.get(classes[0])
+            if reference is not None:
+                problem = _selection_fault(reference.values, reference.path is None, values)
+                if problem:
+                    faults.append(Fault(problem, line=record.line, record=record.id))
+        if faults:
+            raise InputError(faults)
+
+    def probs(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, ProbArray]]:
+        """Probabilities on the native grid; the answers about the current image are kept."""
+        self._open(records[0])
+        asked = [text if self.predictor.uses_text else "" for text in texts]
+        missing = [text for text in dict.fromkeys(asked) if text not in self._answers]
+        if missing:
+            if len(self._answers) + len(missing) > 64:
+                self._answers.clear()  # bounds memory on images with very many phrases
+                missing = list(dict.fromkeys(asked))
+            self._answers |= dict(zip(missing, self.predictor.segment_many(missing), strict=True))
+        return [self._by_class(record, self._answers[text]) for record, text in zip(records, asked, strict=True)]
+
+    def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
+        """Probabilities above 0.5."""
+        return [{name: probs > 0.5 for name, probs in row.items()} for row in self.probs(records, texts)]
+
+    def spacing_mm(self, record: Record) -> tuple[float, float] | None:
+        """As the image file says."""
+        if record.image != self._image or not self._answers:
+            self.probs([record], [record.text])
+        return next(iter(self._answers.values())).spacing_mm
+
+    def describe(self) -> dict[str, Any]:
+        """Name, configuration and training seed of the model."""
+        from medvl.config import config_dict
+
+        config = config_dict(self.predictor.config)
+        return {"model": self.model, "kind": "model", "seed": config["train"]["seed"], "config": config, **self._extra}
+
+    def _open(self, record: Record) -> None:
+        if record.image != self._image:
+            self.predictor.set_image(record.image)
+            self._image, self._answers = record.image, {}
+
+    def _classes_fit(self, classes: Sequence[str]) -> bool:
+        own = self.predictor.classes
+        return set(classes) <= set(own) or (len(classes) == 1 and len(own) == 1)
+
+    def _by_class(self, record: Record, answer: Segmentation) -> dict[str, ProbArray]:
+        own = self.predictor.classes
+        wanted = tuple(record.masks)
+        if len(own) == 1:
+            return {name: answer.probs for name in wanted}
+        if self._classes_fit(wanted):
+            return {name: answer.probs[own.index(name)] for name in wanted}
+        reference, values = record.masks[wanted[0]], self.predictor.class_values or {}
+        if reference is None:
+            return {}
+        chosen = [
+            k for k, name in enumerate(own) if reference.values is None or set(values[name]) <= set(reference.values)
+        ]
+        parts = answer.probs[chosen]  # (k, H, W)
+        if len(chosen) == 0:
+            return {wanted[0]: np.zeros(answer.probs.shape[1:], dtype=np.float32)}
+        if self.predictor.config.objective.mode == "multiclass":
+            return {wanted[0]: np.minimum(parts.sum(axis=0), 1.0, dtype=np.float32)}
+        return {wanted[0]: parts.max(axis=0)}
+
+
+def _selection_fault(selected: tuple[int, ...] | None, absent: bool, values: Mapping[str, Sequence[int]]) -> str | None:
+    """Why the classes of a model cannot answer a selection of label values, or None."""
+    if selected is None:
+        return "absent, and no mask_values say what was looked for" if absent else None
+    known = {value for group in values.values() for value in group}
+    unknown = sorted(set(selected) - known)
+    if unknown:
+        return f"mask_values {unknown} belong to no class of the model"
+    for name, group in values.items():
+        cut = set(group) & set(selected)
+        if cut and cut != set(group):
+            return f"mask_values select a part of the model's class {name} ({'|'.join(map(str, group))})"
+    return None

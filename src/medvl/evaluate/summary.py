@@ -1,0 +1,160 @@
+"""Rows of cases.csv -> the metrics of summary.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from medvl.evaluate.statistics import NUM_DRAWS, ratio_intervals
+
+MAX_PHRASES = 200  # with more distinct texts, a table by text is of no use
+METRICS = (
+    "dice_per_image",
+    "dice_pooled",
+    "iou_per_image",
+    "iou_pooled",
+    "hd95_px",
+    "hd95_mm",
+    "assd_px",
+    "assd_mm",
+    "lesion_sensitivity",
+    "lesion_precision",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """One line of cases.csv: one class of one record. `class_name` is the column `class`; NaN is an empty cell."""
+
+    id: str
+    image: str
+    patient: str
+    split: str
+    class_name: str
+    text: str
+    dice: float
+    iou: float
+    hd95_px: float
+    hd95_mm: float
+    assd_px: float
+    assd_mm: float
+    true_px: int
+    pred_px: int
+    true_lesions: int
+    pred_lesions: int
+    matched_lesions: int
+    tp_px: int
+
+    @property
+    def surface_undefined(self) -> str | None:
+        """Why there are no surface distances: which sides are empty; None where both masks have pixels."""
+        if self.true_px and self.pred_px:
+            return None
+        if self.true_px:
+            return "prediction_empty"
+        return "truth_empty" if self.pred_px else "both_empty"
+
+
+COLUMNS = tuple("class" if field.name == "class_name" else field.name for field in fields(CaseRow))
+
+
+def metrics_of(rows: Sequence[CaseRow], *, seed: int = 0, num_draws: int = NUM_DRAWS) -> dict[str, dict[str, Any]]:
+    """{metric: {mean, lo, hi, num}} of some cases, intervals by patient.
+
+    `num` is the number of cases that count, for the two lesion metrics the number of true and of predicted lesions.
+    Pooled Dice D and IoU J satisfy D = 2J / (1 + J) exactly; per-image means do not.
+    """
+    if not rows:
+        return {name: {"mean": None, "lo": None, "hi": None, "num": 0} for name in METRICS}
+
+    def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
+
+    tp, true, pred = column("tp_px"), column("true_px"), column("pred_px")
+    matched = column("matched_lesions")
+    one = np.ones(len(rows))
+    ratios = {
+        "dice_per_image": (column("dice"), one),
+        "dice_pooled": (2 * tp, true + pred),
+        "iou_per_image": (column("iou"), one),
+        "iou_pooled": (tp, true + pred - tp),
+        "hd95_px": (column("hd95_px"), one),
+        "hd95_mm": (column("hd95_mm"), one),
+        "assd_px": (column("assd_px"), one),
+        "assd_mm": (column("assd_mm"), one),
+        "lesion_sensitivity": (matched, column("true_lesions")),
+        "lesion_precision": (matched, column("pred_lesions")),
+    }
+    num = [int(np.isfinite(ratios[name][0]).sum()) for name in METRICS]
+    num[METRICS.index("lesion_sensitivity")] = int(column("true_lesions").sum())
+    num[METRICS.index("lesion_precision")] = int(column("pred_lesions").sum())
+    intervals = ratio_intervals(
+        np.stack([ratios[name][0] for name in METRICS], axis=1),  # (n, M)
+        np.stack([ratios[name][1] for name in METRICS], axis=1),
+        [row.patient for row in rows],
+        num=num,
+        num_draws=num_draws,
+        seed=seed,
+    )
+    return {name: interval.to_dict() for name, interval in zip(METRICS, intervals, strict=True)}
+
+
+def grouped(rows: Sequence[CaseRow], keys: Sequence[str], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """{key: metrics of its cases}, with `num_cases` and `num_patients`; keys in order of appearance."""
+    groups: dict[str, list[CaseRow]] = {}
+    for row, key in zip(rows, keys, strict=True):
+        groups.setdefault(key, []).append(row)
+    return {
+        key: {
+            "num_cases": len(group),
+            "num_patients": len({row.patient for row in group}),
+            "metrics": metrics_of(group, seed=seed),
+        }
+        for key, group in groups.items()
+    }
+
+
+def case_table(rows: Sequence[CaseRow]) -> str:
+    """cases.csv as text."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_cell(getattr(row, field.name)) for field in fields(CaseRow)])
+    return file.getvalue()
+
+
+def read_case_table(text: str) -> list[CaseRow]:
+    """The rows of a cases.csv written by `case_table`."""
+    rows = []
+    for line in csv.DictReader(io.StringIO(text)):
+        values: dict[str, Any] = {}
+        for field in fields(CaseRow):
+            cell = line["class" if field.name == "class_name" else field.name]
+            kind = field.type
+            values[field.name] = cell if kind == "str" else int(cell) if kind == "int" else float(cell or "nan")
+        rows.append(CaseRow(**values))
+    return rows
+
+
+def without_nan(value: Any) -> Any:
+    """The same JSON value with None for every number that JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _cell(value: str | int | float) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(round(value, 8))
+    return str(value)
