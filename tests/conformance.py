@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medvl.errors import InputError
+from medvl.objectives.overlap import segmentation_loss
 
 TEXT_DIM = 24
 randn = partial(torch.randn, dtype=torch.float64)
@@ -208,6 +209,15 @@ class Conformance:
         other.load_state_dict(load_file(str(folder / "model.safetensors")))
         call = self.inputs(model)
         assert torch.equal(other(**call), model.eval()(**call))
+
+    def check_nothing_is_read_back_from_the_device(self) -> None:
+        """On the meta device there is nothing to read: a `.item()` or a branch on a value would raise."""
+        model = self.model().train().to("meta")
+        call = self.inputs(model, num_images=2, num_rows=5)
+        call = {name: None if value is None else value.to("meta") for name, value in call.items()}
+        logits = model(**call)
+        segmentation_loss(logits, logits.detach(), torch.ones_like(logits[:, :, 0, 0]) > 0)["loss"].backward()
+        assert all(p.grad is not None for p in model.parameters())
 
     def check_export(self) -> None:
         model = self.model()

@@ -154,6 +154,15 @@ def test_activations(
         np.testing.assert_allclose(sampled.numpy(), golden[f"act_{name}"], atol=1e-5 * scale, rtol=0, err_msg=name)
 
 
+def test_two_texts_ask_one_encoded_image(meta: dict[str, Any], inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    model, index = build(meta), torch.tensor([0, 0])
+    with torch.no_grad():
+        expected = model(inputs[0][index], inputs[1])
+        logits = model.decode(model.encode_image(inputs[0][:1]), inputs[1], image_index=index, size=(224, 224))
+    assert (expected[0] - expected[1]).abs().max() > 0.1  # the text matters
+    torch.testing.assert_close(logits.sigmoid(), expected.sigmoid(), rtol=0, atol=1e-5)
+
+
 def test_train_output_and_loss(
     golden: dict[str, np.ndarray],
     meta: dict[str, Any],

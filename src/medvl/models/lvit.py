@@ -262,8 +262,8 @@ def _add_upsampled(x: Tensor, small: Tensor) -> Tensor:
     """x (N, C, H, W) + nearest upsampling of `small` (N, C, h, w), which is not written out."""
     n, c, height, width = x.shape
     h, w = small.shape[2:]
-    blocks = x.view(n, c, h, height // h, w, width // w) + small[:, :, :, None, :, None]
-    return blocks.view(n, c, height, width)
+    blocks = x.reshape(n, c, h, height // h, w, width // w) + small[:, :, :, None, :, None]  # (N, C, h, p, w, p)
+    return blocks.reshape(n, c, height, width)  # (N, C, H, W)
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
