@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvl.config import Config, load_config, save_config
 from medvl.errors import InputError
+from medvl.files import write_json, write_text
 
 if TYPE_CHECKING:
     from medvl.tasks.segment import TextGuidedSegmenter
@@ -140,14 +141,3 @@ def write_card(folder: Path) -> None:
 
 _CARD_METRICS = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -17,7 +17,8 @@ from medvl.config import Config, config_dict, load_config, manifest_path, save_c
 from medvl.data.dataset import EpochSampler, Sample, SegmentDataset, collate
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError
-from medvl.model_folder import save_model, write_json
+from medvl.files import write_json
+from medvl.model_folder import save_model
 from medvl.provenance import machine, versions
 from medvl.tasks.segment import SegmentTask, TextInput, build_segmenter
 from medvl.text.cache import FeatureCache

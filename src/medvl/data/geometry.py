@@ -1,0 +1,296 @@
+"""One affine per sample, applied alike to the image, its masks and boxes, and to the words of its text.
+
+Coordinates are (x, y) in pixels with whole numbers at pixel CENTRES; a box edge at x is the pixel edge x (so that a box
+over columns 2..4 is x0 = 2, x1 = 5), 0.5 more than the centre coordinate. Shapes: C channels, K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from medvl.data.images import resample_map, resample_mask
+from medvl.data.records import Box
+from medvl.data.reports import is_english, mirror_text, names_height, names_side
+from medvl.errors import InputError, warn
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+Laterality = Literal["patient", "viewer", "image"]
+
+KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what is cut off would be untrue
+REDRAWS = 4
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@pydantic_dataclass(config=ConfigDict(extra="forbid"))
+class AugmentConfig:
+    """What may happen to a training sample. Every amount is a bound; 0 switches it off."""
+
+    scheme: Literal["medvl", "released", "none"] = "medvl"  # released: the authors' turns and flips of LViT
+    p_flip_lr: Fraction = 0.0  # left-right; off for chests: a flipped chest with swapped words has its heart on the right
+    p_flip_ud: Fraction = 0.0
+    p_rot90: Fraction = 0.0  # a quarter turn, where the text names no side and no height
+    max_rotate_deg: Annotated[float, Ge(0), Le(45)] = 10.0
+    max_shift: Annotated[float, Ge(0), Le(0.5)] = 0.05  # of the side
+    scale: tuple[float, float] = (0.9, 1.1)
+    flip_text: Literal["rewrite", "keep"] = "rewrite"  # keep: what the released programs do; only for ablations
+    max_gamma: Annotated[float, Ge(0), Le(1)] = 0.2  # exponent from 1 / (1 + g) to 1 + g
+    max_contrast: Fraction = 0.2
+    max_brightness: Fraction = 0.1
+    max_noise: Fraction = 0.02  # standard deviation
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A map from the native grid to the model's grid that remembers itself, so that answers return to native pixels.
+
+    `matrix` (2, 3) takes source (x, y) to target (x, y). `left_right` and `up_down` say whether words must be swapped.
+    """
+
+    matrix: NDArray[np.float64]
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+    left_right: bool = False
+    up_down: bool = False
+    text_rule: Literal["rewrite", "keep"] = "rewrite"
+
+    def apply_image(self, pixels: FloatArray) -> FloatArray:
+        """(H, W) or (C, H, W) at the source size -> the same layout at the target size; the edge is repeated outside."""
+        if pixels.ndim == 2:
+            return self._warp(pixels, cv2.BORDER_REPLICATE)
+        return np.stack([self._warp(channel, cv2.BORDER_REPLICATE) for channel in pixels])  # (C, h, w)
+
+    def apply_map(self, values: FloatArray) -> FloatArray:
+        """(H, W) float -> (h, w); zero outside the source."""
+        return self._warp(values, cv2.BORDER_CONSTANT)
+
+    def apply_mask(self, mask: BoolArray) -> BoolArray:
+        """(H, W) bool -> (h, w) bool: half of the area decides."""
+        if self._is_resize():
+            return resample_mask(mask, self.target_size)
+        return self.apply_map(mask.astype(np.float32)) >= 0.5
+
+    def apply_boxes(self, boxes: Sequence[Box]) -> tuple[Box, ...]:
+        """Boxes -> the upright boxes round their images, clipped to the target; those wholly outside are left out."""
+        height, width = self.target_size
+        result = []
+        for box in boxes:
+            corners = np.array([(x, y) for x in (box.x0, box.x1) for y in (box.y0, box.y1)]) - 0.5  # edges -> centres
+            moved = corners @ self.matrix[:, :2].T + self.matrix[:, 2] + 0.5  # (4, 2)
+            low, high = moved.min(axis=0).clip(0, (width, height)), moved.max(axis=0).clip(0, (width, height))
+            if (high > low).all():
+                result.append(Box(box.label, float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+        return tuple(result)
+
+    def apply_text(self, text: str) -> str:
+        """The text with left/right and upper/lower swapped as the affine flips (unchanged with text_rule "keep")."""
+        if self.text_rule == "keep" or not (self.left_right or self.up_down):
+            return text
+        return mirror_text(text, left_right=self.left_right, up_down=self.up_down)
+
+    def invert_map(self, values: FloatArray) -> FloatArray:
+        """(h, w) or (K, h, w) on the target grid -> (H, W) or (K, H, W) on the source grid; zero outside the target."""
+        if values.ndim == 3:
+            return np.stack([self.invert_map(one) for one in values])  # (K, H, W)
+        if self._is_resize():
+            return resample_map(values, self.source_size)
+        height, width = self.source_size
+        return np.asarray(
+            cv2.warpAffine(
+                np.ascontiguousarray(values, dtype=np.float32),
+                self.matrix,
+                (width, height),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            ),
+            dtype=np.float32,
+        )
+
+    def _is_resize(self) -> bool:
+        return np.allclose(self.matrix, _resize_matrix(self.source_size, self.target_size), atol=1e-9)
+
+    def _warp(self, values: FloatArray, border: int) -> FloatArray:
+        if self._is_resize():
+            return resample_map(values, self.target_size)
+        matrix = self.matrix
+        # Shrinking by a warp would alias: average down to about the target's scale first, then warp.
+        scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+        if scale < 0.8:
+            height, width = self.source_size
+            small = (max(1, round(height * scale)), max(1, round(width * scale)))
+            values = resample_map(values, small)
+            matrix = _compose(matrix, _resize_matrix(small, self.source_size))
+        height, width = self.target_size
+        warped = cv2.warpAffine(
+            np.ascontiguousarray(values, dtype=np.float32),
+            matrix,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=border,
+        )
+        return np.asarray(warped, dtype=np.float32)
+
+
+def fit(
+    source_size: tuple[int, int], target_size: tuple[int, int], how: Literal["stretch", "letterbox"] = "stretch"
+) -> Affine:
+    """The plain resize to the model's grid: both sides stretched, or the aspect kept and the rest padded evenly."""
+    if how == "stretch":
+        return Affine(_resize_matrix(source_size, target_size), source_size, target_size)
+    scale = min(target_size[0] / source_size[0], target_size[1] / source_size[1])
+    centre = [(side - 1) / 2 for side in source_size]
+    middle = [(side - 1) / 2 for side in target_size]
+    matrix = np.array([[scale, 0, middle[1] - scale * centre[1]], [0, scale, middle[0] - scale * centre[0]]])
+    return Affine(matrix, source_size, target_size)
+
+
+def draw(
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    base: Affine,
+    *,
+    text: str = "",
+    laterality: Laterality | None = None,
+    mask: BoolArray | None = None,
+) -> Affine:
+    """Draw the affine of one training sample on top of `base`.
+
+    A transform that would make the text untrue is not drawn: no flip of a text in another language than English (its
+    words cannot be rewritten), no quarter turn of a text that names a side or a height, nothing that pushes more than
+    2 % of the mask out of the picture (redrawn up to 4 times, then `base`). `flip_text: keep` gives all that up.
+
+    Args:
+        text: all texts of the sample.
+        laterality: a flip with swapped words is true for the patient's and for the viewer's side alike; only whether it
+            is declared matters, and `require_laterality` checks that.
+        mask: (H, W) bool on the native grid; None = nothing to keep.
+    """
+    if config.scheme == "none":
+        return base
+    if config.scheme == "released":
+        return _draw_released(config, rng, base)
+    free = config.flip_text == "keep"
+    may_flip = free or is_english(text)
+    if not may_flip and (config.p_flip_lr or config.p_flip_ud or config.p_rot90):
+        warn("texts that are not English are not flipped: their sides cannot be rewritten")
+    may_turn = free or (may_flip and not names_side(text) and not names_height(text))
+    for _ in range(REDRAWS):
+        angle = np.deg2rad(rng.uniform(-config.max_rotate_deg, config.max_rotate_deg))
+        scale = rng.uniform(*config.scale)
+        shift = rng.uniform(-config.max_shift, config.max_shift, 2)
+        flip_lr, flip_ud, turn = rng.random(3) < (config.p_flip_lr, config.p_flip_ud, config.p_rot90)
+        flip_lr, flip_ud = bool(flip_lr and may_flip), bool(flip_ud and may_flip)
+        quarter = int(rng.choice((1, 3))) if turn and may_turn else 0
+        linear = scale * _rotation(angle + quarter * np.pi / 2) @ np.diag((-1.0 if flip_lr else 1.0, -1.0 if flip_ud else 1.0))
+        affine = _about_centre(base, linear, shift, flip_lr, flip_ud, config.flip_text)
+        if mask is None or not mask.any() or free or _kept(affine, mask) >= KEPT_FOREGROUND:
+            return affine
+    return base
+
+
+def intensity(config: AugmentConfig, rng: np.random.Generator, pixels: FloatArray) -> FloatArray:
+    """Gamma, contrast, brightness and noise on (C, H, W) in [0, 1]; what leaves [0, 1] saturates, as exposure does."""
+    if config.scheme != "medvl":
+        return pixels
+    gamma = np.exp(rng.uniform(-1, 1) * np.log1p(config.max_gamma))
+    contrast = 1 + rng.uniform(-config.max_contrast, config.max_contrast)
+    brightness = rng.uniform(-config.max_brightness, config.max_brightness)
+    result = np.power(pixels, gamma, dtype=np.float32)
+    mean = float(result.mean())
+    result = (result - mean) * contrast + mean + brightness
+    if config.max_noise:
+        noise = rng.standard_normal(result.shape[1:], dtype=np.float32)  # the same for all channels of a pixel
+        result = result + rng.uniform(0, config.max_noise) * noise
+    return np.clip(result, 0, 1).astype(np.float32)
+
+
+def picture_side(word_side: Literal["left", "right"], laterality: Laterality) -> Literal["left", "right"]:
+    """Which side of the displayed picture a side word means: the patient's left is on the picture's right."""
+    if laterality == "patient":
+        return "right" if word_side == "left" else "left"
+    return word_side
+
+
+def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> None:
+    """InputError when a text names a side and nobody has said whose."""
+    if laterality is not None:
+        return
+    for text in texts:
+        if names_side(text):
+            raise InputError(
+                f"data.laterality is not set, and a text names a side: {text[:80]!r}",
+                expected="patient (reports), viewer, or image (as the picture is displayed)",
+                remedy="set data.laterality in the recipe",
+            )
+
+
+def _draw_released(config: AugmentConfig, rng: np.random.Generator, base: Affine) -> Affine:
+    """LViT's released scheme: half of the time a quarter turn k in 0..3 and always a flip on a random axis; else, half of
+    the time, a rotation by -20..19 degrees. (Reference: released Load_Dataset.py.)"""
+    if rng.random() < 0.5:
+        quarter, axis = int(rng.integers(4)), int(rng.integers(2))
+        flip = np.diag((-1.0, 1.0)) if axis else np.diag((1.0, -1.0))
+        linear = flip @ _rotation(quarter * np.pi / 2)
+        rewrite = config.flip_text == "rewrite" and quarter % 2 == 0  # a quarter turn cannot be put in these words
+        left_right, up_down = (bool(axis) != (quarter == 2)), (not axis) != (quarter == 2)
+        return _about_centre(base, linear, np.zeros(2), rewrite and left_right, rewrite and up_down, config.flip_text)
+    if rng.random() < 0.5:
+        angle = np.deg2rad(int(rng.integers(-20, 20)))
+        return _about_centre(base, _rotation(angle), np.zeros(2), False, False, config.flip_text)
+    return base
+
+
+def _about_centre(
+    base: Affine,
+    linear: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    left_right: bool,
+    up_down: bool,
+    text_rule: Literal["rewrite", "keep"],
+) -> Affine:
+    """`base`, then `linear` about the centre of the target in units of its sides, then a shift in fractions of them."""
+    height, width = base.target_size
+    sides = np.array((width, height), dtype=np.float64)
+    centre = (sides - 1) / 2
+    # In units of the sides, so that a quarter turn of a picture that is not square still fills it.
+    warp = np.diag(sides) @ linear @ np.diag(1 / sides) if _is_quarter(linear) else linear
+    step = np.hstack([warp, (centre - warp @ centre + shift * sides)[:, None]])  # (2, 3)
+    return Affine(_compose(step, base.matrix), base.source_size, base.target_size, left_right, up_down, text_rule)
+
+
+def _is_quarter(linear: NDArray[np.float64]) -> bool:
+    return bool(abs(linear[0, 0]) < abs(linear[0, 1]))
+
+
+def _kept(affine: Affine, mask: BoolArray) -> float:
+    """The share of the foreground whose pixels land inside the target."""
+    rows, columns = np.nonzero(mask)
+    step = max(1, len(rows) // 2000)  # a sample of the pixels tells it well enough
+    points = np.stack([columns[::step], rows[::step]], axis=1)
+    x, y = (points @ affine.matrix[:, :2].T + affine.matrix[:, 2]).T
+    height, width = affine.target_size
+    return float(((x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)).mean())
+
+
+def _rotation(angle: float) -> NDArray[np.float64]:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float64]:
+    """Edges go to edges: x' = (x + 0.5) * w' / w - 0.5."""
+    sy, sx = target[0] / source[0], target[1] / source[1]
+    return np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]])
+
+
+def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3) of `first`, then `second`."""
+    bottom = np.array([[0.0, 0.0, 1.0]])
+    return (np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2]
