@@ -212,9 +212,9 @@ def test_files_are_checked_only_when_asked(folder: Path) -> None:
     path = manifest(folder, ROW | {"image": "gone.png"})
     assert load_manifest(path, check_files=False).records[0].image == folder / "gone.png"
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80), np.uint8)
-    Image.fromarray(pixels).save(folder / "noise.png")
-    (folder / "cut.png").write_bytes((folder / "noise.png").read_bytes()[:2000])  # a whole header, half the pixels
-    cut = manifest(folder, ROW | {"image": "cut.png", "mask": ""}, name="cut.csv")
+    Image.fromarray(pixels).save(folder / "noise.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "noise.jpg").read_bytes()[:2000])  # a whole header, part of the pixels
+    cut = manifest(folder, ROW | {"image": "cut.jpg", "mask": ""}, name="cut.csv")
     assert load_manifest(cut).records
     assert "cannot be read" in faults(cut, check_files="full")[0]
 

@@ -25,10 +25,11 @@ from medvl.data.tables import Table, read_table, write_table
 from medvl.errors import Fault, InputError, nearest, warn
 
 ABSENT = "none"
+SHIPPED = "medvl:"  # prefix of the sets in assets/: medvl:cxr_regions
 SPLITS = ("train", "val", "test", "holdout")
 _KNOWN = tuple("id image text mask mask_values boxes labels patient study view split licence".split())
 _ALIASES = {"group": "patient", "label": "labels"}
-_NOT_A_MASK = {"mask_values", "mask_kind"}  # mask_kind: a remark in published tables, no path
+NOT_A_MASK = {"mask_values", "mask_kind"}  # mask_kind: a remark in published tables, no path
 _UNSAFE_ID = re.compile(r'[\x00-\x1f<>:"/\\|?*]|^\.|\s$')
 
 
@@ -136,7 +137,7 @@ def load_manifest(
     check_files: bool | Literal["full"] = True,
     need_text: bool = False,
 ) -> Manifest:
-    """Read a manifest. All its faults are raised together as one InputError.
+    """Read a manifest (a file, or `medvl:cxr_regions`). All its faults are raised together as one InputError.
 
     Args:
         text_column: the column that holds the text.
@@ -173,6 +174,8 @@ def read_manifest(
     """As `load_manifest`, but gives the faults beside the rows that can be read (the audit wants both)."""
     from medvl.data.file_checks import file_faults
 
+    if str(path).startswith(SHIPPED):
+        path = Path(__file__).parents[1] / "assets" / str(path).removeprefix(SHIPPED) / "manifest.csv"
     table = read_table(path)
     reader = _Reader(table, text_column, classes, tuple(empty_means_absent), need_text)
     records = reader.records()
@@ -252,7 +255,7 @@ class _Reader:
             if close and name not in _ALIASES and name != self.text_column:
                 self.fault(f"unknown column {name}", 1, remedy=f"did you mean {close[0]}? Rename it either way")
         mask_columns = {name.removeprefix("mask_"): name for name in have if name.startswith("mask_")}
-        mask_columns = {name: column for name, column in mask_columns.items() if column not in _NOT_A_MASK}
+        mask_columns = {name: column for name, column in mask_columns.items() if column not in NOT_A_MASK}
         if self.wanted is None:
             self.columns = {"mask": "mask"} if "mask" in have else mask_columns
         elif isinstance(self.wanted, Mapping):

@@ -1,0 +1,192 @@
+"""Patient-grouped splits: no patient and no image stands in two of them; the same seed gives the same split."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvl.data.records import ABSENT, NOT_A_MASK, Manifest, Record, load_manifest, write_manifest
+from medvl.data.tables import read_table
+from medvl.errors import Fault, InputError, nearest, warn
+
+NAMES = ("train", "val", "test")
+KEPT = ("test", "holdout")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFile:
+    """One manifest that was written."""
+
+    path: Path
+    num_records: dict[str, int]  # by split
+    num_groups: dict[str, int]
+    split_hash: str
+
+
+def split_manifest(
+    path: str | Path,
+    out: str | Path,
+    *,
+    by: str = "patient",
+    fractions: Sequence[float] = (0.7, 0.1, 0.2),
+    folds: int | None = None,
+    keep_test: bool = False,
+    seed: int = 0,
+) -> list[SplitFile]:
+    """Write `path` with a new column split to `out`; with `folds`, one file per fold (`out` + `_fold0` ...).
+
+    Args:
+        by: what must not be torn: patient, study or any column. Rows of one image always stay together too.
+        fractions: of the images, for train, val and (if three) test; met as nearly as whole groups allow.
+        folds: cross-validation instead: in file k the groups of fold k are val, the others train.
+        keep_test: rows that are test or holdout already stay so; the others are split.
+
+    Texts, masks and further columns are kept; paths are rewritten relative to `out`, boxes move into a column.
+    """
+    manifest, out = load_manifest(path, check_files=False), Path(out)
+    groups = _groups(manifest, by)
+    kept = _kept(manifest, groups, by) if keep_test else {}
+    if not keep_test and any(record.split for record in manifest.records):
+        warn(f"{manifest.path}: the splits it has are replaced (--keep-test keeps test and holdout)")
+    weights: Counter[str] = Counter()
+    for image in {(groups[record.id], record.image) for record in manifest.records}:
+        weights[image[0]] += image[0] not in kept
+    free = {group: weight for group, weight in weights.items() if weight}
+    if folds is not None:
+        if folds < 2:
+            raise InputError(f"--folds is {folds}", expected="at least 2")
+        numbers = assign_groups(free, [1 / folds] * folds, seed)
+        _check_filled(numbers, [str(fold) for fold in range(folds)], manifest, by)
+        files = []
+        for fold in range(folds):
+            splits = {group: "val" if number == fold else "train" for group, number in numbers.items()} | kept
+            target = out.with_name(f"{out.stem}_fold{fold}{out.suffix}")
+            files.append(_write(manifest, target, groups, splits, {group: str(n) for group, n in numbers.items()}))
+        return files
+    if len(fractions) not in (2, 3) or any(part <= 0 for part in fractions) or abs(sum(fractions) - 1) > 1e-6:
+        found = ",".join(f"{part:g}" for part in fractions)
+        raise InputError(f"--fractions is {found}", expected="train,val[,test], above 0, with the sum 1")
+    if keep_test and len(fractions) == 3:
+        raise InputError("--keep-test with three fractions", remedy="give two, e.g. --fractions 0.85,0.15")
+    names = NAMES[: len(fractions)]
+    numbers = assign_groups(free, fractions, seed)
+    _check_filled(numbers, names, manifest, by)
+    return [_write(manifest, out, groups, {group: names[n] for group, n in numbers.items()} | kept, {})]
+
+
+def assign_groups(weights: Mapping[str, int], fractions: Sequence[float], seed: int) -> dict[str, int]:
+    """Groups in an order drawn by seed, each to the part that is farthest below its share.
+
+    A pure function of the groups' names, weights and the seed, on any machine and in any order of the rows.
+    """
+    order = sorted(weights, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
+    order.sort(key=lambda group: -weights[group])  # the largest first, so that the last ones even it out
+    total = sum(weights.values())
+    filled = [0] * len(fractions)
+    numbers = {}
+    for group in order:
+        gaps = [fraction * total - have for fraction, have in zip(fractions, filled, strict=True)]
+        number = gaps.index(max(gaps))
+        filled[number] += weights[group]
+        numbers[group] = number
+    return numbers
+
+
+def _groups(manifest: Manifest, by: str) -> dict[str, str]:
+    """Record id -> group. Values of `by` that share an image are one group."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    faults = []
+    keys = {}
+    for record in manifest.records:
+        value = _value(manifest, record, by)
+        if not value:
+            faults.append(Fault(f"no {by}", manifest.path, record.line, record.id))
+        keys[record.id] = f"{by}:{value}"
+        parent[find(keys[record.id])] = find(f"image:{record.image}")
+    if faults:
+        raise InputError(faults)
+    names: dict[str, str] = {}
+    for key in sorted(set(keys.values())):
+        names.setdefault(find(key), key)  # a group is called after its first value, wherever the folder is
+    merged = len(set(keys.values())) - len(names)
+    if merged:
+        warn(f"{manifest.path}: {merged} values of {by} share an image with another one and stay together")
+    return {ident: names[find(key)] for ident, key in keys.items()}
+
+
+def _value(manifest: Manifest, record: Record, by: str) -> str:
+    if by in ("patient", "id"):
+        return record.patient if by == "patient" else record.id
+    if by in ("study", "view", "licence"):
+        return getattr(record, by) or ""
+    if by not in record.extra:
+        choices = ["patient", "study", "id", *record.extra]
+        like = nearest(by, choices)
+        remedy = f"did you mean {like}?" if like else None
+        raise InputError(f"no column {by}", file=manifest.path, expected=", ".join(choices), remedy=remedy)
+    return record.extra[by]
+
+
+def _kept(manifest: Manifest, groups: Mapping[str, str], by: str) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for record in manifest.records:
+        found.setdefault(groups[record.id], set()).add(record.split if record.split in KEPT else "")
+    torn = sorted(group for group, splits in found.items() if len(splits) > 1)
+    if torn:
+        raise InputError(
+            f"{len(torn)} groups by {by} are in test or holdout and elsewhere, e.g. {torn[0]}",
+            file=manifest.path,
+            remedy="split without --keep-test, or see medvl audit",
+        )
+    return {group: split for group, splits in found.items() for split in splits if split}
+
+
+def _check_filled(numbers: Mapping[str, int], names: Sequence[str], manifest: Manifest, by: str) -> None:
+    empty = [name for i, name in enumerate(names) if i not in numbers.values()]
+    if empty:
+        raise InputError(
+            f"{len(numbers)} groups by {by} are too few: nothing is left for {', '.join(empty)}", file=manifest.path
+        )
+
+
+def _write(
+    manifest: Manifest, out: Path, groups: Mapping[str, str], splits: Mapping[str, str], folds: Mapping[str, str]
+) -> SplitFile:
+    table = read_table(manifest.path)
+    source, target = manifest.path.parent.resolve(), out.parent.resolve()
+    columns = [*table.columns, *(name for name in ("split", *(["fold"] if folds else [])) if name not in table.columns)]
+    paths = [
+        name for name in table.columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)
+    ]
+    moves_boxes = source != target and (source / "boxes.csv").is_file()
+    if moves_boxes and "boxes" not in columns:
+        columns.append("boxes")
+    rows = []
+    for (_, row), record in zip(table.rows, manifest.records, strict=True):
+        row = row | {"split": splits[groups[record.id]]}
+        if folds:
+            row["fold"] = folds.get(groups[record.id], "")
+        for name in paths if source != target else ():
+            cell = row[name]
+            is_path = name in ("image", "mask") or (source / cell).is_file()  # mask_NAME may also be a remark
+            if cell and cell.lower() != ABSENT and is_path and not Path(cell).is_absolute():
+                row[name] = Path(os.path.relpath(source / cell, target)).as_posix()
+        if moves_boxes:
+            row["boxes"] = "|".join(f"{b.label} {b.x0:g} {b.y0:g} {b.x1:g} {b.y1:g}" for b in record.boxes)
+        rows.append(row)
+    write_manifest(out, rows, columns)
+    records = Counter(row["split"] for row in rows)
+    counted = Counter(splits[group] for group in set(groups.values()))
+    return SplitFile(out, dict(records), dict(counted), load_manifest(out, check_files=False).split_hash())

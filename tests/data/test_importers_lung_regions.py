@@ -1,0 +1,157 @@
+"""Lung masks to regions and phrases."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvl.data.importers.lung_regions import import_lung_regions, label_map, phrase_rows, two_lungs
+from medvl.data.importers.region_phrases import HELD_OUT, region_code, region_name, regions, wordings
+from medvl.data.records import load_manifest, write_manifest
+from medvl.errors import InputError
+
+SETS = ("seen", "val", "test")
+
+
+def lungs(height: int = 60, width: int = 50, tops: tuple[int, int] = (6, 15)) -> np.ndarray:
+    """Two rectangles, the viewer's left one 45 rows high, the other 30."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[tops[0] : tops[0] + 45, 5:20] = 255
+    mask[tops[1] : tops[1] + 30, 30:46] = 255
+    return mask
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four patients; d's mask is one component."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, (name, split) in enumerate((("a-1", "train"), ("b-1", "val"), ("c-1", "test"), ("d-1", "train"))):
+        mask = lungs()
+        if name == "d-1":
+            mask[20:23, 5:46] = 255
+        if name == "b-1":
+            mask[0, 0] = 255  # a speck
+        Image.fromarray(mask).save(tmp_path / f"m{i}.png")
+        Image.fromarray(rng.integers(0, 255, mask.shape, np.uint8)).save(tmp_path / f"i{i}.png")
+        row = {"id": name, "image": f"i{i}.png", "mask": f"m{i}.png", "patient": f"p{i}", "split": split}
+        rows.append(row | {"label": "normal", "licence": "CC0"})
+    write_manifest(tmp_path / "manifest.csv", rows)
+    return tmp_path
+
+
+def test_thirds_of_each_lungs_own_height() -> None:
+    right, left, specks = two_lungs(lungs() > 0)
+    assert not specks and right[:, :25].sum() == right.sum() and left[:, 25:].sum() == left.sum()
+    values = label_map(right, left)
+    for column, first, top, third in ((10, 1, 6, 15), (35, 4, 15, 10)):
+        for zone in range(3):
+            rows = np.flatnonzero(values[:, column] == first + zone)
+            assert (rows[0], rows[-1]) == (top + zone * third, top + (zone + 1) * third - 1)
+    assert ((values > 0) == (lungs() > 0)).all()
+
+
+def test_masks_that_do_not_fit_the_rule() -> None:
+    one = np.zeros((20, 20), bool)
+    one[5:15, 5:15] = True
+    with pytest.raises(InputError, match="1 large components"):
+        two_lungs(one)
+    with pytest.raises(InputError, match="0 large components"):
+        two_lungs(np.zeros((20, 20), bool))
+    three = lungs() > 0
+    three[54:59, 22:28] = True
+    with pytest.raises(InputError, match="3 large components"):
+        two_lungs(three)
+    with pytest.raises(InputError, match="do not lie side by side"):
+        two_lungs(np.rot90(lungs() > 0))
+    speck = lungs() > 0
+    speck[0, 0] = True
+    right, left, specks = two_lungs(speck)
+    assert specks and not right[0, 0] and not left[0, 0]
+
+
+def test_import(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = import_lung_regions(folder, out, max_size=30, licence="CC BY")
+    assert (result.num_images, result.num_rows, result.num_specks) == (3, 38 + 28 + 28, 1)
+    (fault,) = result.left_out
+    assert fault.record == "d-1" and "1 large components" in fault.what
+    records = load_manifest(result.manifest, need_text=True).records
+    assert {record.licence for record in records} == {"CC BY"} and records[0].id == "a_r_a"
+    assert {record.patient for record in records} == {"p0", "p1", "p2"}
+    with Image.open(out / "images" / "a.jpg") as image:
+        assert image.size == (25, 30)
+    labels = load_manifest(out / "manifest_labels.csv").records
+    assert [record.id for record in labels] == ["a", "b", "c"] and labels[0].labels == ("normal",)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+    again = import_lung_regions(folder, tmp_path / "again", max_size=30, licence="CC BY")
+    assert again.manifest.read_bytes() == result.manifest.read_bytes()
+    with pytest.raises(InputError, match="not empty"):
+        import_lung_regions(folder, out)
+    whole = import_lung_regions(folder / "manifest.csv", tmp_path / "whole")
+    assert (tmp_path / "whole" / "images" / "a.png").read_bytes() == (folder / "i0.png").read_bytes()
+    assert np.asarray(Image.open(tmp_path / "whole" / "maps" / "a.png")).shape == (60, 50)
+    assert load_manifest(whole.manifest).records[0].licence == "CC0"
+
+
+def test_rows_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "image": "i0.png", "mask": "", "patient": "p", "split": "train"},
+        {"id": "b", "image": "i0.png", "mask": "m0.png", "patient": "p", "split": ""},
+    ]
+    write_manifest(folder / "bad.csv", rows)
+    with pytest.raises(InputError) as caught:
+        import_lung_regions(folder / "bad.csv", tmp_path / "out")
+    text = str(caught.value)
+    assert "[a]: no lung mask" in text and "[b]: no split" in text and "the image of line 2 again" in text
+    with pytest.raises(InputError, match="--max-size"):
+        import_lung_regions(folder, tmp_path / "out", max_size=2)
+    write_manifest(folder / "d.csv", [rows[0] | {"mask": "m3.png"}])
+    with pytest.raises(InputError, match="1 large components"):
+        import_lung_regions(folder / "d.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_regions() -> None:
+    kinds = regions()
+    counts = {kind: len(found) for kind, found in kinds.items()}
+    assert counts == {"lung": 2, "both": 1, "zone": 6, "pair": 6, "bilateral": 6, "mixed": 34, "heldout": 8}
+    every = [region for found in kinds.values() for region in found]
+    assert len(set(every)) == 63 == len({region_name(r) for r in every}) == len({region_code(r) for r in every})
+    assert region_name(frozenset((1, 2, 3, 4))) == "right_lung+left_upper" and region_code(frozenset((1, 6))) == "ru_ll"
+    for region in HELD_OUT:  # what is held out is the union, not its parts
+        parts = (region & {1, 2, 3}, region & {4, 5, 6})
+        assert all(parts) and all(part in every for part in parts)
+
+
+def test_wordings_are_disjoint_and_mean_one_region() -> None:
+    owner: dict[str, tuple[frozenset[int], str]] = {}
+    words: dict[str, set[str]] = {name: set() for name in SETS}
+    for kind, found in regions().items():
+        for region in found:
+            for name in SETS:
+                texts = wordings(region, name)  # type: ignore[arg-type]
+                assert len(texts) == len(set(texts)) >= (10 if name == "seen" else 4)
+                for text in texts:
+                    assert owner.setdefault(text, (region, name)) == (region, name), text
+                    assert "{" not in text and text == text.strip() and "  " not in text
+                    if kind != "heldout":
+                        words[name] |= set(re.findall(r"\w+", text))
+    assert words["val"] | words["test"] <= words["seen"]
+    assert "right upper and left middle zones" in wordings(frozenset((1, 5)), "seen")
+    assert "upper two thirds of the left lung" in wordings(frozenset((4, 5)), "seen")
+    assert not any("two thirds" in text for text in wordings(frozenset((4, 6)), "seen"))
+
+
+def test_rows_are_a_function_of_the_image() -> None:
+    assert list(phrase_rows("x", "train")) == list(phrase_rows("x", "train"))
+    assert list(phrase_rows("x", "train")) != list(phrase_rows("y", "train"))
+    assert all(which == "seen" and kind != "heldout" for kind, _, which, _ in phrase_rows("x", "train"))
+    test = list(phrase_rows("x", "test"))
+    assert {kind for kind, *_ in test} == set(regions())
+    for _, region, which, text in test:
+        assert text in wordings(region, "seen" if which == "seen" else "test")
