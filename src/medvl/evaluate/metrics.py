@@ -112,13 +112,16 @@ def count_lesions(pred_mask: BoolArray, true_mask: BoolArray, min_iou: float = L
     true_labels, num_true = ndimage.label(true_mask, structure=_EIGHT_CONNECTED)
     pred_labels, num_pred = ndimage.label(pred_mask, structure=_EIGHT_CONNECTED)
     both = true_mask & pred_mask
-    pairs, overlap = np.unique(np.stack([true_labels[both], pred_labels[both]]), axis=1, return_counts=True)
+    # One number per pair of labels: sorting those is much faster than sorting pairs.
+    code = true_labels[both].astype(np.int64) * (num_pred + 1) + pred_labels[both]
+    found, overlap = np.unique(code, return_counts=True)
+    true_of, pred_of = np.divmod(found, num_pred + 1)
     true_size = np.bincount(true_labels.ravel(), minlength=num_true + 1)
     pred_size = np.bincount(pred_labels.ravel(), minlength=num_pred + 1)
-    pair_iou = overlap / (true_size[pairs[0]] + pred_size[pairs[1]] - overlap)
+    pair_iou = overlap / (true_size[true_of] + pred_size[pred_of] - overlap)
     near = pair_iou >= min_iou
-    rows, row_of = np.unique(pairs[0][near], return_inverse=True)
-    columns, column_of = np.unique(pairs[1][near], return_inverse=True)
+    rows, row_of = np.unique(true_of[near], return_inverse=True)
+    columns, column_of = np.unique(pred_of[near], return_inverse=True)
     table = np.zeros((len(rows), len(columns)))
     table[row_of, column_of] = pair_iou[near]
     chosen = linear_sum_assignment(table, maximize=True)

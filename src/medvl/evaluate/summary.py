@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -145,7 +145,7 @@ def read_case_table(text: str) -> list[CaseRow]:
 
 def without_nan(value: Any) -> Any:
     """The same JSON value with None for every number that JSON has no word for."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
