@@ -205,6 +205,7 @@ class _Reader:
     columns: dict[str, str] = field(default_factory=dict)  # class -> column
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> values of the label map
     extra: tuple[str, ...] = ()
+    paths: dict[str, Path] = field(default_factory=dict)  # one object per distinct cell: many rows share an image
 
     def fault(self, what: str, line: int | None = None, record: str | None = None, **more: str | None) -> None:
         self.faults.append(Fault(what, self.table.path, line, record, more.get("expected"), more.get("remedy")))
@@ -297,13 +298,12 @@ class _Reader:
         if split is not None and split not in SPLITS:
             remedy = _did_you_mean(nearest(split, SPLITS))
             self.fault(f"unknown split {split}", line, name, expected=", ".join(SPLITS), remedy=remedy)
-        folder = self.table.path.parent
         labels = row.get("labels", row.get("label", ""))
         return Record(
             id=name,
-            image=folder / row["image"] if row["image"] else Path(),
+            image=self._path(row["image"]) if row["image"] else Path(),
             text=row.get(self.text_column, ""),
-            masks=self._masks(line, row, folder),
+            masks=self._masks(line, row),
             boxes=(*self._boxes_cell(line, row), *boxes.get(name, ())),
             labels=tuple(label.strip() for label in labels.split("|") if label.strip()),
             patient=row.get("patient", row.get("group", "")),
@@ -315,7 +315,12 @@ class _Reader:
             line=line,
         )
 
-    def _masks(self, line: int, row: Mapping[str, str], folder: Path) -> dict[str, MaskRef | None]:
+    def _path(self, cell: str) -> Path:
+        if cell not in self.paths:
+            self.paths[cell] = self.table.path.parent / cell
+        return self.paths[cell]
+
+    def _masks(self, line: int, row: Mapping[str, str]) -> dict[str, MaskRef | None]:
         masks: dict[str, MaskRef | None] = {}
         values: tuple[int, ...] | None = None
         cell = row.get("mask_values", "")
@@ -334,7 +339,7 @@ class _Reader:
             elif path.lower() == ABSENT:
                 masks[name] = MaskRef(None)
             else:
-                masks[name] = MaskRef(folder / path, self.values.get(name, values if column == "mask" else None))
+                masks[name] = MaskRef(self._path(path), self.values.get(name, values if column == "mask" else None))
         return masks
 
     def _boxes_cell(self, line: int, row: Mapping[str, str]) -> list[Box]:
