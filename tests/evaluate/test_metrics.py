@@ -75,25 +75,32 @@ def test_hd95_is_a_percentile_and_not_the_maximum() -> None:
     assert found.assd_px == pytest.approx(10 / 201)
 
 
-def test_surface_distances_equal_monai() -> None:
-    import torch
-    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+ROWS, COLUMNS = np.mgrid[:48, :64]
 
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        rows, columns = np.mgrid[:48, :64]
-        true, pred = (
-            (rows - y) ** 2 + (columns - x) ** 2 < r * r for y, x, r in rng.uniform((5, 5, 4), (43, 59, 18), (2, 3))
-        )
-        pred = pred ^ (rng.random(pred.shape) < 0.01)
-        # One after the other, so that MONAI sees the native array and not our edges.
-        a, b = torch.from_numpy(pred)[None, None], torch.from_numpy(true)[None, None]
-        for spacing in (None, (0.7, 0.7), (0.5, 1.3)):
-            found = surface_distances(pred, true, spacing)
-            hd95 = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
-            assd = compute_average_surface_distance(a, b, include_background=True, symmetric=True, spacing=spacing)
-            ours = (found.hd95_px, found.assd_px) if spacing is None else (found.hd95_mm, found.assd_mm)
-            assert ours == pytest.approx((float(hd95), float(assd)), rel=1e-5)
+
+def disk(row: int, column: int, radius: int) -> np.ndarray:
+    return (ROWS - row) ** 2 + (COLUMNS - column) ** 2 < radius**2
+
+
+SPECKS = (ROWS * 7 + COLUMNS * 11) % 97 == 0
+# compute_hausdorff_distance(percentile=95) and compute_average_surface_distance(symmetric=True) of MONAI 1.6.1, in px
+# and with spacing (0.5, 1.3). Kept as numbers because importing MONAI takes longer than all other tests here.
+MONAI = {
+    "disks": (disk(20, 25, 12), disk(26, 30, 15), (10.6301460, 5.2169509), (10.4986687, 3.9309297)),
+    "specks": (disk(20, 25, 12) ^ SPECKS, disk(26, 30, 15), (16.3522606, 4.7632284), (16.4874172, 3.6563158)),
+    "border": (disk(2, 60, 14), disk(0, 50, 9), (10.1186895, 3.4258571), (7.7142262, 2.9150243)),
+    "ring": (disk(24, 30, 14) & ~disk(24, 30, 6), disk(24, 30, 14), (7.0710678, 1.3310330), (5.2249985, 0.8182117)),
+}
+
+
+@pytest.mark.parametrize("name", MONAI)
+def test_surface_distances_equal_monai(name: str) -> None:
+    pred, true, in_px, in_mm = MONAI[name]
+    found = surface_distances(pred, true, (0.5, 1.3))
+    assert (found.hd95_px, found.assd_px) == pytest.approx(in_px, rel=1e-6)
+    assert (found.hd95_mm, found.assd_mm) == pytest.approx(in_mm, rel=1e-6)
+    isotropic = surface_distances(pred, true, (0.7, 0.7))
+    assert (isotropic.hd95_mm, isotropic.assd_mm) == pytest.approx((0.7 * in_px[0], 0.7 * in_px[1]), rel=1e-6)
 
 
 def test_lesions_by_hand() -> None:
