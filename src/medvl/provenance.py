@@ -12,7 +12,7 @@ from typing import Any
 def versions() -> dict[str, str]:
     """Versions of medvl, Python and the libraries that decide numbers."""
     found = {"python": platform.python_version()}
-    for name in ("medvl", "torch", "numpy", "transformers", "opencv-python-headless", "monai", "scipy"):
+    for name in ("medvl", "torch", "numpy", "transformers", "opencv-python-headless", "scipy"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

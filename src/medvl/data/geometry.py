@@ -36,7 +36,7 @@ class AugmentConfig:
     """What may happen to a training sample. Every amount is a bound; 0 switches it off."""
 
     scheme: Literal["medvl", "released", "none"] = "medvl"  # released: the authors' turns and flips of LViT
-    p_flip_lr: Fraction = 0.0  # left-right; off for chests: a flipped chest with swapped words has its heart on the right
+    p_flip_lr: Fraction = 0.0  # left-right; off for chests: with swapped words the heart would still be on the right
     p_flip_ud: Fraction = 0.0
     p_rot90: Fraction = 0.0  # a quarter turn, where the text names no side and no height
     max_rotate_deg: Annotated[float, Ge(0), Le(45)] = 10.0
@@ -64,7 +64,7 @@ class Affine:
     text_rule: Literal["rewrite", "keep"] = "rewrite"
 
     def apply_image(self, pixels: FloatArray) -> FloatArray:
-        """(H, W) or (C, H, W) at the source size -> the same layout at the target size; the edge is repeated outside."""
+        """(H, W) or (C, H, W) at the source size -> the same layout at the target size; edges are repeated outside."""
         if pixels.ndim == 2:
             return self._warp(pixels, cv2.BORDER_REPLICATE)
         return np.stack([self._warp(channel, cv2.BORDER_REPLICATE) for channel in pixels])  # (C, h, w)
@@ -115,7 +115,7 @@ class Affine:
         )
 
     def _is_resize(self) -> bool:
-        return np.allclose(self.matrix, _resize_matrix(self.source_size, self.target_size), atol=1e-9)
+        return bool(np.allclose(self.matrix, _resize_matrix(self.source_size, self.target_size), atol=1e-9))
 
     def _warp(self, values: FloatArray, border: int) -> FloatArray:
         if self._is_resize():
@@ -189,7 +189,8 @@ def draw(
         flip_lr, flip_ud, turn = rng.random(3) < (config.p_flip_lr, config.p_flip_ud, config.p_rot90)
         flip_lr, flip_ud = bool(flip_lr and may_flip), bool(flip_ud and may_flip)
         quarter = int(rng.choice((1, 3))) if turn and may_turn else 0
-        linear = scale * _rotation(angle + quarter * np.pi / 2) @ np.diag((-1.0 if flip_lr else 1.0, -1.0 if flip_ud else 1.0))
+        mirror = np.diag((-1.0 if flip_lr else 1.0, -1.0 if flip_ud else 1.0))
+        linear = scale * _rotation(angle + quarter * np.pi / 2) @ mirror
         affine = _about_centre(base, linear, shift, flip_lr, flip_ud, config.flip_text)
         if mask is None or not mask.any() or free or _kept(affine, mask) >= KEPT_FOREGROUND:
             return affine
@@ -233,8 +234,8 @@ def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> N
 
 
 def _draw_released(config: AugmentConfig, rng: np.random.Generator, base: Affine) -> Affine:
-    """LViT's released scheme: half of the time a quarter turn k in 0..3 and always a flip on a random axis; else, half of
-    the time, a rotation by -20..19 degrees. (Reference: released Load_Dataset.py.)"""
+    """LViT's released scheme: half of the time a quarter turn k in 0..3 and always a flip on a random axis; else, half
+    of the time, a rotation by -20..19 degrees. (Reference: released Load_Dataset.py.)"""
     if rng.random() < 0.5:
         quarter, axis = int(rng.integers(4)), int(rng.integers(2))
         flip = np.diag((-1.0, 1.0)) if axis else np.diag((1.0, -1.0))
@@ -281,7 +282,7 @@ def _kept(affine: Affine, mask: BoolArray) -> float:
 
 
 def _rotation(angle: float) -> NDArray[np.float64]:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=np.float64)
 
 
 def _resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float64]:
@@ -293,4 +294,4 @@ def _resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> NDArray[
 def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
     """(2, 3) of `first`, then `second`."""
     bottom = np.array([[0.0, 0.0, 1.0]])
-    return (np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2]
+    return np.asarray((np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Files -> pixels: PNG, JPEG, TIFF (here), DICOM and NIfTI (in their own modules), with spacing; and unbiased resampling.
+"""Files -> pixels: PNG, JPEG, TIFF (here), DICOM and NIfTI (in their own modules), with spacing; unbiased resampling.
 
 Shapes: H rows, W columns. Grey images are (H, W), colour images (H, W, 3), always float32 in [0, 1].
 """
@@ -30,8 +30,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 class Image:
     """An image as read, on its native grid.
 
-    `pixels` float32 in [0, 1], (H, W) or (H, W, 3). `spacing_mm` (row, column) from DICOM and NIfTI only: resolution tags
-    of PNG, JPEG and TIFF are about printing. `reference` is what a NIfTI writer needs to put a mask back.
+    `pixels` float32 in [0, 1], (H, W) or (H, W, 3). `spacing_mm` (row, column) from DICOM and NIfTI only: resolution
+    tags of PNG, JPEG and TIFF are about printing. `reference` is what a NIfTI writer needs to put a mask back.
     """
 
     pixels: FloatArray
@@ -42,7 +42,7 @@ class Image:
     reference: Any = None
 
     def as_channels(self, num_channels: int) -> FloatArray:
-        """-> (C, H, W): grey is repeated, colour becomes luminance for one channel. InputError for C other than 1, 3."""
+        """-> (C, H, W): grey is repeated, colour becomes luminance for one channel. InputError for C not 1 or 3."""
         if num_channels not in (1, 3):
             raise InputError(f"{num_channels} channels", file=self.path, expected="1 or 3")
         pixels = self.pixels
@@ -96,7 +96,8 @@ def read_image(
     if window is not None:
         centre, width = (value / (2**bits - 1) if bits < 32 else value for value in window)
         pixels = np.clip((pixels - centre) / max(width, 1e-12) + 0.5, 0, 1)
-    return Image(pixels=np.ascontiguousarray(pixels, dtype=np.float32), spacing_mm=None, path=path, bits=bits, format=form)
+    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+    return Image(pixels=pixels, spacing_mm=None, path=path, bits=bits, format=form)
 
 
 def read_mask(path: str | Path, values: tuple[int, ...] | None = None, *, slice_index: int | None = None) -> BoolArray:
@@ -148,7 +149,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return dicom_size(path)
     try:
         with PILImage.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
+            # EXIF orientations 5..8 swap the sides. A PNG's EXIF is only known after its pixels; none are turned so.
+            turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = image.size
             return (width, height) if turned else (height, width)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
@@ -163,9 +165,9 @@ def resample_mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
 
 
 def resample_map(values: FloatArray, size: tuple[int, int]) -> FloatArray:
-    """(H, W) float -> another size: mean over the covered area along a side that shrinks, linear along one that grows."""
+    """(H, W) float -> another size: mean over the covered area along a side that shrinks, else linear."""
     height, width = values.shape
-    result = np.ascontiguousarray(values, dtype=np.float32)
+    result: NDArray[Any] = np.ascontiguousarray(values, dtype=np.float32)
     # Each axis by its own rule: cv2's area mode is exact only where both sides shrink.
     if size[0] != height:
         mode = cv2.INTER_AREA if size[0] < height else cv2.INTER_LINEAR
@@ -195,7 +197,7 @@ def _decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
     try:
         with PILImage.open(path) as image:
             form = (image.format or "?").lower()
-            picture: PILImage.Image = ImageOps.exif_transpose(image)
+            picture: PILImage.Image = image if form == "png" else ImageOps.exif_transpose(image)
             if picture.mode == "P" and not labels:
                 picture = picture.convert("RGB")
             elif picture.mode in ("LA", "CMYK", "YCbCr", "HSV", "LAB") or (picture.mode == "PA"):

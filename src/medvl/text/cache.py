@@ -20,16 +20,16 @@ from medvl.text.encoder import TextEncoder
 
 BATCH = 64
 NOTICE = (
-    "Features of report texts, one entry per distinct text, made by medvl. They and the hashes beside them are derived\n"
-    "from report text: treat this folder as you treat the reports. It may be deleted; it is then computed anew.\n"
+    "Features of report texts, one entry per distinct text, made by medvl. They and their hashes are derived from\n"
+    "report text: treat this folder as you treat the reports. It may be deleted; it is then computed anew.\n"
 )
 
 
 class FeatureCache:
     """`features(texts)` of a frozen encoder.
 
-    One file per encoder key. Two processes may use it at once: each writes its own whole file and renames it, so the worst
-    is that a text is computed twice. A damaged file is computed anew, with a warning.
+    One file per encoder key. Two processes may use it at once: each writes its own whole file and renames it, so the
+    worst is that a text is computed twice. A damaged file is computed anew, with a warning.
     """
 
     def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Pretrained encoders: the packaged MiniLM and any transformers model. Frozen; token features are the last hidden state.
+"""Pretrained encoders: the packaged MiniLM and any transformers model. Frozen; features are the last hidden state.
 
 Shapes: N texts, L word pieces, D width.
 """
@@ -42,11 +42,13 @@ class PretrainedEncoder(TextEncoder):
         self._key: str | None = None
 
     @classmethod
-    def from_spec(cls, spec: str, *, max_tokens: int | None = None, expected_key: str | None = None) -> PretrainedEncoder:
+    def from_spec(
+        cls, spec: str, *, max_tokens: int | None = None, expected_key: str | None = None
+    ) -> PretrainedEncoder:
         """Load `minilm` (from its package) or `hf:ID-or-folder`.
 
-        A folder is read without the network. An ID is looked up as transformers does it: in the local cache, then on the
-        hub, because the user named it. Models that bring their own code are not run (no `trust_remote_code`).
+        A folder is read without the network. An ID is looked up as transformers does it: in the local cache, then on
+        the hub, because the user named it. Models that bring their own code are not run (no `trust_remote_code`).
 
         Raises:
             InputError: not there, not readable, or (`expected_key`) not the weights a model was trained with.
