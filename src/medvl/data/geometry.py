@@ -210,7 +210,8 @@ def intensity(config: AugmentConfig, rng: np.random.Generator, pixels: FloatArra
     if config.max_noise:
         noise = rng.standard_normal(result.shape[1:], dtype=np.float32)  # the same for all channels of a pixel
         result = result + rng.uniform(0, config.max_noise) * noise
-    return np.clip(result, 0, 1).astype(np.float32)
+    saturated: FloatArray = np.clip(result, 0, 1).astype(np.float32)
+    return saturated
 
 
 def picture_side(word_side: Literal["left", "right"], laterality: Laterality) -> Literal["left", "right"]:

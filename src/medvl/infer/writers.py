@@ -1,0 +1,93 @@
+"""Masks -> files: PNG, NIfTI, overlays. Every file is written whole or not at all. Shapes: H W native pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.data.images import Image
+
+BoolArray = NDArray[np.bool_]
+
+SLUG_LENGTH = 48
+PREDICTED = (255, 140, 0)  # orange, as RGB
+TRUE = (0, 200, 255)  # cyan
+MIN_OVERLAY = 512  # smaller images are enlarged so that contours and caption can be read
+
+
+def slug(phrase: str) -> str:
+    """A short file-name part for a phrase: lower case, hyphens for what is not a letter or digit.
+
+    Two phrases share a slug only if they differ in nothing but case and single spaces; where more was changed or cut, a
+    hash of the phrase follows.
+    """
+    simple = re.sub(r"[^a-z0-9]+", "-", phrase.lower()).strip("-")
+    if simple.replace("-", " ") == phrase.lower() and 0 < len(simple) <= SLUG_LENGTH:
+        return simple
+    digest = hashlib.sha256(phrase.encode()).hexdigest()[:8]
+    return f"{simple[: SLUG_LENGTH - 9].strip('-')}-{digest}".strip("-")
+
+
+def write_mask_png(path: Path, mask: BoolArray) -> None:
+    """(H, W) bool -> 8-bit grey PNG, 0 and 255."""
+    from PIL import Image as PILImage
+
+    picture = PILImage.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    _atomically(path, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+
+
+def write_mask_nifti(path: Path, mask: BoolArray, image: Image) -> None:
+    """(H, W) bool -> NIfTI (uint8, 0 and 1).
+
+    Of a NIfTI image: a volume of the source's shape and affine in which the slice shown holds the mask and all other
+    slices are empty. Of another image: one slice with its spacing, oriented so that medvl reads back the same array.
+    """
+    import nibabel
+
+    from medvl.data.nifti import NiftiSlice, single_slice
+
+    reference = image.reference
+    if not isinstance(reference, NiftiSlice):
+        reference = single_slice(mask.shape, image.spacing_mm)
+    volume = nibabel.Nifti1Image(reference.to_volume(mask.astype(np.uint8)), reference.affine)
+    _atomically(path, lambda temporary: nibabel.save(volume, temporary), ".nii.gz" if path.suffix == ".gz" else ".nii")
+
+
+def write_overlay(
+    path: Path, image: Image, pred_mask: BoolArray, true_mask: BoolArray | None = None, caption: str = ""
+) -> None:
+    """The image in grey with the predicted contour in orange, the true one in cyan, and a caption below."""
+    from PIL import Image as PILImage
+
+    height, width = pred_mask.shape
+    scale = max(1, -(-MIN_OVERLAY // max(height, width)))
+    grey = np.rint(255 * image.as_channels(3).transpose(1, 2, 0)).astype(np.uint8)  # (H, W, 3)
+    canvas = cv2.resize(grey, (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
+    for mask, colour in ((true_mask, TRUE), (pred_mask, PREDICTED)):
+        if mask is not None:
+            large = cv2.resize(mask.astype(np.uint8), (width * scale, height * scale), interpolation=cv2.INTER_NEAREST)
+            contours, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(canvas, contours, -1, colour, 2)
+    if caption:
+        bar = np.zeros((28, canvas.shape[1], 3), np.uint8)
+        text = caption.encode("ascii", "replace").decode()  # cv2's font has no other letters
+        cv2.putText(bar, text[:90], (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        canvas = np.vstack([canvas, bar])
+    picture = PILImage.fromarray(canvas)
+    _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def _atomically(path: Path, write: Callable[[str], None], suffix: str = ".tmp") -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    try:
+        write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
