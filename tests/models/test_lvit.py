@@ -70,6 +70,21 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(1, 1, 32, 32)], "no text features.*encode a text"),
+        ([(1, 3, 32, 32), (1, 3, 32)], r"image batch of shape \(1, 3, 32, 32\).*expected \(B, 1, H, W\).*in_channels"),
+        ([(1, 1, 32, 32), (1, 3, 16)], r"text features of shape \(1, 3, 16\).*expected \(1, tokens, 32\)"),
+        ([(1, 1, 32, 32), (2, 3, 32)], "one text per row"),
+    ],
+)
+def test_bad_inputs(shapes: list[tuple[int, ...]], message: str) -> None:
+    model = LViT("nano", in_channels=1, text_dim=32, text_merge="attention")
+    with pytest.raises(InputError, match=message):
+        model(*[torch.rand(shape) for shape in shapes])
+
+
 def test_too_many_tokens_for_the_slots() -> None:
     model = LViT("nano", image_size=32, text_dim=8)
     with pytest.raises(InputError, match=r"11 tokens for 10 token slots.*text.max_tokens to 10"):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from medvl.config import TrainConfig, load_config
+from medvl.data.records import write_manifest
 from medvl.errors import InputError
 from medvl.train.run import train
 from medvl.train.schedule import learning_rate
@@ -28,6 +33,11 @@ def assert_same(one: Path, two: Path) -> None:
     first, second = weights(one), weights(two)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def copy_set(manifest: Path, target: Path) -> Path:
+    """The phantom set with its recipe, to damage."""
+    return Path(shutil.copytree(manifest.parent, target / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -81,24 +91,19 @@ def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     assert strip[0] == strip[1]
 
 
-def test_kill_9_loses_nothing_already_saved(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_kill_9_resumes_to_the_same_bits(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["train.epochs=400", "train.save_every_s=0", "train.val_every=100"]
-    command = [sys.executable, "-m", "medvl", "train", str(tiny_recipe), *options, "--out", str(run)]
+    command = [sys.executable, "-m", "medvl", "train", str(tiny_recipe), "train.save_every_s=0", "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = run / "checkpoints" / "last" / "state.pt"
     deadline = time.monotonic() + 60
     while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    process.kill()
+        time.sleep(0.005)
+    process.kill()  # after the first of eight steps, or a few more
     process.wait()
-    saved = torch.load(state, weights_only=False)["progress"]
-    assert 0 < saved["step"] < 800
-    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("epochs: 400", "epochs: 1"))
-    train(None, run, resume=True)  # the plan is now shorter than what is done: it ends and keeps what it has
-    after = torch.load(state, weights_only=False)["progress"]
-    assert after["step"] == saved["step"]
+    assert 0 < torch.load(state, weights_only=False)["progress"]["step"]
+    train(None, run, resume=True)
+    assert_same(finished, run)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
@@ -136,6 +141,43 @@ def test_empty_split(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> 
 def test_laterality_must_be_declared(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="laterality"):
         train(load_config(tiny_recipe, ["data.laterality=null"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("encoder", ["builtin", "minilm"])
+def test_a_text_network_needs_texts(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path, encoder: str) -> None:
+    with tiny_manifest.open(newline="") as file:
+        rows = [{**row, "text": ""} for row in csv.DictReader(file)]
+    write_manifest(tiny_manifest.parent / "notext.csv", rows)
+    config = load_config(
+        tiny_recipe, [f"data.manifest={tiny_manifest.parent / 'notext.csv'}", f"text.encoder={encoder}"]
+    )
+    with pytest.raises(InputError, match=r"text.*text\.encoder=none"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_image_stops_before_anything_is_written(
+    tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path
+) -> None:
+    folder = copy_set(tiny_manifest, tmp_path)
+    for name in ("i3.png", "m5.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:20])
+    with pytest.raises(InputError) as caught:
+        train(load_config(folder / "recipe.yaml"), tmp_path / "run")
+    assert "i3.png" in str(caught.value) and "m5.png" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nan_in_a_mask_names_the_file(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
+    folder = copy_set(tiny_manifest, tmp_path)
+    labels = np.asarray(PILImage.open(folder / "m5.png"), dtype=np.float32).copy()
+    labels[7, 7] = np.nan
+    PILImage.fromarray(labels).save(folder / "m5.tif")
+    manifest = folder / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("m5.png", "m5.tif"))
+    with pytest.raises(InputError, match=r"m5\.tif.*1 pixels of the mask are NaN"):
+        train(load_config(folder / "recipe.yaml"), tmp_path / "run")
 
 
 def test_text_network_without_encoder_is_lvit_tw(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -48,12 +48,24 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
         accelerator=config.train.accelerator, devices=config.train.devices, precision=config.train.precision
     )
     fabric.launch()
-    module, encoder = build_segmenter(config, len(manifest.classes), sorted({row.text for row in splits["train"]}))
+    texts = sorted({row.text for row in splits["train"]})
+    module, encoder = build_segmenter(config, len(manifest.classes), texts)
+    if encoder is not None and module.uses_text and not any(text.strip() for text in texts):
+        raise InputError(
+            "no record of the train split has a text",
+            file=manifest.path,
+            expected=f"texts in the column {config.data.text_column}",
+            remedy="set data.text_column, or text.encoder=none for a model without text",
+        )
     cache = None
     if encoder is not None and encoder.frozen:
         cache = FeatureCache(encoder, Path(config.text.cache_dir) if config.text.cache_dir else out / "cache")
     task = SegmentTask(config, module, TextInput(encoder, cache, module.uses_text))
     loaders = {name: _loader(fabric, splits[name], manifest, config, train=name == "train") for name in splits}
+    if fabric.is_global_zero and not (resume or dry_run):
+        # What can be wrong with recipe and data was found before the folder is made.
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(config, out / "config.yaml")
     monitor = Monitor(out, enabled=fabric.is_global_zero)
     plan = make_plan(config, task, splits, loaders["train"], loaders["val"], fabric.device)
     monitor.say(plan_text(plan, config))
@@ -112,10 +124,6 @@ def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> 
         raise InputError(
             "the run folder exists", file=out, remedy="choose another --out, or --resume to continue that run"
         )
-    # Everything that can be wrong with the data is found before the folder is made.
-    open_manifest(config)
-    out.mkdir(parents=True, exist_ok=True)
-    save_config(config, stored)
     return config
 
 
@@ -145,9 +153,11 @@ def _say_text(monitor: Monitor, encoder: Any, records: Sequence[Record]) -> None
     texts = sorted({row.text for row in records})
     tokens = encoder.tokenize(texts)
     lengths = tokens.mask.sum(dim=1)
+    num_without = sum(not row.text.strip() for row in records)
     monitor.say(
         f"  text   {len(texts)} distinct training texts, {int(lengths.min())} to {int(lengths.max())} tokens"
         + (f", {tokens.num_truncated} CUT to {encoder.max_tokens}" if tokens.num_truncated else ", none cut")
+        + (f"; {num_without} of {len(records)} training records have NO text" if num_without else "")
     )
 
 
