@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiments import grouped_rows, row_of
 from numpy.typing import NDArray
 
 from medvl.data.importers.lung_regions import label_map
@@ -27,6 +26,7 @@ from medvl.data.records import Manifest, Record
 from medvl.evaluate.evaluator import evaluate, log_test
 from medvl.evaluate.inputs import open_inputs
 from medvl.evaluate.sources import PredictorSource
+from medvl.evaluate.summary import grouped_rows, row_of
 from medvl.evaluate.text_probe import probe
 from medvl.files import write_json
 from medvl.model_folder import find_model, times_test_opened, update_card
@@ -40,6 +40,8 @@ LIMITS = [
     "Trained on frontal chest radiographs of children aged 1 to 5 of one hospital; never evaluated on adults.",
     "It finds lungs and thirds of their height, nothing else: no disease, no lobe, no heart.",
     "Whole picture in standard display, the patient's right at its left edge; on a mirrored picture sides are wrong.",
+    "Unions of different parts of the two lungs are weaker, and weakest where the union never stood in training.",
+    "It does not understand denial: 'no right upper zone' is answered like 'right upper zone'.",
     "English phrases in the manner of its training texts; words it does not know are named in a warning.",
     "The masks are zones cut by a rule from human lung masks (see assets/cxr_regions/README.md).",
 ]

@@ -10,6 +10,7 @@ import yaml
 from medvl.config import Config, config_dict, load_config, make_config, save_config
 from medvl.errors import InputError
 from medvl.fidelity import LVIT, markdown, preset_values
+from medvl.train.sweep import is_sweep, load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,10 +72,15 @@ def test_bad_override(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Path) -> None:
-    load_config(recipe)
+def test_every_recipe_and_sweep_is_valid_and_says_how_to_run_it(recipe: Path) -> None:
+    if is_sweep(recipe):
+        verb, folder = "sweep", load_sweep(recipe).results_folder
+        assert folder is None or folder.parent == ROOT / "results"
+    else:
+        verb = "train"
+        load_config(recipe)
     first, second = recipe.read_text().splitlines()[:2]
-    assert first.startswith("# medvl train recipes/" + recipe.name)
+    assert first.startswith(f"# medvl {verb} recipes/{recipe.name}")
     assert second.startswith("# measured:")
     assert isinstance(yaml.safe_load(recipe.read_text()), dict)
 

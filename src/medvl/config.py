@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class DataConfig:
 
     manifest: str = ""  # path of the manifest, relative to the recipe; `medvl:cxr_regions` is the shipped set
     text_column: str = "text"
+    constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
     classes: list[str] | dict[str, list[int]] | None = None  # mask_NAME columns, or {name: values of a label map}
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
@@ -40,8 +42,11 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     p_empty_text: float = 0.0  # how often a training row is asked with an empty phrase, whose answer is an empty mask
     phrases_per_image: int = 1  # training rows drawn per image and epoch; they share the image encoder
+    rows_per_image: int | None = None  # a fixed choice of an image's training rows; None = all
     draw_by: str | None = None  # column whose values are drawn equally often among an image's rows
     val_phrases_per_image: int | None = None  # validation rows per image, the same every time; None = all
+    label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training patients; the masks of the others are hidden
+    label_seed: int | None = None  # which patients; None = train.seed
     num_workers: int = 0
     cache_mb: int = 1024  # decoded images and masks kept in memory
 
@@ -76,10 +81,40 @@ class ObjectiveConfig:
 
 
 @dataclass(config=_STRICT)
+class SemiConfig:
+    """Training on unlabelled records: L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV).
+
+    With `epi` and `lv_bank` none, records without a mask take no part.
+    """
+
+    epi: Literal["none", "labels", "weights"] = "none"  # EMA of each pseudo label, or of the weights (teacher)
+    beta: Annotated[float, Ge(0), Lt(1)] = 0.99
+    beta_warmup: bool = True  # min(beta, 1 - 1 / (visits + 1)); else the first label weighs 60 % after 50 visits
+    update: Literal["visit", "epoch"] = (
+        "visit"  # by the training view's prediction, or by a plain one at each epoch's end
+    )
+    start: Literal["first_visit", "predict"] = (
+        "first_visit"  # P_0: the first visit's prediction, or a pass before training
+    )
+    storage: Literal["float16", "uint8"] = "float16"
+    weight: Annotated[float, Ge(0)] = 1.0
+    lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
+    lv_similarity: Literal["encoder", "findings"] = "encoder"
+    lv_alpha: Annotated[float, Ge(0)] = 0.1
+    ramp: Annotated[float, Ge(0), Le(1)] = 0.1  # of the steps over which the unlabelled loss comes in
+
+    @property
+    def on(self) -> bool:
+        """Whether unlabelled records take part."""
+        return self.epi != "none" or self.lv_bank != "none"
+
+
+@dataclass(config=_STRICT)
 class TrainConfig:
     """The optimisation."""
 
     epochs: int = 100
+    steps_per_epoch: int | None = None  # None = one pass over the images; else so many batches, drawn over and over
     max_steps: int | None = None  # stop earlier; the schedule ends there
     batch_size: int = 8  # images; rows are phrases_per_image times as many
     optimizer: Literal["adam", "adamw"] = "adamw"
@@ -107,10 +142,12 @@ class Config:
 
     task: Literal["segment"] = "segment"
     fidelity: Preset = "medvl"
+    init: str | None = None  # a RUN or MODEL folder of the same network to start from
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    semi: SemiConfig = field(default_factory=SemiConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -126,7 +163,7 @@ def manifest_path(config: Config) -> Path:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
-    Relative paths in `data.manifest` and `text.cache_dir` are taken from the recipe's folder.
+    Relative paths in `init`, `data.manifest` and `text.cache_dir` are taken from the recipe's folder.
     """
     path = Path(path)
     if not path.is_file():
@@ -192,6 +229,8 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def _absolute(raw: dict[str, Any], folder: Path) -> None:
+    if isinstance(raw.get("init"), str) and not raw["init"].startswith(ASSET_PREFIX):
+        raw["init"] = str((folder / raw["init"]).resolve())  # an absolute one stays as it is
     for section, key in (("data", "manifest"), ("text", "cache_dir")):
         value = (raw.get(section) or {}).get(key) if isinstance(raw.get(section), dict) else None
         if isinstance(value, str) and value and not value.startswith(ASSET_PREFIX) and not Path(value).is_absolute():

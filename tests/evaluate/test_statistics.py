@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvl.evaluate.statistics import mean_interval, paired_difference, ratio_intervals
+from medvl.evaluate.statistics import (
+    holm,
+    mean_interval,
+    paired_difference,
+    patient_sums,
+    ratio_intervals,
+    seed_means,
+    sign_flip_test,
+    swap_test,
+)
 
 
 def test_mean_and_count_leave_nan_out() -> None:
@@ -103,3 +112,93 @@ def test_five_thousand_patients_share_one_bootstrap() -> None:
     first, same, other = ratio_intervals(values, np.ones_like(values), [str(i) for i in range(5000)])
     assert first == same != other
     assert first.hi - first.lo == pytest.approx(2 * 1.96 * values[:, 0].std() / np.sqrt(5000), rel=0.1)
+
+
+def test_sign_flips_of_three_patients_by_hand() -> None:
+    # The eight sums of +-1 +-2 +-3: only 6 and -6 are as far out as the one observed.
+    assert sign_flip_test([1.0, 2.0, 3.0]) == 2 / 8
+    # Of +-3 +-1 +-1, with 3 + 1 - 1 = 3 observed: 5, 3, 3 and their opposites, not 1 and -1.
+    assert sign_flip_test([3.0, 1.0, -1.0]) == 6 / 8
+    assert sign_flip_test([0.0, 0.0, 0.0]) == 1.0
+    assert sign_flip_test([0.5]) == 1.0
+
+
+def test_equal_sums_count_in_spite_of_rounding() -> None:
+    # 0.1 + 0.2 - 0.3 is 5.6e-17 and -0.1 - 0.2 + 0.3 its opposite, but 0.3 - 0.2 - 0.1 is -2.8e-17: all three are 0.
+    assert sign_flip_test([0.1, 0.2, -0.3]) == 1.0
+
+
+def test_swapped_pooled_dice_of_two_patients_by_hand() -> None:
+    # Patient 1: 8/10 against 2/10; patient 2: 0/30 against 15/30. Pooled 8/40 = 0.2 against 17/40 = 0.425.
+    first, second = [[8.0, 0.0], [10.0, 30.0]], [[2.0, 15.0], [10.0, 30.0]]
+    # Differences: as it is -0.225; patient 1 swapped 2/40 - 23/40 = -0.525; patient 2 23/40 - 2/40; both +0.225.
+    assert swap_test(first, second) == 1.0
+    # Denominators move with their patient: 9/10 against 1/50, then swapped one by one.
+    a, b = [[4.0, 5.0], [5.0, 5.0]], [[1.0, 0.0], [40.0, 10.0]]
+    # As it is 9/10 - 1/50 = 0.88; patient 1: 6/45 - 4/15 = -0.133; patient 2: 4/15 - 6/45; both: -0.88.
+    assert swap_test(a, b) == 0.5
+
+
+def test_drawn_permutations_are_seeded_and_near_the_exact_p() -> None:
+    differences = np.random.default_rng(4).normal(0.4, 1.0, 14)
+    exact = sign_flip_test(differences, num_draws=2**14)
+    drawn = sign_flip_test(differences, num_draws=10_000)
+    assert drawn == sign_flip_test(differences, num_draws=10_000) != sign_flip_test(differences, seed=1)
+    assert drawn == pytest.approx(exact, abs=0.015) and 0.01 < exact < 0.5
+    assert sign_flip_test(np.ones(100), num_draws=999) == 1 / 1000  # never 0
+
+
+def test_p_is_uniform_where_there_is_no_difference() -> None:
+    rng = np.random.default_rng(3)
+    found = np.array([sign_flip_test(rng.normal(0.0, 1.0, 12)) for _ in range(200)])
+    assert 0.02 <= (found <= 0.05).mean() <= 0.09 and 0.4 <= found.mean() <= 0.6
+
+
+def test_an_undefined_ratio_has_no_p() -> None:
+    assert math.isnan(swap_test([[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.2: times 4, 3, 2, 1 = 0.04, 0.06, 0.06, 0.2.
+    assert holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])
+    # The third would be 0.08 * 1, below the second's 0.07 * 2.
+    assert holm([0.01, 0.07, 0.08]) == pytest.approx([0.03, 0.14, 0.14])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    undefined, known = holm([math.nan, 0.04])
+    assert math.isnan(undefined) and known == 0.04
+    assert holm([]) == []
+
+
+def test_sums_by_patient() -> None:
+    values = np.arange(12.0).reshape(2, 3, 2)
+    assert patient_sums(values, ["b", "a", "b"]).tolist() == [[[2, 3], [4, 6]], [[8, 9], [16, 18]]]
+
+
+def test_the_mean_over_one_seed_is_the_plain_interval() -> None:
+    rng = np.random.default_rng(0)
+    top, bottom, patients = rng.random((30, 2)), 1 + rng.random((30, 2)), [f"p{i % 9}" for i in range(30)]
+    assert seed_means(top[None], bottom[None], patients).intervals() == ratio_intervals(top, bottom, patients)
+
+
+def test_means_over_seeds_are_of_each_seeds_ratio() -> None:
+    tops, bottoms = [[[8.0], [0.0]], [[2.0], [3.0]]], [[[10.0], [30.0]], [[10.0], [10.0]]]
+    found = seed_means(tops, bottoms, ["a", "b"])
+    assert found.by_seed.tolist() == [[0.2], [0.25]]
+    assert found.means == pytest.approx([0.225]) and found.sds == pytest.approx([0.05 / math.sqrt(2)])
+    # Patients a a: (0.8 + 0.2) / 2; b b: (0 + 0.3) / 2; a b: 0.225. Both seeds see the same patients.
+    assert set(found.draws.ravel().round(9)) == {0.5, 0.15, 0.225}
+    assert np.isnan(seed_means(tops[:1], bottoms[:1], ["a", "b"]).sds).all()
+    assert math.isnan(seed_means(tops, bottoms, ["a", "a"]).intervals()[0].lo)
+
+
+def test_differences_of_seed_means_are_paired() -> None:
+    base = np.random.default_rng(0).random((3, 50, 1))
+    patients, one = [f"p{i}" for i in range(50)], np.ones((3, 50, 1))
+    first, second = (
+        seed_means(base, one, patients),
+        seed_means(base[:1] * 0 + base.mean(axis=0) - 0.1, one[:1], patients),
+    )
+    (found,) = first.minus(second)
+    assert (found.mean, found.lo, found.hi) == pytest.approx((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="same rows"):
+        first.minus(seed_means(base[:, :49], one[:, :49], patients[:49]))

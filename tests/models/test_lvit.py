@@ -55,7 +55,7 @@ def test_heads_divide_every_width() -> None:
     [
         ({"size": "Mini"}, "did you mean mini"),
         ({"text_merge": "slot"}, "did you mean slots"),
-        ({"plam": "sum"}, "both | avg | max | off"),
+        ({"plam": "sum"}, "both | avg | max | none"),
         ({"mlp_tail": "relased"}, "did you mean released"),
         ({"patch": 4}, "8 | 16"),
         ({"image_size": 100}, "e.g. 112x112"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import pytest
@@ -160,6 +161,34 @@ def test_the_default_objective_is_the_released_loss() -> None:
     logits, target = example(0)
     expected = overlap.released_segmentation_loss(logits, target)
     torch.testing.assert_close(overlap.segmentation_loss(logits, target)["loss"], expected)
+
+
+def test_deep_supervision_by_hand() -> None:
+    assert overlap.deep_supervision_weights(1) == (1.0,)
+    assert overlap.deep_supervision_weights(3) == pytest.approx((4 / 7, 2 / 7, 1 / 7), rel=1e-15)
+    logits, target = example(0)
+    heads = torch.stack([logits, -logits, 0 * logits], dim=1).requires_grad_()
+    loss = partial(overlap.segmentation_loss, target=target)
+    each = [loss(head) for head in heads.unbind(dim=1)]
+    got = overlap.deep_supervision(loss, heads)
+    for name in ("loss", "dice_loss", "ce_loss"):
+        expected = (4 * each[0][name] + 2 * each[1][name] + each[2][name]) / 7
+        torch.testing.assert_close(got[name], expected)
+    got["loss"].backward()
+    assert heads.grad is not None
+    assert (heads.grad.flatten(2).abs().sum(2) > 0).all()  # of every row and head
+    assert not got["dice_loss"].requires_grad
+
+
+def test_deep_supervision_of_one_head_is_the_loss() -> None:
+    logits, target = example(0)
+    loss = partial(overlap.segmentation_loss, target=target)
+    for given in (logits, logits[:, None]):
+        assert torch.equal(overlap.deep_supervision(loss, given)["loss"], loss(logits)["loss"])
+    with pytest.raises(InputError, match=r"expected \(N, K, H, W\) or \(N, S, K, H, W\)"):
+        overlap.deep_supervision(loss, logits[0])
+    with pytest.raises(InputError, match="at least 1"):
+        overlap.deep_supervision(loss, logits[:, None][:, :0])
 
 
 def test_wrong_shapes() -> None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from medvl.cli import data, demo, evaluate, predict, train
+from medvl.cli import compare, data, demo, evaluate, predict, sweep, train
 from medvl.errors import InputError
 
 app = typer.Typer(
@@ -22,8 +22,10 @@ app.command("import")(data.import_)
 app.command("split")(data.split)
 app.command("audit")(data.audit)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from medvl.config import DataConfig
 from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
@@ -45,6 +45,8 @@ class Batch:
     image: Tensor  # (B, C, H, W) float32
     image_index: Tensor  # (N,) int64
     texts: tuple[str, ...]
+    source_texts: tuple[str, ...]  # as the records have them, before the affine rewrote them
+    affines: tuple[Affine, ...]  # one per row: native grid -> model's grid
     target: Tensor  # (N, K, H, W) float32 in {0, 1}; NaN where not annotated
     annotated: Tensor  # (N, K) bool
     ids: tuple[str, ...]
@@ -56,6 +58,8 @@ class Batch:
             self.image.to(device, non_blocking=True),
             self.image_index.to(device, non_blocking=True),
             self.texts,
+            self.source_texts,
+            self.affines,
             self.target.to(device, non_blocking=True),
             self.annotated.to(device, non_blocking=True),
             self.ids,
@@ -91,15 +95,25 @@ class SegmentDataset(Dataset[Sample]):
     """One item per distinct image; the item is asked as (epoch, index) so that it needs no state.
 
     With `train=True` an item draws `phrases_per_image` of the image's rows (evenly over the values of `draw_by`), an
-    affine and intensities. Otherwise it gives the first `val_phrases_per_image` rows of a fixed shuffle, unaugmented.
+    affine and intensities. Otherwise it gives the first `val_phrases_per_image` rows of a fixed shuffle (all rows with
+    `all_rows`), unaugmented.
+    The masks of the record ids in `hidden` are never opened: those records are unlabelled.
     """
 
     def __init__(
-        self, records: Sequence[Record], classes: Sequence[str], config: DataConfig, *, seed: int, train: bool
+        self,
+        records: Sequence[Record],
+        classes: Sequence[str],
+        config: DataConfig,
+        *,
+        seed: int,
+        train: bool,
+        hidden: frozenset[str] = frozenset(),
+        all_rows: bool = False,
     ) -> None:
         if not records:
             raise InputError("no records to read", expected="at least one record in this split")
-        self.config, self.seed, self.train = config, seed, train
+        self.config, self.seed, self.train, self.hidden, self.all_rows = config, seed, train, hidden, all_rows
         self.classes = tuple(classes)
         groups: dict[Path, list[Record]] = {}
         for record in records:
@@ -116,6 +130,14 @@ class SegmentDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def labelled(self) -> list[int]:
+        """Indices of the images of which any row has a mask that is not hidden."""
+        return [
+            i
+            for i, rows in enumerate(self.groups)
+            if any(row.id not in self.hidden and any(mask is not None for mask in row.masks.values()) for row in rows)
+        ]
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         epoch, index = item if isinstance(item, tuple) else (0, item)
@@ -135,7 +157,8 @@ class SegmentDataset(Dataset[Sample]):
             affine = draw(
                 self.config.augment, rng, base, text="; ".join(texts), laterality=self.config.laterality, mask=union
             )
-            empty = rng.random(len(rows)) < self.config.p_empty_text
+            has_mask = [any(mask is not None for mask in row) for row in masks]
+            empty = (rng.random(len(rows)) < self.config.p_empty_text) & has_mask  # an unlabelled text stays its own
         pixels = affine.apply_image(image.as_channels(self.config.in_channels))  # (C, H, W)
         if self.train:
             pixels = intensity(self.config.augment, rng, pixels)
@@ -151,7 +174,7 @@ class SegmentDataset(Dataset[Sample]):
         config = self.config
         if not self.train:
             limit = config.val_phrases_per_image
-            if limit is None or limit >= len(group):
+            if self.all_rows or limit is None or limit >= len(group):
                 return group
             order = np.random.default_rng([self.seed, zlib.crc32(group[0].id.encode())]).permutation(len(group))
             return tuple(group[i] for i in sorted(order[:limit]))
@@ -184,7 +207,7 @@ class SegmentDataset(Dataset[Sample]):
 
     def _mask(self, record: Record, name: str) -> NDArray[np.bool_] | None:
         reference = record.masks.get(name)
-        if reference is None:
+        if reference is None or record.id in self.hidden:
             return None
         key = (reference.path, reference.values)
         found = self._cache.get(key)
@@ -237,36 +260,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),  # (B, C, H, W)
         image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),  # (N,)
         texts=tuple(text for sample in samples for text in sample.texts),
+        source_texts=tuple(row.text for row in rows),
+        affines=tuple(sample.affine for sample in samples for _ in sample.rows),
         target=target,
         annotated=~torch.isnan(target).flatten(2).any(dim=2),  # (N, K)
         ids=tuple(row.id for row in rows),
         patients=tuple(row.patient for row in rows),
     )
-
-
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): a permutation that is a pure function of (seed, epoch), sharded over ranks.
-
-    `start` skips the batches an interrupted epoch has already done.
-    """
-
-    def __init__(
-        self, num_items: int, batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.num_items, self.batch_size, self.seed, self.shuffle = num_items, batch_size, seed, shuffle
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.start = 0
-
-    def __len__(self) -> int:
-        mine = -(-self.num_items // self.world_size)  # ranks are padded to the same length
-        return -(-mine // self.batch_size)  # the last batch may be smaller; nothing is dropped
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.num_items)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
-        if self.world_size > 1:
-            padded = np.resize(order, -(-self.num_items // self.world_size) * self.world_size)
-            order = padded[self.rank :: self.world_size]
-        for number in range(self.start, len(self)):
-            yield [(self.epoch, int(i)) for i in order[number * self.batch_size : (number + 1) * self.batch_size]]

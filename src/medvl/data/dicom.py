@@ -6,6 +6,8 @@ and never its patient.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
 
 def is_dicom(path: Path) -> bool:
     """Whether the content is DICOM: the DICM prefix, or, without a preamble, a data set with an image size."""
-    with path.open("rb") as file:
-        head = file.read(132)
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False  # whoever reads it says why not
     if head[128:132] == b"DICM":
         return True
-    if head[:2] not in (b"\x08\x00", b"\x02\x00"):  # the first group of a data set or of its meta information
+    # The first group of a data set, in either byte order, or of its meta information.
+    if head[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
         return False
     try:
         return "Rows" in _open(path, pixels=False)
@@ -42,41 +48,34 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
     Raises:
         InputError: unreadable or undecodable pixels, no image, several frames and no `frame`.
     """
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
+    from pydicom.pixels.processing import apply_color_lut
 
     from medvl.data.images import Image
 
     dataset = _open(path, pixels=True)
-    stored = _frame(dataset, path, frame)
-    kind = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    bits = int(dataset.get("BitsStored", 8))
-    if kind == "PALETTE COLOR":
-        coloured = apply_color_lut(stored, dataset)
-        pixels: NDArray[Any] = coloured.astype(np.float32) / np.iinfo(coloured.dtype).max
-    elif stored.ndim == 3:
-        if kind.startswith("YBR"):
-            # Decoders of compressed syntaxes already return RGB; only raw YBR is left to convert.
-            raw = not dataset.file_meta.TransferSyntaxUID.is_compressed
-            stored = convert_color_space(stored, kind, "RGB") if raw else stored
-        pixels = stored.astype(np.float32) / (2**bits - 1)
-    else:
-        values = np.asarray(apply_modality_lut(stored, dataset))
-        if window is not None:
-            shown = _window(values, *window)
-        elif "VOILUTSequence" in dataset or "WindowCenter" in dataset:
-            if dataset.get("WindowCenter") is not None and getattr(dataset.WindowCenter, "__len__", None):
-                warn(f"{path}: {len(dataset.WindowCenter)} windows; the first is shown")
-            shown = _unit(np.asarray(apply_voi_lut(values, dataset, index=0), dtype=np.float32), dataset)
+    with _damage_named(path):
+        stored = _frame(dataset, path, frame)
+        kind = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+        bits = int(dataset.get("BitsStored", 8))
+        if kind == "PALETTE COLOR":
+            coloured = apply_color_lut(stored, dataset)
+            pixels: NDArray[Any] = coloured.astype(np.float32) / np.iinfo(coloured.dtype).max
+        elif stored.ndim == 3:  # RGB: pydicom converts YBR itself
+            pixels = stored.astype(np.float32) / (2**bits - 1)
         else:
-            shown = _window(values, *_full_window(values))
-        pixels = 1 - shown if kind == "MONOCHROME1" else shown
+            values = _modality_values(stored, dataset)
+            shown = _window(values, *window) if window is not None else _shown(values, dataset, path)
+            pixels = 1 - shown if kind == "MONOCHROME1" else shown
+        spacing = _spacing_mm(dataset)
     unit = np.ascontiguousarray(np.clip(pixels, 0, 1), dtype=np.float32)
-    return Image(unit, _spacing_mm(dataset), path, bits=bits, format="dicom")
+    return Image(unit, spacing, path, bits=bits, format="dicom")
 
 
-def read_dicom_labels(path: Path) -> NDArray[Any]:
+def read_dicom_labels(path: Path, *, frame: int | None = None) -> NDArray[Any]:
     """A mask stored as DICOM: its (H, W) plain stored values."""
-    labels = _frame(_open(path, pixels=True), path, None)
+    dataset = _open(path, pixels=True)
+    with _damage_named(path):
+        labels = _frame(dataset, path, frame)
     if labels.ndim != 2:
         raise InputError("a mask in colour", file=path, expected="one value a pixel")
     return labels
@@ -86,29 +85,49 @@ def dicom_size(path: Path) -> tuple[int, int]:
     """(H, W) from the header."""
     dataset = _open(path, pixels=False)
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise InputError("a DICOM without an image", file=path, expected="pixel data")
-    return int(dataset.Rows), int(dataset.Columns)
+        raise _without_image(path)
+    with _damage_named(path):
+        return int(dataset.Rows), int(dataset.Columns)
 
 
 def _open(path: Path, *, pixels: bool) -> Any:
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    try:
+    with _damage_named(path):
         dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
-        raise InputError(f"unreadable DICOM ({type(error).__name__})", file=path, remedy="export it again") from None
-    if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
-        # Without a preamble: the standard's default.
-        dataset.file_meta = getattr(dataset, "file_meta", None) or pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta:
+            # Without a preamble: as pydicom found the data set to be encoded.
+            implicit, little = dataset.original_encoding
+            explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta = getattr(dataset, "file_meta", None) or pydicom.dataset.FileMetaDataset()
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return dataset
 
 
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """pydicom converts a value when it is asked for, and raises whatever that does. Only the type is told: the message
+    may quote the patient's data."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        what = f"unreadable DICOM ({type(error).__name__})"
+        raise InputError(what, file=path, expected="a whole DICOM image", remedy="export it again") from None
+
+
+def _without_image(path: Path) -> InputError:
+    return InputError("a DICOM without an image", file=path, expected="pixel data", remedy="leave it out")
+
+
 def _frame(dataset: Any, path: Path, frame: int | None) -> NDArray[Any]:
+    from pydicom.pixels.utils import pixel_array
+
     num_frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if "PixelData" not in dataset:
-        raise InputError("a DICOM without an image", file=path, expected="pixel data")
+        raise _without_image(path)
     if num_frames > 1 and frame is None:
         raise InputError(
             f"a DICOM of {num_frames} frames", file=path, expected=f"data.slice_index from 0 to {num_frames - 1}"
@@ -116,18 +135,65 @@ def _frame(dataset: Any, path: Path, frame: int | None) -> NDArray[Any]:
     if frame is not None and not 0 <= frame < num_frames:
         raise InputError(f"frame {frame} of {num_frames}", file=path, expected=f"0 to {num_frames - 1}")
     try:
-        array = np.asarray(dataset.pixel_array)
+        return np.asarray(pixel_array(dataset, index=frame or 0))
     except Exception as error:  # pydicom's decoders raise whatever their plugins do
         syntax = dataset.file_meta.TransferSyntaxUID.name
         raise InputError(
-            f"the pixels cannot be decoded ({type(error).__name__}, {syntax})", file=path, remedy="export it again"
+            f"the pixels cannot be decoded ({type(error).__name__}, {syntax})",
+            file=path,
+            expected="whole pixel data in a syntax that pydicom, GDCM or OpenJPEG decodes",
+            remedy="export it again, uncompressed",
         ) from None
-    return np.asarray(array[frame]) if num_frames > 1 and frame is not None else array
 
 
-def _full_window(values: NDArray[Any]) -> tuple[float, float]:
+def _modality_values(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
+    """Stored -> modality values (PS3.3 C.11.1)."""
+    if dataset.get("ModalityLUTSequence"):
+        return _look_up(stored, dataset.ModalityLUTSequence[0], dataset)
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    return stored if (slope, intercept) == (1, 0) else stored * slope + intercept
+
+
+def _shown(values: NDArray[Any], dataset: Any, path: Path) -> NDArray[np.float32]:
+    """Modality values -> [0, 1] as the file says (PS3.3 C.11.2)."""
+    if dataset.get("VOILUTSequence"):
+        item = dataset.VOILUTSequence[0]
+        largest = 2 ** int(item.LUTDescriptor[2]) - 1
+        return np.asarray(_look_up(values, item, dataset) / largest, dtype=np.float32)
+    centres, widths = (_numbers(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if len(centres) > 1:
+        warn(f"{path}: {len(centres)} windows; the first is shown")
+    if centres and widths and widths[0] > 0:
+        centre, width = centres[0], widths[0]
+        function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+        if function == "SIGMOID":
+            return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)), dtype=np.float32)
+        if function == "LINEAR" and width >= 1:  # which maps centre - 0.5 to the middle, over width - 1
+            return _window(values, centre - 0.5, width - 1)
+        return _window(values, centre, width)
+    if centres or widths:
+        warn(f"{path}: a window without a positive width is left out")
     low, high = float(values.min()), float(values.max())
-    return (low + high) / 2, high - low
+    return _window(values, (low + high) / 2, high - low)
+
+
+def _numbers(value: Any) -> list[float]:
+    """A DICOM value of none, one or several numbers."""
+    several = [] if value is None else value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [float(number) for number in several if str(number).strip()]
+
+
+def _look_up(values: NDArray[Any], item: Any, dataset: Any) -> NDArray[Any]:
+    """The entries of a LUT for `values`; those outside get its first or last."""
+    num, first = int(item.LUTDescriptor[0]) or 2**16, int(item.LUTDescriptor[1])
+    data = item.LUTData
+    if isinstance(data, bytes):  # OW: words, or bytes where so few are there
+        order = "<" if dataset.original_encoding[1] else ">"
+        entries = np.frombuffer(data, np.uint8 if len(data) < 2 * num else f"{order}u2")[:num]
+    else:
+        entries = np.asarray(data, dtype=np.uint16)
+    places = np.rint(values).astype(np.int64) - first
+    return np.asarray(entries[np.clip(places, 0, len(entries) - 1)])
 
 
 def _window(values: NDArray[Any], centre: float, width: float) -> NDArray[np.float32]:
@@ -136,26 +202,12 @@ def _window(values: NDArray[Any], centre: float, width: float) -> NDArray[np.flo
     return shown
 
 
-def _unit(shown: NDArray[np.float32], dataset: Any) -> NDArray[np.float32]:
-    """pydicom's VOI output -> [0, 1]: of a LUT its entries' bits, of a window the range it maps to."""
-    if "VOILUTSequence" in dataset and dataset.VOILUTSequence:
-        return np.asarray(shown / (2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1), dtype=np.float32)
-    # pydicom maps a window onto the range that the stored bits can reach after rescaling.
-    slope = float(dataset.get("RescaleSlope", 1) or 1)
-    intercept = float(dataset.get("RescaleIntercept", 0) or 0)
-    bits = int(dataset.get("BitsStored", 8))
-    signed = int(dataset.get("PixelRepresentation", 0)) == 1
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    low_value, high_value = sorted((low * slope + intercept, high * slope + intercept))
-    return np.asarray((shown - low_value) / max(high_value - low_value, 1e-12), dtype=np.float32)
-
-
 def _spacing_mm(dataset: Any) -> tuple[float, float] | None:
-    spacing, factor = dataset.get("PixelSpacing"), 1.0
+    spacing, factor = _numbers(dataset.get("PixelSpacing")), 1.0
     if not spacing:
-        spacing = dataset.get("ImagerPixelSpacing")
-        factor = float(dataset.get("EstimatedRadiographicMagnificationFactor", 1) or 1)
-    if not spacing or len(spacing) != 2:
+        spacing = _numbers(dataset.get("ImagerPixelSpacing"))
+        factor = float(dataset.get("EstimatedRadiographicMagnificationFactor") or 1)
+    if len(spacing) != 2:
         return None
-    row, column = float(spacing[0]) / factor, float(spacing[1]) / factor
+    row, column = spacing[0] / factor, spacing[1] / factor
     return (row, column) if row > 0 and column > 0 else None

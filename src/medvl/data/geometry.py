@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import cv2
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -27,8 +27,9 @@ BoolArray = NDArray[np.bool_]
 Laterality = Literal["patient", "viewer", "image"]
 
 KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what is cut off would be untrue
-REDRAWS = 4
+DRAWS = 4
 Fraction = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
 
 
 @pydantic_dataclass(config=ConfigDict(extra="forbid"))
@@ -41,7 +42,7 @@ class AugmentConfig:
     p_rot90: Fraction = 0.0  # a quarter turn, where the text names no side and no height
     max_rotate_deg: Annotated[float, Ge(0), Le(45)] = 10.0
     max_shift: Annotated[float, Ge(0), Le(0.5)] = 0.05  # of the side
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: tuple[Positive, Positive] = (0.9, 1.1)
     flip_text: Literal["rewrite", "keep"] = "rewrite"  # keep: what the released programs do; only for ablations
     max_gamma: Annotated[float, Ge(0), Le(1)] = 0.2  # exponent from 1 / (1 + g) to 1 + g
     max_contrast: Fraction = 0.2
@@ -97,22 +98,29 @@ class Affine:
             return text
         return mirror_text(text, left_right=self.left_right, up_down=self.up_down)
 
+    def after(self, base: Affine) -> Affine:
+        """This affine as seen from the grid that `base` leads to: `base` first, then the result, is this affine.
+
+        With `base` the plain `fit` it is what augmentation did: model's grid -> view.
+        """
+        square = np.vstack([base.matrix, (0.0, 0.0, 1.0)])
+        matrix = _compose(self.matrix, np.linalg.inv(square)[:2])
+        return Affine(matrix, base.target_size, self.target_size, self.left_right, self.up_down, self.text_rule)
+
     def invert_map(self, values: FloatArray) -> FloatArray:
         """(h, w) or (K, h, w) on the target grid -> (H, W) or (K, H, W) on the source grid; zero outside the target."""
         if values.ndim == 3:
             return np.stack([self.invert_map(one) for one in values])  # (K, H, W)
         if self._is_resize():
             return resample_map(values, self.source_size)
-        height, width = self.source_size
-        return np.asarray(
-            cv2.warpAffine(
-                np.ascontiguousarray(values, dtype=np.float32),
-                self.matrix,
-                (width, height),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            ),
-            dtype=np.float32,
-        )
+        # Edges are repeated, else the outermost pixels would be mixed with zeros; what is outside is cut off after it.
+        result = _sample(values, _inverse(self.matrix), self.source_size, cv2.BORDER_REPLICATE)
+        (height, width), (h, w) = self.source_size, self.target_size
+        x, y = (
+            row[0] * np.arange(width)[None, :] + row[1] * np.arange(height)[:, None] + row[2] for row in self.matrix
+        )  # (H, W) each: where the pixel lies on the target grid
+        inside = (x > -0.5) & (x < w - 0.5) & (y > -0.5) & (y < h - 0.5)
+        return np.where(inside, result, np.float32(0))
 
     def _is_resize(self) -> bool:
         return bool(np.allclose(self.matrix, _resize_matrix(self.source_size, self.target_size), atol=1e-9))
@@ -120,23 +128,7 @@ class Affine:
     def _warp(self, values: FloatArray, border: int) -> FloatArray:
         if self._is_resize():
             return resample_map(values, self.target_size)
-        matrix = self.matrix
-        # Shrinking by a warp would alias: average down to about the target's scale first, then warp.
-        scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-        if scale < 0.8:
-            height, width = self.source_size
-            small = (max(1, round(height * scale)), max(1, round(width * scale)))
-            values = resample_map(values, small)
-            matrix = _compose(matrix, _resize_matrix(small, self.source_size))
-        height, width = self.target_size
-        warped = cv2.warpAffine(
-            np.ascontiguousarray(values, dtype=np.float32),
-            matrix,
-            (width, height),
-            flags=cv2.INTER_LINEAR,
-            borderMode=border,
-        )
-        return np.asarray(warped, dtype=np.float32)
+        return _sample(values, self.matrix, self.target_size, border)
 
 
 def fit(
@@ -165,7 +157,8 @@ def draw(
 
     A transform that would make the text untrue is not drawn: no flip of a text in another language than English (its
     words cannot be rewritten), no quarter turn of a text that names a side or a height, nothing that pushes more than
-    2 % of the mask out of the picture (redrawn up to 4 times, then `base`). `flip_text: keep` gives all that up.
+    2 % of the mask out of the picture (drawn at most 4 times, then `base`). `flip_text: keep` gives all that up, and so
+    does `scheme: released`, which rewrites only the texts of its flips and half turns. `scheme: none` is `base`.
 
     Args:
         text: all texts of the sample.
@@ -182,7 +175,7 @@ def draw(
     if not may_flip and (config.p_flip_lr or config.p_flip_ud or config.p_rot90):
         warn("texts that are not English are not flipped: their sides cannot be rewritten")
     may_turn = free or (may_flip and not names_side(text) and not names_height(text))
-    for _ in range(REDRAWS):
+    for _ in range(DRAWS):
         angle = np.deg2rad(rng.uniform(-config.max_rotate_deg, config.max_rotate_deg))
         scale = rng.uniform(*config.scale)
         shift = rng.uniform(-config.max_shift, config.max_shift, 2)
@@ -274,16 +267,35 @@ def _is_quarter(linear: NDArray[np.float64]) -> bool:
 
 def _kept(affine: Affine, mask: BoolArray) -> float:
     """The share of the foreground whose pixels land inside the target."""
-    rows, columns = np.nonzero(mask)
-    step = max(1, len(rows) // 2000)  # a sample of the pixels tells it well enough
-    points = np.stack([columns[::step], rows[::step]], axis=1)
-    x, y = (points @ affine.matrix[:, :2].T + affine.matrix[:, 2]).T
+    rows, columns = np.nonzero(mask)  # all of them: every n-th can fall into the same few columns
+    x, y = (row[0] * columns + row[1] * rows + row[2] for row in affine.matrix)
     height, width = affine.target_size
     return float(((x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)).mean())
 
 
 def _rotation(angle: float) -> NDArray[np.float64]:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=np.float64)
+
+
+def _sample(values: FloatArray, matrix: NDArray[np.float64], size: tuple[int, int], border: int) -> FloatArray:
+    """(H, W) float at `matrix` (source to target) -> `size`, linear; what is outside the source is as `border` says."""
+    # Shrinking by a warp would alias: average each side down to about the target's scale first, then warp.
+    sides = [
+        max(1, round(side * scale)) if scale < 0.8 else side
+        for side, scale in zip(values.shape, np.linalg.norm(matrix[:, [1, 0]], axis=0), strict=True)
+    ]
+    small = (sides[0], sides[1])
+    if small != values.shape:
+        matrix = _compose(matrix, _resize_matrix(small, (values.shape[0], values.shape[1])))
+        values = resample_map(values, small)
+    warped = cv2.warpAffine(
+        np.ascontiguousarray(values, dtype=np.float32),
+        matrix,
+        (size[1], size[0]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=border,
+    )
+    return np.asarray(warped, dtype=np.float32)
 
 
 def _resize_matrix(source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float64]:
@@ -296,3 +308,8 @@ def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray
     """(2, 3) of `first`, then `second`."""
     bottom = np.array([[0.0, 0.0, 1.0]])
     return np.asarray((np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2], dtype=np.float64)
+
+
+def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3) back."""
+    return np.asarray(np.linalg.inv(np.vstack([matrix, (0.0, 0.0, 1.0)]))[:2], dtype=np.float64)

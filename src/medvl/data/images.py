@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from medvl.errors import InputError, warn
 
@@ -23,6 +24,7 @@ BoolArray = NDArray[np.bool_]
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 READABLE = "PNG, JPEG, TIFF, DICOM or NIfTI"
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -87,73 +89,113 @@ def read_image(
         array = array[:, :, :3]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise InputError(f"an image of shape {array.shape}", file=path, expected="one (grey) or three (RGB) channels")
-    if array.dtype.kind == "f":
-        low, high = _finite_range(array, path)
-        pixels, bits = (array.astype(np.float32) - low) / max(high - low, 1e-12), 32
+    bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize
+    values = array.astype(np.float32)
+    if array.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(
+            f"{int((~np.isfinite(values)).sum())} pixels are not finite",
+            file=path,
+            expected="a number in every pixel",
+            remedy="write the value of the background there",
+        )
+    if window is not None:  # in the file's own values, as for DICOM and NIfTI
+        pixels = np.clip((values - window[0]) / max(window[1], 1e-12) + 0.5, 0, 1)
+    elif array.dtype.kind == "f":
+        low, high = _float_range(values, path)
+        pixels = (values - low) / max(high - low, 1e-12)
     else:
-        bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize
-        pixels = array.astype(np.float32) / (2**bits - 1)
-    if window is not None:
-        centre, width = (value / (2**bits - 1) if bits < 32 else value for value in window)
-        pixels = np.clip((pixels - centre) / max(width, 1e-12) + 0.5, 0, 1)
+        pixels = values / (2**bits - 1)
     pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     return Image(pixels=pixels, spacing_mm=None, path=path, bits=bits, format=form)
 
 
-def read_mask(path: str | Path, values: tuple[int, ...] | None = None, *, slice_index: int | None = None) -> BoolArray:
+def read_mask(
+    path: str | Path,
+    values: tuple[int, ...] | None = None,
+    *,
+    slice_index: int | None = None,
+    slice_axis: int = 2,
+) -> BoolArray:
     """Read a mask: (H, W) bool, the pixels whose label is in `values`, or every non-zero pixel.
+
+    JPEG blurs the edges of what it stores, so of a JPEG mask the pixels from half of its largest value up.
 
     Raises:
         InputError: unreadable; colour that is not grey; NaN.
     """
     path = Path(path)
-    labels = read_labels(path, slice_index=slice_index)
-    return labels != 0 if values is None else np.isin(labels, values)
+    labels, form = _read_labels(path, slice_index, slice_axis)
+    if values is not None:
+        return np.isin(labels, values)
+    if form == "jpeg" and labels.any():
+        warn(f"{path}: a mask stored as JPEG is not exact; pixels from half of its largest value up count as mask")
+        return np.asarray(2 * labels.astype(np.int64) >= labels.max())
+    return np.asarray(labels != 0)
 
 
-def read_labels(path: str | Path, *, slice_index: int | None = None) -> NDArray[Any]:
-    """Read a label map: (H, W) integers, of a palette image its indices."""
-    path = Path(path)
+def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis: int = 2) -> NDArray[Any]:
+    """Read a label map: (H, W) integers, of a palette image its indices. InputError as `read_mask`."""
+    return _read_labels(Path(path), slice_index, slice_axis)[0]
+
+
+def whole_labels(labels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Floating-point labels as integers. InputError for NaN and for values that are not whole numbers."""
+    if labels.dtype.kind != "f":
+        return labels
+    bad = int(np.isnan(labels).sum())
+    if bad:
+        raise InputError(
+            f"{bad} pixels of the mask are NaN",
+            file=path,
+            expected="a label in every pixel",
+            remedy="write 0 or a label of its own there",
+        )
+    if np.isinf(labels).any() or (np.abs(labels - np.rint(labels)) > 1e-3).any():
+        raise InputError(
+            "a mask with values that are not whole numbers", file=path, expected="labels", remedy="threshold it first"
+        )
+    return np.asarray(np.rint(labels), dtype=np.int64)
+
+
+def _read_labels(path: Path, slice_index: int | None, slice_axis: int) -> tuple[NDArray[Any], str]:
     kind = _kind(path)
     if kind == "nifti":
         from medvl.data.nifti import read_nifti_labels
 
-        return read_nifti_labels(path, slice_index=slice_index)
+        return read_nifti_labels(path, slice_index=slice_index, axis=slice_axis), kind
     if kind == "dicom":
         from medvl.data.dicom import read_dicom_labels
 
-        return read_dicom_labels(path)
-    labels, _ = _decode(path, labels=True)
+        return read_dicom_labels(path, frame=slice_index), kind
+    labels, form = _decode(path, labels=True)
     if labels.ndim == 3:
         if labels.shape[2] == 2 or not (labels[:, :, :3] == labels[:, :, :1]).all():
             raise InputError("a mask in colour", file=path, expected="a grey or palette image of labels")
         labels = labels[:, :, 0]  # (H, W)
-    if labels.dtype.kind == "f":
-        bad = int(np.isnan(labels).sum())
-        if bad:
-            raise InputError(f"{bad} pixels of the mask are NaN", file=path, expected="a label in every pixel")
-    return labels
+    return whole_labels(labels.astype(np.uint8) if labels.dtype == np.bool_ else labels, path), form
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, *, slice_axis: int = 2) -> tuple[int, int]:
     """(H, W) from the header, without decoding the pixels. InputError as `read_image`."""
     path = Path(path)
     kind = _kind(path)
     if kind == "nifti":
         from medvl.data.nifti import nifti_size
 
-        return nifti_size(path)
+        return nifti_size(path, slice_axis)
     if kind == "dicom":
         from medvl.data.dicom import dicom_size
 
         return dicom_size(path)
     try:
-        with PILImage.open(path) as image:
+        with path.open("rb") as file, PILImage.open(file) as image:
             # EXIF orientations 5..8 swap the sides. A PNG's EXIF is only known after its pixels; none are turned so.
-            turned = image.format != "PNG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             width, height = image.size
+            if isinstance(image, TiffImageFile):  # whose size some versions of Pillow have already turned
+                width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
             return (width, height) if turned else (height, width)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
         raise _unreadable(path, error) from None
 
 
@@ -161,7 +203,7 @@ def resample_mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
     """(H, W) bool -> another size: a pixel belongs to the mask where at least half of its area does. Never `> 0`."""
     if mask.shape == size:
         return mask
-    return resample_map(mask.astype(np.float32), size) >= 0.5
+    return resample_map(mask.astype(np.float32), size) >= 0.5 - 1e-5  # an exact half may come out rounded down
 
 
 def resample_map(values: FloatArray, size: tuple[int, int]) -> FloatArray:
@@ -195,30 +237,56 @@ def _kind(path: Path) -> str:
 
 def _decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
     try:
-        with PILImage.open(path) as image:
+        # From an open file: given a path, Pillow maps raw TIFF into memory and garbles those that are turned.
+        with path.open("rb") as file, PILImage.open(file) as image:
             form = (image.format or "?").lower()
+            raw_mode, pages = _raw_mode(image), getattr(image, "n_frames", 1)
+            tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
             picture: PILImage.Image = image if form == "png" else ImageOps.exif_transpose(image)
             if picture.mode == "P" and not labels:
                 picture = picture.convert("RGB")
             elif picture.mode in ("LA", "CMYK", "YCbCr", "HSV", "LAB") or (picture.mode == "PA"):
                 picture = picture.convert("L" if picture.mode == "LA" else "RGB")
             array = np.asarray(picture)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+        if ";16" in raw_mode and array.dtype == np.uint8 and tags.get(ORIENTATION, 1) == 1:
+            deep = _decode_deep(path)
+            array = deep[:, :, 0] if raw_mode.startswith("LA") else deep  # both make colour of grey with alpha
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
         raise _unreadable(path, error) from None
+    if pages > 1 and form != "mpo":
+        warn(f"{path}: {pages} pages; the first is read")
     if array.dtype == np.int32:  # Pillow's mode I: 16-bit files of some writers
         low, high = int(array.min()), int(array.max())
         if low < 0 or high > 65535:
-            raise InputError(f"32-bit integers from {low} to {high}", file=path, expected="8 or 16 bit")
+            raise InputError(
+                f"integers from {low} to {high}", file=path, expected="0 to 255 or 0 to 65535", remedy="rescale them"
+            )
         array = array.astype(np.uint16)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype == np.uint16 and tags.get(262) == 0 and not labels:
+        array = 65535 - array  # white is zero, which Pillow minds in 8 bits only
     return array, form
 
 
-def _finite_range(array: NDArray[Any], path: Path) -> tuple[float, float]:
-    if not np.isfinite(array).all():
-        raise InputError(f"{int((~np.isfinite(array)).sum())} pixels are not finite", file=path)
-    low, high = float(array.min()), float(array.max())
+def _raw_mode(image: PILImage.Image) -> str:
+    """How the file stores its pixels ("RGB;16B"), as Pillow's decoder is told."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0][3] if tiles else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _decode_deep(path: Path) -> NDArray[Any]:
+    """16-bit files of two to four channels, of which Pillow keeps 8 bits -> (H, W[, C]) uint16."""
+    found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise ValueError("16-bit pixels")
+    array: NDArray[Any] = np.asarray(found)
+    return array if array.ndim == 2 else array[:, :, [2, 1, 0, 3][: array.shape[2]]]  # OpenCV has blue first
+
+
+def _float_range(values: FloatArray, path: Path) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         warn(f"{path}: floating-point pixels from {low:g} to {high:g} are scaled to 0..1")
         return low, high
@@ -226,5 +294,12 @@ def _finite_range(array: NDArray[Any], path: Path) -> tuple[float, float]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    detail = "not an image" if isinstance(error, UnidentifiedImageError) else f"damaged or cut off ({error})"
+    if isinstance(error, UnidentifiedImageError):
+        detail = "not an image"
+    elif isinstance(error, PILImage.DecompressionBombError):
+        detail = "too large, or damaged"
+    elif isinstance(error, OSError) and error.strerror:
+        detail = error.strerror
+    else:
+        detail = f"damaged or cut off ({error})"
     return InputError(f"unreadable image: {detail}", file=path, expected=READABLE, remedy="export or copy it again")

@@ -2,7 +2,8 @@
 
 What is displayed: the volume is brought to RAS order, and the slice is turned so that up is superior (or anterior, in
 an axial slice) and the patient's right is on the viewer's left (in a sagittal slice: anterior on the viewer's left).
-`axis`: 0 = sagittal (left-right), 1 = coronal (posterior-anterior), 2 = axial (inferior-superior), in RAS order.
+`axis`: 0 = sagittal (left-right), 1 = coronal (posterior-anterior), 2 = axial (inferior-superior), in RAS order. A file
+of a single slice (exactly one side of 1) is shown as that slice, whichever way it lies.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from medvl.data.images import Image
 
 PERCENTILES = (0.5, 99.5)
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of the affine; mm unless declared
 AXES = ("sagittal", "coronal", "axial")
 
 
@@ -32,12 +34,13 @@ class NiftiSlice:
     to_canonical: NDArray[np.float64]  # nibabel orientation transform, file -> RAS
     axis: int
     index: int
+    unit: str = "mm"  # of the affine, as the file declares it
 
     def to_volume(self, mask: NDArray[Any]) -> NDArray[Any]:
         """(H, W) as displayed -> a volume of the file's shape, zero outside the slice."""
         from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
-        shape3 = self.shape[:3]
+        shape3 = _three(self.shape)
         order = self.to_canonical[:, 0].astype(int)
         canonical = np.zeros([shape3[int(np.flatnonzero(order == i)[0])] for i in range(3)], dtype=mask.dtype)
         plane = mask[::-1, ::-1].T  # (H, W) displayed -> (x, y) of the plane
@@ -56,35 +59,35 @@ def read_nifti(
     """
     from medvl.data.images import Image
 
-    plane, spacing, reference = _read_slice(path, slice_index, axis)
+    plane, bits, spacing, reference = _read_slice(path, slice_index, axis)
     values = plane.astype(np.float32)
     if not np.isfinite(values).all():
-        raise InputError(f"{int((~np.isfinite(values)).sum())} voxels are not finite", file=path)
+        raise InputError(
+            f"{int((~np.isfinite(values)).sum())} voxels are not finite",
+            file=path,
+            expected="a number in every voxel",
+            remedy="write the value of the background there",
+        )
     if window is not None:
         low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
     else:
         low, high = (float(v) for v in np.percentile(values, PERCENTILES))
     pixels = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-    return Image(pixels, spacing, path, bits=8 * plane.dtype.itemsize, format="nifti", reference=reference)
+    return Image(pixels, spacing, path, bits=bits, format="nifti", reference=reference)
 
 
 def read_nifti_labels(path: Path, *, slice_index: int | None = None, axis: int = 2) -> NDArray[Any]:
     """One slice as (H, W) integer labels. InputError for NaN and for values that are not whole numbers."""
-    plane, _, _ = _read_slice(path, slice_index, axis)
-    bad = int(np.isnan(plane).sum())
-    if bad:
-        raise InputError(f"{bad} pixels of the mask are NaN", file=path, expected="a label in every pixel")
-    labels = np.rint(plane).astype(np.int64)
-    if not np.allclose(labels, plane):
-        raise InputError("a mask with values that are not whole numbers", file=path, expected="labels")
-    return np.asarray(labels)
+    from medvl.data.images import whole_labels
+
+    return whole_labels(_read_slice(path, slice_index, axis)[0], path)
 
 
 def nifti_size(path: Path, axis: int = 2) -> tuple[int, int]:
     """(H, W) of a displayed slice, from the header."""
-    image = _open(path)
-    shape = _canonical_shape(image)
-    plane = [shape[i] for i in range(3) if i != axis]
+    image, _, turn = _open(path)
+    shape = _canonical_shape(image, turn)
+    plane = [shape[i] for i in range(3) if i != _slice_axis(shape, axis, path)]
     return plane[1], plane[0]
 
 
@@ -96,49 +99,80 @@ def single_slice(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None)
     return NiftiSlice(np.diag([column, row, 1.0, 1.0]), (width, height, 1), identity, 2, 0)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:
+    """The file, its affine, and its orientation transform to RAS."""
     import nibabel
-    from nibabel.filebasedimages import ImageFileError
 
     try:
         image: Any = nibabel.load(path)
-    except (ImageFileError, OSError, ValueError, EOFError) as error:
-        raise InputError(f"unreadable NIfTI: {error}", file=path, remedy="export or copy it again") from None
-    shape = image.shape
-    if len(shape) < 2 or any(side != 1 for side in shape[3:]):
+        shape, affine = image.shape, np.asarray(image.affine)
+        plain = image.get_data_dtype().kind in "iuf"
+    except Exception as error:  # nibabel, gzip and zlib each raise their own
+        raise _unreadable(path, error) from None
+    if not 2 <= len(shape) or any(side != 1 for side in shape[3:]) or not all(shape):
         raise InputError(f"a NIfTI of shape {shape}", file=path, expected="one volume of up to three axes")
-    return image
+    if not plain:
+        raise InputError(f"a NIfTI of {image.get_data_dtype()} voxels", file=path, expected="one number a voxel")
+    return image, *_orientation(affine, _three(shape), path)
 
 
-def _canonical_shape(image: Any) -> tuple[int, int, int]:
-    shape = (*image.shape[:3], 1)[:3]
-    order = _orientation(image)[:, 0].astype(int)
-    sides = [0, 0, 0]
-    for i, target in enumerate(order):
-        sides[target] = shape[i]
+def _unreadable(path: Path, error: Exception) -> InputError:
+    # nibabel names the file at length in its own message; the kind of error says as much.
+    what = f"unreadable NIfTI: damaged, cut off or another format ({type(error).__name__})"
+    return InputError(what, file=path, expected="a whole .nii or .nii.gz", remedy="export or copy it again")
+
+
+def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    sides = (*shape[:3], 1)
     return sides[0], sides[1], sides[2]
 
 
-def _orientation(image: Any) -> NDArray[np.float64]:
+def _canonical_shape(image: Any, turn: NDArray[np.float64]) -> tuple[int, int, int]:
+    sides = [0, 0, 0]
+    for side, target in zip(_three(image.shape), turn[:, 0].astype(int), strict=True):
+        sides[target] = side
+    return sides[0], sides[1], sides[2]
+
+
+def _slice_axis(shape: tuple[int, int, int], axis: int, path: Path) -> int:
+    if axis not in (0, 1, 2):
+        raise InputError(f"slice axis {axis}", file=path, expected="0 (sagittal), 1 (coronal) or 2 (axial)")
+    return shape.index(1) if shape.count(1) == 1 else axis
+
+
+def _orientation(
+    affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The affine and its transform to RAS; a side of 1 without a thickness, as in some 2D files, gets 1."""
     from nibabel.orientations import io_orientation
 
-    return np.asarray(io_orientation(image.affine))
+    if np.isfinite(affine).all():
+        turn = np.asarray(io_orientation(affine))
+        lost = np.flatnonzero(np.isnan(turn[:, 0]))
+        if all(shape[i] == 1 for i in lost):
+            affine = affine.copy()
+            for i, target in zip(lost, sorted({0, 1, 2} - set(turn[:, 0])), strict=True):
+                turn[i] = target, 1
+                affine[:3, i] = np.eye(3)[target]
+            return affine, turn
+    raise InputError(
+        "an affine that does not say how the volume lies", file=path, expected="a direction and spacing for each axis"
+    )
 
 
 def _read_slice(
     path: Path, slice_index: int | None, axis: int
-) -> tuple[NDArray[Any], tuple[float, float], NiftiSlice]:
+) -> tuple[NDArray[Any], int, tuple[float, float] | None, NiftiSlice]:
+    """(H, W) as displayed, its bits in the file, the spacing, and where it stands."""
     from nibabel.orientations import apply_orientation
 
-    if axis not in (0, 1, 2):
-        raise InputError(f"slice axis {axis}", file=path, expected="0 (sagittal), 1 (coronal) or 2 (axial)")
-    image = _open(path)
-    turn = _orientation(image)
+    image, affine, turn = _open(path)
     try:
-        data = np.asanyarray(image.dataobj).reshape((*image.shape[:3], 1)[:3])
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"damaged or cut-off NIfTI: {error}", file=path, remedy="export or copy it again") from None
+        data = np.asanyarray(image.dataobj).reshape(_three(image.shape))
+    except Exception as error:
+        raise _unreadable(path, error) from None
     volume = np.asarray(apply_orientation(data, turn))
+    axis = _slice_axis(_canonical_shape(image, turn), axis, path)
     num_slices = volume.shape[axis]
     if slice_index is None:
         if num_slices > 1:
@@ -153,10 +187,18 @@ def _read_slice(
         raise InputError(f"slice {slice_index} of {num_slices}", file=path, expected=f"0 to {num_slices - 1}")
     plane = np.take(volume, slice_index, axis=axis)  # (x, y): the two other axes in RAS order
     shown = plane.T[::-1, ::-1]  # (H, W): second axis up, first axis towards the left
-    zooms = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
+    unit = _unit(image)
+    zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) * MILLIMETRES.get(unit, 1.0)
     sides = [0.0, 0.0, 0.0]
     for i, target in enumerate(turn[:, 0].astype(int)):
         sides[target] = float(zooms[i])
     column, row = (sides[i] for i in range(3) if i != axis)
-    reference = NiftiSlice(np.asarray(image.affine), tuple(image.shape), turn, axis, slice_index)
-    return shown, (row, column), reference
+    reference = NiftiSlice(affine, tuple(image.shape), turn, axis, slice_index, unit)
+    return shown, 8 * image.get_data_dtype().itemsize, (row, column) if row > 0 and column > 0 else None, reference
+
+
+def _unit(image: Any) -> str:
+    try:
+        return str(image.header.get_xyzt_units()[0])
+    except KeyError:  # a code that the format does not know
+        return "unknown"

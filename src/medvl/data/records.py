@@ -17,7 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -134,6 +134,7 @@ def load_manifest(
     text_column: str = "text",
     classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
     empty_means_absent: Sequence[str] = (),
+    constant_text: str | None = None,
     check_files: bool | Literal["full"] = True,
     need_text: bool = False,
 ) -> Manifest:
@@ -145,6 +146,7 @@ def load_manifest(
             `mask_NAME`; a mapping {name: values} cuts classes out of the label map in `mask`.
         empty_means_absent: classes whose empty cell is an empty mask, not "not annotated".
         check_files: open each distinct file once, its header only; "full" decodes the pixels.
+        constant_text: stands wherever a record has no text.
         need_text: an empty text is a fault.
     """
     manifest, faults = read_manifest(
@@ -159,6 +161,9 @@ def load_manifest(
         raise InputError(faults)
     for message in manifest.warnings:
         warn(message)
+    if constant_text:
+        records = (row if row.text.strip() else replace(row, text=constant_text) for row in manifest.records)
+        manifest = replace(manifest, records=tuple(records))
     return manifest
 
 

@@ -96,6 +96,28 @@ def assign_groups(weights: Mapping[str, int], fractions: Sequence[float], seed: 
     return numbers
 
 
+def labelled_patients(records: Sequence[Record], fraction: float, seed: int) -> frozenset[str]:
+    """The patients whose masks are used at a label fraction: the first of an order drawn by seed, at least one.
+
+    Fractions are nested, and equal for every method: they depend on the annotated patients and the seed alone.
+    A patient without any mask is not counted.
+    """
+    patients = {record.patient for record in records if any(mask is not None for mask in record.masks.values())}
+    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest())
+    return frozenset(order[: max(1, round(fraction * len(order)))])
+
+
+def fixed_rows(records: Sequence[Record], num: int, seed: int) -> list[Record]:
+    """At most `num` records of each image, the same ones every time, in the order of the manifest."""
+    chosen: set[str] = set()
+    groups: dict[Path, list[str]] = {}
+    for record in records:
+        groups.setdefault(record.image, []).append(record.id)
+    for ids in groups.values():
+        chosen.update(sorted(ids, key=lambda ident: hashlib.sha256(f"{seed}/{ident}".encode()).digest())[:num])
+    return [record for record in records if record.id in chosen]
+
+
 def _groups(manifest: Manifest, by: str) -> dict[str, str]:
     """Record id -> group. Values of `by` that share an image are one group."""
     parent: dict[str, str] = {}

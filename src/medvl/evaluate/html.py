@@ -97,8 +97,6 @@ def render(
         facts: further (name, value) pairs for the head of the page.
         include_text: False leaves every text of the manifest out.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     metrics = summary["metrics"]
     contains_text = include_text and bool(summary.get("contains_text"))
     several = len(summary["by_class"]) > 1
@@ -130,6 +128,13 @@ def render(
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "config": yaml.safe_dump(summary["config"], sort_keys=False) if summary.get("config") else "",
     }
+    return fill_template("report.html.j2", context)
+
+
+def fill_template(name: str, context: Mapping[str, Any]) -> str:
+    """A page of templates/ as text. Values are escaped; one that the template misses is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("medvl.evaluate"),
         autoescape=True,
@@ -137,7 +142,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(context)
+    return environment.get_template(name).render(context)
 
 
 def pick_cases(cases: Sequence[CaseRow], each: int = CASES_EACH) -> list[tuple[str, list[CaseRow]]]:

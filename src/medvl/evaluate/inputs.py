@@ -17,7 +17,7 @@ from medvl.evaluate.sources import FolderSource, PredictorSource
 from medvl.model_folder import find_model
 
 # What may differ between training and evaluation without making another model of it.
-READING_KEYS = ("text_column", "classes", "empty_means_absent", "window", "slice_index", "laterality")
+READING_KEYS = ("text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Inputs:
             text_column=self.data.text_column,
             classes=self.data.classes,
             empty_means_absent=self.data.empty_means_absent,
+            constant_text=self.data.constant_text,
         )
 
 

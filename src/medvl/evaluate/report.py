@@ -55,13 +55,13 @@ def make_report(
     records = manifest.split(split)
     columns = tuple(group_by) or group_columns(records)
     folder = results_folder(target, inputs.model_folder, split)
-    evaluation = _evaluation(inputs, manifest, split, threshold, columns, folder)
+    evaluation = stored_evaluation(inputs, manifest, split, folder, threshold=threshold, columns=columns)
     probed = None
     missing = "This model takes no text."
     if inputs.source.uses_text:
         missing = "" if any(record.text.strip() for record in records) else "No record of this split has a text."
         if not missing:
-            probed = _probe(inputs, manifest, split, threshold, probe_rows, folder)
+            probed = stored_probe(inputs, manifest, split, folder, threshold=threshold, max_rows=probe_rows)
     pictures = Pictures(
         inputs.source, manifest, threshold, window=inputs.data.window, slice_index=inputs.data.slice_index
     )
@@ -101,12 +101,23 @@ def group_columns(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _evaluation(
-    inputs: Inputs, manifest: Manifest, split: str, threshold: float, columns: Sequence[str], folder: Path
+def stored_evaluation(
+    inputs: Inputs,
+    manifest: Manifest,
+    split: str,
+    folder: Path,
+    *,
+    threshold: float = 0.5,
+    columns: Sequence[str] | None = None,
 ) -> Evaluation:
+    """The evaluation of a model in `folder`; made, and logged if it opens test, unless weights and data are the same.
+
+    Args:
+        columns: what must be tabulated by; None takes any earlier evaluation, and `group_columns` for a new one.
+    """
     wanted = {"format": FORMAT, "threshold": threshold, **_identity(inputs, manifest)}
     summary = _read_json(folder / "summary.json")
-    if _is_same(summary, wanted) and set(columns) <= set(summary["by_group"]):
+    if _is_same(summary, wanted) and set(columns or ()) <= set(summary["by_group"]):
         cases = read_case_table((folder / "cases.csv").read_text(encoding="utf-8"))
         return Evaluation(tuple(cases), summary)
     evaluation = evaluate(
@@ -114,7 +125,7 @@ def _evaluation(
         manifest,
         split=split,
         threshold=threshold,
-        group_by=columns,
+        group_by=group_columns(manifest.split(split)) if columns is None else columns,
         slice_index=inputs.data.slice_index,
         out=folder,
     )
@@ -124,9 +135,16 @@ def _evaluation(
     return evaluation
 
 
-def _probe(
-    inputs: Inputs, manifest: Manifest, split: str, threshold: float, max_rows: int | None, folder: Path
+def stored_probe(
+    inputs: Inputs,
+    manifest: Manifest,
+    split: str,
+    folder: Path,
+    *,
+    threshold: float = 0.5,
+    max_rows: int | None = None,
 ) -> Probe:
+    """The text probe of a model in `folder`, made unless weights, data and `max_rows` are the same."""
     wanted = {"format": PROBE_FORMAT, "threshold": threshold, "max_rows": max_rows, **_identity(inputs, manifest)}
     result = _read_json(folder / "probe.json")
     if _is_same(result, wanted):

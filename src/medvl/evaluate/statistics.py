@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 NUM_DRAWS = 2000
+NUM_PERMUTATIONS = 10_000
 _DRAWS_AT_ONCE = 200  # bounds memory: 200 x patients
 
 
@@ -95,6 +96,146 @@ def paired_difference(
     if a.shape != b.shape:
         raise ValueError(f"{a.shape} against {b.shape}: a paired difference needs the same rows")
     return mean_interval(a - b, patients, num_draws=num_draws, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedMeans:
+    """M metrics of one method, each the mean over S training seeds, with the bootstrap draws of that mean.
+
+    `by_seed` is (S, M); `draws` is (num_draws, M), NaN where fewer than two patients contribute. Objects made of the
+    same patients with the same `seed` resampled the same patients, draw by draw, so that their difference is paired.
+    """
+
+    by_seed: FloatArray
+    draws: FloatArray
+    num: int
+
+    @property
+    def means(self) -> FloatArray:
+        """(M,) means over the seeds."""
+        return np.asarray(self.by_seed.mean(axis=0))
+
+    @property
+    def sds(self) -> FloatArray:
+        """(M,) standard deviations over the seeds (n - 1); NaN for a single seed."""
+        if len(self.by_seed) < 2:
+            return np.full(self.by_seed.shape[1], math.nan)
+        return np.asarray(self.by_seed.std(axis=0, ddof=1))
+
+    def intervals(self, confidence: float = 0.95) -> list[Interval]:
+        """The means with their intervals by patient; the seeds are taken as they are."""
+        return _percentiles(self.means, self.draws, self.num, confidence)
+
+    def minus(self, other: SeedMeans, confidence: float = 0.95) -> list[Interval]:
+        """Differences of the means to another method's, on the same patients."""
+        if self.draws.shape != other.draws.shape or self.num != other.num:
+            raise ValueError("a paired difference needs the same rows and draws")
+        return _percentiles(self.means - other.means, self.draws - other.draws, self.num, confidence)
+
+
+def seed_means(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    patients: Sequence[str],
+    *,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+) -> SeedMeans:
+    """Ratios of sums of every training seed, averaged over the seeds; patients are resampled for all seeds at once.
+
+    Args:
+        numerators, denominators: (S, n, M) without NaN; row i is of `patients[i]` in every seed.
+    """
+    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if top.ndim != 3 or top.shape != bottom.shape or top.shape[1] != len(patients):
+        raise ValueError(f"numerators {top.shape}, denominators {bottom.shape}, {len(patients)} patients")
+    by_patient = np.stack([patient_sums(top, patients), patient_sums(bottom, patients)], axis=1)  # (S, 2, P, M)
+    by_seed = _ratio(by_patient[:, 0].sum(axis=1), by_patient[:, 1].sum(axis=1))  # (S, M)
+    draws = np.mean([_draws(one, num_draws, seed) for one in by_patient], axis=0)  # (draws, M): same patients each time
+    draws[:, (by_patient[:, 1] > 0).sum(axis=1).min(axis=0) < 2] = math.nan
+    return SeedMeans(by_seed, draws, len(patients))
+
+
+def patient_sums(values: FloatArray, patients: Sequence[str]) -> FloatArray:
+    """Sums over each patient's rows, patients in sorted order: (..., n, M) -> (..., P, M)."""
+    names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    rows = np.moveaxis(values, -2, 0)  # (n, ..., M)
+    sums = np.zeros((len(names), *rows.shape[1:]))
+    np.add.at(sums, code, rows)
+    return np.moveaxis(sums, 0, -2)  # (..., P, M)
+
+
+def sign_flip_test(differences: ArrayLike, *, num_draws: int = NUM_PERMUTATIONS, seed: int = 0) -> float:
+    """Two-sided p of the mean of (P,) per-patient differences being 0 when each sign could as well be the other.
+
+    Exact where there are no more sign patterns than `num_draws`, else from seeded draws (see `swap_test`).
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    one = np.ones_like(values)
+    return swap_test([values, one], [np.zeros_like(values), one], num_draws=num_draws, seed=seed)
+
+
+def swap_test(first: ArrayLike, second: ArrayLike, *, num_draws: int = NUM_PERMUTATIONS, seed: int = 0) -> float:
+    """Two-sided p of the difference of two ratios of sums, when the two methods may be swapped patient by patient.
+
+    Args:
+        first, second: (2, P) numerators and denominators of each patient under either method.
+
+    All 2^P swaps are enumerated where that is at most `num_draws`, and p is the share of those whose difference is at
+    least as far from 0 as the one observed. Otherwise p = (1 + hits) / (1 + num_draws), which is never 0. NaN where a
+    ratio is undefined.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.ndim != 2 or a.shape != b.shape or a.shape[0] != 2:
+        raise ValueError(f"{a.shape} against {b.shape}, expected (2, P) both")
+    num_patients = a.shape[1]
+    exact = 2**num_patients <= num_draws
+    total = 2**num_patients if exact else num_draws
+    observed = float(abs(_swapped(a, b, np.zeros((1, num_patients)))[0]))
+    if math.isnan(observed):
+        return math.nan
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for start in range(0, total, _DRAWS_AT_ONCE):
+        numbers = np.arange(start, min(start + _DRAWS_AT_ONCE, total))
+        if exact:
+            swaps = (numbers[:, None] >> np.arange(num_patients)) & 1
+        else:
+            swaps = rng.integers(2, size=(len(numbers), num_patients))
+        statistic = np.abs(_swapped(a, b, swaps.astype(np.float64)))
+        hits += int((statistic >= observed - 1e-12).sum())  # equal ones are equal but for rounding
+    return hits / total if exact else (1 + hits) / (1 + total)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of a family of tests, in the order given; NaN stays NaN and is not of the family.
+
+    The k-th smallest of m is multiplied by m - k + 1, is at least the one before it and at most 1.
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _swapped(a: FloatArray, b: FloatArray, swaps: FloatArray) -> FloatArray:
+    """(draws,) differences of ratios when the patients marked in `swaps` (draws, P) change methods."""
+    change = swaps @ (b - a).T  # (draws, 2)
+    first, second = a.sum(axis=1) + change, b.sum(axis=1) - change
+    return _ratio(first[:, 0], first[:, 1]) - _ratio(second[:, 0], second[:, 1])
+
+
+def _percentiles(estimate: FloatArray, draws: FloatArray, num: int, confidence: float) -> list[Interval]:
+    tail = 50 * (1 - confidence)
+    result = []
+    for value, column in zip(estimate, draws.T, strict=True):
+        known = column[~np.isnan(column)]
+        lo, hi = np.percentile(known, [tail, 100 - tail]) if len(known) else (math.nan, math.nan)
+        result.append(Interval(float(value), float(lo), float(hi), num))
+    return result
 
 
 def _draws(by_patient: FloatArray, num_draws: int, seed: int) -> FloatArray:

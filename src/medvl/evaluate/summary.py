@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from medvl.data.records import Manifest
+from medvl.errors import InputError
 from medvl.evaluate.statistics import NUM_DRAWS, ratio_intervals
 
 MAX_PHRASES = 200  # with more distinct texts, a table by text is of no use
+OVERLAP = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")  # Dice and IoU in both conventions
 METRICS = (
     "dice_per_image",
     "dice_pooled",
@@ -118,6 +121,33 @@ def grouped(rows: Sequence[CaseRow], keys: Sequence[str], *, seed: int = 0) -> d
         }
         for key, group in groups.items()
     }
+
+
+def grouped_rows(
+    cases: Sequence[CaseRow], manifest: Manifest, split: str, columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Table rows (see `row_of`), one per combination of values of the manifest's further `columns`, by name."""
+    check_extra_columns(manifest, split, columns)
+    extra = {record.id: record.extra for record in manifest.split(split)}
+    groups: dict[str, list[CaseRow]] = {}
+    for case in cases:
+        groups.setdefault(", ".join(extra[case.id].get(column, "") for column in columns), []).append(case)
+    return [{"name": name, **row_of(metrics_of(rows), len(rows))} for name, rows in sorted(groups.items())]
+
+
+def check_extra_columns(manifest: Manifest, split: str, columns: Sequence[str]) -> None:
+    """InputError unless the manifest has these further columns."""
+    known = manifest.split(split)[0].extra
+    unknown = [column for column in columns if column not in known]
+    if unknown:
+        raise InputError(
+            f"no column {', '.join(unknown)}", file=manifest.path, expected=", ".join(known) or "further columns"
+        )
+
+
+def row_of(metrics: dict[str, Any], num: int) -> dict[str, Any]:
+    """The table row of some metrics: Dice and IoU in both conventions."""
+    return {"num": num, **{name: metrics[name] for name in OVERLAP}}
 
 
 def case_table(rows: Sequence[CaseRow]) -> str:

@@ -57,24 +57,25 @@ def write_mask_nifti(path: Path, mask: BoolArray, image: Image) -> None:
     if not isinstance(reference, NiftiSlice):
         reference = single_slice(mask.shape, image.spacing_mm)
     volume = nibabel.Nifti1Image(reference.to_volume(mask.astype(np.uint8)), reference.affine)
+    volume.header.set_xyzt_units(reference.unit)
     _atomically(path, lambda temporary: nibabel.save(volume, temporary), ".nii.gz" if path.suffix == ".gz" else ".nii")
 
 
 def write_overlay(
     path: Path, image: Image, pred_mask: BoolArray, true_mask: BoolArray | None = None, caption: str = ""
 ) -> None:
-    """The image in grey with the predicted contour in orange, the true one in cyan, and a caption below."""
+    """The image with the predicted contour in orange, on a wider cyan one of the true mask, and a caption below."""
     from PIL import Image as PILImage
 
     height, width = pred_mask.shape
     scale = max(1, -(-MIN_OVERLAY // max(height, width)))
     grey = np.rint(255 * image.as_channels(3).transpose(1, 2, 0)).astype(np.uint8)  # (H, W, 3)
     canvas = cv2.resize(grey, (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
-    for mask, colour in ((true_mask, TRUE), (pred_mask, PREDICTED)):
+    for mask, colour, thickness in ((true_mask, TRUE, 4), (pred_mask, PREDICTED, 2)):  # where they agree, both show
         if mask is not None:
             large = cv2.resize(mask.astype(np.uint8), (width * scale, height * scale), interpolation=cv2.INTER_NEAREST)
             contours, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(canvas, contours, -1, colour, 2)
+            cv2.drawContours(canvas, contours, -1, colour, thickness)
     if caption:
         bar = np.zeros((28, canvas.shape[1], 3), np.uint8)
         text = caption.encode("ascii", "replace").decode()  # cv2's font has no other letters

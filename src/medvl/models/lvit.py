@@ -43,7 +43,7 @@ class LViT(nn.Module):
         attention_bias: with text_merge="attention", also let the whole text act on each place (default True).
         num_slots: with text_merge="slots", the number of token slots (released: 10).
         dropout: after the patch embedding and in the MLPs.
-        plam: which maps PLAM sees, or "off" for plain skip connections.
+        plam: which maps PLAM sees, or "none" for plain skip connections.
         depth: transformer blocks per stage, instead of that of `size`.
         image_size: side or (H, W) of the training images: the grid of the learned positions.
         patch: patch side at full resolution, 16 (released) or 8 (a grid twice as fine).
@@ -73,7 +73,7 @@ class LViT(nn.Module):
         super().__init__()
         _check_choice("size", size, SIZES)
         _check_choice("text_merge", text_merge, ("slots", "attention", "none"))
-        _check_choice("plam", plam, ("both", "avg", "max", "off"))
+        _check_choice("plam", plam, ("both", "avg", "max", "none"))
         _check_choice("mlp_tail", mlp_tail, ("released", "plain"))
         _check_choice("patch", patch, (8, 16))
         for name, value in (("depth", depth), ("num_slots", num_slots), ("num_classes", num_classes)):
@@ -110,7 +110,7 @@ class LViT(nn.Module):
             bias = attention_bias is not False
             self.text_summary: TextSummary | None = TextSummary(text_dim) if bias else None
             self.attend = nn.ModuleList(AttentionMerge(widths[k], text_dim, grid, bias=bias) for k in levels)
-        self.plam = nn.ModuleList(nn.Identity() if plam == "off" else PLAM(widths[k], plam) for k in levels)
+        self.plam = nn.ModuleList(nn.Identity() if plam == "none" else PLAM(widths[k], plam) for k in levels)
         outs = (widths[0], widths[0], widths[1], widths[2])
         belows = (*outs[1:], widths[4])
         self.up = nn.ModuleList(double_conv(widths[k] + belows[k], outs[k]) for k in levels)

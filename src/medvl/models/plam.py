@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-PlamMode = Literal["both", "avg", "max", "off"]
+PlamMode = Literal["both", "avg", "max", "none"]
 
 
 class PLAM(nn.Module):

@@ -8,10 +8,34 @@ from typing import Any
 from torch import nn
 
 from medvl.errors import InputError, nearest
+from medvl.models.baselines import AttentionUNet, DynUNet, SwinUNETR, UNetPlusPlus
+from medvl.models.cross_attention_unet import TextUNet
 from medvl.models.lvit import LViT
 from medvl.models.unet import UNet
 
-MODELS: dict[str, type[nn.Module]] = {"lvit": LViT, "unet": UNet}
+MODELS: dict[str, type[nn.Module]] = {
+    "lvit": LViT,
+    "unet": UNet,
+    "text_unet": TextUNet,
+    "unet_plus_plus": UNetPlusPlus,
+    "attention_unet": AttentionUNet,
+    "dynunet": DynUNet,
+    "swin_unetr": SwinUNETR,
+}
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """The constructor arguments of network `name`; "text_dim" is among them where the network takes text.
+
+    Raises:
+        InputError: an unknown name (with the nearest one).
+    """
+    if name not in MODELS:
+        like = nearest(name, MODELS)
+        raise InputError(
+            f"unknown model {name!r}", expected=" | ".join(MODELS), remedy=f"did you mean {like}?" if like else None
+        )
+    return tuple(inspect.signature(MODELS[name]).parameters)
 
 
 def build_model(name: str, **options: Any) -> nn.Module:
@@ -20,13 +44,7 @@ def build_model(name: str, **options: Any) -> nn.Module:
     Raises:
         InputError: an unknown name or option (with the nearest one), or a value the network does not take.
     """
-    if name not in MODELS:
-        like = nearest(name, MODELS)
-        raise InputError(
-            f"unknown model {name!r}", expected=" | ".join(MODELS), remedy=f"did you mean {like}?" if like else None
-        )
-    cls = MODELS[name]
-    known = [key for key in inspect.signature(cls).parameters if key != "self"]
+    known = option_names(name)
     for key in options:
         if key not in known:
             like = nearest(key, known)
@@ -35,4 +53,4 @@ def build_model(name: str, **options: Any) -> nn.Module:
                 expected=", ".join(known),
                 remedy=f"did you mean {like}?" if like else None,
             )
-    return cls(**options)
+    return MODELS[name](**options)

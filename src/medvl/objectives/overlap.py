@@ -6,6 +6,8 @@ others add neither loss nor gradient, whatever their target holds (NaN too). Not
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
@@ -136,6 +138,43 @@ def segmentation_loss(
         dice = dice_loss_from_logits(logits, target, annotated)
         ce = (class_balanced_bce_from_logits if balanced else bce_from_logits)(logits, target, annotated)
     return {"loss": dice_weight * dice + ce_weight * ce, "dice_loss": dice.detach(), "ce_loss": ce.detach()}
+
+
+def deep_supervision_weights(num_heads: int) -> tuple[float, ...]:
+    """2**-s of head s = 0, 1, ... from the full resolution down, normalised to sum 1 (nnU-Net, arXiv 1904.08128)."""
+    if num_heads < 1:
+        raise InputError(f"deep supervision of {num_heads} heads", expected="at least 1")
+    total = 2 - 2 ** (1 - num_heads)
+    return tuple(2**-head / total for head in range(num_heads))
+
+
+def deep_supervision(loss: Callable[[Tensor], dict[str, Tensor]], logits: Tensor) -> dict[str, Tensor]:
+    """The loss of every head of a deeply supervised network, weighted by `deep_supervision_weights`.
+
+    Every head is compared with the whole target at full resolution, the lower ones brought there by nearest neighbour;
+    nnU-Net brings the target down instead.
+
+    Args:
+        loss: from logits (N, K, H, W) to named scalars, e.g. `functools.partial(segmentation_loss, target=target)`.
+        logits: (N, S, K, H, W), the head of full resolution first; or (N, K, H, W) of a network with one head, whose
+            loss is returned as it is.
+
+    Returns:
+        The named scalars, each the weighted sum over the heads.
+
+    Raises:
+        InputError: logits of another number of dimensions.
+    """
+    if logits.ndim == 4:
+        return loss(logits)
+    if logits.ndim != 5:
+        raise InputError(f"logits of shape {tuple(logits.shape)}", expected="(N, K, H, W) or (N, S, K, H, W)")
+    weights = deep_supervision_weights(logits.shape[1])
+    losses = [loss(head) for head in logits.unbind(dim=1)]  # S x (N, K, H, W)
+    return {
+        name: torch.stack([weight * one[name] for weight, one in zip(weights, losses, strict=True)]).sum()
+        for name in losses[0]
+    }
 
 
 def _dice(probs: Tensor, target: Tensor, annotated: Tensor) -> Tensor:

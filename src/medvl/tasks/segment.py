@@ -6,6 +6,7 @@ Shapes: B images, N rows (phrases), L tokens, D text features, K classes, H W th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,9 +122,13 @@ def dice_per_row(probs: Tensor, target: Tensor, threshold: float = 0.5) -> Tenso
 
 
 class SegmentTask:
-    """The supervised task: one `training_step`, one `validation_step`; the loop knows nothing else."""
+    """The supervised task: one `training_step`, one `validation_step`, and hooks that other tasks fill.
+
+    The loop sets `progress` (0 to 1) before each step and knows nothing else.
+    """
 
     metric = "dice_per_image"
+    progress = 0.0
 
     def __init__(self, config: Config, module: TextGuidedSegmenter, text: TextInput) -> None:
         self.config, self.module, self.text = config, module, text
@@ -146,6 +151,27 @@ class SegmentTask:
         num = batch.annotated.sum().double()
         loss = self._loss(logits, batch)["loss"].double()
         return {"dice_sum": (dice * batch.annotated).sum(), "num": num, "loss_sum": loss * num}
+
+    def twin(self, device: torch.device) -> SegmentTask:
+        """A copy on `device` to time steps with; what it does leaves no trace in this one."""
+        return SegmentTask(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
+
+    def begin(self, state: dict[str, Any] | None, step: int) -> None:
+        """Before the first step; `state` is what `state_dict` gave when an interrupted run saved its step `step`."""
+
+    def after_step(self, step: int) -> None:
+        """After the optimizer's step."""
+
+    def after_epoch(self) -> dict[str, float]:
+        """-> values to log."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the task itself must keep to be resumed."""
+        return {}
+
+    def saved(self, step: int) -> None:
+        """The run's state of `step` is on disk."""
 
     def _loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         objective = self.config.objective

@@ -15,7 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from medvl.config import TrainConfig
-from medvl.data.dataset import Batch, EpochSampler, Sample
+from medvl.data.dataset import Batch, Sample
+from medvl.data.sampler import BatchSampler
+from medvl.models.weight_average import update_average
 from medvl.tasks.segment import SegmentTask
 from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
 from medvl.train.monitor import Monitor
@@ -42,7 +44,7 @@ def fit(
     optimizer = make_optimizer(config, task.module)
     average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
     sampler = train_loader.batch_sampler
-    assert isinstance(sampler, EpochSampler)
+    assert isinstance(sampler, BatchSampler)
     num_steps = planned_steps(config, len(sampler))
     progress, rng = Progress(), None
     if resume:
@@ -51,16 +53,18 @@ def fit(
         optimizer.load_state_dict(parts["optimizer"])
         if average is not None:
             average.load_state_dict(parts["average"])
+    task.begin(parts.get("task", {}) if resume else None, progress.step)
     module, optimizer = fabric.setup(task.module, optimizer)
     average = None if average is None else fabric.to_device(average)
     judged: nn.Module = task.module if average is None else average
 
     def save() -> None:
-        parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict()}
+        parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict(), "task": task.state_dict()}
         parts |= {} if average is None else {"average": average.state_dict()}
         progress.elapsed_s = monitor.elapsed_s()
         if fabric.is_global_zero:
             save_state(monitor.state_path, progress, parts)
+            task.saved(progress.step)
 
     loss_sum, saved = torch.tensor(progress.loss_sum, device=fabric.device), time.monotonic()
     with monitor.progress_bar(num_steps, progress), _stop_after_step() as stopped:
@@ -76,11 +80,13 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.zero_grad()
+                task.progress = progress.step / num_steps
                 losses = task.training_step(batch.to(fabric.device), module)
                 fabric.backward(losses["loss"])
                 if config.clip_norm is not None:
                     fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
+                task.after_step(progress.step)
                 if average is not None:
                     update_average(average, task.module, config.ema_decay, progress.step)
                 loss_sum += losses["loss"].detach()
@@ -101,6 +107,7 @@ def fit(
                 if progress.step >= num_steps:
                     break
             progress.epoch, progress.batch = progress.epoch + 1, 0
+            monitor.log_task(progress, task.after_epoch())
             if progress.epoch % config.val_every == 0 or progress.step >= num_steps:
                 values = validate(fabric, task, judged, val_loader)
                 progress.last_val = values
@@ -137,18 +144,7 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """average = d * average + (1 - d) * weights with d growing to `decay`, so that the start is forgotten."""
-    d = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], 1 - d)
-    for own, new in zip(average.buffers(), module.buffers(), strict=True):
-        own.copy_(new)
-
-
-@torch.no_grad()
-def validate(
-    fabric: Fabric, task: SegmentTask, module: nn.Module, loader: DataLoader[Sample]
-) -> dict[str, float]:
+def validate(fabric: Fabric, task: SegmentTask, module: nn.Module, loader: DataLoader[Sample]) -> dict[str, float]:
     """`loss` and `dice_per_image` over the annotated rows of the validation split, summed over ranks."""
     was_training = module.training
     module.eval()

@@ -93,10 +93,15 @@ class Monitor:
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.say(f"epoch {progress.epoch} step {progress.step}: val {text}{' *' if better else ''}")
 
+    def log_task(self, progress: RunProgress, values: dict[str, float]) -> None:
+        """Log what the task says of itself at an epoch's end (parts of its loss, quality of its pseudo labels)."""
+        if values:
+            self._log({"step": progress.step, "epoch": progress.epoch, "kind": "task", **values})
+
     def say(self, message: str) -> None:
         """A line for the person who watches."""
         if self.enabled:
-            self.console.print(message, highlight=False, markup=False)
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def _log(self, row: dict[str, Any]) -> None:
         if not self.enabled:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from medvl.tasks.segment import SegmentTask
 from medvl.train.loop import make_optimizer, planned_steps
 
 TIMED_STEPS = 3
+FEW_PATIENTS = 8
 
 
 def make_plan(
@@ -31,7 +31,7 @@ def make_plan(
 ) -> dict[str, Any]:
     """Count, then time `TIMED_STEPS` real steps on a copy of the model. Weights and generators stay as they were."""
     state = torch.get_rng_state()
-    twin = SegmentTask(config, deepcopy(task.module).to(device), deepcopy(task.text))
+    twin = task.twin(device)
     optimizer = make_optimizer(config.train, twin.module)
     times, batch = [], None
     loader: Any = train_loader
@@ -92,6 +92,28 @@ def _step(task: SegmentTask, batch: Batch, optimizer: torch.optim.Optimizer) -> 
     optimizer.step()
 
 
+def _label_lines(labels: dict[str, Any]) -> list[str]:
+    """What of the training split is labelled, where not all of it is."""
+    if labels["label_fraction"] == 1 and not labels["unlabelled_records"] and not labels["left_out_records"]:
+        return []
+    lines = [
+        f"  labels {labels['label_fraction']:.0%}: {labels['labelled_records']} records of "
+        f"{labels['labelled_images']} images, {labels['labelled_patients']} patients (draw {labels['label_seed']})"
+    ]
+    if labels["unlabelled_records"]:
+        lines.append(
+            f"         {labels['unlabelled_records']} unlabelled records take part, {labels['hidden_masks']} of them "
+            f"with a hidden mask, {labels.get('unlabelled_without_text', 0)} without text and hence without LV loss"
+        )
+    if labels["left_out_records"]:
+        lines.append(f"         {labels['left_out_records']} records without a visible mask take no part (no semi)")
+    if labels["labelled_patients"] < FEW_PATIENTS:
+        lines.append(
+            f"         fewer than {FEW_PATIENTS} patients: report the mean of ten draws or more (data.label_seed)"
+        )
+    return lines
+
+
 def plan_text(plan: dict[str, Any], config: Config) -> str:
     """The plan as a person reads it."""
     end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
@@ -103,6 +125,7 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
             + (f", {plan['not_annotated'][name]} not annotated" if plan["not_annotated"][name] else "")
             for name in plan["records"]
         ),
+        *_label_lines(plan["labels"]),
         f"  model  {plan['parameters'] / 1e6:.2f} M trained parameters"
         + (f" + {plan['frozen_text_parameters'] / 1e6:.1f} M frozen" if plan["frozen_text_parameters"] else "")
         + f", {plan['gflops_per_step']:.1f} GFLOPs a step of {plan['rows_per_step']} rows",

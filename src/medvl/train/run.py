@@ -14,14 +14,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from medvl.config import Config, config_dict, load_config, manifest_path, save_config
-from medvl.data.dataset import EpochSampler, Sample, SegmentDataset, collate
+from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
+from medvl.data.splits import fixed_rows, labelled_patients
 from medvl.errors import InputError
 from medvl.files import write_json
-from medvl.model_folder import save_model
+from medvl.model_folder import load_model, save_model
 from medvl.provenance import machine, versions
-from medvl.tasks.segment import SegmentTask, TextInput, build_segmenter
+from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, TextInput, build_segmenter
+from medvl.tasks.semi_segment import SemiSegmentTask
 from medvl.text.cache import FeatureCache
+from medvl.text.encoder import TextEncoder
 from medvl.train.checkpoint import Progress
 from medvl.train.loop import fit
 from medvl.train.monitor import Monitor
@@ -44,12 +48,13 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
             raise InputError(
                 f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
             )
+    texts = sorted({row.text for row in splits["train"]})  # those of unlabelled records too: a text is no label
+    splits["train"], hidden, label_plan = training_records(splits["train"], config)
     fabric = Fabric(
         accelerator=config.train.accelerator, devices=config.train.devices, precision=config.train.precision
     )
     fabric.launch()
-    texts = sorted({row.text for row in splits["train"]})
-    module, encoder = build_segmenter(config, len(manifest.classes), texts)
+    module, encoder = _build(config, manifest, texts)
     if encoder is not None and module.uses_text and not any(text.strip() for text in texts):
         raise InputError(
             "no record of the train split has a text",
@@ -60,14 +65,28 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     cache = None
     if encoder is not None and encoder.frozen:
         cache = FeatureCache(encoder, Path(config.text.cache_dir) if config.text.cache_dir else out / "cache")
-    task = SegmentTask(config, module, TextInput(encoder, cache, module.uses_text))
-    loaders = {name: _loader(fabric, splits[name], manifest, config, train=name == "train") for name in splits}
+    text = TextInput(encoder, cache, module.uses_text)
+    task = SegmentTask(config, module, text)
+    if config.semi.on:
+        task = SemiSegmentTask(
+            config,
+            module,
+            text,
+            records=splits["train"],
+            classes=manifest.classes,
+            hidden=hidden,
+            folder=out / "semi",
+            encoder=encoder,
+        )
+        label_plan["unlabelled_without_text"] = task.num_without_text
+    loaders = {name: _loader(fabric, splits[name], manifest, config, hidden, train=name == "train") for name in splits}
     if fabric.is_global_zero and not (resume or dry_run):
         # What can be wrong with recipe and data was found before the folder is made.
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / "config.yaml")
     monitor = Monitor(out, enabled=fabric.is_global_zero)
     plan = make_plan(config, task, splits, loaders["train"], loaders["val"], fabric.device)
+    plan["labels"] = label_plan
     monitor.say(plan_text(plan, config))
     if encoder is not None and task.text.uses_text:
         _say_text(monitor, encoder, splits["train"])
@@ -93,6 +112,33 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     return out
 
 
+def training_records(records: Sequence[Record], config: Config) -> tuple[list[Record], frozenset[str], dict[str, Any]]:
+    """The records that take part, the ids whose masks are hidden, and the counts for the plan.
+
+    Without semi-supervision a record without a (visible) mask takes no part, unless its image has one.
+    """
+    data = config.data
+    seed = config.train.seed if data.label_seed is None else data.label_seed
+    kept = list(records) if data.rows_per_image is None else fixed_rows(records, data.rows_per_image, seed)
+    patients = labelled_patients(kept, data.label_fraction, seed)
+    annotated = {row.id for row in kept if any(mask is not None for mask in row.masks.values())}
+    hidden = frozenset(row.id for row in kept if row.id in annotated and row.patient not in patients)
+    visible = annotated - hidden
+    images = {row.image for row in kept if row.id in visible}
+    taking_part = kept if config.semi.on else [row for row in kept if row.image in images]
+    counts = {
+        "label_fraction": data.label_fraction,
+        "label_seed": seed,
+        "labelled_patients": len(patients),
+        "labelled_images": len(images),
+        "labelled_records": len(visible),
+        "unlabelled_records": len(taking_part) - len(visible),
+        "hidden_masks": len(hidden),
+        "left_out_records": len(kept) - len(taking_part),
+    }
+    return taking_part, hidden, counts
+
+
 def open_manifest(config: Config, path: Path | None = None) -> Manifest:
     """Load the manifest of a configuration (or another one, read the same way)."""
     if path is None and not config.data.manifest:
@@ -102,7 +148,29 @@ def open_manifest(config: Config, path: Path | None = None) -> Manifest:
         text_column=config.data.text_column,
         classes=config.data.classes,
         empty_means_absent=config.data.empty_means_absent,
+        constant_text=config.data.constant_text,
     )
+
+
+def _build(config: Config, manifest: Manifest, texts: list[str]) -> tuple[TextGuidedSegmenter, TextEncoder | None]:
+    """The network and text encoder: new ones, or those of the model in `init`."""
+    if config.init is None:
+        return build_segmenter(config, len(manifest.classes), texts)
+    module, encoder, own, card = load_model(config.init)
+    differences = [
+        f"{name}: {getattr(own, name)} there, {getattr(config, name)} here"
+        for name in ("model", "text")
+        if getattr(own, name) != getattr(config, name)
+    ]
+    if tuple(card["classes"]) != manifest.classes:
+        differences.append(f"classes: {', '.join(card['classes'])} there, {', '.join(manifest.classes)} here")
+    if differences:
+        raise InputError(
+            f"init is another network ({'; '.join(differences)})", file=config.init, expected="the same model and text"
+        )
+    if encoder is None or not encoder.frozen:
+        module.requires_grad_(True)
+    return module, encoder
 
 
 def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> Config:
@@ -128,17 +196,37 @@ def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> 
 
 
 def _loader(
-    fabric: Fabric, records: Sequence[Record], manifest: Manifest, config: Config, *, train: bool
+    fabric: Fabric,
+    records: Sequence[Record],
+    manifest: Manifest,
+    config: Config,
+    hidden: frozenset[str],
+    *,
+    train: bool,
 ) -> DataLoader[Sample]:
-    dataset = SegmentDataset(records, manifest.classes, config.data, seed=config.train.seed, train=train)
-    sampler = EpochSampler(
-        len(dataset),
-        config.train.batch_size,
-        seed=config.train.seed,
-        shuffle=train,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+    seed = config.train.seed
+    dataset = SegmentDataset(records, manifest.classes, config.data, seed=seed, train=train, hidden=hidden)
+    sampler: BatchSampler
+    if train and (config.semi.on or config.train.steps_per_epoch is not None):
+        if fabric.world_size > 1:
+            raise InputError(
+                "semi and train.steps_per_epoch run on one device", expected="train.devices: 1",
+            )  # fmt: skip
+        labelled = dataset.labelled()
+        known = set(labelled)
+        others = [i for i in range(len(dataset)) if i not in known] if config.semi.on else []
+        sampler = MixedSampler(
+            labelled, others, config.train.batch_size, seed=seed, num_batches=config.train.steps_per_epoch
+        )
+    else:
+        sampler = EpochSampler(
+            len(dataset),
+            config.train.batch_size,
+            seed=seed,
+            shuffle=train,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -190,4 +278,3 @@ def _publish(run: Path) -> None:
     shutil.copytree(best, temporary)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-

@@ -1,0 +1,49 @@
+"""medvl compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="runs, models or evaluation folders; and data.KEY=VALUE, as in medvl evaluate"),
+    ],
+    split: Annotated[str, typer.Option(help="split to compare on; opening test is logged in each model")] = "val",
+    manifest: Annotated[Path | None, typer.Option(help="score runs on this one; default each run's own")] = None,
+    out: Annotated[Path, typer.Option(help="folder for compare.csv, compare.json, compare.html")] = Path("comparison"),
+    reference: Annotated[str | None, typer.Option(help="method to compare the others with; default the first")] = None,
+    names: Annotated[
+        list[str] | None, typer.Option(help="a name for each method, or for each run; repeat for more")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the bootstrap and of the permutations")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps: where a run is evaluated")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print compare.json")] = False,
+) -> None:
+    """Compare runs on the same cases: Dice and IoU in both conventions, over seeds and patients, with paired tests.
+
+    Runs that differ in nothing but their seeds are one method. A run without an evaluation in RUN/report/SPLIT is
+    evaluated first. Folders written by medvl evaluate (masks of any program included) are taken as they are.
+    """
+    import json
+
+    from medvl.evaluate.compare import as_text
+    from medvl.evaluate.compare import compare as run
+
+    overrides = [word for word in runs if "=" in word and not Path(word).exists()]
+    result = run(
+        [word for word in runs if word not in overrides],
+        split=split,
+        manifest_path=manifest,
+        names=names or (),
+        reference=reference,
+        overrides=overrides,
+        out=out,
+        device=device,
+        seed=seed,
+    )
+    print(json.dumps(result) if as_json else as_text(result, out))

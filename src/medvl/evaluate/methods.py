@@ -1,0 +1,297 @@
+"""Evaluated runs -> methods to compare: open or evaluate each run, check that they fit each other, group the seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvl.config import ASSET_PREFIX, config_dict, load_config
+from medvl.errors import Fault, InputError
+from medvl.evaluate.evaluator import FORMAT
+from medvl.evaluate.inputs import is_model, open_inputs
+from medvl.evaluate.report import results_folder, stored_evaluation
+from medvl.evaluate.summary import CaseRow, read_case_table
+from medvl.settings import MACHINE_KEYS, SEED_KEYS, differences, flat, said
+
+MAX_NAMED = 10  # cases that an error names
+MAX_KEYS = 4  # differing keys of which a method's name is made
+READ_FROM = ("data.text_column", "data.constant_text")  # where texts come from; runs may differ in it
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRun:
+    """One evaluation: its summary, and its cases by (id, class)."""
+
+    target: str
+    summary: Mapping[str, Any]
+    cases: Mapping[tuple[str, str], CaseRow]
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The configuration it was trained with; None for masks of another program."""
+        found = self.summary.get("config")
+        return found if isinstance(found, dict) else None
+
+    @property
+    def seed(self) -> str:
+        """Training seed, with the draw of the labels where that has a seed of its own; "" if unknown."""
+        if self.config is None:
+            return ""
+        label_seed = self.config["data"].get("label_seed")
+        return str(self.config["train"]["seed"]) + (f" (labels {label_seed})" if label_seed is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Runs that differ in nothing but their seeds."""
+
+    name: str
+    runs: tuple[ScoredRun, ...]
+
+
+def open_runs(
+    targets: Sequence[str],
+    *,
+    split: str,
+    manifest_path: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+) -> list[ScoredRun]:
+    """Read evaluations; a run or model that has none in RUN/report/SPLIT is evaluated first (and test logged).
+
+    Args:
+        targets: runs, models, or folders with cases.csv and summary.json (of `medvl evaluate`, masks included).
+        manifest_path: score runs on this manifest instead of the one that each was trained on.
+        overrides: how to read the manifest, as in `medvl evaluate`.
+    """
+    twice = sorted({target for target in targets if targets.count(target) > 1})
+    if twice:
+        raise InputError(f"given twice: {', '.join(twice)}")
+    return [_open_run(target, split, manifest_path, overrides, device) for target in targets]
+
+
+def check_comparable(runs: Sequence[ScoredRun], split: str) -> list[str]:
+    """InputError with every fault unless all runs were scored alike on the same cases; -> notes for the reader."""
+    first, faults, notes = runs[0], [], []
+    for run in runs:
+        if run.summary["split"] != split:
+            what = f"evaluated on the split {run.summary['split']}"
+            faults.append(Fault(what, file=run.target, expected=split, remedy=f"--split {run.summary['split']}"))
+    if faults:
+        raise InputError(faults)
+    for run in runs[1:]:
+        found = _scored_otherwise(first.summary, run.summary)
+        if "manifest_hash" in found and _same_truth(first, run) and _texts_from(first) != _texts_from(run):
+            del found["manifest_hash"]
+            notes.append("texts come from different columns of the manifest; masks, patients and split are the same")
+        if found:
+            faults.append(
+                Fault(
+                    f"not scored as {first.target} was: {said(found)}",
+                    file=run.target,
+                    remedy="evaluate both on the same manifest and in the same way",
+                )
+            )
+            continue
+        faults += _case_faults(first, run)
+    if faults:
+        raise InputError(faults)
+    return list(dict.fromkeys(notes))
+
+
+def group_methods(runs: Sequence[ScoredRun], names: Sequence[str] = ()) -> list[Method]:
+    """Runs of the same settings are one method; masks of another program are one each.
+
+    Args:
+        names: of the methods, in the order of their first run; or one per run, where equal names are seeds of one
+            method (so masks of another program can have seeds). Default: made of what differs in the configurations.
+    """
+    if len(names) == len(runs):
+        groups = [[run for run, own in zip(runs, names, strict=True) if own == name] for name in dict.fromkeys(names)]
+        methods = [Method(name, tuple(group)) for name, group in zip(dict.fromkeys(names), groups, strict=True)]
+        faults = [fault for method in methods for fault in _not_one_method(method)]
+        if faults:
+            raise InputError(faults)
+    else:
+        groups = []
+        for run in runs:
+            for group in groups:
+                if group[0].config is not None and run.config is not None and not _settings_differ(group[0], run):
+                    group.append(run)
+                    break
+            else:
+                groups.append([run])
+        derived = _derived_names(groups)
+        if names and len(names) != len(groups):
+            raise InputError(
+                f"{len(names)} names for {len(groups)} methods in {len(runs)} runs",
+                expected=f"a name for each method ({'; '.join(derived)}) or for each run",
+            )
+        if len(set(names)) != len(names):
+            raise InputError("two methods have the same name", expected="a name of its own for each method")
+        methods = [Method(name, tuple(group)) for name, group in zip(names or derived, groups, strict=True)]
+    for method in methods:
+        seeds = [run.seed for run in method.runs if run.seed]
+        if len(set(seeds)) != len(seeds):
+            again = next(seed for seed in seeds if seeds.count(seed) > 1)
+            targets = ", ".join(run.target for run in method.runs if run.seed == again)
+            raise InputError(
+                f"runs of the same settings and seed {again} ({method.name}): {targets}", remedy="leave all but one out"
+            )
+    return methods
+
+
+def setting_table(methods: Sequence[Method]) -> dict[str, list[str]]:
+    """{key that differs: its value in each method}, "" for masks of another program."""
+    shown = [_shown(method.runs[0]) for method in methods]
+    keys = sorted({key for one in shown for key in one})
+    return {
+        key: values
+        for key in keys
+        if len(set(values := [_value(one.get(key)) if one else "" for one in shown]) - {""}) > 1
+    }
+
+
+def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Sequence[str], device: str) -> ScoredRun:
+    folder = Path(target)
+    if (folder / "cases.csv").is_file() and (folder / "summary.json").is_file():
+        try:
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            rows = read_case_table((folder / "cases.csv").read_text(encoding="utf-8"))
+        except (ValueError, KeyError) as error:
+            raise InputError(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None
+        if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+            raise InputError("not an evaluation of this version", file=folder / "summary.json", expected=FORMAT)
+    elif is_model(target):
+        inputs = open_inputs(target, overrides, device=device)
+        assert inputs.model_folder is not None
+        place = results_folder(target, inputs.model_folder, split)
+        evaluation = stored_evaluation(inputs, inputs.manifest(manifest_path), split, place)
+        summary, rows = evaluation.summary, list(evaluation.cases)
+    else:
+        raise InputError(
+            "no run, model or evaluation" if folder.exists() else "no such folder",
+            file=target,
+            expected="a run, a model, or a folder with cases.csv and summary.json",
+            remedy="masks are scored first: medvl evaluate FOLDER MANIFEST --out DIR",
+        )
+    return ScoredRun(target, summary, {(row.id, row.class_name): row for row in rows})
+
+
+def _scored_otherwise(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = ["manifest_hash", "split_hash", "grid", "empty_mask", "text"]
+    if there["threshold"] is not None and here["threshold"] is not None:  # masks of a program come without one
+        keys.append("threshold_source")
+        if there["threshold_source"] == "fixed":
+            keys.append("threshold")  # one chosen on val is each run's own
+    found = {key: (there[key], here[key]) for key in keys if there[key] != here[key]}
+    if "manifest_hash" in found:
+        names = (there["manifest"], here["manifest"])
+        found["manifest_hash"] = (
+            f"{there['manifest_hash'][:8]} of {names[0]}",
+            f"{here['manifest_hash'][:8]} of {names[1]}",
+        )
+        found.pop("split_hash", None)
+    return found
+
+
+def _same_truth(first: ScoredRun, run: ScoredRun) -> bool:
+    return first.summary["split_hash"] == run.summary["split_hash"] and not _case_faults(first, run)
+
+
+def _texts_from(run: ScoredRun) -> list[Any]:
+    settings = flat(run.config or {})
+    return [settings.get(key) for key in READ_FROM]
+
+
+def _case_faults(first: ScoredRun, run: ScoredRun) -> list[Fault]:
+    """The cases that one of two runs lacks, or whose true mask or patient differs."""
+    faults = []
+    for one, other in ((first, run), (run, first)):
+        missing = [key for key in one.cases if key not in other.cases]
+        if missing:
+            what = f"{len(missing)} of {len(one.cases)} cases are missing: {_named(missing)}"
+            faults.append(Fault(what, file=other.target, expected=f"the cases of {one.target}"))
+    changed = [
+        key
+        for key, row in first.cases.items()
+        if key in run.cases and (row.patient, row.true_px) != (run.cases[key].patient, run.cases[key].true_px)
+    ]
+    if changed:
+        what = f"{len(changed)} cases have another true mask or patient than in {first.target}: {_named(changed)}"
+        faults.append(Fault(what, file=run.target))
+    return faults
+
+
+def _named(keys: Sequence[tuple[str, str]]) -> str:
+    classes = {name for _, name in keys}
+    ids = [ident if len(classes) == 1 else f"{ident} ({name})" for ident, name in keys[:MAX_NAMED]]
+    return ", ".join(ids) + (" ..." if len(keys) > MAX_NAMED else "")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a method: the flat configuration without seeds and machine; `init` by what that run was made of."""
+    settings = {key: value for key, value in flat(config).items() if key not in MACHINE_KEYS | SEED_KEYS}
+    init = settings.get("init")
+    if init and not init.startswith(ASSET_PREFIX):
+        stored = Path(init) / "config.yaml"
+        if stored.is_file():
+            origin = json.dumps(_settings(config_dict(load_config(stored))), sort_keys=True)
+            settings["init"] = hashlib.sha256(origin.encode()).hexdigest()
+        else:
+            settings["init"] = _without_seed(init)
+    return settings
+
+
+def _settings_differ(one: ScoredRun, other: ScoredRun) -> dict[str, tuple[Any, Any]]:
+    return differences(_settings(one.config or {}), _settings(other.config or {}))
+
+
+def _not_one_method(method: Method) -> list[Fault]:
+    first = method.runs[0]
+    faults = []
+    for run in method.runs[1:]:
+        if (run.config is None) != (first.config is None):
+            faults.append(Fault(f"named {method.name} as {first.target} is, but only one is a model", file=run.target))
+        elif found := _settings_differ(first, run):
+            what = f"named {method.name} as {first.target} is, with other settings ({said(found)})"
+            faults.append(Fault(what, file=run.target))
+    return faults
+
+
+def _shown(run: ScoredRun) -> dict[str, Any]:
+    """`_settings` as a person reads them."""
+    if run.config is None:
+        return {}
+    settings = _settings(run.config)
+    for key in ("init", "data.manifest"):
+        value = flat(run.config).get(key)
+        if value and not value.startswith(ASSET_PREFIX):
+            settings[key] = "/".join(Path(_without_seed(value)).parts[-2:] if key != "init" else [_without_seed(value)])
+    return settings
+
+
+def _derived_names(groups: Sequence[Sequence[ScoredRun]]) -> list[str]:
+    table = setting_table([Method("", tuple(group)) for group in groups])
+    leaves = [key.rpartition(".")[2] for key in table]
+    labels = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(table, leaves, strict=True)}
+    names = []
+    for i, group in enumerate(groups):
+        own = [f"{labels[key]}={values[i]}" for key, values in table.items() if values[i]]
+        folder = _without_seed(group[0].target)
+        names.append(", ".join(own) if own and len(table) <= MAX_KEYS else folder)
+    return [name if names.count(name) == 1 else groups[i][0].target for i, name in enumerate(names)]
+
+
+def _without_seed(path: str) -> str:
+    """The last part of a path, without the `-seed0` that a sweep gives it."""
+    return re.sub(r"-seed\d+$", "", Path(path).name) or path
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else str(value)

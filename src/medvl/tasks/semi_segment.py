@@ -1,0 +1,360 @@
+"""Segmentation with unlabelled records: EPI and the LV loss of LViT joined to the supervised task.
+
+    L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV)
+
+The last two act on (row, class) pairs without a mask. The pseudo label P is read from the store, moved by the record's
+own affine, mixed with the prediction of this step, and used; what goes back into the store is the prediction moved back
+to the record's grid.
+
+Shapes: N rows, K classes, H W the model's grid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from medvl.config import Config
+from medvl.data.dataset import Batch, SegmentDataset, collate
+from medvl.data.geometry import Affine, fit
+from medvl.data.images import read_mask
+from medvl.data.records import Record
+from medvl.errors import InputError, warn
+from medvl.files import write_json
+from medvl.models.weight_average import update_average
+from medvl.objectives.epi import PseudoLabelStore, beta_at
+from medvl.objectives.language_vision import ContrastiveBank, caption_bank, lv_loss
+from medvl.objectives.overlap import segmentation_loss
+from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, TextInput, probs_from_logits
+from medvl.text.encoder import TextEncoder
+from medvl.text.similarity import encoder_similarity, findings_similarity
+
+FloatArray = NDArray[np.float32]
+LOGGED_ROWS = 200  # hidden masks that the store is compared with, for the log alone
+
+
+class SemiSegmentTask(SegmentTask):
+    """`SegmentTask` whose batches are half unlabelled."""
+
+    def __init__(
+        self,
+        config: Config,
+        module: TextGuidedSegmenter,
+        text: TextInput,
+        *,
+        records: Sequence[Record],
+        classes: Sequence[str],
+        hidden: frozenset[str],
+        folder: Path,
+        encoder: TextEncoder | None,
+    ) -> None:
+        """
+        Args:
+            records: of the training split, labelled and unlabelled ones.
+            hidden: ids whose masks exist but must not be used; only the log compares them with the pseudo labels.
+            folder: where the pseudo labels and the retrieval of the bank are kept: the run's.
+            encoder: for the similarity of texts; as it is now, before training.
+        """
+        super().__init__(config, module, text)
+        self.classes, self.hidden, self.folder, self._encoder = tuple(classes), hidden, folder, encoder
+        is_open = {r.id: r.id in hidden or any(r.masks.get(name) is None for name in classes) for r in records}
+        self._labelled = [r for r in records if not is_open[r.id]]
+        self._unlabelled = [r for r in records if is_open[r.id]]
+        self._ids = frozenset(r.id for r in self._unlabelled)
+        if not self._unlabelled:
+            raise InputError(
+                "semi is on and no training record is unlabelled",
+                expected="empty mask cells, or data.label_fraction below 1",
+                remedy="semi.epi: none and semi.lv_bank: none",
+            )
+        self.num_without_text = sum(not r.text.strip() for r in self._unlabelled)
+        self._store: PseudoLabelStore | None = None
+        self._teacher: nn.Module | None = None
+        self._bank: ContrastiveBank | None = None
+        self._bank_masks: dict[str, FloatArray | None] = {}
+        self._pending: list[tuple[str, Affine, Tensor, Any]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._num_steps = 0
+        self._is_twin = False
+
+    # -- the loop's hooks
+
+    def begin(self, state: dict[str, Any] | None, step: int) -> None:
+        """Make, or open as of `step`, the pseudo labels, the teacher and the bank."""
+        semi, folder = self.config.semi, self.folder / "pseudo_labels"
+        if semi.epi == "labels" and state is None:
+            shape = (len(self.classes), *self.config.data.image_size)
+            ids = [record.id for record in self._unlabelled]
+            self._store = PseudoLabelStore.create(folder, ids, shape, storage=semi.storage, seed=self.config.train.seed)
+            if semi.start == "predict":
+                self._predict_all("first pseudo labels")
+                self._store.checkpoint(step)
+        elif semi.epi == "labels":
+            self._store = PseudoLabelStore.open(folder, step=step)
+        elif semi.epi == "weights":
+            self._teacher = deepcopy(self.module).requires_grad_(False).eval()
+            if state is not None:
+                self._teacher.load_state_dict(state["teacher"])
+        if semi.lv_bank != "none":
+            self._bank = self._make_bank(resume=state is not None)
+
+    def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """`loss` with graph; `sup_loss`, `unsup_loss`, `lv_loss` detached."""
+        self._flush()
+        semi, objective = self.config.semi, self.config.objective
+        logits = self.logits(batch, module)
+        losses = self._loss(logits, batch)
+        open_pairs = ~batch.annotated  # (N, K)
+        ramp = 1.0 if semi.ramp == 0 else min(1.0, self.progress / semi.ramp)
+        total = losses["loss"]
+        parts = {"sup_loss": losses["loss"].detach()}
+        if semi.epi != "none":
+            target = self._pseudo_labels(batch, logits.detach())  # (N, K, H, W)
+            unsup = segmentation_loss(
+                logits,
+                (target > 0.5).to(logits.dtype),
+                open_pairs,
+                mode=objective.mode,
+                dice_weight=semi.weight,
+                ce_weight=semi.weight,
+                ce_balance=objective.ce_balance,
+            )["loss"]
+            total = total + ramp * unsup
+            parts["unsup_loss"] = unsup.detach()
+            share = ((target > 0.5).flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
+            parts["pseudo_fraction"] = share
+        if self._bank is not None:
+            masks = self._retrieved(batch).to(logits.device)  # (N, K, H, W)
+            lv = lv_loss(probs_from_logits(logits, objective.mode), masks, open_pairs)
+            total = total + ramp * semi.lv_alpha * lv
+            parts["lv_loss"] = lv.detach()
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+        self._num_steps += 1
+        return {"loss": total, **parts}
+
+    def after_step(self, step: int) -> None:
+        """The teacher follows the weights."""
+        if self._teacher is not None:
+            update_average(self._teacher, self.module, self.config.semi.beta, step)
+
+    def after_epoch(self) -> dict[str, float]:
+        """Update the labels if that is done per epoch; -> means of the epoch, and the store against hidden masks."""
+        self._flush()
+        if self.config.semi.epi == "labels" and self.config.semi.update == "epoch":
+            self._predict_all("pseudo labels")
+        values = {name: float(total) / max(self._num_steps, 1) for name, total in self._sums.items()}
+        self._sums, self._num_steps = {}, 0
+        return values | self._quality()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights; the labels are in their own files, led back by their journal."""
+        self._flush()
+        return {} if self._teacher is None else {"teacher": self._teacher.state_dict()}
+
+    def saved(self, step: int) -> None:
+        """From here on the journal leads back to `step`."""
+        if self._store is not None:
+            self._store.checkpoint(step)
+
+    def twin(self, device: torch.device) -> SemiSegmentTask:
+        """A copy to time steps with: it reads no store and writes none."""
+        twin = SemiSegmentTask(
+            self.config,
+            deepcopy(self.module).to(device),
+            deepcopy(self.text),
+            records=[*self._labelled, *self._unlabelled],
+            classes=self.classes,
+            hidden=self.hidden,
+            folder=self.folder,
+            encoder=None,
+        )
+        twin._is_twin = True
+        return twin
+
+    # -- EPI
+
+    def _pseudo_labels(self, batch: Batch, logits: Tensor) -> Tensor:
+        """(N, K, H, W) soft labels in the view of each unlabelled row (zeros for the others); queues the update."""
+        semi = self.config.semi
+        if self._teacher is not None:
+            with torch.no_grad():
+                return probs_from_logits(self.logits(batch, self._teacher), self.config.objective.mode)
+        probs = probs_from_logits(logits, self.config.objective.mode)  # (N, K, H, W)
+        if self._is_twin or self._store is None:
+            return probs
+        old = np.zeros(probs.shape, dtype=np.float32)
+        past = np.zeros((len(batch.ids), 1, 1, 1), dtype=np.float32)
+        rows: list[int] = []
+        views: list[Affine] = []
+        for n, ident in enumerate(batch.ids):
+            if ident not in self._store:
+                continue
+            view = self._view(batch.affines[n])
+            old[n] = np.stack([view.apply_map(one) for one in self._store.read(ident)])
+            num_visits = self._store.visits(ident)
+            # In "epoch" mode the label of the last pass is used as it is.
+            mixes = semi.update == "visit" or num_visits == 0
+            past[n] = beta_at(semi.beta, num_visits, warmup=semi.beta_warmup) if mixes else 1.0
+            rows.append(n)
+            views.append(view)
+        if rows and semi.update == "visit":
+            on_host = probs[rows].to("cpu", non_blocking=True)
+            event = None
+            if probs.is_cuda:
+                event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                event.record()
+            self._pending += [
+                (batch.ids[n], view, on_host[i], event) for i, (n, view) in enumerate(zip(rows, views, strict=True))
+            ]
+        weight = torch.from_numpy(past).to(probs.device, non_blocking=True)
+        return weight * torch.from_numpy(old).to(probs.device, non_blocking=True) + (1 - weight) * probs
+
+    def _flush(self) -> None:
+        """Move the last step's predictions back to their records' grids and into the store."""
+        for ident, view, probs, event in self._pending:
+            assert self._store is not None
+            if event is not None:
+                event.synchronize()
+            height, width = view.target_size
+            seen = view.invert_map(np.ones((height, width), dtype=np.float32)) > 0.999
+            self._store.update(
+                ident,
+                view.invert_map(probs.numpy()),
+                seen,
+                self.config.semi.beta,
+                warmup=self.config.semi.beta_warmup,
+            )
+        self._pending.clear()
+
+    @torch.no_grad()
+    def _predict_all(self, title: str) -> None:
+        """One plain prediction of every unlabelled record into the store."""
+        assert self._store is not None
+        data, device = self.config.data, next(self.module.parameters()).device
+        dataset = SegmentDataset(
+            self._unlabelled, self.classes, data, seed=0, train=False, hidden=self.hidden, all_rows=True
+        )
+        loader = DataLoader(dataset, batch_size=self.config.train.batch_size, collate_fn=collate)
+        was_training = self.module.training
+        self.module.eval()
+        console = Console(stderr=True)
+        batches: Any = loader
+        for batch in track(batches, title, len(loader), console=console, disable=not console.is_terminal):
+            logits = self.logits(batch.to(device))
+            probs = probs_from_logits(logits, self.config.objective.mode).cpu().numpy()
+            for ident, one in zip(batch.ids, probs, strict=True):
+                self._store.update(ident, one, None, self.config.semi.beta, warmup=self.config.semi.beta_warmup)
+        self.module.train(was_training)
+
+    def _view(self, affine: Affine) -> Affine:
+        """native -> view, as a map from the record's grid at model size to the view."""
+        base = fit(affine.source_size, affine.target_size, self.config.data.resize)
+        return affine.after(base)
+
+    def _quality(self) -> dict[str, float]:
+        """Dice of the stored labels against hidden masks: for the log, never for the weights."""
+        if self._store is None:
+            return {}
+        rng = np.random.default_rng(0)
+        known = [r for r in self._unlabelled if r.id in self.hidden and self._store.visits(r.id)]
+        if not known:
+            return {}
+        chosen = [known[i] for i in rng.permutation(len(known))[:LOGGED_ROWS]]
+        scores = []
+        for record in chosen:
+            labels = self._store.read(record.id) > 0.5
+            for k, name in enumerate(self.classes):
+                true = hidden_mask(record, name, self.config)
+                if true is not None:
+                    total = true.sum() + labels[k].sum()
+                    scores.append(1.0 if total == 0 else float(2 * (true * labels[k]).sum() / total))
+        visited = [self._store.visits(r.id) for r in self._unlabelled]
+        return {
+            "store_dice": float(np.mean(scores)) if scores else float("nan"),
+            "store_visited": float(np.mean([v > 0 for v in visited])),
+            "store_visits": float(np.mean(visited)),
+        }
+
+    # -- the LV loss
+
+    def _make_bank(self, *, resume: bool) -> ContrastiveBank:
+        """The bank with its retrieval, which is kept in the run: a resumed run must retrieve the same."""
+        semi, size = self.config.semi, self.config.data.image_size
+        if semi.lv_bank == "captions":
+            if len(self.classes) != 1:
+                raise InputError("semi.lv_bank: captions has one class", expected="semi.lv_bank: labelled")
+            texts, masks = caption_bank(size, self.config.data.laterality or "viewer")
+        else:
+            records = [record for record in self._labelled if record.text.strip()]
+            texts = [record.text for record in records]
+            masks = [np.stack([self._bank_mask(record, name) for name in self.classes]) for record in records]
+        bank = ContrastiveBank(texts, masks)
+        path = self.folder / "lv_bank.json"
+        if resume and path.is_file():
+            bank.restore(json.loads(path.read_text(encoding="utf-8")))
+            return bank
+        asked = sorted({record.text for record in self._unlabelled if record.text.strip()})
+        if semi.lv_similarity == "encoder":
+            if self._encoder is None:
+                raise InputError(
+                    "semi.lv_similarity: encoder without a text encoder", remedy="semi.lv_similarity: findings"
+                )
+            similarity = encoder_similarity(self._encoder, asked, bank.texts)
+        else:
+            similarity = findings_similarity(asked, bank.texts)
+        bank.retrieve(asked, similarity)
+        lost = sum(not entries for entries in bank.retrieved.values())
+        if lost:
+            warn(f"{lost} of {len(asked)} unlabelled texts are like no text of the bank: no LV loss for them")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, bank.retrieved)
+        return bank
+
+    def _bank_mask(self, record: Record, name: str) -> FloatArray:
+        mask = _mask_on_grid(record, name, self.config)
+        assert mask is not None  # labelled records have every mask
+        return mask
+
+    def _retrieved(self, batch: Batch) -> Tensor:
+        """(N, K, H, W): the bank's mask of each unlabelled row's own text, moved by the row's affine; else zeros."""
+        assert self._bank is not None
+        result = np.zeros((len(batch.ids), len(self.classes), *self.config.data.image_size), dtype=np.float32)
+        for n, (ident, text) in enumerate(zip(batch.ids, batch.source_texts, strict=True)):
+            if ident not in self._ids or not text.strip():
+                continue
+            if text not in self._bank_masks:
+                self._bank_masks[text] = self._bank.mask(text)
+            mask = self._bank_masks[text]
+            if mask is not None:
+                view = self._view(batch.affines[n])
+                result[n] = np.stack([view.apply_map(one) for one in mask])
+        return torch.from_numpy(result)
+
+
+def hidden_mask(record: Record, name: str, config: Config) -> NDArray[np.bool_] | None:
+    """A mask that training may not see, (H, W) bool on the model's grid, for the log."""
+    mask = _mask_on_grid(record, name, config)
+    return None if mask is None else mask > 0.5
+
+
+def _mask_on_grid(record: Record, name: str, config: Config) -> FloatArray | None:
+    reference = record.masks.get(name)
+    if reference is None:
+        return None
+    if reference.path is None:
+        return np.zeros(config.data.image_size, dtype=np.float32)
+    mask = read_mask(reference.path, reference.values, slice_index=config.data.slice_index)
+    size = (mask.shape[0], mask.shape[1])
+    return fit(size, config.data.image_size, config.data.resize).apply_mask(mask).astype(np.float32)

@@ -1,0 +1,298 @@
+"""A sweep file: the cells (runs) that an experiment is made of. Reading and planning; `sweep_run` does the work.
+
+    recipe: lvit_regions.yaml                       # relative to the sweep file
+    grid: {data.label_fraction: [0.05, 0.25]}       # every combination; the last key turns fastest
+    variants: {text: {}, no text: {text.encoder: none}, from text: {init: "@text"}}
+    seeds: 3                                        # train.seed = 0, 1, 2
+
+`@NAME` stands for the run folder of that variant at the same grid point and seed, `$DATA` for the folder of `--data`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Ge, MinLen
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from medvl.config import ASSET_PREFIX, Config, load_config
+from medvl.errors import Fault, InputError, nearest
+from medvl.evaluate.inputs import parse_overrides
+from medvl.settings import PATH_KEYS
+
+_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+DATA = "$DATA"
+SEED = "train.seed"
+
+
+@dataclass(config=_STRICT)
+class Scoring:
+    """How a finished run is scored."""
+
+    split: str = "val"
+    manifest: str | None = None  # None = the one it was trained on
+    overrides: dict[str, Any] = field(default_factory=dict)  # how to read the manifest, as in `medvl evaluate`
+    rows_by: list[str] = field(default_factory=list)  # a table row per combination of values of these columns
+    probe: bool | Annotated[int, Ge(1)] = False  # ask with untrue texts too: all rows, or a seeded choice of so many
+
+
+@dataclass(config=_STRICT)
+class Sweep:
+    """A sweep file, checked. `planned` is the number of seeds of each variant."""
+
+    path: Path
+    recipe: str
+    variants: Annotated[dict[str, dict[str, Any]], MinLen(1)]
+    title: str = ""  # for docs/results.md
+    text: str = ""  # what it is, on real data or phantoms
+    overrides: dict[str, Any] = field(default_factory=dict)  # of every cell
+    grid: dict[str, Annotated[list[Any], MinLen(1)]] = field(default_factory=dict)
+    seeds: Annotated[int, Ge(1)] | dict[str, Annotated[int, Ge(1)]] = 1
+    evaluate: Scoring = field(default_factory=Scoring)
+    results: str | None = None  # folder of the committed result files; None = OUT/results
+
+    @property
+    def planned(self) -> dict[str, int]:
+        """Planned seeds per variant, in the order of the file."""
+        return {name: self.seeds if isinstance(self.seeds, int) else self.seeds[name] for name in self.variants}
+
+    @property
+    def command(self) -> str:
+        """How to run it: the file's first line, where that is a `# medvl sweep ...`."""
+        first = self.path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip()
+        return first if first.startswith("medvl sweep ") else f"medvl sweep {self.path.name}"
+
+    @property
+    def results_folder(self) -> Path | None:
+        """Where the result files of its cells are kept, if the file says so."""
+        return None if self.results is None else (self.path.parent / self.results).resolve()
+
+    def grid_points(self) -> list[dict[str, Any]]:
+        """Every combination of grid values; one empty point without a grid."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    def cells(self) -> Iterator[Cell]:
+        """Seeds outermost, then grid points, then variants, so that the table fills evenly."""
+        for seed in range(max(self.planned.values())):
+            for point in self.grid_points():
+                for variant, num_seeds in self.planned.items():
+                    if seed < num_seeds:
+                        yield self.cell(variant, point, seed)
+
+    def cell(self, variant: str, point: Mapping[str, Any], seed: int) -> Cell:
+        """One run."""
+        own = dict(self.variants[variant])
+        recipe = str(own.pop("recipe", self.recipe))
+        names = [f"{key.rpartition('.')[2]} {_text(value)}" for key, value in point.items()]
+        name = "-".join([slug(variant), *(slug(part) for part in names), f"seed{seed}"])
+        said = {**self.overrides, **point, **own, SEED: seed}
+        return Cell(name, variant, dict(point), seed, recipe, said)
+
+    def config(self, cell: Cell, out: Path, data: Path | None, extra: Sequence[str] = ()) -> Config:
+        """The configuration of a cell whose sweep runs in `out`; `extra` are `key=value` of the command line."""
+        recipe = self.path.parent / cell.recipe
+        said = {**_recipe_paths(recipe, with_data=True), **cell.said}
+        words = [f"{key}={_text(self._resolved(key, value, cell, out, data))}" for key, value in said.items()]
+        return load_config(recipe, [*words, *extra])
+
+    def paths_said(self, cell: Cell) -> dict[str, Any]:
+        """The path-valued keys as recipe and sweep write them: what a result file may say."""
+        found = _recipe_paths(self.path.parent / cell.recipe) | cell.said
+        return {key: found[key] for key in PATH_KEYS if key in found}
+
+    def needs(self, cell: Cell) -> list[Cell]:
+        """The cells whose run folders this one refers to by `@NAME`."""
+        names = [str(value)[1:] for value in cell.said.values() if _is_reference(value)]
+        return [self.cell(name, cell.grid, cell.seed) for name in dict.fromkeys(names)]
+
+    @property
+    def scoring_words(self) -> list[str]:
+        """`evaluate.overrides` as `key=value`."""
+        return [f"{key}={_text(value)}" for key, value in self.evaluate.overrides.items()]
+
+    def scoring_manifest(self, data: Path | None) -> Path | None:
+        """The manifest that runs are scored on; None = their own."""
+        name = self.evaluate.manifest
+        return None if name is None else Path(self._path(name, data))
+
+    def _resolved(self, key: str, value: Any, cell: Cell, out: Path, data: Path | None) -> Any:
+        if _is_reference(value):
+            return str((out / self.cell(value[1:], cell.grid, cell.seed).name).resolve())
+        if isinstance(value, str) and (key in PATH_KEYS or DATA in value):
+            return self._path(value, data)
+        return value
+
+    def _path(self, name: str, data: Path | None) -> str:
+        if DATA in name:
+            if data is None:
+                raise InputError(
+                    f"{name} needs the folder of the data sets",
+                    file=self.path,
+                    remedy="add --data DIR, which holds them",
+                )
+            return name.replace(DATA, str(data.resolve()))
+        if not name or name.startswith(ASSET_PREFIX) or Path(name).is_absolute():
+            return name
+        return str((self.path.parent / name).resolve())
+
+
+@dataclass(config=_STRICT, frozen=True)
+class Cell:
+    """One run of a sweep. `name` is that of its run folder and, with .json, of its result file."""
+
+    name: str
+    variant: str
+    grid: dict[str, Any]
+    seed: int
+    recipe: str  # relative to the sweep file
+    said: dict[str, Any]  # overrides as the sweep writes them, train.seed last
+
+    @property
+    def overrides(self) -> list[str]:
+        """`key=value` as on a command line, without the seed."""
+        said = {key: value for key, value in self.said.items() if key != SEED}
+        return [f"{key}={value if _is_reference(value) else _text(value)}" for key, value in said.items()]
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a YAML file is a sweep and not a recipe."""
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return isinstance(raw, dict) and "variants" in raw
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Read and check a sweep file, the configuration of every cell included. All faults are one InputError."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such sweep", file=path, expected="a YAML file with variants:")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {error}", file=path) from None
+    if not isinstance(raw, dict) or "variants" not in raw:
+        raise InputError(
+            "not a sweep", file=path, expected="recipe:, variants: ...", remedy="medvl train runs a recipe"
+        )
+    _refuse_unknown(raw, Sweep, "", path)
+    if isinstance(raw.get("evaluate"), dict):
+        _refuse_unknown(raw["evaluate"], Scoring, "evaluate.", path)
+    if isinstance(raw["variants"], dict):
+        raw["variants"] = {str(name): own or {} for name, own in raw["variants"].items()}  # `name:` changes nothing
+    try:
+        sweep = TypeAdapter(Sweep).validate_python({**raw, "path": path})
+    except ValidationError as error:
+        raise InputError(
+            [Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']}", file=path) for item in error.errors()]
+        ) from None
+    _check(sweep)
+    return sweep
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file name: what is neither letter nor digit becomes `_`."""
+    return "".join(c if c.isalnum() else "_" for c in name).strip("_")
+
+
+def _check(sweep: Sweep) -> None:
+    faults: list[Fault] = []
+
+    def fault(what: str, remedy: str | None = None) -> None:
+        faults.append(Fault(what, file=sweep.path, remedy=remedy))
+
+    if not isinstance(sweep.seeds, int) and set(sweep.seeds) != set(sweep.variants):
+        odd = sorted(set(sweep.seeds) ^ set(sweep.variants))
+        raise InputError(f"seeds and variants do not name the same: {', '.join(odd)}", file=sweep.path)
+    order = list(sweep.variants)
+    for name, own in sweep.variants.items():
+        for key in own:
+            if key in sweep.grid:
+                fault(f"{key} stands both in the grid and in variant {name}", "leave it to one of them")
+        for value in {**sweep.overrides, **own}.values():
+            if not _is_reference(value):
+                continue
+            other = value[1:]
+            if other not in order[: order.index(name)]:
+                fault(f"variant {name} needs {value}, which is no variant before it")
+            elif sweep.planned[other] < sweep.planned[name]:
+                fault(f"variant {name} needs {value} at seeds that it is not run with", "give both as many seeds")
+    for key in (*sweep.grid, *sweep.overrides, *(key for own in sweep.variants.values() for key in own)):
+        if key == SEED:
+            fault(f"{SEED} is set by the sweep", "use seeds:")
+    if faults:
+        raise InputError(faults)
+    parse_overrides(sweep.scoring_words)
+    _check_names(sweep)
+    _check_configs(sweep)
+
+
+def _check_names(sweep: Sweep) -> None:
+    names: dict[str, Cell] = {}
+    for cell in sweep.cells():
+        other = names.setdefault(cell.name, cell)
+        if other is not cell:
+            raise InputError(
+                f"two cells would be called {cell.name}: {other.variant} {other.grid} and {cell.variant} {cell.grid}",
+                file=sweep.path,
+                remedy="give them names and values that differ in letters and digits",
+            )
+
+
+def _check_configs(sweep: Sweep) -> None:
+    faults: list[Fault] = []
+    for cell in sweep.cells():
+        if cell.seed == 0:
+            try:
+                sweep.config(cell, Path("OUT"), Path("DATA"))
+            except InputError as error:
+                faults += [
+                    Fault(f"{cell.variant} {cell.grid or ''}: {fault}", file=sweep.path) for fault in error.faults
+                ]
+    if faults:
+        raise InputError(faults)
+
+
+def _recipe_paths(recipe: Path, *, with_data: bool = False) -> dict[str, str]:
+    """The paths that a recipe names, as it writes them; `with_data`: only those with $DATA, which are the sweep's."""
+    raw = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+    found: dict[str, str] = {}
+    for key in PATH_KEYS:
+        node: Any = raw
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, str) and (DATA in node or not with_data):
+            found[key] = node
+    return found
+
+
+def _refuse_unknown(raw: Mapping[str, Any], cls: type, prefix: str, path: Path) -> None:
+    known = [item.name for item in fields(cls) if item.name != "path"]
+    faults = []
+    for key in raw:
+        if key not in known:
+            like = nearest(str(key), known)
+            remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(known)}"
+            faults.append(Fault(f"unknown key {prefix}{key}", file=path, remedy=remedy))
+    if faults:
+        raise InputError(faults)
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("@")
+
+
+def _text(value: Any) -> str:
+    """A value as `key=value` writes it, so that reading it gives the same value."""
+    if isinstance(value, str):
+        try:
+            if yaml.safe_load(value) == value:
+                return value
+        except yaml.YAMLError:
+            pass
+    return json.dumps(value)

@@ -1,0 +1,310 @@
+"""Run the open cells of a sweep: train or resume, score, write one result file per cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvl.config import Config, config_dict, load_config, make_config
+from medvl.errors import InputError, nearest
+from medvl.evaluate.inputs import parse_overrides
+from medvl.files import write_json
+from medvl.settings import MACHINE_KEYS, PATH_KEYS, differences, said
+from medvl.train.sweep import Cell, Sweep, load_sweep
+
+ASKED = {"true": "true text", "empty": "empty", "shuffled": "another patient's", "side_swapped": "sides swapped"}
+NOT_IN_CELLS = ("by_class", "by_phrase", "by_group", "model")  # long tables (rows hold what is asked for), and a path
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where a cell stands: `done` (its result file exists) or `open`; with what is left to do, or what went wrong."""
+
+    cell: Cell
+    state: str
+    note: str = ""
+    error: str = ""
+
+
+def run_sweep(
+    path: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
+) -> list[Outcome]:
+    """Run every open cell of a sweep file and say of each where it stands at the end.
+
+    A cell that has its result file is not run again. An unfinished run continues, a finished one is only scored. A cell
+    that fails on its input (`Outcome.error`) does not keep the others from running. Several processes may work at the
+    same sweep: a cell that another one is at is left to it.
+
+    Args:
+        out: one run folder per cell.
+        data: the folder that `$DATA` in the sweep or its recipes stands for.
+        only: names of variants; the others are left out.
+        overrides: `key=value` for every cell. What changes more than how and where a run is computed is another
+            experiment, whose result files go to `out`/results.
+        dry_run: nothing is run or written.
+    """
+    sweep = load_sweep(path)
+    unknown = [name for name in only if name not in sweep.variants]
+    if unknown:
+        like = nearest(unknown[0], sweep.variants)
+        remedy = f"did you mean {like}?" if like else None
+        raise InputError(f"no variant {unknown[0]}", file=path, expected=", ".join(sweep.variants), remedy=remedy)
+    if data is not None and not data.is_dir():
+        raise InputError("no such folder", file=data, expected="the folder that holds the data sets (--data)")
+    results = _results_folder(sweep, out, overrides)
+    work = _Work(sweep, out, results, data, tuple(overrides))
+    cells = [cell for cell in sweep.cells() if not only or cell.variant in only]
+    if dry_run:
+        return [work.standing(cell) for cell in cells]
+    for cell in cells:  # a fault of the sweep or of an override is found before the first run
+        if not work.result(cell).exists():
+            work.config(cell)
+            sweep.scoring_manifest(data)
+    results.mkdir(parents=True, exist_ok=True)
+    return [work.run(cell, f"[{number}/{len(cells)}] {cell.name}") for number, cell in enumerate(cells, 1)]
+
+
+def as_table(outcomes: Sequence[Outcome]) -> str:
+    """A line per cell: state, name, what is left to do."""
+    width = max(len(outcome.cell.name) for outcome in outcomes)
+    lines = []
+    for outcome in outcomes:
+        note = f"FAILED: {outcome.error}" if outcome.error else outcome.note
+        lines.append(f"{outcome.state}  {outcome.cell.name:<{width}}  {note}".rstrip())
+    num_done = sum(outcome.state == "done" for outcome in outcomes)
+    return "\n".join([*lines, f"{num_done} of {len(outcomes)} cells done"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A sweep, its folders and the words of the command line."""
+
+    sweep: Sweep
+    out: Path
+    results: Path
+    data: Path | None
+    words: tuple[str, ...]
+
+    def result(self, cell: Cell) -> Path:
+        return self.results / f"{cell.name}.json"
+
+    def config(self, cell: Cell) -> Config:
+        return self.sweep.config(cell, self.out, self.data, self.words)
+
+    def standing(self, cell: Cell) -> Outcome:
+        """Where a cell stands, without doing anything."""
+        if self.result(cell).exists():
+            return Outcome(cell, "done", self._made_otherwise(cell))
+        run = self.out / cell.name
+        if _finished(run):
+            return Outcome(cell, "open", "to score")
+        return Outcome(cell, "open", "to resume" if _state(run).exists() else "")
+
+    def run(self, cell: Cell, label: str) -> Outcome:
+        """Do what is left to do."""
+        standing = self.standing(cell)
+        if standing.state == "done":
+            if standing.note:
+                _say(f"{label}: done, but {standing.note}")
+            return standing
+        with _alone(self.out / ".locks" / cell.name) as alone:
+            if not alone or self.result(cell).exists():
+                return Outcome(cell, "open", "another process is at it") if not alone else self.standing(cell)
+            _say(f"{label}: {standing.note or 'to run'}")
+            try:
+                self._train(cell)
+                write_json(self.result(cell), self._score(cell))
+            except InputError as error:
+                _say(f"{label}: error: {error}")
+                return Outcome(cell, "open", error=str(error))
+        _say(f"{label}: {self.result(cell)} written")
+        return Outcome(cell, "done")
+
+    def _train(self, cell: Cell) -> None:
+        from medvl.train.run import train
+
+        config, run = self.config(cell), self.out / cell.name
+        for other in self.sweep.needs(cell):
+            if not _finished(self.out / other.name):
+                raise InputError(
+                    f"{cell.name} needs the run @{other.variant}, which is not finished",
+                    file=self.out / other.name,
+                    remedy=f"run that variant first; if only {self.result(other).name} is here, copy its run there too",
+                )
+        if (run / "config.yaml").is_file():
+            found = differences(config_dict(load_config(run / "config.yaml")), config_dict(config))
+            if found:
+                raise InputError(
+                    f"the run folder holds a run of other settings ({said(found)})",
+                    file=run,
+                    remedy="choose another --out, or remove that folder",
+                )
+        self._check_scoring(config)
+        if _finished(run):
+            return
+        if _state(run).exists():
+            train(None, run, resume=True, command=self.sweep.command)
+            return
+        if (run / "config.yaml").is_file():  # stopped before anything was saved: nothing is lost
+            shutil.rmtree(run)
+        train(config, run, command=self.sweep.command)
+
+    def _check_scoring(self, config: Config) -> None:
+        """That the split and the columns to score by are there is known before hours of training."""
+        from medvl.evaluate.summary import check_extra_columns
+        from medvl.train.run import open_manifest
+
+        plan, tree = self.sweep.evaluate, config_dict(config)
+        read = make_config({**tree, "data": {**tree["data"], **parse_overrides(self.sweep.scoring_words)}})
+        manifest = open_manifest(read, self.sweep.scoring_manifest(self.data))
+        check_extra_columns(manifest, plan.split, plan.rows_by)
+
+    def _score(self, cell: Cell) -> dict[str, Any]:
+        """The content of a result file: the summary of the evaluation, which cell it is, and the rows of its table."""
+        run = self.out / cell.name
+        paths = self.sweep.paths_said(cell)
+        scored = score_run(run, self.sweep, self.sweep.scoring_manifest(self.data))
+        config: dict[str, Any] = scored["config"]
+        for key in PATH_KEYS:
+            section, _, leaf = key.rpartition(".")
+            place = config[section] if section else config
+            if place[leaf] is not None:
+                place[leaf] = paths.get(key, place[leaf])
+        content = {
+            **scored,
+            "manifest": self.sweep.evaluate.manifest or config["data"]["manifest"],
+            "variant": cell.variant,
+            "grid_point": cell.grid,  # `grid` is the summary's: the pixel grid that masks were scored on
+            "seed": cell.seed,
+            "recipe": cell.recipe,
+            "overrides": [*cell.overrides, *self.words],
+            "command": self.sweep.command,
+        }
+        roots = {Path.home(): "~", Path.cwd(): ".", self.sweep.path.parent: ".", self.out: "$OUT"}
+        if self.data is not None:
+            roots[self.data] = "$DATA"
+        cleaned = without_machine_paths(content, roots)
+        assert isinstance(cleaned, dict)
+        return cleaned
+
+    def _made_otherwise(self, cell: Cell) -> str:
+        """What differs between the settings of a result file and those that the sweep has now."""
+        stored = json.loads(self.result(cell).read_text(encoding="utf-8"))
+        config = config_dict(self.sweep.config(cell, self.out, self.data or Path("DATA"), self.words))
+        found = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS})
+        return f"made with other settings ({said(found)}): remove the file to run it again" if found else ""
+
+
+def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, Any]:
+    """Evaluate a finished run as its sweep says: the summary without its long tables, `rows` and training `minutes`.
+
+    The evaluation (and probe) stays in RUN/report/SPLIT, where `medvl report` and `medvl compare` find it; test is
+    opened, and logged, once.
+    """
+    from medvl.evaluate.inputs import open_inputs
+    from medvl.evaluate.report import results_folder, stored_evaluation, stored_probe
+    from medvl.evaluate.sources import PredictorSource
+    from medvl.evaluate.summary import grouped_rows, row_of
+
+    plan = sweep.evaluate
+    inputs = open_inputs(str(run), sweep.scoring_words, device=_device(run))
+    assert inputs.model_folder is not None and isinstance(inputs.source, PredictorSource)
+    manifest = inputs.manifest(manifest_path)
+    folder = results_folder(run, inputs.model_folder, plan.split)
+    evaluation = stored_evaluation(inputs, manifest, plan.split, folder)
+    summary = evaluation.summary
+    rows: list[dict[str, Any]] = [{"name": "all", **row_of(summary["metrics"], summary["num_cases"])}]
+    if plan.rows_by:
+        rows += grouped_rows(evaluation.cases, manifest, plan.split, plan.rows_by)
+    if plan.probe and inputs.source.uses_text:
+        max_rows = None if plan.probe is True else plan.probe
+        conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).result["conditions"]
+        rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
+        for name in ("empty", "shuffled", "side_swapped"):
+            rows.append(
+                {"name": ASKED[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
+            )
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    elapsed_s = next(line["elapsed_s"] for line in reversed(lines) if line["kind"] == "val")
+    kept = {key: value for key, value in summary.items() if key not in NOT_IN_CELLS}
+    return {**kept, "rows": rows, "minutes": round(elapsed_s / 60, 1)}
+
+
+def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:
+    """The same JSON value, where the folders `roots` are replaced by their names and other absolute paths by their
+    last part."""
+    if isinstance(value, dict):
+        return {key: without_machine_paths(item, roots) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_machine_paths(item, roots) for item in value]
+    if not isinstance(value, str):
+        return value
+    for root in sorted(roots, key=lambda path: len(str(path.resolve())), reverse=True):
+        value = re.sub(re.escape(str(root.resolve())) + r"(?![\w.-])", roots[root], value)
+    before, mark, path = value.rpartition("=") if "=/" in value else value.rpartition("hf:")  # key=/a/b, hf:/a/b
+    return f"{before}{mark}{Path(path).name}" if Path(path).is_absolute() else value
+
+
+def _results_folder(sweep: Sweep, out: Path, overrides: Sequence[str]) -> Path:
+    committed = sweep.results_folder
+    changed = [word for word in overrides if word.partition("=")[0] not in MACHINE_KEYS]
+    if committed is None or changed:
+        if committed is not None:
+            _say(f"with {' '.join(changed)} this is another experiment: results go to {out / 'results'}")
+        return out / "results"
+    return committed
+
+
+def _finished(run: Path) -> bool:
+    return (run / "model" / "format_version").is_file()
+
+
+def _state(run: Path) -> Path:
+    return run / "checkpoints" / "last" / "state.pt"
+
+
+def _device(run: Path) -> str:
+    import torch
+
+    accelerator = load_config(run / "config.yaml").train.accelerator
+    return "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether this process is the only one in here; released when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no such lock, one process at a time
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(handle)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

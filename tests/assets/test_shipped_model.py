@@ -1,0 +1,50 @@
+"""The shipped model is what its card says: re-evaluated on the test split, to 1e-3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import medvl
+from medvl.data.records import load_manifest
+from medvl.evaluate.evaluator import evaluate
+from medvl.evaluate.inputs import open_inputs
+from medvl.evaluate.summary import METRICS
+from medvl.model_folder import find_model, times_test_opened
+
+MODEL = "medvl:lvit_regions"
+FOLDER = find_model(MODEL)
+CARD = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
+
+
+def test_it_is_small_whole_and_of_the_shipped_set() -> None:
+    names = {path.name for path in FOLDER.iterdir()}
+    assert {"model.safetensors", "config.yaml", "card.json", "card.md", "metrics.jsonl", "test_log.jsonl"} <= names
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 25 * 2**20
+    manifest = load_manifest("medvl:cxr_regions", check_files=False)
+    assert CARD["manifest_hash"] == manifest.content_hash() and CARD["split_hash"] == manifest.split_hash()
+    assert CARD["command"] == "medvl train recipes/lvit_regions.yaml --out runs/lvit_regions"
+    assert times_test_opened(FOLDER) == 1
+
+
+def test_it_meets_its_card_on_test() -> None:
+    inputs = open_inputs(MODEL)
+    manifest = inputs.manifest(None)
+    found = evaluate(inputs.source, manifest, split="test", surface=False, num_draws=1).summary
+    promised = CARD["metrics"]["test"]
+    assert found["num_cases"] == promised["num_cases"] == 3836
+    for name in METRICS[:4]:
+        assert found["metrics"][name]["mean"] == pytest.approx(promised[name], abs=1e-3), name
+    assert times_test_opened(FOLDER) == 1  # a check of what is known already is no new look
+
+
+def test_the_readme_example(tmp_path: Path) -> None:
+    image = load_manifest("medvl:cxr_regions", check_files=False).split("val")[0].image
+    predictor = medvl.Predictor.load(MODEL).set_image(image)
+    right, left, nothing = predictor.segment_many(["right lung", "left lung", ""])
+    half = right.mask.shape[1] // 2
+    assert right.mask[:, :half].sum() > 20 * right.mask[:, half:].sum()  # the patient's right is on the picture's left
+    assert left.mask[:, half:].sum() > 20 * left.mask[:, :half].sum()
+    assert nothing.mask.mean() < 0.01 and any("empty" in note for note in nothing.warnings)

@@ -1,0 +1,372 @@
+"""PNG, JPEG, TIFF: values, sizes, masks, damage; resampling of masks without bias."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from medvl.data.images import Image, image_size, read_image, read_labels, read_mask, resample_map, resample_mask
+from medvl.errors import Fault, InputError
+
+GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)  # fifths of 255
+FIFTHS = [[0, 0.2, 0.4], [0.6, 0.8, 1]]
+COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)  # (2, 3, 3)
+
+
+def read(path: Path, **options: Any) -> Image:
+    """read_image, with what holds for every image."""
+    image = read_image(path, **options)
+    pixels = image.pixels
+    assert pixels.dtype == np.float32 and pixels.flags["C_CONTIGUOUS"]
+    assert pixels.min() >= 0 and pixels.max() <= 1
+    assert image_size(path) == pixels.shape[:2] and image.path == path and image.spacing_mm is None
+    return image
+
+
+def fault_of(function: Callable[[Path], object], path: Path) -> Fault:
+    """The only fault, which names the file, what was expected and a remedy."""
+    with pytest.raises(InputError) as caught:
+        function(path)
+    (fault,) = caught.value.faults
+    assert fault.file == path and fault.expected and fault.remedy and "\n" not in str(fault)
+    return fault
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:
+    picture = PILImage.fromarray(array)
+    (picture if mode is None else picture.convert(mode)).save(path, **options)
+    return path
+
+
+def tiff_tags(**tags: int) -> ImageFileDirectory_v2:
+    directory = ImageFileDirectory_v2()
+    for name, value in tags.items():
+        directory[{"orientation": 274, "photometric": 262}[name]] = value
+    return directory
+
+
+def raw_png(path: Path, size: tuple[int, int], bits: int, kind: int, rows: bytes) -> Path:
+    """A PNG of a kind that no library at hand writes; `rows` each begin with a zero (no filter)."""
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", size[1], size[0], bits, kind, 0, 0, 0)
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.TIFF", "a.bmp", "named_otherwise.dat"])
+def test_grey_of_8_bit(tmp_path: Path, name: str) -> None:
+    image = read(save(tmp_path / name, GREY, format="PNG" if name.endswith("dat") else None))
+    np.testing.assert_allclose(image.pixels, FIFTHS, atol=1e-7)
+    assert image.bits == 8 and image.format in ("png", "tiff", "bmp")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "big_endian.tif"])
+def test_grey_of_16_bit(tmp_path: Path, name: str) -> None:
+    # 16 bits are scaled by their full range, not by what a file happens to hold: 12-bit data stay below 1 / 16.
+    array = np.array([[0, 4095, 32768], [13107, 65534, 65535]], np.uint16)
+    image = read(save(tmp_path / name, array.astype(">u2") if "big" in name else array))
+    np.testing.assert_allclose(image.pixels, array / 65535, atol=1e-7)
+    assert image.bits == 16 and image.pixels[1, 0] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
+def test_colour_of_8_bit(tmp_path: Path, name: str) -> None:
+    image = read(save(tmp_path / name, COLOUR))
+    assert image.bits == 8 and image.pixels.shape == (2, 3, 3)
+    np.testing.assert_allclose(image.pixels, COLOUR / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_colour_of_16_bit_keeps_its_bits(tmp_path: Path, name: str) -> None:
+    array = np.array([[[0, 1, 65535], [13107, 26214, 300]]], np.uint16)  # (1, 2, 3): red, green, blue
+    cv2.imwrite(str(tmp_path / name), array[:, :, ::-1])
+    image = read(tmp_path / name)
+    assert image.bits == 16
+    np.testing.assert_allclose(image.pixels, array / 65535, atol=1e-8)
+    shown = read(tmp_path / name, window=(200, 400)).pixels
+    np.testing.assert_allclose(shown[0, :, 2], [1, 0.75], atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [(0.2, 0.2, 0.2), (0.8, 0.4, 0.2)])
+def test_jpeg(tmp_path: Path, levels: tuple[float, ...]) -> None:
+    array = np.broadcast_to(np.array(levels) * 255, (16, 24, 3)).astype(np.uint8)
+    array = array[:, :, 0] if len(set(levels)) == 1 else array
+    image = read(save(tmp_path / "a.jpg", array, quality=100, subsampling=0))
+    assert image.format == "jpeg" and image.bits == 8 and image.pixels.shape == array.shape
+    np.testing.assert_allclose(image.pixels, array / 255, atol=0.01)
+
+
+def test_further_modes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    palette = PILImage.fromarray(np.array([[0, 1], [2, 0]], np.uint8), mode="P")
+    palette.putpalette([255, 0, 0, 0, 51, 0, 0, 0, 255])
+    palette.save(tmp_path / "palette.png")
+    pixels = read(tmp_path / "palette.png").pixels
+    np.testing.assert_allclose(pixels, [[[1, 0, 0], [0, 0.2, 0]], [[0, 0, 1], [1, 0, 0]]], atol=1e-7)
+
+    image = read(save(tmp_path / "bit.png", GREY > 120))
+    assert image.bits == 1 and image.pixels.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+    alpha = np.dstack([COLOUR, np.full_like(GREY, 7)])
+    assert (read(save(tmp_path / "alpha.png", alpha)).pixels == np.float32(COLOUR) / 255).all()
+    assert "alpha.png: the alpha channel is left out" in capsys.readouterr().err
+    grey = read(save(tmp_path / "grey_alpha.png", np.dstack([GREY, np.full_like(GREY, 9)])))
+    np.testing.assert_allclose(grey.pixels, FIFTHS, atol=1e-7)
+
+    rows = b"".join(b"\0" + struct.pack(">4H", *row) for row in ([1, 9, 13107, 9], [65535, 9, 300, 9]))
+    path = raw_png(tmp_path / "deep_alpha.png", (2, 2), 16, 4, rows)  # grey and alpha
+    np.testing.assert_allclose(read(path).pixels, np.array([[1, 13107], [65535, 300]]) / 65535, atol=1e-8)
+    assert read_labels(path).tolist() == [[1, 13107], [65535, 300]]
+
+    deep = np.array([[0, 13107, 65535]], np.uint16)
+    np.testing.assert_allclose(read(save(tmp_path / "i.tif", deep.astype(np.int32))).pixels, [[0, 0.2, 1]], atol=1e-7)
+    fault = fault_of(read_image, save(tmp_path / "signed.tif", np.array([[-5, 70000]], np.int32)))
+    assert "integers from -5 to 70000" in fault.what
+
+
+def test_white_is_zero(tmp_path: Path) -> None:
+    tags = tiff_tags(photometric=0)
+    deep = save(tmp_path / "deep.tif", np.array([[0, 13107, 65535]], np.uint16), tiffinfo=tags)
+    np.testing.assert_allclose(read(deep).pixels, [[1, 0.8, 0]], atol=1e-7)
+
+
+def test_floating_point_tiff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unit = save(tmp_path / "unit.tif", np.array([[0.25, 0.5]], np.float32))
+    assert read(unit).pixels.tolist() == [[0.25, 0.5]] and not capsys.readouterr().err
+    wide = save(tmp_path / "wide.tif", np.array([[-100, 0, 300]], np.float32))
+    assert read(wide).pixels.tolist() == [[0, 0.25, 1]]
+    assert "wide.tif: floating-point pixels from -100 to 300 are scaled" in capsys.readouterr().err
+    np.testing.assert_allclose(read(wide, window=(100, 800)).pixels, [[0.25, 0.375, 0.75]], atol=1e-7)
+    bad = save(tmp_path / "bad.tif", np.array([[np.nan, np.inf, 0]], np.float32))
+    assert "2 pixels are not finite" in fault_of(read_image, bad).what
+
+
+def test_window_is_in_the_values_of_the_file(tmp_path: Path) -> None:
+    # Centre 102, width 204: from 0 to 204.
+    image = read(save(tmp_path / "a.png", GREY), window=(102, 204))
+    np.testing.assert_allclose(image.pixels, [[0, 0.25, 0.5], [0.75, 1, 1]], atol=1e-6)
+    image = read(save(tmp_path / "b.png", np.array([[0, 1000, 1500, 3000]], np.uint16)), window=(1500, 1000))
+    np.testing.assert_allclose(image.pixels, [[0, 0, 0.5, 1]], atol=1e-6)
+
+
+TURNED = {  # what EXIF says to do with [[1, 2, 3], [4, 5, 6]], from its definition of where row 0 and column 0 lie
+    1: [[1, 2, 3], [4, 5, 6]],
+    2: [[3, 2, 1], [6, 5, 4]],
+    3: [[6, 5, 4], [3, 2, 1]],
+    4: [[4, 5, 6], [1, 2, 3]],
+    5: [[1, 4], [2, 5], [3, 6]],
+    6: [[4, 1], [5, 2], [6, 3]],
+    7: [[6, 3], [5, 2], [4, 1]],
+    8: [[3, 6], [2, 5], [1, 4]],
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_turned_as_exif_says(tmp_path: Path, orientation: int) -> None:
+    array = np.array(TURNED[1], np.uint8) * 40
+    expected = np.array(TURNED[orientation], np.uint8) * 40
+    exif = PILImage.Exif()
+    exif[274] = orientation
+    tags = tiff_tags(orientation=orientation)
+    for compression in (None, "tiff_lzw"):
+        path = save(tmp_path / f"{compression}.tif", array, compression=compression, tiffinfo=tags)
+        assert (np.rint(read(path).pixels * 255) == expected).all()
+        assert (read_labels(path) == expected).all()
+    blocks = np.kron(array, np.ones((8, 8), np.uint8))
+    pixels = read(save(tmp_path / "a.jpg", blocks, quality=100, exif=exif)).pixels[4::8, 4::8] * 255
+    np.testing.assert_allclose(pixels, expected, atol=2)
+    # A PNG is not turned: no medical program writes one so, and its mask would not be turned with it.
+    assert (np.rint(read(save(tmp_path / "a.png", array, exif=exif)).pixels * 255) == array).all()
+
+
+def test_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = PILImage.fromarray(np.zeros((5, 5), np.uint8))
+    path = save(tmp_path / "pages.tif", GREY, save_all=True, append_images=[other])
+    np.testing.assert_allclose(read(path).pixels, FIFTHS, atol=1e-7)
+    assert "pages.tif: 2 pages; the first is read" in capsys.readouterr().err
+
+
+def test_channels() -> None:
+    grey = Image(np.array([[0, 0.5]], np.float32), None, None, 8, "png")
+    assert grey.as_channels(1).tolist() == [[[0, 0.5]]]
+    assert grey.as_channels(3).tolist() == [[[0, 0.5]]] * 3
+    pixels = np.eye(3, dtype=np.float32)[None]  # (1, 3, 3): a red, a green, a blue pixel
+    colour = Image(pixels, None, None, 8, "png")
+    np.testing.assert_allclose(colour.as_channels(1), [[[0.299, 0.587, 0.114]]], atol=1e-7)
+    assert (colour.as_channels(3) == pixels.transpose(2, 0, 1)).all() and colour.as_channels(3).shape == (3, 1, 3)
+    with pytest.raises(InputError, match="2 channels; expected 1 or 3"):
+        grey.as_channels(2)
+
+
+LABELS = np.array([[0, 1, 2], [3, 255, 2]], np.uint8)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "deep.png", "deep.tif", "float.tif", "palette.png", "grey_rgb.png"])
+def test_masks_by_value(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if "deep" in name:
+        save(path, LABELS.astype(np.uint16))
+    elif "float" in name:
+        save(path, LABELS.astype(np.float32))
+    elif "palette" in name:
+        picture = PILImage.fromarray(LABELS, mode="P")
+        picture.putpalette([200, 0, 0] * 256)  # every index in one colour
+        picture.save(path)
+    else:
+        save(path, np.dstack([LABELS] * 3) if "rgb" in name else LABELS)
+    assert read_labels(path).tolist() == LABELS.tolist() and read_labels(path).dtype.kind in "iu"
+    assert read_mask(path).tolist() == [[False, True, True], [True, True, True]]
+    assert read_mask(path, (2, 3)).tolist() == [[False, False, True], [True, False, True]]
+    assert read_mask(path, (255,)).tolist() == [[False, False, False], [False, True, False]]
+    assert read_mask(path, (9,)).dtype == bool and not read_mask(path, (9,)).any()
+    assert image_size(path) == (2, 3)
+
+
+def test_label_of_16_bit_colour_keeps_its_low_bits(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([LABELS.astype(np.uint16)] * 3))
+    assert read_labels(tmp_path / "a.png").tolist() == LABELS.tolist()
+
+
+def test_one_bit_mask(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", GREY > 120)
+    assert read_labels(path).tolist() == [[0, 0, 0], [1, 1, 1]] and read_labels(path).dtype == np.uint8
+    assert read_mask(path).tolist() == read_mask(path, (1,)).tolist() == [[False] * 3, [True] * 3]
+
+
+def test_jpeg_mask_is_not_blown_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    y, x = np.mgrid[:40, :40]
+    disc = (y - 20) ** 2 + (x - 19) ** 2 < 120
+    path = save(tmp_path / "m.jpg", np.where(disc, 255, 0).astype(np.uint8), quality=75)
+    assert ((read_labels(path) > 0) & ~disc).sum() > 20  # JPEG leaves grey around the edge
+    assert (read_mask(path) == disc).all()
+    assert "m.jpg: a mask stored as JPEG is not exact" in capsys.readouterr().err
+    assert not read_mask(save(tmp_path / "empty.jpg", np.zeros((9, 9), np.uint8))).any()
+
+
+def test_masks_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.png: a mask in colour; expected a grey or palette image of labels"):
+        read_mask(save(tmp_path / "a.png", COLOUR))
+    nan = save(tmp_path / "nan.tif", np.array([[0, np.nan, np.nan]], np.float32))
+    for function in (read_mask, read_labels):
+        assert "2 pixels of the mask are NaN" in fault_of(function, nan).what
+    for value in (0.5, np.inf):
+        path = save(tmp_path / "f.tif", np.array([[0, value]], np.float32))
+        assert "not whole numbers" in fault_of(read_mask, path).what
+
+
+def test_two_by_two_becomes_one() -> None:
+    for num in range(5):
+        mask = (np.arange(4) < num).reshape(2, 2)
+        assert resample_mask(mask, (1, 1)).tolist() == [[num >= 2]]
+    column = np.array([[True, False], [True, False]])
+    assert resample_mask(column, (1, 2)).tolist() == [[True, False]]
+    assert resample_mask(column, (2, 1)).tolist() == [[True], [True]]
+    assert resample_mask(column, (4, 4)).tolist() == [[True, True, False, False]] * 4
+    assert resample_mask(column, (2, 2)) is column
+    lone = np.zeros((4, 4), bool)
+    lone[1, 1] = True
+    assert not resample_mask(lone, (2, 2)).any()  # a quarter of a pixel is no pixel: never "> 0"
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_shrinking_is_exact(data: st.DataObject) -> None:
+    """Against areas in whole numbers: each pixel cut into h x w parts, of which H x W make a new pixel."""
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    bits = data.draw(st.integers(0, 2 ** (height * width) - 1))
+    mask = np.array([bits >> i & 1 for i in range(height * width)], bool).reshape(height, width)
+    parts = mask.repeat(h, 0).repeat(w, 1).reshape(h, height, w, width).sum((1, 3))
+    assert (resample_mask(mask, (h, w)) == (2 * parts >= height * width)).all()
+    np.testing.assert_allclose(resample_map(mask.astype(np.float32), (h, w)), parts / (height * width), atol=1e-6)
+
+
+def test_an_exact_half_survives_rounding() -> None:
+    mask = np.array([[bit == "1" for bit in row] for row in "1100 1001 1001 0110 1011 0010".split()])
+    # the first new row is row 0 (2 of 4) and a fifth of row 1 (2 of 4): 0.49999997 in single precision
+    assert resample_mask(mask, (5, 1)).ravel().tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("size", [(80, 80), (224, 224), (97, 61), (300, 700), (1024, 64)])
+def test_area_is_kept(size: tuple[int, int]) -> None:
+    """Over random discs the area stays within 1 %, whether sides shrink, grow or do both."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:320, :256]
+    before = after = 0.0
+    for _ in range(30):
+        radius, cy, cx = rng.uniform(8, 40), rng.uniform(50, 270), rng.uniform(50, 200)
+        disc = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+        before += disc.mean()
+        after += resample_mask(disc, size).mean()
+    assert after / before == pytest.approx(1, abs=0.01)
+
+
+def test_resample_map_by_hand() -> None:
+    ramp = np.array([[0, 1, 2, 3]], np.float32)
+    assert resample_map(ramp, (1, 2)).tolist() == [[0.5, 2.5]]
+    assert resample_map(ramp[:, :2], (1, 4)).tolist() == [[0, 0.25, 0.75, 1]]
+    both = resample_map(ramp.reshape(2, 2), (1, 4))  # rows averaged to [1, 2], columns interpolated
+    assert both.tolist() == [[1, 1.25, 1.75, 2]] and both.dtype == np.float32
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "lzw.tif", "deep.png", "deep_colour.png"])
+@pytest.mark.parametrize("function", [read_image, read_mask, image_size])
+def test_broken_files(tmp_path: Path, name: str, function: Callable[[Path], object]) -> None:
+    path = tmp_path / name
+    if name == "deep_colour.png":
+        cv2.imwrite(str(path), np.dstack([NOISE.astype(np.uint16) * 257] * 3))
+    elif name == "deep.png":
+        save(path, NOISE.astype(np.uint16) * 257)
+    else:
+        save(path, NOISE, compression="tiff_lzw") if "lzw" in name else save(path, NOISE)
+    content = path.read_bytes()
+    function(path)
+    broken = {"empty": b"", "text": b"id,image\n1,a.png\n", "rubbish": b"\x00\xff" * 400, "cut": content[:12]}
+    for what, data in broken.items():
+        path.write_bytes(data)
+        fault = fault_of(function, path)
+        assert fault.expected == "PNG, JPEG, TIFF, DICOM or NIfTI", what
+        assert fault.remedy == "export or copy it again", what
+    if function is not image_size:  # which reads no pixels
+        path.write_bytes(content[: len(content) * 2 // 3])
+        assert "unreadable image: " in fault_of(function, path).what
+
+
+def test_a_huge_image_is_refused(tmp_path: Path) -> None:
+    """A header of 100,000 x 100,000 pixels: no memory is taken for it."""
+    raw_png(tmp_path / "huge.png", (100_000, 100_000), 8, 0, b"")
+    for function in (read_image, read_mask, image_size):
+        assert "too large" in fault_of(function, tmp_path / "huge.png").what
+
+
+def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (read_image, read_mask, read_labels, image_size):
+        with pytest.raises(InputError, match=r"gone\.png: no such image"):
+            function(tmp_path / "gone.png")
+        with pytest.raises(InputError, match="not a file"):
+            function(tmp_path)
+    for name in ("a.png", "locked"):
+        path = save(tmp_path / name, GREY, format="PNG")
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", refuse)
+            for function in (read_image, read_mask, image_size):
+                assert fault_of(function, path).what == "unreadable image: Permission denied"

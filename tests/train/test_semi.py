@@ -1,0 +1,281 @@
+"""Semi-supervised training on phantoms: hidden masks stay hidden, views update the right pixels, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medvl.config import Config, load_config
+from medvl.data.dataset import SegmentDataset, collate
+from medvl.data.records import Manifest, load_manifest
+from medvl.data.sampler import MixedSampler
+from medvl.data.splits import fixed_rows, labelled_patients
+from medvl.errors import InputError
+from medvl.model_folder import load_model
+from medvl.tasks import semi_segment
+from medvl.tasks.segment import TextInput, build_segmenter
+from medvl.tasks.semi_segment import SemiSegmentTask
+from medvl.train.run import train, training_records
+
+SEMI = [
+    "data.label_fraction=0.4",
+    "semi.epi=labels",
+    "semi.lv_bank=labelled",
+    "train.epochs=2",
+    "train.steps_per_epoch=3",
+]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    return {f"{part}.{k}": v for part in ("module", "average") for k, v in state["parts"][part].items()}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def make_task(config: Config, folder: Path) -> tuple[SemiSegmentTask, Manifest, frozenset[str]]:
+    manifest = load_manifest(config.data.manifest)
+    records, hidden, _ = training_records(manifest.split("train"), config)
+    module, encoder = build_segmenter(config, 1, sorted({r.text for r in records}))
+    text = TextInput(encoder, None, module.uses_text)
+    task = SemiSegmentTask(
+        config, module, text, records=records, classes=("mask",), hidden=hidden, folder=folder, encoder=encoder
+    )
+    return task, manifest, hidden
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A semi-supervised run trained without interruption."""
+    return train(load_config(tiny_recipe, SEMI), tmp_path_factory.mktemp("semi") / "whole")
+
+
+def test_fractions_are_nested_and_the_same_for_every_method(tiny_manifest: Path) -> None:
+    records = load_manifest(tiny_manifest).split("train")
+    parts = [labelled_patients(records, fraction, 0) for fraction in (0.01, 0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [1, 2, 4, 8]
+    assert all(small <= large for small, large in pairwise(parts))
+    assert labelled_patients(records[::-1], 0.25, 0) == parts[1]
+    assert any(labelled_patients(records, 0.25, seed) != parts[1] for seed in range(1, 5))
+
+
+def test_fixed_rows(tiny_manifest: Path) -> None:
+    records = load_manifest(tiny_manifest).split("train")
+    kept = fixed_rows(records, 1, 0)
+    assert len(kept) == 8 and len({row.image for row in kept}) == 8
+    assert fixed_rows(records[::-1], 1, 0) == kept[::-1]
+
+
+def test_half_of_each_batch_is_unlabelled() -> None:
+    sampler = MixedSampler([0, 1, 2], list(range(3, 13)), 4, seed=0, num_batches=None)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 5  # ten unlabelled images, two a batch
+    assert all(sum(index < 3 for _, index in batch) == 2 for batch in batches)
+    assert sorted(i for batch in batches for _, i in batch if i >= 3) == list(range(3, 13))
+    assert len({item for batch in batches for item in batch}) == 20  # nobody comes twice in the same way
+    sampler.start = 2
+    assert list(sampler) == batches[2:]
+    sampler.start, sampler.epoch = 0, 1
+    assert not {item for batch in batches for item in batch} & {item for batch in sampler for item in batch}
+
+
+def test_a_view_updates_the_right_pixels(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flipped and turned view that predicts "bright pixels" must leave the bright pixels in the store."""
+    options = [*SEMI, "data.augment.p_flip_lr=1", "data.augment.max_rotate_deg=15", "data.normalize=none"]
+    quiet = ["data.augment.max_gamma=0", "data.augment.max_contrast=0", "data.augment.max_brightness=0"]
+    config = load_config(tiny_recipe, [*options, *quiet, "data.augment.max_noise=0", "data.p_empty_text=0"])
+    task, manifest, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    views = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
+    plain = SegmentDataset(records, ("mask",), config.data, seed=0, train=False)
+    for index in range(3):
+        batch = collate([views[0, index]])
+        assert not batch.annotated.any() and all(affine.left_right for affine in batch.affines)
+        logits = 40 * (batch.image[batch.image_index] - 0.5)  # bright = foreground
+        monkeypatch.setattr(task, "logits", lambda batch, module=None, logits=logits: logits)
+        task.training_step(batch)
+        task._flush()
+        assert task._store is not None
+        bright = plain[index].image[0] > 0.5
+        for ident in batch.ids:
+            stored = task._store.read(ident)[0]
+            certain = np.abs(stored - 0.5) > 0.3
+            assert certain.mean() > 0.7
+            assert ((stored > 0.5) == bright)[certain].mean() > 0.97
+
+
+def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, [*SEMI, "semi.beta_warmup=false", "semi.beta=0.75", "data.augment.scheme=none"])
+    task, manifest, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    assert task._store is not None
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    size = (len(batch.ids), 1, *config.data.image_size)
+    for number, probs in enumerate((0.8, 0.2, 0.4)):
+        target = task._pseudo_labels(batch, torch.full(size, float(np.log(probs / (1 - probs)))))
+        task._flush()
+        # 0.8; 0.75 * 0.8 + 0.25 * 0.2 = 0.65; 0.75 * 0.65 + 0.25 * 0.4 = 0.5875
+        want = (0.8, 0.65, 0.5875)[number]
+        assert torch.allclose(target, torch.full(size, want), atol=2e-3)
+        assert task._store.read(batch.ids[0]).mean() == pytest.approx(want, abs=2e-3)
+
+
+@pytest.mark.parametrize("poison", ["other", "gone"])
+def test_hidden_masks_do_not_reach_the_weights(
+    finished: Path, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
+) -> None:
+    """NaN in the log, other pixels or no file at all behind the hidden masks: the weights stay the same."""
+    folder = Path(shutil.copytree(tiny_manifest.parent, tmp_path / "copy"))
+    config = load_config(folder / "recipe.yaml", SEMI)
+    records, hidden, counts = training_records(load_manifest(folder / "manifest.csv").split("train"), config)
+    assert counts["labelled_patients"] == 3 and len(hidden) == 10
+    paths = {r.masks["mask"].path for r in records if r.id in hidden}  # type: ignore[union-attr]
+    for path in paths:
+        assert path is not None
+        if poison == "other":
+            path.write_bytes((folder / "m0.png").read_bytes())
+
+    def nans(*_: object) -> np.ndarray:
+        return np.full(config.data.image_size, np.nan)
+
+    monkeypatch.setattr(semi_segment, "hidden_mask", nans)
+    if poison == "gone":
+        real = SegmentDataset._mask
+
+        def guarded(self: SegmentDataset, record: object, name: str) -> object:
+            found = real(self, record, name)  # type: ignore[arg-type]
+            assert found is None or record.id not in hidden  # type: ignore[attr-defined]
+            return found
+
+        monkeypatch.setattr(SegmentDataset, "_mask", guarded)
+    run = train(config, tmp_path / "run")
+    assert_same(finished, run)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert np.isnan([row["store_dice"] for row in logged if row["kind"] == "task"]).all()
+
+
+def test_quality_of_the_store_is_logged(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["kind"] == "task"][-1]
+    assert 0 <= last["store_dice"] <= 1 and 0 < last["store_visited"] <= 1 and last["lv_loss"] > 0
+    plan = json.loads((finished / "plan.json").read_text())["labels"]
+    assert plan["labelled_patients"] == 3 and plan["hidden_masks"] == 10 and plan["unlabelled_without_text"] == 0
+
+
+def test_own_masks_are_never_in_the_bank(tiny_recipe: Path, tmp_path: Path) -> None:
+    task, _, hidden = make_task(load_config(tiny_recipe, SEMI), tmp_path)
+    task.begin(None, 0)
+    assert task._bank is not None and hidden
+    assert {r.id for r in task._labelled} & hidden == set()
+    assert sum(task._bank._counts) == len(task._labelled) == 6
+
+
+def test_interrupted_run_resumes_to_the_same_bits(
+    finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = SemiSegmentTask.training_step, [0]
+
+    def interrupted(self: SemiSegmentTask, *args: object) -> dict[str, torch.Tensor]:
+        calls[0] += not self._is_twin
+        if calls[0] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SemiSegmentTask, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config(tiny_recipe, SEMI), tmp_path / "run")
+    # What a kill leaves behind: labels newer than the saved state.
+    store = semi_segment.PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", step=2)
+    for ident in store.ids:
+        store.update(ident, np.ones(store.shape, np.float32), None, 0.5, warmup=True)
+    monkeypatch.setattr(SemiSegmentTask, "training_step", original)
+    train(None, tmp_path / "run", resume=True)
+    assert_same(finished, tmp_path / "run")
+    labels = [np.load(run / "semi/pseudo_labels/labels.npy") for run in (finished, tmp_path / "run")]
+    assert np.array_equal(labels[0], labels[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["semi.epi=weights"],
+        ["semi.epi=labels", "semi.update=epoch", "semi.start=predict", "semi.storage=uint8"],
+        ["semi.lv_bank=captions", "semi.lv_similarity=findings"],
+        ["semi.epi=labels", "text.encoder=none"],
+    ],
+)
+def test_every_mode_trains_and_resumes_nothing(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:
+    base = ["data.label_fraction=0.4", "train.max_steps=3", "train.steps_per_epoch=2"]
+    run = train(load_config(tiny_recipe, [*base, *options]), tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    task = [row for row in rows if row["kind"] == "task"][-1]
+    assert np.isfinite([value for value in task.values() if isinstance(value, float)]).all()
+    assert ("unsup_loss" in task) == any("epi" in option for option in options)
+    assert ("lv_loss" in task) == any("lv_bank" in option for option in options)
+    if "semi.start=predict" in options:
+        assert task["store_visited"] == 1 and task["store_visits"] >= 2
+
+
+def test_start_from_a_labelled_only_model(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    still = [*SEMI, f"init={finished}", "train.lr=0", "train.weight_decay=0"]
+    run = train(load_config(tiny_recipe, still), tmp_path / "run")
+    started, after = load_model(finished)[0].state_dict(), weights(run)
+    parameters = [name for name in started if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(started[name], after[f"module.{name}"]) for name in parameters)
+    with pytest.raises(InputError, match=r"another network \(text.*dim=32.*dim=16"):
+        train(load_config(tiny_recipe, [*SEMI, f"init={finished}", "text.dim=16"]), tmp_path / "other")
+
+
+def test_supervised_only_leaves_the_others_out_and_says_so(tiny_recipe: Path) -> None:
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    manifest = load_manifest(config.data.manifest)
+    records, hidden, counts = training_records(manifest.split("train"), config)
+    assert len(records) == 6 and counts["left_out_records"] == 10 and len(hidden) == 10
+
+
+def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no training record is unlabelled.*label_fraction"):
+        train(load_config(tiny_recipe, ["semi.epi=labels"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, SEMI)
+    manifest = load_manifest(config.data.manifest)
+    records, hidden, _ = training_records(manifest.split("train"), config)
+    records = [replace(r, text="" if r.id in hidden and i % 2 else r.text) for i, r in enumerate(records)]
+    module, encoder = build_segmenter(config, 1, sorted({r.text for r in records}))
+    task = SemiSegmentTask(
+        config, module, TextInput(encoder, None, True), records=records, classes=("mask",), hidden=hidden,
+        folder=tmp_path, encoder=encoder,
+    )  # fmt: skip
+    task.begin(None, 0)
+    assert task.num_without_text == sum(not r.text for r in records) > 0
+    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 7]])
+    shown = task._retrieved(batch).flatten(1).any(dim=1).tolist()
+    assert shown == [bool(r.text) and r.id in hidden for r in records if r.id in batch.ids]
+
+
+def test_constant_text(tiny_recipe: Path, tiny_manifest: Path) -> None:
+    bare = load_manifest(tiny_manifest, text_column="text")
+    assert all(r.text for r in bare.records)
+    path = tiny_manifest.parent / "bare.csv"
+    path.write_text(tiny_manifest.read_text().replace("the left lung", ""))
+    texts = {r.text for r in load_manifest(path, constant_text="both lungs").records}
+    assert texts == {"both lungs", "the right lung"}
