@@ -125,7 +125,7 @@ def footer(cells: list[dict[str, Any]]) -> list[str]:
     """How the rows were scored, where, and the notes of the evaluations (each once)."""
     if not cells:
         return ["No cell has been run yet."]
-    cell = cells[0]
+    cell, splits = cells[0], dict.fromkeys(c["split"] for c in cells)
     machines = dict.fromkeys(
         f"{c['machine']['processor']}, {c['machine']['cores']} cores"
         + (f", {c['machine']['gpu']}" if c["machine"].get("gpu") else "")
@@ -133,7 +133,7 @@ def footer(cells: list[dict[str, Any]]) -> list[str]:
     )
     lines = [
         "One seed: value with its bootstrap interval by patient; several seeds: mean ± sd over seeds. "
-        f"Split `{cell['split']}`, threshold {cell['threshold']} ({cell['threshold_source']}), grid {cell['grid']}, "
+        f"Split {' and '.join(f'`{split}`' for split in splits)}, threshold {cell['threshold']} ({cell['threshold_source']}), grid {cell['grid']}, "
         f"both masks empty = {cell['empty_mask']}. Machine: {'; '.join(machines)}; torch {cell['versions']['torch']}.",
         "",
     ]

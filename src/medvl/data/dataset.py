@@ -209,7 +209,7 @@ class SegmentDataset(Dataset[Sample]):
         reference = record.masks.get(name)
         if reference is None or record.id in self.hidden:
             return None
-        key = (reference.path, reference.values)
+        key = (record.image, reference.path, reference.values)  # an absent mask has no path, and its image's size
         found = self._cache.get(key)
         if isinstance(found, np.ndarray):
             return found

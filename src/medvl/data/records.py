@@ -257,6 +257,8 @@ class _Reader:
                 self.fault(f"no column {name}", 1, expected=f"columns {', '.join(required)}", remedy=remedy)
         for name in have:  # a misspelt column would be dropped without a word
             absent = [known for known in _KNOWN if known not in meant and known not in required]
+            if name.startswith("mask_"):  # a class of its own, however short its name
+                absent = [known for known in absent if known == "mask_values"]
             close = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
             if close and name not in _ALIASES and name != self.text_column:
                 self.fault(f"unknown column {name}", 1, remedy=f"did you mean {close[0]}? Rename it either way")

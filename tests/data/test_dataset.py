@@ -1,0 +1,60 @@
+"""Records -> samples: absent masks of images of different sizes, hidden masks, rows without a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvl.config import DataConfig
+from medvl.data.dataset import SegmentDataset, collate
+from medvl.data.records import load_manifest
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    lines = ["id,image,text,mask_a,mask_b,split"]
+    for name, size, cells in (
+        ("x", (40, 30), "x_m.png,none"),
+        ("y", (20, 50), "none,y_m.png"),
+        ("z", (24, 24), ",none"),
+    ):
+        Image.fromarray(np.full(size, 90, np.uint8)).save(tmp_path / f"{name}.png")
+        mask = np.zeros(size, np.uint8)
+        mask[: size[0] // 2] = 1
+        Image.fromarray(mask).save(tmp_path / f"{name}_m.png")
+        lines.append(f"{name},{name}.png,upper half,{cells},train")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+def config(**options: object) -> DataConfig:
+    return DataConfig(image_size=(16, 16), in_channels=1, **options)  # type: ignore[arg-type]
+
+
+def test_absent_masks_have_their_own_images_size(manifest: Path) -> None:
+    found = load_manifest(manifest)
+    dataset = SegmentDataset(found.records, found.classes, config(), seed=0, train=True)
+    batch = collate([dataset[0, i] for i in range(3)])
+    assert batch.annotated.tolist() == [[True, True], [True, True], [False, True]]
+    assert batch.target[0, 1].sum() == batch.target[1, 0].sum() == 0
+    assert batch.target[0, 0].mean() == pytest.approx(0.5, abs=0.15)
+
+
+def test_hidden_masks_are_not_annotated(manifest: Path) -> None:
+    found = load_manifest(manifest)
+    dataset = SegmentDataset(found.records, found.classes, config(), seed=0, train=True, hidden=frozenset({"x"}))
+    batch = collate([dataset[0, i] for i in range(2)])
+    assert batch.annotated.tolist() == [[False, False], [True, True]]
+    assert bool(batch.target[0].isnan().all()) and dataset.labelled() == [1, 2]
+
+
+def test_an_empty_phrase_is_asked_only_where_its_answer_is_known(manifest: Path) -> None:
+    found = load_manifest(manifest)
+    hidden = frozenset({"x"})
+    dataset = SegmentDataset(found.records, found.classes, config(p_empty_text=1.0), seed=0, train=True, hidden=hidden)
+    batch = collate([dataset[0, i] for i in range(2)])
+    assert batch.texts == ("upper half", "") and batch.source_texts == ("upper half", "upper half")
+    assert batch.target[1].sum() == 0
