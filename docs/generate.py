@@ -133,7 +133,8 @@ def footer(cells: list[dict[str, Any]]) -> list[str]:
     )
     lines = [
         "One seed: value with its bootstrap interval by patient; several seeds: mean ± sd over seeds. "
-        f"Split {' and '.join(f'`{split}`' for split in splits)}, threshold {cell['threshold']} ({cell['threshold_source']}), grid {cell['grid']}, "
+        f"Split {' and '.join(f'`{split}`' for split in splits)}, "
+        f"threshold {cell['threshold']} ({cell['threshold_source']}), grid {cell['grid']}, "
         f"both masks empty = {cell['empty_mask']}. Machine: {'; '.join(machines)}; torch {cell['versions']['torch']}.",
         "",
     ]

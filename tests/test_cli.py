@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-VERBS = ("demo", "import", "split", "audit", "train", "evaluate", "report", "predict")
+VERBS = ("demo", "import", "split", "audit", "train", "evaluate", "report", "predict", "sweep", "compare")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

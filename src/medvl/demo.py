@@ -20,6 +20,7 @@ RECIPE = Path(__file__).parent / "assets" / "demo.yaml"
 SHIPPED = "medvl:lvit_regions"
 PHRASE = "right upper zone"
 PROBE_ROWS = 120
+COLUMNS = ["kind", "wording"]
 
 
 def run_demo(out: Path, *, quick: bool = False) -> None:
@@ -44,12 +45,11 @@ def run_demo(out: Path, *, quick: bool = False) -> None:
     run = train(config, out / "run", command="medvl demo")
     _title("3/5 evaluate it, and the shipped model of the same method trained longer, on the validation patients")
     table = _first_images(manifest, out / "val.csv", 2 if quick else 24)
-    columns = ["kind", "wording", "region"]
     # The tiny model's results lie where the report looks for them, so that nothing is computed twice.
     for model, folder in ((str(run), run / "report" / "val"), (SHIPPED, out / "evaluation_shipped")):
-        evaluate(model, table, out=folder, group_by=columns, surface=False)
+        evaluate(model, table, out=folder, group_by=COLUMNS, surface=False)
     _title("4/5 report: the tiny model asked with true, empty, another patient's and side-swapped texts")
-    report(str(run), table, out=out / "report.html", group_by=columns, probe_rows=PROBE_ROWS)
+    report(str(run), table, out=out / "report.html", group_by=COLUMNS, probe_rows=PROBE_ROWS)
     _title(f"5/5 an image and a phrase become a mask: {PHRASE!r}")
     image = load_manifest(table).records[0].image
     predict(SHIPPED, [image], out=out / "prediction", text=[PHRASE])
@@ -73,7 +73,7 @@ def _first_images(manifest: Path, target: Path, num_images: int) -> Path:
             values = "|".join(map(str, reference.values))
             row = {"id": record.id, "image": str(record.image), "text": record.text, "mask": str(reference.path)}
             row |= {"mask_values": values, "patient": record.patient, "split": "val", "licence": record.licence or ""}
-            rows.append({**row, "kind": record.extra["kind"], "wording": record.extra["wording"]})
+            rows.append(row | {column: record.extra[column] for column in COLUMNS})
     write_manifest(target, rows)
     print(f"evaluating the first {len(images)} of the validation images, {len(rows)} phrases", file=sys.stderr)
     return target

@@ -252,12 +252,12 @@ def test_the_same_seed_twice_is_no_second_seed(write: Write) -> None:
 
 
 def test_runs_started_from_the_seeds_of_one_method_are_one_method(write: Write, tmp_path: Path) -> None:
-    for name, lr, seed in (("first-seed0", 1.0, 0), ("first-seed1", 1.0, 1), ("other-seed1", 2.0, 1)):
+    for name, lr, seed in (("first-seed0", 1.0, 0), ("again-seed1", 1.0, 1), ("other-seed1", 2.0, 1)):
         (tmp_path / name).mkdir()
         save_config(make_config({"train": {"lr": lr, "seed": seed}}), tmp_path / name / "config.yaml")
     runs = [
         write("a", Model("p0", init=str(tmp_path / "first-seed0"), train__seed=0)),
-        write("b", Model("p1", init=str(tmp_path / "first-seed1"), train__seed=1)),
+        write("b", Model("p1", init=str(tmp_path / "again-seed1"), train__seed=1)),
         write("c", Model("p1", init=str(tmp_path / "other-seed1"), train__seed=1)),
     ]
     assert [(one["name"], one["num_seeds"]) for one in compare(runs)["methods"]] == [

@@ -316,11 +316,12 @@ def test_overrides_of_the_command_line_are_another_experiment(
     swept: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, _ = swept
-    words = ["train.max_steps=1", "train.save_every_s=50"]
+    words = ["train.max_steps=1", "train.save_every_s=50", f"text.cache_dir={tmp_path / 'cache'}"]
     (first,) = run_sweep(path, tmp_path / "trial", only=["text"], overrides=words)
     assert first.state == "done"
     cell = json.loads((tmp_path / "trial" / "results" / f"{first.cell.name}.json").read_text())
-    assert cell["overrides"][-2:] == words and cell["config"]["train"]["max_steps"] == 1
+    assert cell["overrides"][-3:] == [*words[:2], "text.cache_dir=cache"] and cell["config"]["train"]["max_steps"] == 1
+    assert str(tmp_path) not in json.dumps(cell)
     assert "with train.max_steps=1 this is another experiment" in capsys.readouterr().err
     (same,) = run_sweep(path, tmp_path / "trial", only=["text"], overrides=["data.num_workers=0"], dry_run=True)
     assert same.state == "done"  # those of the sweep's own results folder
@@ -350,8 +351,16 @@ def test_an_interrupted_cell_goes_on_to_the_same_bits(
     monkeypatch.setattr(SegmentTask, "training_step", original)
     assert [o.note for o in run_sweep(sweep, tmp_path / "out", only=["text"], dry_run=True)] == ["to resume"]
     assert not (tmp_path / "out/text-lr_0_004-seed0/model").exists()
+    resumed: list[bool] = []
+    train = run_module.train
+
+    def listen(*args: Any, **kwargs: Any) -> Path:
+        resumed.append(kwargs.get("resume", False))
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(run_module, "train", listen)
     (outcome,) = run_sweep(sweep, tmp_path / "out", only=["text"])
-    assert outcome.state == "done"
+    assert outcome.state == "done" and resumed == [True]
     first, second = (weights(folder / "text-lr_0_004-seed0") for folder in (out, tmp_path / "out"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -396,7 +405,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(tiny_recipe: Path, tmp_
     path, lock = write(tmp_path, tiny_recipe), tmp_path / "out" / ".locks" / "text-seed0"
     lock.parent.mkdir(parents=True)
     program = (
-        "import fcntl, sys\nf = open(sys.argv[1], 'w')\nfcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\n"
+        "import fcntl, sys\nf = open(sys.argv[1], 'w')\nfcntl.flock(f, fcntl.LOCK_SH)\nprint('held', flush=True)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program + "input()", str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -18,8 +18,9 @@ import torch
 from PIL import Image as PILImage
 
 from medvl.config import TrainConfig, load_config
-from medvl.data.records import write_manifest
+from medvl.data.records import load_manifest, write_manifest
 from medvl.errors import InputError
+from medvl.infer.predictor import Predictor
 from medvl.train.run import train
 from medvl.train.schedule import learning_rate
 
@@ -183,6 +184,21 @@ def test_nan_in_a_mask_names_the_file(tiny_recipe: Path, tiny_manifest: Path, tm
 def test_text_network_without_encoder_is_lvit_tw(tiny_recipe: Path, tmp_path: Path) -> None:
     run = train(load_config(tiny_recipe, ["text.encoder=none", "train.max_steps=1"]), tmp_path / "run")
     assert not (run / "model" / "text").exists()
+
+
+@pytest.mark.parametrize("name", ["unet", "dynunet", "attention_unet", "text_unet"])
+def test_every_network_trains_saves_and_loads(tiny_recipe: Path, tmp_path: Path, name: str) -> None:
+    options = [f"model.name={name}", "train.max_steps=2", "data.classes={right: [1], left: [2]}"]
+    run = train(load_config(tiny_recipe, options), tmp_path / "run")
+    assert (run / "model" / "text").exists() == (name == "text_unet")
+    image = load_manifest(load_config(tiny_recipe).data.manifest).records[0].image
+    answer = Predictor.load(run).set_image(image).segment("the right lung")
+    assert answer.probs.shape == (2, 48, 40) and np.isfinite(answer.probs).all()
+
+
+def test_a_text_guided_network_needs_an_encoder(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"text_unet is guided by text.*builtin.*unet has no text"):
+        train(load_config(tiny_recipe, ["model.name=text_unet", "text.encoder=none"]), tmp_path / "run")
 
 
 def test_schedule() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from medvl.config import Config
 from medvl.data.dataset import Batch
-from medvl.models.registry import build_model
-from medvl.objectives.overlap import segmentation_loss
+from medvl.errors import InputError
+from medvl.models.registry import build_model, option_names
+from medvl.objectives.overlap import deep_supervision, segmentation_loss
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder, build_text_encoder
 
@@ -77,8 +79,9 @@ def build_segmenter(
         texts: the training texts, of which the built-in encoder learns its vocabulary.
     """
     torch.manual_seed(config.train.seed)
+    takes_text = "text_dim" in option_names(config.model.name) and config.model.options.get("text_merge") != "none"
     encoder = build_text_encoder(
-        "none" if config.model.options.get("text_merge") == "none" else config.text.encoder,
+        config.text.encoder if takes_text else "none",
         texts=list(texts),
         dim=config.text.dim,
         max_tokens=config.text.max_tokens,
@@ -91,11 +94,17 @@ def build_segmenter(
 def network_options(config: Config, num_classes: int, encoder: TextEncoder | None) -> dict[str, Any]:
     """The constructor arguments of a configuration's network."""
     options = dict(config.model.options)
-    if config.model.name == "lvit":
-        if encoder is None:
+    if "text_dim" in option_names(config.model.name):
+        if encoder is not None:
+            options["text_dim"] = encoder.dim
+        elif config.model.name == "lvit":
             options["text_merge"] = "none"  # LViT-TW
         else:
-            options["text_dim"] = encoder.dim
+            raise InputError(
+                f"model {config.model.name} is guided by text and text.encoder is none",
+                expected="text.encoder: builtin, minilm or hf:ID-or-folder",
+                remedy="model.name: unet has no text",
+            )
     return {
         "size": config.model.size,
         "in_channels": config.data.in_channels,
@@ -175,12 +184,13 @@ class SegmentTask:
 
     def _loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         objective = self.config.objective
-        return segmentation_loss(
-            logits,
-            batch.target,
-            batch.annotated,
+        loss = partial(
+            segmentation_loss,
+            target=batch.target,
+            annotated=batch.annotated,
             mode=objective.mode,
             dice_weight=objective.dice_weight,
             ce_weight=objective.ce_weight,
             ce_balance=objective.ce_balance,
         )
+        return deep_supervision(loss, logits)  # networks with one head give (N, K, H, W)

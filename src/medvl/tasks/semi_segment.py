@@ -115,6 +115,7 @@ class SemiSegmentTask(SegmentTask):
         semi, objective = self.config.semi, self.config.objective
         logits = self.logits(batch, module)
         losses = self._loss(logits, batch)
+        logits = logits[:, 0] if logits.ndim == 5 else logits  # of a deeply supervised network the full resolution
         open_pairs = ~batch.annotated  # (N, K)
         ramp = 1.0 if semi.ramp == 0 else min(1.0, self.progress / semi.ramp)
         total = losses["loss"]
