@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types golden-diff results clean
+.PHONY: demo test lint types soak golden-diff results clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-minilm.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ types: $(STAMP)
 
 test: lint types
 	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+# what takes minutes
+soak: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m soak --timeout 3600
 
 # 20 training steps of HEAD and of its parent: bit-identical unless the commit message says `numerics:`
 golden-diff: $(STAMP)

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from medvl.data.importers.lung_regions import label_map
 from medvl.data.records import Manifest, Record
-from medvl.evaluate.evaluator import evaluate, log_test
+from medvl.evaluate.evaluator import Evaluation, evaluate, log_test
 from medvl.evaluate.inputs import open_inputs
 from medvl.evaluate.sources import PredictorSource
-from medvl.evaluate.summary import grouped_rows, row_of
+from medvl.evaluate.summary import CaseRow, grouped_rows, metrics_of, row_of
 from medvl.evaluate.text_probe import probe
 from medvl.files import write_json
 from medvl.model_folder import find_model, times_test_opened, update_card
@@ -95,7 +95,7 @@ def measure_val(run: Path) -> None:
     inputs = open_inputs(str(run))
     assert isinstance(inputs.source, PredictorSource)
     manifest = inputs.manifest(Path(SET))
-    cell = _score(inputs.source, manifest, "val", run / "shipped" / "val")
+    cell, _ = _score(inputs.source, manifest, "val", run / "shipped" / "val")
     cut = evaluate(RuleCut(inputs.source), manifest, split="val", surface=False)
     cell["rows"] += [
         {**row, "name": f"cut by the rule: {row['name']}"} for row in grouped_rows(cut.cases, manifest, "val", ["kind"])
@@ -126,7 +126,7 @@ def publish(run: Path) -> None:
     manifest = inputs.manifest(Path(SET))
     start = time.monotonic()
     out = run / "shipped" / "test"
-    cell = _score(inputs.source, manifest, "test", out)
+    cell, result = _score(inputs.source, manifest, "test", out)
     minutes = (time.monotonic() - start) / 60
     log_test(run, json.loads((out / "summary.json").read_text(encoding="utf-8")))
     write_json(RESULTS / "test.json", cell)
@@ -142,6 +142,7 @@ def publish(run: Path) -> None:
         attribution=ATTRIBUTION,
         limits=LIMITS,
         metrics={one["split"]: _means(one["rows"][0]) for one in (val, cell)},
+        check=check_of(result.cases),
         groups={one["split"]: {row["name"]: _means(row) for row in one["rows"][1:]} for one in (val, cell)},
         side_swap=val["probe"]["side_swap"],
     )
@@ -149,14 +150,21 @@ def publish(run: Path) -> None:
     print(f"test took {minutes:.1f} minutes; the model is in {MODEL}")
 
 
-def _score(source: PredictorSource, manifest: Manifest, split: str, out: Path) -> dict[str, Any]:
+def check_of(cases: Sequence[CaseRow]) -> dict[str, Any]:
+    """Every fourth image of a split and the means over its rows: what a test can evaluate again in seconds."""
+    images = list(dict.fromkeys(case.image for case in cases))[::4]
+    rows = [case for case in cases if case.image in set(images)]
+    return {"images": images, "metrics": _means(row_of(metrics_of(rows, num_draws=1), len(rows)))}
+
+
+def _score(source: PredictorSource, manifest: Manifest, split: str, out: Path) -> tuple[dict[str, Any], Evaluation]:
     result = evaluate(source, manifest, split=split, out=out, surface=False)
     rows = [{"name": "all", **row_of(result.summary["metrics"], result.summary["num_cases"])}]
     for columns in (["kind"], ["wording"], ["kind", "wording"]):
         rows += grouped_rows(result.cases, manifest, split, columns)
     summary = {key: value for key, value in result.summary.items() if key not in ("by_class", "by_phrase", "model")}
     variant = "shipped model, validation" if split == "val" else "shipped model, test (opened once)"
-    return {**summary, "manifest": SET, "variant": variant, "recipe": "lvit_regions.yaml", "rows": rows}
+    return {**summary, "manifest": SET, "variant": variant, "recipe": "lvit_regions.yaml", "rows": rows}, result
 
 
 def _means(row: dict[str, Any]) -> dict[str, Any]:

@@ -186,7 +186,11 @@ def test_gradient_norms(meta: dict[str, Any], trained: dict[str, Any]) -> None:
 
 
 def test_adam_trajectory(meta: dict[str, Any], trained: dict[str, Any]) -> None:
-    assert trained["losses"] == pytest.approx(meta["adam_traj"], abs=1e-4)
+    found, expected = trained["losses"], meta["adam_traj"]
+    assert found[:2] == pytest.approx(expected[:2], abs=1e-4)
+    # Adam's first steps are signs, which rounding flips: with one or two threads the third loss scatters from 0.53346
+    # to 0.53385, exact (float64) arithmetic gives 0.53406, and 0.53362 was recorded.
+    assert found[2] == pytest.approx(expected[2], abs=5e-4)
 
 
 def test_batch_norm_buffers(golden: dict[str, np.ndarray], trained: dict[str, Any]) -> None:
