@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from medvl.cli import compare, data, demo, evaluate, predict, sweep, train
+from medvl.cli import compare, data, demo, evaluate, plan, predict, suggest, sweep, train
 from medvl.errors import InputError
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("plan")(plan.plan)
+app.command("suggest")(suggest.suggest)
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ class _Work:
 
 
 def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, Any]:
-    """Evaluate a finished run as its sweep says: the summary without its long tables, `rows` and training `minutes`.
+    """Evaluate a finished run as its sweep says: the summary without its long tables, `labels`, `rows`, `minutes`.
 
     The evaluation (and probe) stays in RUN/report/SPLIT, where `medvl report` and `medvl compare` find it; test is
     opened, and logged, once.
@@ -240,8 +240,9 @@ def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, 
             )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     elapsed_s = next(line["elapsed_s"] for line in reversed(lines) if line["kind"] == "val")
+    labels = json.loads((run / "plan.json").read_text(encoding="utf-8")).get("labels")  # of learning curves the n
     kept = {key: value for key, value in summary.items() if key not in NOT_IN_CELLS}
-    return {**kept, "rows": rows, "minutes": round(elapsed_s / 60, 1)}
+    return {**kept, "labels": labels, "rows": rows, "minutes": round(elapsed_s / 60, 1)}
 
 
 def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:
