@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-VERBS = ("demo", "import", "split", "audit", "train", "evaluate", "report", "predict", "sweep", "compare", "plan", "suggest")
+VERBS = tuple("demo import split audit train evaluate report predict sweep compare plan suggest".split())
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -218,6 +218,9 @@ def test_interrupted_run_resumes_to_the_same_bits(
         ["semi.epi=labels", "semi.update=epoch", "semi.start=predict", "semi.storage=uint8"],
         ["semi.lv_bank=captions", "semi.lv_similarity=findings"],
         ["semi.epi=labels", "text.encoder=none"],
+        ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
+        ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multiclass"],
+        ["semi.epi=labels", "model.name=dynunet"],
     ],
 )
 def test_every_mode_trains_and_resumes_nothing(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:

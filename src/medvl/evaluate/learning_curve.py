@@ -287,7 +287,7 @@ def _answer(result: Mapping[str, Any]) -> str:
     if not result["reached"]:
         text = f"{target} is not reached: the fitted ceiling is {ceiling['value']:.2f}{_range(ceiling, '.2f')}"
         share = result["share_of_draws_reaching"]
-        return text + (f"; {share:.0%} of the resamples reach it, at {_number(needed['lo'])} or more" if share else "")
+        return text + (f"; {share:.0%} of the resamples reach it" if share else "")
     at = f"about {_number(needed['value'])} {unit}{_range(needed)}"
     if not result["extrapolated"]:
         return f"{target} is reached at {at}, within the {_number(largest)} of the largest run: no more masks are needed"
