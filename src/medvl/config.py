@@ -47,6 +47,7 @@ class DataConfig:
     val_phrases_per_image: int | None = None  # validation rows per image, the same every time; None = all
     label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training patients; the masks of the others are hidden
     label_seed: int | None = None  # which patients; None = train.seed
+    also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl suggest)
     num_workers: int = 0
     cache_mb: int = 1024  # decoded images and masks kept in memory
 
@@ -163,7 +164,8 @@ def manifest_path(config: Config) -> Path:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
-    Relative paths in `init`, `data.manifest` and `text.cache_dir` are taken from the recipe's folder.
+    Relative paths in `init`, `data.manifest`, `data.also_labelled` and `text.cache_dir` are taken from the recipe's
+    folder.
     """
     path = Path(path)
     if not path.is_file():
@@ -231,7 +233,7 @@ def save_config(config: Config, path: Path) -> None:
 def _absolute(raw: dict[str, Any], folder: Path) -> None:
     if isinstance(raw.get("init"), str) and not raw["init"].startswith(ASSET_PREFIX):
         raw["init"] = str((folder / raw["init"]).resolve())  # an absolute one stays as it is
-    for section, key in (("data", "manifest"), ("text", "cache_dir")):
+    for section, key in (("data", "manifest"), ("data", "also_labelled"), ("text", "cache_dir")):
         value = (raw.get(section) or {}).get(key) if isinstance(raw.get(section), dict) else None
         if isinstance(value, str) and value and not value.startswith(ASSET_PREFIX) and not Path(value).is_absolute():
             raw[section][key] = str((folder / value).resolve())

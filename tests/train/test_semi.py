@@ -252,6 +252,17 @@ def test_supervised_only_leaves_the_others_out_and_says_so(tiny_recipe: Path) ->
     assert len(records) == 6 and counts["left_out_records"] == 10 and len(hidden) == 10
 
 
+def test_also_labelled(tiny_recipe: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(load_config(tiny_recipe).data.manifest)
+    plain = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    _, hidden, before = training_records(manifest.split("train"), plain)
+    patient = next(r.patient for r in manifest.split("train") if r.id in hidden)
+    (tmp_path / "more.csv").write_text(f"patient\n{patient}\n")
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", f"data.also_labelled={tmp_path / 'more.csv'}"])
+    _, fewer, after = training_records(manifest.split("train"), config)
+    assert fewer < hidden and after["labelled_patients"] == before["labelled_patients"] + 1
+
+
 def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no training record is unlabelled.*label_fraction"):
         train(load_config(tiny_recipe, ["semi.epi=labels"]), tmp_path / "run")

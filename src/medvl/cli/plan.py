@@ -18,9 +18,7 @@ class Unit(StrEnum):
 
 
 def plan(
-    runs: Annotated[
-        list[str], typer.Argument(help="finished runs of one method, or the results folder of a sweep")
-    ],
+    runs: Annotated[list[str], typer.Argument(help="finished runs of one method, or the results folder of a sweep")],
     target_dice: Annotated[float, typer.Option(help="Dice per image on val to reach")],
     unit: Annotated[Unit, typer.Option(help="what is counted; records are rows of the manifest")] = Unit.images,
     variant: Annotated[str | None, typer.Option(help="which variant, where a results folder holds several")] = None,

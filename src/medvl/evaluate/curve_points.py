@@ -83,9 +83,7 @@ def _labels_of_run(run: str) -> dict[str, Any]:
     path = Path(run) / "plan.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("labels") if path.is_file() else None
     if not isinstance(found, dict):
-        raise InputError(
-            "no plan.json that counts the labels", file=run, expected="a RUN folder, not only its model"
-        )
+        raise InputError("no plan.json that counts the labels", file=run, expected="a RUN folder, not only its model")
     return found
 
 

@@ -7,7 +7,8 @@ The learning curve is a power law with a ceiling,
 n the number of labelled images (or patients, or records), c the Dice that no number of further masks exceeds. It is
 the form of Cortes et al., "Learning curves: asymptotic values and rate of convergence", NeurIPS 1993, and of Figueroa
 et al., "Predicting sample size required for classification performance", BMC Med. Inform. Decis. Mak. 12:8, 2012.
-Fitted by bounded least squares over the runs; the intervals resample the runs within each label fraction.
+Fitted by bounded least squares over the runs; the intervals resample the runs within each label fraction. On simulated
+curves with 3 or 6 runs at 4 fractions they held the truth COVERAGE of the time, not 95 %: the runs are few.
 """
 
 from __future__ import annotations
@@ -87,12 +88,22 @@ def fit_curve(n: FloatArray, dice: FloatArray) -> Curve:
 
 
 def bootstrap_curves(points: Sequence[Point], unit: Unit, *, num_draws: int, seed: int) -> list[Curve]:
-    """Fits to resampled runs: each fraction keeps its number of runs. [] where no fraction has two."""
+    """Fits to resampled runs: each fraction keeps its number of runs. [] where no fraction has two.
+
+    The m runs of a fraction vary about their mean by sqrt((m - 1) / m) less than what they were drawn from, which
+    matters for few of them; their residuals are widened by its inverse (Davison & Hinkley, Bootstrap Methods and
+    their Application, 1997, section 3.3).
+    """
     strata = _strata(points)
     if all(len(rows) < 2 for rows in strata.values()):
         return []
     n = np.array([point.count(unit) for point in points], dtype=np.float64)
     dice = np.array([point.dice for point in points])
+    residual = dice - fit_curve(n, dice).at(n)
+    for own in strata.values():
+        if len(own) > 1:
+            wider = math.sqrt(len(own) / (len(own) - 1)) - 1
+            dice[own] += wider * (residual[own] - residual[own].mean())
     rng = np.random.default_rng(seed)
     fitted: dict[bytes, Curve] = {}  # with few runs the same draw comes often
     curves = []
@@ -132,10 +143,12 @@ def plan(
         raise InputError(f"--target-dice {target_dice:g}", expected="a Dice above 0 and below 1, e.g. 0.9")
     points = read_points(targets, variant=variant, manifest=manifest, device=device)
     fractions = sorted({point.fraction for point in points})
-    if len(fractions) < MIN_FRACTIONS or len({point.count(unit) for point in points}) < MIN_FRACTIONS:
+    num_counts = len({point.count(unit) for point in points})
+    if len(fractions) < MIN_FRACTIONS or num_counts < MIN_FRACTIONS:
+        named = ", ".join(f"{fraction:g}" for fraction in fractions)
         raise InputError(
-            f"{len(points)} runs at {len(fractions)} label fractions ({', '.join(f'{one:g}' for one in fractions)}) with "
-            f"{len({point.count(unit) for point in points})} different numbers of labelled {unit}",
+            f"{len(points)} runs at {len(fractions)} label fractions ({named}) with {num_counts} different numbers of "
+            f"labelled {unit}",
             expected=f"runs of one method at {MIN_FRACTIONS} label fractions or more: the curve has three unknowns",
             remedy="train with further data.label_fraction (medvl sweep)",
         )
@@ -290,8 +303,10 @@ def _answer(result: Mapping[str, Any]) -> str:
         return text + (f"; {share:.0%} of the resamples reach it" if share else "")
     at = f"about {_number(needed['value'])} {unit}{_range(needed)}"
     if not result["extrapolated"]:
-        return f"{target} is reached at {at}, within the {_number(largest)} of the largest run: no more masks are needed"
-    text = f"{target} takes {at}: {_number(more['value'])} more{_range(more)} than the largest run has ({_number(largest)})"
+        return f"{target} is reached at {at}; the largest run has {_number(largest)}: no more masks are needed"
+    text = (
+        f"{target} takes {at}: {_number(more['value'])} more{_range(more)} than the largest run, of {_number(largest)}"
+    )
     if result["beyond_4x_largest"]:
         text += f". EXTRAPOLATED beyond {FAR} x the largest n: do not plan by it, measure at more labels first"
     return text

@@ -339,7 +339,7 @@ def _rows(
         for patient in sorted({record.patient for record in records}):
             ids = "|".join(record.id for record in records if record.patient == patient)
             place = {"order": order, "ids": ids, "image": image, "patient": patient}
-            rows.append(dict.fromkeys(COLUMNS) | place | values | known)
+            rows.append({**dict.fromkeys(COLUMNS), **place, **values, **known})
     return rows
 
 

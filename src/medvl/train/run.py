@@ -17,7 +17,7 @@ from medvl.config import Config, config_dict, load_config, manifest_path, save_c
 from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
-from medvl.data.splits import fixed_rows, labelled_patients
+from medvl.data.splits import fixed_rows, labelled_from, labelled_patients
 from medvl.errors import InputError
 from medvl.files import write_json
 from medvl.model_folder import load_model, save_model
@@ -121,6 +121,8 @@ def training_records(records: Sequence[Record], config: Config) -> tuple[list[Re
     seed = config.train.seed if data.label_seed is None else data.label_seed
     kept = list(records) if data.rows_per_image is None else fixed_rows(records, data.rows_per_image, seed)
     patients = labelled_patients(kept, data.label_fraction, seed)
+    if data.also_labelled is not None:
+        patients |= labelled_from(data.also_labelled, records)
     annotated = {row.id for row in kept if any(mask is not None for mask in row.masks.values())}
     hidden = frozenset(row.id for row in kept if row.id in annotated and row.patient not in patients)
     visible = annotated - hidden
