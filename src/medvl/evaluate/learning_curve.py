@@ -38,6 +38,7 @@ MIN_FRACTIONS = 3  # the curve has three unknowns
 FAR = 4  # beyond so many times the largest n the answer is an extrapolation, and says so
 FEW_RUNS = 3  # per fraction; with fewer the interval is too narrow
 B_MIN = 0.01  # nearly a logarithm: slower curves cannot be told from it
+MANY = 1e9  # no longer a number of masks
 NUM_DRAWS = 1000
 _GRID = np.geomspace(B_MIN, 1.0, 65)
 
@@ -302,7 +303,8 @@ def _answer(result: Mapping[str, Any]) -> str:
         text = f"{target} is not reached: the fitted ceiling is {ceiling['value']:.2f}{_range(ceiling, '.2f')}"
         share = result["share_of_draws_reaching"]
         return text + (f"; {share:.0%} of the resamples reach it" if share else "")
-    at = f"about {_number(needed['value'])} {unit}{_range(needed)}"
+    about = "about " if needed["value"] < MANY else ""
+    at = f"{about}{_number(needed['value'])} {unit}{_range(needed)}"
     if not result["extrapolated"]:
         return f"{target} is reached at {at}; the largest run has {_number(largest)}: no more masks are needed"
     text = (
@@ -356,7 +358,7 @@ def _range(value: Mapping[str, Any], spec: str = "") -> str:
 def _number(count: float | None) -> str:
     if count is None or not math.isfinite(count):
         return "never"
-    return f"{math.ceil(count - 1e-6):,}" if count < 1e9 else "more than a billion"
+    return f"{math.ceil(count - 1e-6):,}" if count < MANY else "more than a billion"
 
 
 def _draw(path: Path, result: Mapping[str, Any], curve: Curve, curves: Sequence[Curve]) -> None:
@@ -378,6 +380,9 @@ def _draw(path: Path, result: Mapping[str, Any], curve: Curve, curves: Sequence[
     axes.plot(n, [run["dice_per_image"] for run in result["runs"]], "o", color="#222222", markersize=4, label="runs")
     axes.axhline(result["target_dice"], color="#cc6677", linewidth=1, label=f"target {result['target_dice']:g}")
     axes.set_xscale("log")
+    ticks = [*dict.fromkeys(round(row["n"]) for row in result["fractions"]), round(end)]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel(result["unit"])
     axes.set_ylabel(f"Dice per image, {result['split']}")
     axes.legend(frameon=False, fontsize=8)
