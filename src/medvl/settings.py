@@ -17,7 +17,7 @@ MACHINE_KEYS = frozenset(
     }
 )
 SEED_KEYS = frozenset({"train.seed", "data.label_seed"})  # what is drawn anew from seed to seed
-PATH_KEYS = ("init", "data.manifest", "data.also_labelled", "text.cache_dir")  # keys whose value is a path, or `medvl:NAME`
+PATH_KEYS = ("init", "data.manifest", "data.also_labelled", "text.cache_dir")  # values are paths, or `medvl:NAME`
 OPTIONS = "model.options."  # the only open mapping; a key missing there is a difference
 
 

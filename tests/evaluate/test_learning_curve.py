@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from medvl.config import config_dict, load_config
+from medvl.data.labels import training_records
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
 from medvl.evaluate.learning_curve import Curve, as_text, fit_curve, plan
-from medvl.train.run import train, training_records
+from medvl.train.run import train
 
 ALIKE = {
     "manifest": "manifest.csv", "manifest_hash": "m", "split_hash": "s", "grid": "native", "empty_mask": "one",

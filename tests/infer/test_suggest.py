@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from medvl.config import load_config
+from medvl.data.labels import labelled_from, labelled_patients
 from medvl.data.records import load_manifest
-from medvl.data.splits import labelled_from, labelled_patients
 from medvl.errors import InputError
 from medvl.infer.predictor import Predictor
 from medvl.infer.suggest import COLUMNS, band_entropy, binary_entropy, choose, mixed_rank, suggest

@@ -17,15 +17,15 @@ import torch
 
 from medvl.config import Config, load_config
 from medvl.data.dataset import SegmentDataset, collate
+from medvl.data.labels import fixed_rows, labelled_patients, training_records
 from medvl.data.records import Manifest, load_manifest
 from medvl.data.sampler import MixedSampler
-from medvl.data.splits import fixed_rows, labelled_patients
 from medvl.errors import InputError
 from medvl.model_folder import load_model
 from medvl.tasks import semi_segment
 from medvl.tasks.segment import TextInput, build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
-from medvl.train.run import train, training_records
+from medvl.train.run import train
 
 SEMI = [
     "data.label_fraction=0.4",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl.config import ASSET_PREFIX, config_dict, load_config, make_config, manifest_path
+from medvl.data.labels import training_records
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import is_model
@@ -140,8 +141,6 @@ def _cells(folder: Path, variant: str | None, manifest: Path | None) -> list[Poi
 
 def _recount(path: Path, cell: Mapping[str, Any], given: Path | None, opened: dict[str, Manifest]) -> dict[str, Any]:
     """The label counts of a cell that was written before cells held them: drawn again from its configuration."""
-    from medvl.train.run import training_records  # what is labelled is decided there and nowhere else
-
     config = make_config(cell["config"], source=str(path))
     name = config.data.manifest
     if given is None and not name.startswith(ASSET_PREFIX):

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from medvl.config import Config, manifest_path
 from medvl.data.dataset import Sample, SegmentDataset
+from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record, load_manifest, write_manifest
 from medvl.errors import InputError
 from medvl.model_folder import find_model, load_model
@@ -137,8 +138,6 @@ def find_cases(manifest: Manifest, config: Config, by: By) -> tuple[list[Case], 
 
     Unlabelled is an image of which no mask was visible: hidden by the label fraction, or not there.
     """
-    from medvl.train.run import training_records  # what is labelled is decided there and nowhere else
-
     # With semi-supervision on, every record takes part, so that those which this run left out are candidates too.
     everyone = replace(config, semi=replace(config.semi, epi="labels"))
     records, hidden, _ = training_records(manifest.split("train"), everyone)

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from medvl.config import Config, config_dict, load_config, manifest_path, save_config
 from medvl.data.dataset import Sample, SegmentDataset, collate
+from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
-from medvl.data.splits import fixed_rows, labelled_from, labelled_patients
 from medvl.errors import InputError
 from medvl.files import write_json
 from medvl.model_folder import load_model, save_model
@@ -110,35 +110,6 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
             f"{progress.elapsed_s / 60:.1f} min; the model is in {out / 'model'}"
         )
     return out
-
-
-def training_records(records: Sequence[Record], config: Config) -> tuple[list[Record], frozenset[str], dict[str, Any]]:
-    """The records that take part, the ids whose masks are hidden, and the counts for the plan.
-
-    Without semi-supervision a record without a (visible) mask takes no part, unless its image has one.
-    """
-    data = config.data
-    seed = config.train.seed if data.label_seed is None else data.label_seed
-    kept = list(records) if data.rows_per_image is None else fixed_rows(records, data.rows_per_image, seed)
-    patients = labelled_patients(kept, data.label_fraction, seed)
-    if data.also_labelled is not None:
-        patients |= labelled_from(data.also_labelled, records)
-    annotated = {row.id for row in kept if any(mask is not None for mask in row.masks.values())}
-    hidden = frozenset(row.id for row in kept if row.id in annotated and row.patient not in patients)
-    visible = annotated - hidden
-    images = {row.image for row in kept if row.id in visible}
-    taking_part = kept if config.semi.on else [row for row in kept if row.image in images]
-    counts = {
-        "label_fraction": data.label_fraction,
-        "label_seed": seed,
-        "labelled_patients": len(patients),
-        "labelled_images": len(images),
-        "labelled_records": len(visible),
-        "unlabelled_records": len(taking_part) - len(visible),
-        "hidden_masks": len(hidden),
-        "left_out_records": len(kept) - len(taking_part),
-    }
-    return taking_part, hidden, counts
 
 
 def open_manifest(config: Config, path: Path | None = None) -> Manifest:
