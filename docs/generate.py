@@ -100,7 +100,26 @@ def section(folder: Path, about: About) -> str:
             head = [name, *(str(point[key]) for key in grid_keys), f"{len(group)} / {about.planned.get(name, 1)}"]
             for row in group[0]["rows"] if group else [None]:
                 lines.append("| " + " | ".join([*head, *table_cells(row, group)]) + " |")
-    return "\n".join([*lines, "", *footer(cells), ""])
+    compared = [line for path in sorted(folder.glob("*/compare.json")) for line in comparison(path)]
+    return "\n".join([*lines, "", *compared, *footer(cells), ""])
+
+
+def comparison(path: Path) -> list[str]:
+    """A table of what `medvl compare --out results/NAME/CHOICE` found; CHOICE says which runs."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [f"`medvl compare`, {path.parent.name.replace('_', ' ')}, against {found['reference']}:", ""]
+    titles = [f"Dice {kind} | difference [95 %] | p (Holm)" for kind in ("per image", "pooled")]
+    lines += [f"| method | seeds | {' | '.join(titles)} |", "| --- " * 8 + "|"]
+    for method in found["methods"]:
+        cells = [method["name"], str(method["num_seeds"])]
+        for name in ("dice_per_image", "dice_pooled"):
+            metric = method["metrics"][name]
+            gap, p = metric.get("difference"), metric.get("p_holm")
+            cells.append(f"{metric['mean']:.3f}")
+            cells.append(f"{gap['mean']:+.3f} [{gap['lo']:+.3f}, {gap['hi']:+.3f}]" if gap else "")
+            cells.append("" if p is None else f"{p:.4f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *(f"- {note}" for note in found["notes"][1:]), ""]
 
 
 def read_cells(folder: Path, about: About) -> list[dict[str, Any]]:
