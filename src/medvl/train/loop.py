@@ -53,8 +53,8 @@ def fit(
         optimizer.load_state_dict(parts["optimizer"])
         if average is not None:
             average.load_state_dict(parts["average"])
-    task.begin(parts.get("task", {}) if resume else None, progress.step)
     module, optimizer = fabric.setup(task.module, optimizer)
+    task.begin(parts.get("task", {}) if resume else None, progress.step)  # on the device that setup moved to
     average = None if average is None else fabric.to_device(average)
     judged: nn.Module = task.module if average is None else average
 
