@@ -189,6 +189,29 @@ def test_a_damaged_cache_is_computed_anew(hf_folder: Path, tmp_path: Path, capfd
     assert again.num_computed == 1 and "computed anew" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["CLIP", "CLIPSeg"])
+def test_the_text_tower_of_a_two_tower_model(hf_folder: Path, tmp_path: Path, kind: str) -> None:
+    import shutil
+
+    import transformers
+
+    shutil.copytree(hf_folder, tmp_path / "two")  # its tokenizer
+    (tmp_path / "two" / "config.json").unlink()
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": 13, "max_position_embeddings": 12, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={**small, **words},
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / "two")
+    encoder = hf(tmp_path / "two")
+    assert encoder.dim == 16 and encoder.max_tokens == 12
+    features, mask = encoder.encode(["the right lung", "left upper zone the lung " * 5])
+    assert features.shape == (2, 12, 16) and mask.sum(dim=1).tolist() == [5, 12]
+    assert encoder.tokenize(["left upper zone the lung " * 5]).num_truncated == 1
+
+
 def test_packaged_minilm() -> None:
     try:
         encoder = build_text_encoder("minilm", max_tokens=16)

@@ -66,6 +66,12 @@ class PretrainedEncoder(TextEncoder):
                 expected="a transformers model with its tokenizer, in a folder or on the hub",
                 remedy="give the folder that holds config.json, the weights and the tokenizer: text.encoder=hf:FOLDER",
             ) from None
+        model = getattr(model, "text_model", model)  # of CLIP and its kin the text tower
+        if not hasattr(model.config, "hidden_size"):
+            raise InputError(
+                f"text encoder {spec!r} is a {type(model).__name__}, which has no width of token features",
+                expected="an encoder of texts (BERT and its kin), or a model with a text tower (CLIP and its kin)",
+            )
         encoder = cls(spec, model, tokenizer, max_tokens)
         if expected_key is not None and encoder.key != expected_key:
             raise InputError(
