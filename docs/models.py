@@ -22,6 +22,7 @@ ABOUT = {
     "attention_unet": ("Attention U-Net, gated skip connections, by MONAI", "Oktay et al., arXiv 1804.03999"),
     "dynunet": ("nnU-Net's network with deep supervision, by MONAI", "Isensee et al., arXiv 1904.08128"),
     "swin_unetr": ("Swin UNETR in 2-D, by MONAI", "Hatamizadeh et al., arXiv 2201.01266"),
+    "clipseg": ("CLIPSeg from a folder of yours, by transformers", "Lüddecke & Ecker, arXiv 2112.10003"),
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lvit": [{"text_merge": merge} for merge in ("slots", "attention", "none")],
@@ -46,6 +47,8 @@ small machines and small sets; they are ours. S and B of LViT are a guess about 
 - `dynunet` returns (N, S, K, H, W) in train mode, one head per decoder level, for
   `medvl.objectives.overlap.deep_supervision`; `options: {deep_supervision: false}` switches it off.
 - `unet_plus_plus` is built without deep supervision.
+- `clipseg` is as large as its weights: `model: {name: clipseg, size: folder, options: {folder: FOLDER}}` with
+  `text: {encoder: "hf:FOLDER"}`. One class; the image tower stays frozen. No weights ship, none are fetched.
 - LViT's comparison table gives UNet++ 74.5 M, AttUNet 34.9 M and nnU-Net 19.1 M: its networks were not built like
   these, so its results are not theirs. U-Net (14.8 M) and LViT agree.
 """

@@ -105,7 +105,7 @@ def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
 
 
 def test_text_features_are_asked_of_the_networks_that_take_text() -> None:
-    assert {name for name in MODELS if "text_dim" in option_names(name)} == {"lvit", "text_unet"}
+    assert {name for name in MODELS if "text_dim" in option_names(name)} == {"lvit", "text_unet", "clipseg"}
     with pytest.raises(InputError, match="did you mean dynunet"):
         option_names("dynnet")
 

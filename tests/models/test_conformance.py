@@ -62,7 +62,8 @@ def build_variant(name: str, options: dict[str, Any], **given: Any) -> torch.nn.
 
 
 def test_every_network_is_tested() -> None:
-    assert {name for name, _ in VARIANTS.values()} == set(MODELS)
+    elsewhere = {"clipseg"}  # of one class and from a folder: test_clipseg.py
+    assert {name for name, _ in VARIANTS.values()} == set(MODELS) - elsewhere
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

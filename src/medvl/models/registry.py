@@ -9,6 +9,7 @@ from torch import nn
 
 from medvl.errors import InputError, nearest
 from medvl.models.baselines import AttentionUNet, DynUNet, SwinUNETR, UNetPlusPlus
+from medvl.models.clipseg import CLIPSeg
 from medvl.models.cross_attention_unet import TextUNet
 from medvl.models.lvit import LViT
 from medvl.models.unet import UNet
@@ -21,6 +22,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "attention_unet": AttentionUNet,
     "dynunet": DynUNet,
     "swin_unetr": SwinUNETR,
+    "clipseg": CLIPSeg,
 }
 
 

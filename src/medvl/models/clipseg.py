@@ -1,0 +1,151 @@
+"""CLIPSeg (Lüddecke & Ecker, CVPR 2022), by transformers, from weights in a local folder that the user names.
+
+CLIP's image tower (frozen, as published) and a light decoder whose features are scaled and shifted by the phrase's
+embedding. The text comes through the text encoder `hf:FOLDER` of the same folder.
+
+Shapes: B images, N rows, C channels, H W pixels, S the folder's own image size, P its patches plus one, D text width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name)
+from torch import Tensor, nn
+
+from medvl.errors import InputError
+from medvl.models.unet import check_image
+
+
+class CLIPSeg(nn.Module):
+    """One phrase, one mask: (B, C, H, W) and token features (N, L, D) -> logits (N, 1, H, W).
+
+    Images of any size are resized to the folder's (S, S) and the logits back; grey ones are repeated to three channels.
+    They come normalised as `data.normalize: zscore` does it, which is CLIP's own scale to within its constants. The
+    image tower and the text projection are frozen; the decoder is trained.
+
+    Args:
+        size: "folder": the folder decides how large the network is.
+        folder: a local folder of CLIPSegForImageSegmentation (config.json, weights). Never looked up on the hub.
+        in_channels: 1 or 3.
+        num_classes: 1; the phrase says what is meant.
+        text_dim: width of the text features; must be that of the folder's text tower.
+        image_size: kept as an attribute; any size can be fed.
+
+    Raises:
+        InputError: no such folder, another kind of model, several classes, text features of another width.
+    """
+
+    uses_text = True
+
+    def __init__(
+        self,
+        size: str = "folder",
+        *,
+        folder: str = "",
+        in_channels: int = 3,
+        num_classes: int = 1,
+        text_dim: int = 512,
+        image_size: int | tuple[int, int] = 224,
+    ) -> None:
+        super().__init__()
+        if size != "folder":
+            raise InputError(f"clipseg has no size {size!r}", expected="model.size: folder")
+        if num_classes != 1:
+            raise InputError(f"clipseg with {num_classes} classes", expected="one; the phrase says what is meant")
+        if in_channels not in (1, 3):
+            raise InputError(f"clipseg with {in_channels} channels", expected="1 or 3")
+        network = _from_folder(folder)
+        width = int(network.config.text_config.hidden_size)
+        if text_dim != width:
+            raise InputError(
+                f"text features of width {text_dim} for a CLIPSeg of width {width}",
+                expected=f"text.encoder: hf:{folder}",
+            )
+        self.image_size, self.in_channels, self.text_dim = image_size, in_channels, text_dim
+        self.side = int(network.config.vision_config.image_size)
+        self.layers = tuple(int(layer) for layer in network.config.extract_layers)
+        self.vision = network.clip.vision_model.requires_grad_(False)
+        self.text_projection = network.clip.text_projection.requires_grad_(False)
+        self.decoder = network.decoder
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> the image tower's maps that the decoder reads, (B, P, width) each: the phrase plays no part.
+
+        Raises:
+            InputError: wrong number of channels.
+        """
+        check_image(image, self.in_channels)
+        image = F.interpolate(image.expand(-1, 3, -1, -1), (self.side, self.side), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            hidden = self.vision(pixel_values=image, output_hidden_states=True).hidden_states
+        return tuple(hidden[layer + 1] for layer in self.layers)  # hidden[0] are the embeddings
+
+    def decode(
+        self,
+        image_features: tuple[Tensor, ...],
+        text_features: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Maps of `encode_image` and one text per row -> logits (N, 1, H, W), H W = `size`, else (S, S).
+
+        Args:
+            text_features: (N, L, D); the last real token is the phrase's, as CLIP reads its end token.
+            text_mask: (N, L) bool, True = real token; None = all are.
+            image_index: (N,) int64, the image of each row; None when row n asks image n.
+        """
+        num_rows = image_features[0].shape[0] if image_index is None else image_index.shape[0]
+        if text_features is None:
+            raise InputError(
+                "no text features for a text-guided model",
+                expected=f"({num_rows}, tokens, {self.text_dim})",
+                remedy="encode a text, an empty one if need be",
+            )
+        if text_features.ndim != 3 or text_features.shape[0] != num_rows or text_features.shape[2] != self.text_dim:
+            raise InputError(
+                f"text features of shape {tuple(text_features.shape)}",
+                expected=f"({num_rows}, tokens, {self.text_dim})",
+                remedy="one text per row; pass image_index where several rows ask one image",
+            )
+        if text_mask is None:
+            end = torch.full((num_rows,), text_features.shape[1] - 1, device=text_features.device)
+        else:
+            end = text_mask.long().sum(dim=1).clamp(min=1) - 1  # (N,)
+        phrase = text_features[torch.arange(num_rows, device=end.device), end]  # (N, D)
+        maps = [x if image_index is None else x.index_select(0, image_index) for x in image_features]  # (N, P, width)
+        logits: Tensor = self.decoder(maps, self.text_projection(phrase)).logits.reshape(
+            num_rows, 1, self.side, self.side
+        )
+        return logits if size is None else F.interpolate(logits, size, mode="bilinear")  # (N, 1, H, W)
+
+    def forward(
+        self,
+        image: Tensor,
+        text_features: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, H, W) and one text per row -> logits (N, 1, H, W); see `encode_image` and `decode`."""
+        size = (image.shape[2], image.shape[3])
+        return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
+
+
+def _from_folder(folder: str) -> Any:
+    """transformers' network of a local folder."""
+    expected = "model.options.folder: a local folder of CLIPSegForImageSegmentation"
+    if not folder or not Path(folder).is_dir():
+        raise InputError(f"no such folder of CLIPSeg weights: {folder!r}", expected=expected)
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    try:
+        config = CLIPSegConfig.from_pretrained(folder, local_files_only=True)
+        if config.model_type != "clipseg":
+            raise ValueError(f"its config.json is of a {config.model_type}")
+        return CLIPSegForImageSegmentation.from_pretrained(folder, config=config, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"CLIPSeg cannot be read: {first}", file=folder, expected=expected) from None

@@ -1,0 +1,102 @@
+"""CLIPSeg from a local folder: equal to transformers' own, image encoded once, through training; random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvl.config import load_config
+from medvl.errors import InputError
+from medvl.infer.predictor import Predictor
+from medvl.models.clipseg import CLIPSeg
+from medvl.text.encoder import build_text_encoder
+from medvl.train.run import train
+
+TEXTS = ["the right lung", "left upper zone the lung"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIPSeg with random weights and a word-piece tokenizer."""
+    from transformers import BertTokenizerFast, CLIPSegConfig, CLIPSegForImageSegmentation
+
+    path = tmp_path_factory.mktemp("clipseg")
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] right left upper lower lung zone the ##s".split()
+    (path / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizerFast(vocab_file=str(path / "vocab.txt")).save_pretrained(path)
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    ends = {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    config = CLIPSegConfig(
+        text_config={**small, **ends, "vocab_size": len(words), "max_position_embeddings": 12},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=8, extract_layers=[0, 1, 2], reduce_dim=8, decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )  # fmt: skip
+    CLIPSegForImageSegmentation(config).save_pretrained(path)
+    return path
+
+
+def encode(folder: Path, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    encoder = build_text_encoder(f"hf:{folder}")
+    assert encoder is not None
+    return encoder.encode(texts)
+
+
+def test_equal_to_transformers(folder: Path) -> None:
+    from transformers import AutoTokenizer, CLIPSegForImageSegmentation
+
+    image = torch.randn(2, 3, 32, 32)
+    theirs = CLIPSegForImageSegmentation.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(
+            pixel_values=image, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).logits
+        found = CLIPSeg(folder=str(folder), text_dim=16).eval()(image, *encode(folder, TEXTS))
+    torch.testing.assert_close(found[:, 0], expected, rtol=0, atol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 0
+
+
+def test_many_phrases_ask_one_image_of_any_size(folder: Path) -> None:
+    model = CLIPSeg(folder=str(folder), text_dim=16, in_channels=1).eval()
+    image, (features, mask) = torch.randn(1, 1, 50, 41), encode(folder, TEXTS)
+    calls: list[int] = []
+    model.vision.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        both = model(image, features, mask, torch.tensor([0, 0]))
+        assert both.shape == (2, 1, 50, 41) and len(calls) == 1
+        torch.testing.assert_close(both[1:], model(image, features[1:], mask[1:]), rtol=0, atol=1e-5)
+    assert (both[0] - both[1]).abs().max() > 0
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"decoder"}
+
+
+def test_through_training_and_back(folder: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    options = [f"text.encoder=hf:{folder}", "model.name=clipseg", "model.size=folder"]
+    run = train(
+        load_config(tiny_recipe, [*options, f"model.options.folder={folder}", "train.max_steps=2"]), tmp_path / "run"
+    )
+    image = next(tiny_recipe.parent.glob("i*.png"))
+    assert Predictor.load(run).set_image(image).segment("right lung").mask.shape == (48, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folder": "nowhere/at-all"}, "no such folder of CLIPSeg weights.*local folder"),
+        ({"num_classes": 2}, "2 classes"),
+        ({"size": "T"}, "model.size: folder"),
+        ({"text_dim": 128}, "width 128.*width 16.*text.encoder: hf:"),
+    ],
+)
+def test_what_it_refuses(folder: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CLIPSeg(**{"folder": str(folder), "text_dim": 16, **options})  # type: ignore[arg-type]
+
+
+def test_another_model_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="CLIPSeg cannot be read"):
+        CLIPSeg(folder=str(tmp_path))
