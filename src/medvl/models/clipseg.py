@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
 from medvl.errors import InputError
+from medvl.models.text_merge import check_text
 from medvl.models.unet import check_image
 
 
@@ -99,23 +100,12 @@ class CLIPSeg(nn.Module):
             image_index: (N,) int64, the image of each row; None when row n asks image n.
         """
         num_rows = image_features[0].shape[0] if image_index is None else image_index.shape[0]
-        if text_features is None:
-            raise InputError(
-                "no text features for a text-guided model",
-                expected=f"({num_rows}, tokens, {self.text_dim})",
-                remedy="encode a text, an empty one if need be",
-            )
-        if text_features.ndim != 3 or text_features.shape[0] != num_rows or text_features.shape[2] != self.text_dim:
-            raise InputError(
-                f"text features of shape {tuple(text_features.shape)}",
-                expected=f"({num_rows}, tokens, {self.text_dim})",
-                remedy="one text per row; pass image_index where several rows ask one image",
-            )
+        text = check_text(text_features, text_mask, num_rows, self.text_dim)
         if text_mask is None:
-            end = torch.full((num_rows,), text_features.shape[1] - 1, device=text_features.device)
+            end = torch.full((num_rows,), text.shape[1] - 1, device=text.device)
         else:
             end = text_mask.long().sum(dim=1).clamp(min=1) - 1  # (N,)
-        phrase = text_features[torch.arange(num_rows, device=end.device), end]  # (N, D)
+        phrase = text[torch.arange(num_rows, device=end.device), end]  # (N, D)
         maps = [x if image_index is None else x.index_select(0, image_index) for x in image_features]  # (N, P, width)
         logits: Tensor = self.decoder(maps, self.text_projection(phrase)).logits.reshape(
             num_rows, 1, self.side, self.side

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medvl.errors import InputError
 from medvl.models.baselines import check_size
-from medvl.models.text_merge import MIN_ATTENTION_WIDTH, text_keep_mask
+from medvl.models.text_merge import MIN_ATTENTION_WIDTH, check_text, text_keep_mask
 from medvl.models.unet import CNNEncoder, ImageFeatures, double_conv, level_widths
 
 NUM_HEADS = 8
@@ -169,7 +169,7 @@ class TextUNet(nn.Module):
             InputError: text missing or of a wrong shape.
         """
         num_rows = image_features[0].shape[0] if image_index is None else image_index.shape[0]
-        text = self._checked(text_features, text_mask, num_rows)
+        text = check_text(text_features, text_mask, num_rows, self.text_dim)
         keep = text_keep_mask(text, text_mask)
         maps = [x if image_index is None else x.index_select(0, image_index) for x in image_features]  # (N, C_k, ...)
         for i, attend in enumerate(self.attend, start=5 - self.text_levels):
@@ -190,27 +190,6 @@ class TextUNet(nn.Module):
         """(B, C, H, W) and one text per row -> logits (N, K, H, W); see `encode_image` and `decode`."""
         size = (image.shape[2], image.shape[3])
         return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
-
-    def _checked(self, text_features: Tensor | None, text_mask: Tensor | None, num_rows: int) -> Tensor:
-        """The text features. InputError unless there is one text of the right width per row."""
-        wanted = f"({num_rows}, tokens, {self.text_dim})"
-        if text_features is None:
-            raise InputError(
-                "no text features for a text-guided model",
-                expected=wanted,
-                remedy="encode a text, an empty one if need be",
-            )
-        if text_features.ndim != 3 or text_features.shape[2] != self.text_dim or text_features.shape[0] != num_rows:
-            raise InputError(
-                f"text features of shape {tuple(text_features.shape)}",
-                expected=wanted,
-                remedy="one text per row; pass image_index where several rows ask one image",
-            )
-        if text_mask is not None and text_mask.shape != text_features.shape[:2]:
-            raise InputError(
-                f"a text mask of shape {tuple(text_mask.shape)}", expected=str(tuple(text_features.shape[:2]))
-            )
-        return text_features
 
 
 def _split(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medvl.errors import InputError, nearest
 from medvl.models.plam import PLAM, PlamMode
-from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary, text_keep_mask
+from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary, check_text, text_keep_mask
 from medvl.models.unet import STRIDE, CNNEncoder, ImageFeatures, double_conv, level_widths, padded_size
 from medvl.models.vit import DownStage, Grid, Reconstruct, UpStage
 
@@ -234,23 +234,7 @@ class LViT(nn.Module):
                 raise InputError("text given to a model that takes none", remedy="pass text_features=None")
             return
         num_rows = num_images if image_index is None else image_index.shape[0]
-        wanted = f"({num_rows}, tokens, {self.text_dim})"
-        if text_features is None:
-            raise InputError(
-                "no text features for a text-guided model",
-                expected=wanted,
-                remedy="encode a text, an empty one if need be",
-            )
-        if text_features.ndim != 3 or text_features.shape[2] != self.text_dim or text_features.shape[0] != num_rows:
-            raise InputError(
-                f"text features of shape {tuple(text_features.shape)}",
-                expected=wanted,
-                remedy="one text per row; pass image_index where several rows ask one image",
-            )
-        if text_mask is not None and text_mask.shape != text_features.shape[:2]:
-            raise InputError(
-                f"a text mask of shape {tuple(text_mask.shape)}", expected=str(tuple(text_features.shape[:2]))
-            )
+        check_text(text_features, text_mask, num_rows, self.text_dim)
 
 
 def _expand(x: Tensor, image_index: Tensor | None) -> Tensor:
