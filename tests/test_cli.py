@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-VERBS = tuple("demo import split audit train evaluate report predict sweep compare plan suggest".split())
+VERBS = tuple(
+    "demo import split audit doctor tokenizer pretrain-text train sweep evaluate localise report compare predict "
+    "convert plan suggest phantom".split()
+)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -16,9 +16,12 @@ from pydantic.dataclasses import dataclass
 from medvl.data.geometry import AugmentConfig
 from medvl.errors import Fault, InputError, nearest
 from medvl.fidelity import Preset, preset_values
+from medvl.objectives.pseudo_mask import PseudoMaskConfig
 
 _STRICT = ConfigDict(extra="forbid")
 ASSET_PREFIX = "medvl:"
+G2D_PREFIX = "g2d:"
+WEIGHTS_PREFIX = "weights:"
 
 
 @dataclass(config=_STRICT)
@@ -30,6 +33,7 @@ class DataConfig:
     constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
     classes: list[str] | dict[str, list[int]] | None = None  # mask_NAME columns, or {name: values of a label map}
+    views: list[str] | None = None  # values of the column view that are trained on, e.g. [PA, AP]; None = all
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
     image_size: tuple[int, int] = (224, 224)  # (H, W) at the model
     resize: Literal["stretch", "letterbox"] = "stretch"
@@ -57,7 +61,11 @@ class TextConfig:
     """How the sentence becomes token features."""
 
     encoder: str = "builtin"  # builtin | minilm | hf:ID-or-folder | none
+    train_layers: Annotated[int, Ge(0)] = 0  # of a pretrained encoder, from the last one back; 0 = wholly frozen
     dim: int = 128  # width of the built-in encoder
+    layers: Annotated[int, Ge(1)] = 2  # depth of the built-in encoder
+    tokenizer: str | None = None  # folder of `medvl tokenizer`: word pieces instead of words, for the built-in encoder
+    init: str | None = None  # folder of `medvl pretrain-text`, from which the built-in encoder starts
     max_tokens: int | None = None  # longer texts are cut, counted and reported
     cache_dir: str | None = None  # features of frozen encoders, once per distinct text; None = RUN/cache
 
@@ -101,13 +109,33 @@ class SemiConfig:
     weight: Annotated[float, Ge(0)] = 1.0
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
     lv_similarity: Literal["encoder", "findings"] = "encoder"
-    lv_alpha: Annotated[float, Ge(0)] = 0.1
+    lv_alpha: Annotated[float, Ge(0)] = 1.0  # the paper's 0.1 leaves the LV loss little to say; see docs/results.md
     ramp: Annotated[float, Ge(0), Le(1)] = 0.1  # of the steps over which the unlabelled loss comes in
 
     @property
     def on(self) -> bool:
         """Whether unlabelled records take part."""
         return self.epi != "none" or self.lv_bank != "none"
+
+
+@dataclass(config=_STRICT)
+class PretrainConfig:
+    """G2D: L = L_VLA + decoder_weight * L_decoder (reference: G2D, equations 1 to 5). Used by `task: pretrain`."""
+
+    decoder: Literal["pseudo_mask", "reconstruction", "none"] = "pseudo_mask"  # the paper's figure 1
+    mask: PseudoMaskConfig = field(default_factory=PseudoMaskConfig)
+    shuffle_masks: bool = False  # table 8: every image gets another one's pseudo mask
+    decoder_weight: Annotated[float, Ge(0)] = 1.0
+    decoder_loss: Literal["paper", "released"] = "paper"  # (soft Dice + BCE) / 2, or Dice of raw logits + 0.2 BCE
+    sigma: Annotated[float, Gt(0)] = 0.07
+    vla: Literal["mean", "sum"] = "mean"  # of the two directions
+    same_is_no_negative: bool = True  # pairs of the same text or the same patient are no negatives of each other
+    warmup_steps: Annotated[int, Ge(0)] = 200  # alignment alone; the decoder is not run
+    accumulate: Annotated[int, Ge(1)] = 1  # parts that a batch is cut into
+    accumulate_mode: Literal["micro", "cached"] = "cached"  # negatives of the part only, or of the whole batch
+    bucket_texts: bool = True  # batches of texts of similar length: less padding
+    select: Literal["last", "mean_recall"] = "last"  # which checkpoint is the model
+    num_panels: Annotated[int, Ge(0)] = 4  # validation pairs drawn at each validation
 
 
 @dataclass(config=_STRICT)
@@ -126,6 +154,7 @@ class TrainConfig:
     restart_epochs: int = 10  # length of one cycle of warm_restarts
     warmup_steps: int = 100
     clip_norm: float | None = 1.0
+    freeze_encoder: bool = False  # the image encoder keeps its weights and its BatchNorm statistics
     ema_decay: float = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
     patience: int | None = None  # epochs without a better validation Dice before training stops
     first_best_epoch: int = 1  # no best checkpoint before this epoch
@@ -141,15 +170,27 @@ class TrainConfig:
 class Config:
     """A whole run."""
 
-    task: Literal["segment"] = "segment"
+    task: Literal["segment", "pretrain"] = "segment"
     fidelity: Preset = "medvl"
-    init: str | None = None  # a RUN or MODEL folder of the same network to start from
+    # A RUN or MODEL folder of the same network; g2d:RUN, a pre-trained one; weights:FILE, the image encoder of another
+    # program's checkpoint (see `medvl convert`).
+    init: str | None = None
+    init_parts: Literal["encoder", "encoder_decoder"] = "encoder_decoder"  # what is taken over from g2d:RUN
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     semi: SemiConfig = field(default_factory=SemiConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def split_init(init: str) -> tuple[str, str]:
+    """`g2d:RUN` -> ("g2d:", "RUN"), `weights:FILE` likewise; another one has an empty prefix."""
+    for prefix in (G2D_PREFIX, WEIGHTS_PREFIX):
+        if init.startswith(prefix):
+            return prefix, init[len(prefix) :]
+    return "", init
 
 
 def manifest_path(config: Config) -> Path:
@@ -164,8 +205,8 @@ def manifest_path(config: Config) -> Path:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
-    Relative paths in `init`, `data.manifest`, `data.also_labelled` and `text.cache_dir` are taken from the recipe's
-    folder.
+    Relative paths in `init`, `data.manifest`, `data.also_labelled`, `text.cache_dir`, `text.tokenizer` and `text.init`
+    are taken from the recipe's folder.
     """
     path = Path(path)
     if not path.is_file():
@@ -186,11 +227,14 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     """Build a Config from nested mappings: the preset fills what they leave open."""
     tree = _deep_copy(raw)
     preset = tree.get("fidelity", "medvl")
-    model = tree.get("model", {})
-    is_lvit = not isinstance(model, dict) or model.get("name", "lvit") == "lvit"
-    for key, value in preset_values(preset, source).items():
-        if key.startswith("model.options.") and not is_lvit:
-            continue  # those switches are LViT's
+    method = "g2d" if tree.get("task") == "pretrain" else "lvit"
+    model = tree.setdefault("model", {})
+    if isinstance(model, dict):
+        model.setdefault("name", method)
+    own = isinstance(model, dict) and model.get("name") == method
+    for key, value in preset_values(preset, source, method).items():
+        if key.startswith("model.options.") and not own:
+            continue  # those switches are the method's own network's
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:
@@ -230,10 +274,21 @@ def save_config(config: Config, path: Path) -> None:
     os.replace(temporary, path)
 
 
+_PATHS = (
+    ("data", "manifest"),
+    ("data", "also_labelled"),
+    ("text", "cache_dir"),
+    ("text", "tokenizer"),
+    ("text", "init"),
+)
+
+
 def _absolute(raw: dict[str, Any], folder: Path) -> None:
-    if isinstance(raw.get("init"), str) and not raw["init"].startswith(ASSET_PREFIX):
-        raw["init"] = str((folder / raw["init"]).resolve())  # an absolute one stays as it is
-    for section, key in (("data", "manifest"), ("data", "also_labelled"), ("text", "cache_dir")):
+    if isinstance(raw.get("init"), str):
+        prefix, path = split_init(raw["init"])
+        if not path.startswith(ASSET_PREFIX):
+            raw["init"] = prefix + str((folder / path).resolve())  # an absolute one stays as it is
+    for section, key in _PATHS:
         value = (raw.get(section) or {}).get(key) if isinstance(raw.get(section), dict) else None
         if isinstance(value, str) and value and not value.startswith(ASSET_PREFIX) and not Path(value).is_absolute():
             raw[section][key] = str((folder / value).resolve())

@@ -15,6 +15,8 @@ from medvl.errors import InputError
 from medvl.files import write_json, write_text
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from medvl.tasks.segment import TextGuidedSegmenter
     from medvl.text.encoder import TextEncoder
 
@@ -53,6 +55,7 @@ def save_model(
 
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
+    encoder = module.text_encoder or encoder  # an averaged module has its own, averaged too
     if encoder is not None and module.uses_text:
         encoder.save(folder / "text")
     write_json(folder / "card.json", {"format": FORMAT_VERSION, "classes": list(classes), **card})
@@ -67,7 +70,9 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     """-> the module in eval mode, its text encoder, its configuration and its card."""
     from safetensors.torch import load_file
 
+    from medvl.models.g2d import G2D
     from medvl.models.registry import build_model
+    from medvl.tasks.pretrain import Pretrainer, g2d_options
     from medvl.tasks.segment import TextGuidedSegmenter, network_options
     from medvl.text.encoder import load_text_encoder
 
@@ -78,7 +83,13 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     config = load_config(folder / "config.yaml")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     encoder = load_text_encoder(folder / "text") if (folder / "text").is_dir() else None
-    network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
+    network: nn.Module
+    if config.task == "pretrain":
+        if encoder is None:
+            raise InputError("a pre-trained model without its text encoder", file=folder / "text")
+        network = G2D(**g2d_options(config, encoder))
+    else:
+        network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
     weights = load_file(str(folder / "model.safetensors"))
     own = network.state_dict()
     wrong = [name for name in sorted({*own, *weights}) if name not in own or name not in weights]
@@ -90,7 +101,7 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
             remedy="config.yaml and model.safetensors must be of the same run",
         )
     network.load_state_dict(weights)
-    module = TextGuidedSegmenter(network, encoder)
+    module = (Pretrainer if config.task == "pretrain" else TextGuidedSegmenter)(network, encoder)
     return module.eval(), encoder, config, card
 
 

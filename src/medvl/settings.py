@@ -17,7 +17,9 @@ MACHINE_KEYS = frozenset(
     }
 )
 SEED_KEYS = frozenset({"train.seed", "data.label_seed"})  # what is drawn anew from seed to seed
-PATH_KEYS = ("init", "data.manifest", "data.also_labelled", "text.cache_dir")  # values are paths, or `medvl:NAME`
+PATH_KEYS = (  # values are paths, or `medvl:NAME`
+    "init", "data.manifest", "data.also_labelled", "text.cache_dir", "text.tokenizer", "text.init",
+)  # fmt: skip
 OPTIONS = "model.options."  # the only open mapping; a key missing there is a difference
 
 

@@ -23,7 +23,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "attention-alone": ("lvit", {"text_merge": "attention", "attention_bias": False, "plam": "max"}),
     "deeper": ("lvit", {"text_merge": "attention", "depth": 2}),
     "no-text": ("lvit", {"text_merge": "none", "plam": "none"}),
+    "pyramid": ("lvit", {"text_merge": "attention", "cnn": "nano"}),
     "unet": ("unet", {}),
+    # input_norm: image makes an answer depend on the whole image, padding by the tester included
+    "encoder_unet": ("encoder_unet", {"input_norm": "none"}),
+    "encoder_unet-ucnn": ("encoder_unet", {"size": "ucnn_nano", "input_norm": "none"}),
+    "encoder_unet-efficientnet": ("encoder_unet", {"size": "efficientnet_lite0", "input_norm": "none"}),
     "text_unet": ("text_unet", {}),
     "text_unet-all-levels": ("text_unet", {"text_levels": 5}),
     "unet_plus_plus": ("unet_plus_plus", {}),
@@ -31,7 +36,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dynunet": ("dynunet", {}),
     "swin_unetr": ("swin_unetr", {"size": "mini"}),
 }
-SLOW_EXPORT = ("slots-fine", "attention-fine", "attention-alone", "deeper", "no-text")  # as the other LViTs
+SLOW_EXPORT = (  # as the others of their network
+    "slots-fine", "attention-fine", "attention-alone", "deeper", "no-text", "pyramid", "encoder_unet-efficientnet",
+)  # fmt: skip
 
 
 class AveragedDynUNet(DynUNet):

@@ -23,8 +23,9 @@ from medvl.data.sampler import MixedSampler
 from medvl.errors import InputError
 from medvl.model_folder import load_model
 from medvl.tasks import semi_segment
-from medvl.tasks.segment import TextInput, build_segmenter
+from medvl.tasks.segment import build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
+from medvl.tasks.text_input import TextInput
 from medvl.train.run import train
 
 SEMI = [

@@ -11,12 +11,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from medvl.cli import compare, data, demo, evaluate, plan, predict, suggest, sweep, train
+from medvl.cli import (
+    compare,
+    convert,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    localise,
+    phantom,
+    plan,
+    predict,
+    suggest,
+    sweep,
+    tokenizer,
+)
+from medvl.cli.train import train
 from medvl.errors import InputError
 
 app = typer.Typer(
     name="medvl",
-    help="Text-guided segmentation of medical images, with its evidence. Research software, not a medical device.",
+    help="Medical images and their text: pre-train, segment, evaluate. Research software, not a medical device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,12 +41,18 @@ app.command("demo")(demo.demo)
 app.command("import")(data.import_)
 app.command("split")(data.split)
 app.command("audit")(data.audit)
-app.command("train")(train.train)
+app.command("phantom")(phantom.phantom)
+app.command("doctor")(doctor.doctor)
+app.command("tokenizer")(tokenizer.tokenizer)
+app.command("pretrain-text")(tokenizer.pretrain_text)
+app.command("train")(train)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
+app.command("localise")(localise.localise)
 app.command("report")(evaluate.report)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
 app.command("suggest")(suggest.suggest)
 

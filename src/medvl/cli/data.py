@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-LAYOUTS = ("lvit", "lung-regions")
-
 
 def import_(
-    layout: Annotated[str, typer.Argument(help="lvit (LViT's folders and tables) or lung-regions (phrases for masks)")],
+    layout: Annotated[str, typer.Argument(help="a published layout; medvl doctor lists them")],
     folder: Annotated[Path, typer.Argument(help="folder in that layout; lung-regions also takes a manifest")],
-    out: Annotated[Path, typer.Option(help="lvit: manifest file to write; lung-regions: new folder")],
+    out: Annotated[Path, typer.Option(help="manifest file to write, masks/ beside it; lung-regions: new folder")],
     max_size: Annotated[int | None, typer.Option(help="lung-regions: shrink images to this longest side")] = None,
     licence: Annotated[str | None, typer.Option(help="lung-regions: licence to write into each row")] = None,
+    uncertain: Annotated[
+        str | None, typer.Option(help="chexpert: uncertain cells are g2d (by label), positive, negative or unknown")
+    ] = None,
+    unmentioned: Annotated[
+        str | None, typer.Option(help="chexpert: cells without a mention are negative or unknown")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="ms-cxr: folder of MIMIC-CXR-JPG")] = None,
+    views: Annotated[str | None, typer.Option(help="mimic-cxr: views to keep, with commas between")] = None,
+    reports: Annotated[Path | None, typer.Option(help="mimic-cxr: folder or zip of the reports")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
 ) -> None:
     """Turn a published layout into a manifest. Faults are reported together, and nothing is written then.
@@ -25,36 +33,42 @@ def import_(
     import json
     import sys
 
-    from medvl.errors import InputError, nearest
+    from medvl.data.importers.layouts import LAYOUTS, get_layout
+    from medvl.errors import InputError
 
-    if layout == "lvit":
-        from medvl.data.importers.lvit import import_lvit
-
-        if max_size is not None or licence is not None:
-            raise InputError("--max-size and --licence belong to lung-regions")
-        found = import_lvit(folder, out)
-        made: dict[str, object] = {"manifest": str(found.manifest), "records": found.num_records}
-        made |= {"sentences": found.num_sentences, "named_patients": found.num_named_patients}
-        made["warnings"] = list(found.warnings)
-        text = ", ".join(f"{split} {number}" for split, number in found.num_records.items())
-        text = f"{found.manifest}: {text}; {found.num_sentences} distinct sentences"
-        left_out: tuple[object, ...] = ()
-    elif layout == "lung-regions":
-        from medvl.data.importers.lung_regions import import_lung_regions
-
-        result = import_lung_regions(folder, out, max_size=max_size, licence=licence)
+    chosen = get_layout(layout)
+    given: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
+    given |= {"unmentioned": unmentioned, "images": images, "reports": reports}
+    given["views"] = None if views is None else tuple(_names(views))
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in chosen.options:
+            takers = ", ".join(other.name for other in LAYOUTS.values() if name in other.options)
+            raise InputError(f"--{name.replace('_', '-')} belongs to {takers}, not to {layout}")
+    left_out: tuple[object, ...] = ()
+    if layout == "lung-regions":
+        result = chosen.function()(folder, out, **options)
         left_out = result.left_out
-        made = {"manifest": str(result.manifest), "images": result.num_images, "rows": result.num_rows}
-        made |= {"left_out": [str(fault) for fault in left_out], "images_with_specks": result.num_specks}
+        made: dict[str, object] = {"manifest": str(result.manifest), "images": result.num_images}
+        made |= {"rows": result.num_rows, "left_out": [str(fault) for fault in left_out]}
+        made["images_with_specks"] = result.num_specks
         text = f"{result.manifest}: {result.num_images} images, {result.num_rows} phrases, {len(left_out)} left out"
         if result.num_specks:
             text += f"; specks were dropped from {result.num_specks} masks"
         for fault in left_out:
             print(f"left out: {fault}", file=sys.stderr)
+    elif layout == "lvit":
+        found = chosen.function()(folder, out)
+        made = {"manifest": str(found.manifest), "records": found.num_records}
+        made |= {"sentences": found.num_sentences, "named_patients": found.num_named_patients}
+        made["warnings"] = list(found.warnings)
+        text = f"{found.manifest}: {_counted(found.num_records)}; {found.num_sentences} distinct sentences"
     else:
-        like = nearest(layout, LAYOUTS)
-        remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"unknown layout {layout}", expected=", ".join(LAYOUTS), remedy=remedy)
+        found = chosen.run(folder, out, **options)
+        made = {"manifest": str(found.manifest), "records": found.num_records, "counts": found.counts}
+        made |= {"labels": list(chosen.labels()), "warnings": list(found.warnings)}
+        text = f"{found.manifest}: {_counted(found.num_records)}"
+        text += "".join(f"\n  {name.replace('_', ' ')}: {number}" for name, number in found.counts.items())
     print(json.dumps(made) if as_json else text)
     if left_out:
         raise typer.Exit(code=1)
@@ -135,3 +149,7 @@ def audit(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())

@@ -130,7 +130,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
 
-    Evaluates and probes the split unless the results are already in RUN/report/SPLIT.
+    Evaluates and probes the split unless the results are already in RUN/report/SPLIT. Of a pre-training (task:
+    pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with their reports.
     """
     import json
 

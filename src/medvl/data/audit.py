@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl.data.records import MaskRef, Record, read_manifest
+from medvl.data.report_audit import ReportAudit, audit_reports
 from medvl.errors import InputError
 
 Severity = Literal["error", "warning", "info"]
@@ -74,6 +75,8 @@ def audit_manifest(
     A leak is a patient, or the same image content, in more than one split. Texts are measured in words and punctuation
     marks; an encoder's own word pieces are a little more.
 
+    Texts that look like radiology reports are also counted by the rules of `report_audit`.
+
     Args:
         max_tokens: also count the texts longer than this.
     """
@@ -86,6 +89,8 @@ def audit_manifest(
     leaks = [*_patient_leaks(records), *_content_leaks(records)]
     findings += leaks
     findings += _text_findings(records, max_tokens)
+    reports = audit_reports(records, max_words=max_tokens)
+    findings += _report_findings(reports)
     empty = _empty_masks(records)
     findings += _mask_findings(records, manifest.classes, empty)
     findings += _column_findings(records)
@@ -95,6 +100,7 @@ def audit_manifest(
         "images": len({record.image for record in records}),
         "patients": len({record.patient for record in records}),
         "texts": _text_counts(records, max_tokens),
+        "reports": reports.as_dict(),
         "splits": {name: _split_counts(rows, manifest.classes, empty) for name, rows in _by_split(records).items()},
         "split_hash": manifest.split_hash(),
     }
@@ -135,6 +141,9 @@ def audit_text(audit: Audit, *, num_faults: int = 20) -> str:
                 f"texts at {name} ({cut['max_tokens']} tokens): {cut['truncated']} of {counts['texts']['num']} cut; "
                 f"{cut['side_word_cut']} lose a side word, {cut['no_side_word_left']} of them the only one"
             )
+    if counts["reports"]["look_like_reports"]:
+        parts = [f"{name.replace('_', ' ')} {counts['reports'][name]}" for name in ("num", *ReportAudit.kinds())]
+        lines.append(f"reports: {', '.join(parts)}; longer than {counts['reports']['max_words']} words counts as cut")
     lines.append("")
     order = {"error": 0, "warning": 1, "info": 2}
     shown = sorted(audit.findings, key=lambda finding: order[finding.severity])
@@ -231,6 +240,17 @@ def _text_findings(records: Sequence[Record], max_tokens: int | None) -> list[Au
             message = f"{known} of {len(rows)} texts of {split} stand word by word in train"
             findings.append(AuditFinding("text_in_train", "info", (), message))
     return findings
+
+
+def _report_findings(reports: ReportAudit) -> list[AuditFinding]:
+    """Only what was found, and only where the texts look like reports."""
+    if not reports.look_like_reports:
+        return []
+    return [
+        AuditFinding(f"report_{issue.kind}", "warning" if issue.is_fault else "info", issue.ids, issue.message)
+        for issue in reports.issues
+        if issue.num
+    ]
 
 
 def _text_counts(records: Sequence[Record], max_tokens: int | None) -> dict[str, Any]:

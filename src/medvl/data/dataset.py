@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medvl.config import DataConfig
+from medvl.data.body_mask import body_mask
 from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
 from medvl.data.images import Image, read_image, read_mask
 from medvl.data.records import MaskRef, Record
@@ -36,6 +37,7 @@ class Sample:
     texts: tuple[str, ...]  # n texts, rewritten where the affine flips
     target: FloatArray  # (n, K, H, W) in {0, 1}; NaN where not annotated
     affine: Affine
+    body: NDArray[np.bool_] | None = None  # (H, W), where the body is in the image as augmented
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Batch:
     annotated: Tensor  # (N, K) bool
     ids: tuple[str, ...]
     patients: tuple[str, ...]
+    body: Tensor | None = None  # (B, H, W) bool
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -64,6 +67,7 @@ class Batch:
             self.annotated.to(device, non_blocking=True),
             self.ids,
             self.patients,
+            None if self.body is None else self.body.to(device, non_blocking=True),
         )
 
 
@@ -110,11 +114,13 @@ class SegmentDataset(Dataset[Sample]):
         train: bool,
         hidden: frozenset[str] = frozenset(),
         all_rows: bool = False,
+        body: bool = False,
     ) -> None:
+        """`body`: also find the body in each image as augmented (here, so that it runs in the loader's workers)."""
         if not records:
             raise InputError("no records to read", expected="at least one record in this split")
         self.config, self.seed, self.train, self.hidden, self.all_rows = config, seed, train, hidden, all_rows
-        self.classes = tuple(classes)
+        self.classes, self.body = tuple(classes), body
         groups: dict[Path, list[Record]] = {}
         for record in records:
             groups.setdefault(record.image, []).append(record)
@@ -168,7 +174,8 @@ class SegmentDataset(Dataset[Sample]):
                 if mask is not None:
                     target[n, k] = 0.0 if empty[n] else self._warp(affine, mask)
         new_texts = tuple("" if empty[n] else affine.apply_text(text) for n, text in enumerate(texts))
-        return Sample(prepare(pixels, self.config), rows, new_texts, target, affine)
+        body = body_mask(pixels) if self.body else None
+        return Sample(prepare(pixels, self.config), rows, new_texts, target, affine, body)
 
     def _draw_rows(self, group: tuple[Record, ...], rng: np.random.Generator) -> tuple[Record, ...]:
         config = self.config
@@ -251,6 +258,12 @@ def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:
     return np.ascontiguousarray(pixels, dtype=np.float32)
 
 
+def _stack(masks: Sequence[NDArray[np.bool_] | None]) -> Tensor | None:
+    """(B, H, W), or None where the masks were not asked for."""
+    found = [mask for mask in masks if mask is not None]
+    return torch.from_numpy(np.stack(found)) if found else None
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples; each image stands once, each row names its image."""
     rows = [row for sample in samples for row in sample.rows]
@@ -266,4 +279,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         annotated=~torch.isnan(target).flatten(2).any(dim=2),  # (N, K)
         ids=tuple(row.id for row in rows),
         patients=tuple(row.patient for row in rows),
+        body=_stack([sample.body for sample in samples]),
     )

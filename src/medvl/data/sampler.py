@@ -44,6 +44,46 @@ class EpochSampler(BatchSampler):
             yield [(self.epoch, int(i)) for i in order[number * self.batch_size : (number + 1) * self.batch_size]]
 
 
+class LengthSampler(BatchSampler):
+    """Every item once an epoch, batches of items of similar length: less padding, in random order.
+
+    Items are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the batches shuffled:
+    a pure function of (seed, epoch). With several ranks a whole batch is cut into equal parts, one per rank, so that
+    what is compared within a batch does not depend on the number of ranks; the rest that does not fill a batch is left
+    out of this epoch (another rest is drawn in the next).
+    """
+
+    WINDOW = 16
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """`batch_size` is that of one rank. `lengths` all equal: no bucketing."""
+        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        if len(self.lengths) < batch_size * world_size:
+            raise InputError(
+                f"{len(self.lengths)} items do not fill one batch of {batch_size * world_size}",
+                remedy="a smaller train.batch_size",
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths) // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        whole = self.batch_size * self.world_size
+        order = rng.permutation(len(self.lengths))[: len(self) * whole]
+        window = self.WINDOW * whole
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            batches += list(part.reshape(-1, whole))
+        for number in [batches[i] for i in rng.permutation(len(batches))][self.start :]:
+            yield [(self.epoch, int(i)) for i in number[self.rank :: self.world_size]]
+
+
 class MixedSampler(BatchSampler):
     """Batches of a fixed number per epoch, half of each unlabelled where there are unlabelled items.
 

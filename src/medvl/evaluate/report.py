@@ -13,6 +13,7 @@ from medvl.errors import InputError, warn
 from medvl.evaluate.evaluator import FORMAT, Evaluation, evaluate, log_folder, log_test
 from medvl.evaluate.html import Pictures, render
 from medvl.evaluate.inputs import Inputs, open_inputs
+from medvl.evaluate.pretraining_report import pretraining_folder, pretraining_report, refuse_options
 from medvl.evaluate.sources import PredictorSource
 from medvl.evaluate.summary import read_case_table
 from medvl.evaluate.text_probe import FORMAT as PROBE_FORMAT
@@ -20,6 +21,7 @@ from medvl.evaluate.text_probe import Probe, ProbeRow, probe
 from medvl.files import write_text
 from medvl.model_folder import times_test_opened
 
+PROBE_ROWS = 600
 MAX_GROUPS = 64  # a column with more values is not tabulated unasked,
 MIN_ROWS = 3  # nor one with fewer rows per value on average,
 MAX_VALUE = 32  # nor one with longer values: that is text, not a kind
@@ -33,7 +35,7 @@ def make_report(
     out: Path | None = None,
     include_text: bool = True,
     group_by: Sequence[str] = (),
-    probe_rows: int | None = 600,
+    probe_rows: int | None = PROBE_ROWS,
     threshold: float = 0.5,
     overrides: Sequence[str] = (),
     device: str = "cpu",
@@ -41,13 +43,26 @@ def make_report(
     """Write the page of a RUN or MODEL and return its path and the summary it shows.
 
     Results are kept in RUN/report/SPLIT/ and used again while weights, manifest and options are the same. Test is
-    opened, and logged, only when `split` is "test".
+    opened, and logged, only when `split` is "test". Of a pre-training (`task: pretrain`) the page shows what the run
+    has logged, see `pretraining_report`; an option that evaluates is then an InputError.
 
     Args:
         out: the HTML file; default RUN/report/SPLIT/report.html.
         group_by: columns to tabulate by; default every further column with 2 to 64 short values.
         probe_rows: at most so many rows in the text probe (a seeded choice, and the page says so); None for all.
     """
+    pretrained = pretraining_folder(target)
+    if pretrained is not None:
+        given = {
+            "a manifest": manifest_path is not None,
+            f"split {split}": split != "val",
+            "group_by": group_by,
+            "probe_rows": probe_rows != PROBE_ROWS,
+            "threshold": threshold != 0.5,
+            ", ".join(overrides): overrides,
+        }
+        refuse_options(pretrained, given)
+        return pretraining_report(pretrained, out=out, include_text=include_text)
     inputs = open_inputs(target, overrides, device=device)
     if inputs.model_folder is None or not isinstance(inputs.source, PredictorSource):
         raise InputError("not a model", file=target, expected="a run or model folder; masks are for medvl evaluate")

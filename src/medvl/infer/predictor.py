@@ -22,7 +22,8 @@ from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
-from medvl.tasks.segment import TextGuidedSegmenter, TextInput, probs_from_logits
+from medvl.tasks.segment import TextGuidedSegmenter, probs_from_logits
+from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
 

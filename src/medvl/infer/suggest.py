@@ -40,7 +40,8 @@ from medvl.data.records import Manifest, Record, load_manifest, write_manifest
 from medvl.errors import InputError
 from medvl.model_folder import find_model, load_model
 from medvl.objectives.epi import PseudoLabelStore
-from medvl.tasks.segment import TextGuidedSegmenter, TextInput, probs_from_logits
+from medvl.tasks.segment import TextGuidedSegmenter, probs_from_logits
+from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 
 FloatArray = NDArray[np.float32]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medvl.errors import InputError, nearest
 from medvl.models.plam import PLAM, PlamMode
+from medvl.models.pyramid_cnn import PyramidCNN
 from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary, check_text, text_keep_mask
 from medvl.models.unet import STRIDE, CNNEncoder, ImageFeatures, double_conv, level_widths, padded_size
 from medvl.models.vit import DownStage, Grid, Reconstruct, UpStage
@@ -48,6 +49,9 @@ class LViT(nn.Module):
         image_size: side or (H, W) of the training images: the grid of the learned positions.
         patch: patch side at full resolution, 16 (released) or 8 (a grid twice as fine).
         mlp_tail: "released" repeats GELU after the MLP's second layer, "plain" does not.
+        cnn: "ucnn", LViT's own contracting path, or an image encoder of G2D in its place ("nano", "mini", "resnet18",
+            "resnet50", "efficientnet_lite0"; see `PyramidCNN`).
+        pretrained: "imagenet" loads packaged weights of that image encoder, where there are any.
 
     Attributes:
         uses_text: whether text features must be given.
@@ -69,6 +73,8 @@ class LViT(nn.Module):
         image_size: int | tuple[int, int] = 224,
         patch: int = 16,
         mlp_tail: Literal["released", "plain"] = "released",
+        cnn: str = "ucnn",
+        pretrained: Literal["none", "imagenet"] = "none",
     ) -> None:
         super().__init__()
         _check_choice("size", size, SIZES)
@@ -100,7 +106,11 @@ class LViT(nn.Module):
         levels = range(4)
         patches = [patch >> k for k in levels]
 
-        self.encoder = CNNEncoder(in_channels, widths)
+        if cnn == "ucnn" and pretrained != "none":
+            raise InputError("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
+        self.encoder: CNNEncoder | PyramidCNN = (
+            CNNEncoder(in_channels, widths) if cnn == "ucnn" else PyramidCNN(cnn, in_channels, widths, pretrained)
+        )
         self.vit_down = nn.ModuleList(DownStage(widths[k], patches[k], grid, first=k == 0, **block) for k in levels)
         self.vit_up = nn.ModuleList(UpStage(widths[k], deepest=k == 3, **block) for k in levels)
         self.reconstruct = nn.ModuleList(Reconstruct(widths[k], patches[k]) for k in levels)

@@ -11,12 +11,14 @@ from medvl.errors import InputError, nearest
 from medvl.models.baselines import AttentionUNet, DynUNet, SwinUNETR, UNetPlusPlus
 from medvl.models.clipseg import CLIPSeg
 from medvl.models.cross_attention_unet import TextUNet
+from medvl.models.encoder_unet import EncoderUNet
 from medvl.models.lvit import LViT
 from medvl.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "lvit": LViT,
     "unet": UNet,
+    "encoder_unet": EncoderUNet,
     "text_unet": TextUNet,
     "unet_plus_plus": UNetPlusPlus,
     "attention_unet": AttentionUNet,
@@ -37,7 +39,12 @@ def option_names(name: str) -> tuple[str, ...]:
         raise InputError(
             f"unknown model {name!r}", expected=" | ".join(MODELS), remedy=f"did you mean {like}?" if like else None
         )
-    return tuple(inspect.signature(MODELS[name]).parameters)
+    return constructor_names(MODELS[name])
+
+
+def constructor_names(network: type[nn.Module]) -> tuple[str, ...]:
+    """The names of a network's constructor arguments."""
+    return tuple(inspect.signature(network).parameters)
 
 
 def build_model(name: str, **options: Any) -> nn.Module:

@@ -2,6 +2,9 @@
 
 Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, class) pairs have a reference; the
 others add neither loss nor gradient, whatever their target holds (NaN too). Nothing is read back from the device.
+
+Over several ranks the balanced cross entropies are those of the whole batch, the same number on every rank (see
+`medvl.train.distributed`), so every rank must call them. The others are means over a rank's own annotated pairs.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
 from medvl.errors import InputError
+from medvl.train.distributed import sum_over_ranks
 
 RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
 RELEASED_EPSILON = 1e-5
@@ -36,7 +40,7 @@ def dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | No
 
 
 def class_balanced_bce_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-    """Binary cross entropy in which foreground and background weigh one half each, over the whole batch.
+    """Binary cross entropy in which foreground and background weigh one half each, over the whole batch of all ranks.
 
     0.5 sum_fg(bce) / (N_fg + 1e-12) + 0.5 sum_bg(bce) / (N_bg + 1e-12), the released WeightedBCE; per class, then
     averaged over the classes that are annotated anywhere in the batch. Without foreground half of the mean remains.
@@ -49,10 +53,10 @@ def class_balanced_bce_from_logits(logits: Tensor, target: Tensor, annotated: Te
     foreground = (target > 0.5).to(pixel.dtype) * counts
     background = counts - foreground  # (N, K, H, W) in {0, 1}
     dims = (0, 2, 3)
-    loss = 0.5 * (pixel * foreground).sum(dims) / (foreground.sum(dims) + 1e-12) + 0.5 * (pixel * background).sum(
-        dims
-    ) / (background.sum(dims) + 1e-12)  # (K,)
-    return _mean(loss, annotated.any(dim=0))
+    parts = [(pixel * foreground).sum(dims), foreground.sum(dims), (pixel * background).sum(dims), background.sum(dims)]
+    of_fg, num_fg, of_bg, num_bg = sum_over_ranks(torch.stack(parts)).unbind()  # (K,) each, of the whole batch
+    loss = 0.5 * of_fg / (num_fg + 1e-12) + 0.5 * of_bg / (num_bg + 1e-12)  # (K,)
+    return _mean(loss, num_fg + num_bg > 0)
 
 
 def bce_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
@@ -87,7 +91,8 @@ def cross_entropy_from_logits(
         logits: (N, 1 + K, H, W), background first.
         target: (N, K, H, W) in {0, 1}, at most one class per pixel.
         annotated: (N, K) bool; None = all.
-        balanced: background and every class present in the batch weigh the same; otherwise every pixel does.
+        balanced: background and every class present in the batch (of all ranks) weigh the same; otherwise every pixel
+            does.
     """
     target, annotated = _known(logits[:, 1:], target, annotated)
     log_probs = logits.log_softmax(dim=1)  # (N, 1 + K, H, W)
@@ -100,6 +105,7 @@ def cross_entropy_from_logits(
     dims = (0, 2, 3)
     loss, number = (of_class * counted).sum(dims), (members * counted).sum(dims)  # (1 + K,)
     if balanced:
+        loss, number = sum_over_ranks(torch.stack([loss, number])).unbind()  # of the whole batch
         return _mean(loss / number.clamp(min=1), number > 0)
     return loss.sum() / number.sum().clamp(min=1)
 

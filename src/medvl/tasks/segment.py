@@ -5,9 +5,9 @@ Shapes: B images, N rows (phrases), L tokens, D text features, K classes, H W th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from medvl.data.dataset import Batch
 from medvl.errors import InputError
 from medvl.models.registry import build_model, option_names
 from medvl.objectives.overlap import deep_supervision, segmentation_loss
-from medvl.text.cache import FeatureCache
-from medvl.text.encoder import TextEncoder, build_text_encoder
+from medvl.tasks.task import Task
+from medvl.tasks.text_input import TextInput
+from medvl.text.encoder import TextEncoder, configured_encoder
 
 
 class TextGuidedSegmenter(nn.Module):
@@ -34,40 +35,53 @@ class TextGuidedSegmenter(nn.Module):
         super().__init__()
         self.network: Any = network  # LViT, UNet: encode_image, decode, uses_text
         self.text_encoder = text_encoder if text_encoder is not None and not text_encoder.frozen else None
+        self._frozen: tuple[str, ...] = ()
+
+    def freeze(self, *parts: str) -> None:
+        """Parts of the network (names of its submodules) that keep weights and statistics from now on.
+
+        Raises:
+            InputError: the network has no such part.
+        """
+        for part in parts:
+            if not isinstance(getattr(self.network, part, None), nn.Module):
+                raise InputError(
+                    f"{type(self.network).__name__} has no {part} to freeze", remedy="train.freeze_encoder: false"
+                )
+            getattr(self.network, part).requires_grad_(False)
+        self._frozen = parts
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TextGuidedSegmenter:
+        """What is frozen stays in eval mode."""
+        super().train(mode)
+        for part in self._frozen:
+            getattr(self.network, part).eval()
+        return self
 
     @property
     def uses_text(self) -> bool:
         """Whether the network takes text at all."""
         return bool(self.network.uses_text)
 
+    def encode_text(self, text: Tensor | None, text_mask: Tensor | None) -> Tensor | None:
+        """Tokens (N, L) -> features (N, L, D); features of a frozen encoder stay as they are.
+
+        Features given to an encoder that is frozen in part are those of its frozen layers: the others follow here.
+        """
+        if self.text_encoder is None or text is None:
+            return text
+        if text.is_floating_point():
+            assert text_mask is not None
+            return self.text_encoder.suffix(text, text_mask)
+        features: Tensor = self.text_encoder(text, text_mask)
+        return features
+
     def forward(self, image: Tensor, image_index: Tensor, text: Tensor | None, text_mask: Tensor | None) -> Tensor:
         """(B, C, H, W), (N,), tokens (N, L) or features (N, L, D), (N, L) -> logits (N, K, H, W)."""
-        if self.text_encoder is not None and text is not None:
-            text = self.text_encoder(text, text_mask)  # (N, L, D)
-        logits = self.network(image, text, text_mask, image_index)
+        logits = self.network(image, self.encode_text(text, text_mask), text_mask, image_index)
         assert isinstance(logits, Tensor)
         return logits
-
-
-@dataclass
-class TextInput:
-    """Texts -> what `TextGuidedSegmenter.forward` takes: tokens of a trained encoder, features of a frozen one."""
-
-    encoder: TextEncoder | None
-    cache: FeatureCache | None
-    uses_text: bool
-    num_truncated: int = 0
-
-    def __call__(self, texts: Iterable[str], device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        """-> (ids (N, L) or features (N, L, D), mask (N, L)), or (None, None) for a network without text."""
-        if not self.uses_text or self.encoder is None:
-            return None, None
-        if self.cache is not None:
-            features, mask = self.cache.features(list(texts))
-            return features.to(device), mask.to(device)
-        tokens = self.encoder.tokenize(list(texts))
-        self.num_truncated += tokens.num_truncated
-        return tokens.ids.to(device), tokens.mask.to(device)
 
 
 def build_segmenter(
@@ -80,13 +94,8 @@ def build_segmenter(
     """
     torch.manual_seed(config.train.seed)
     takes_text = "text_dim" in option_names(config.model.name) and config.model.options.get("text_merge") != "none"
-    encoder = build_text_encoder(
-        config.text.encoder if takes_text else "none",
-        texts=list(texts),
-        dim=config.text.dim,
-        max_tokens=config.text.max_tokens,
-        seed=config.train.seed,
-    )
+    text = config.text if takes_text else replace(config.text, encoder="none")
+    encoder = configured_encoder(text, list(texts), config.train.seed)
     network = build_model(config.model.name, **network_options(config, num_classes, encoder))
     return TextGuidedSegmenter(network, encoder), encoder
 
@@ -130,14 +139,11 @@ def dice_per_row(probs: Tensor, target: Tensor, threshold: float = 0.5) -> Tenso
     return torch.where(total > 0, 2 * both / total.clamp(min=1), torch.ones_like(total))
 
 
-class SegmentTask:
-    """The supervised task: one `training_step`, one `validation_step`, and hooks that other tasks fill.
-
-    The loop sets `progress` (0 to 1) before each step and knows nothing else.
-    """
+class SegmentTask(Task):
+    """The supervised task."""
 
     metric = "dice_per_image"
-    progress = 0.0
+    module: TextGuidedSegmenter
 
     def __init__(self, config: Config, module: TextGuidedSegmenter, text: TextInput) -> None:
         self.config, self.module, self.text = config, module, text
@@ -161,26 +167,14 @@ class SegmentTask:
         loss = self._loss(logits, batch)["loss"].double()
         return {"dice_sum": (dice * batch.annotated).sum(), "num": num, "loss_sum": loss * num}
 
+    def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """`dice_per_image` and `loss`, means over the annotated (row, class) pairs."""
+        num = max(float(totals["num"]), 1.0)
+        return {self.metric: float(totals["dice_sum"]) / num, "loss": float(totals["loss_sum"]) / num}
+
     def twin(self, device: torch.device) -> SegmentTask:
         """A copy on `device` to time steps with; what it does leaves no trace in this one."""
         return SegmentTask(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
-
-    def begin(self, state: dict[str, Any] | None, step: int) -> None:
-        """Before the first step; `state` is what `state_dict` gave when an interrupted run saved its step `step`."""
-
-    def after_step(self, step: int) -> None:
-        """After the optimizer's step."""
-
-    def after_epoch(self) -> dict[str, float]:
-        """-> values to log."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the task itself must keep to be resumed."""
-        return {}
-
-    def saved(self, step: int) -> None:
-        """The run's state of `step` is on disk."""
 
     def _loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         objective = self.config.objective

@@ -36,7 +36,8 @@ from medvl.models.weight_average import update_average
 from medvl.objectives.epi import PseudoLabelStore, beta_at
 from medvl.objectives.language_vision import ContrastiveBank, caption_bank, lv_loss
 from medvl.objectives.overlap import segmentation_loss
-from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, TextInput, probs_from_logits
+from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, probs_from_logits
+from medvl.tasks.text_input import TextInput
 from medvl.text.encoder import TextEncoder
 from medvl.text.similarity import encoder_similarity, findings_similarity
 

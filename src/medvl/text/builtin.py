@@ -1,7 +1,8 @@
 """The built-in encoder: a vocabulary learned from the training texts and a small transformer over the words.
 
 It needs no weights from elsewhere. Templated captions have a hundred words, and LViT's authors find an embedding layer
-enough for them (reference: paper, "BERT-Embed"). Shapes: N texts, L tokens, D width, V vocabulary.
+enough for them (reference: paper, "BERT-Embed"). Reports have thousands: there word pieces (`medvl tokenizer`) and a
+start from masked language modelling (`medvl pretrain-text`) help. Shapes: N texts, L tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 from medvl.files import write_json
 from medvl.text.encoder import TextEncoder, Tokens
+from medvl.text.wordpiece import EMPTY, PAD, SPECIAL, UNKNOWN, WordPieces
 
-PAD, UNKNOWN, EMPTY = "[PAD]", "[UNK]", "[EMPTY]"
+WEIGHTS = "encoder.safetensors"
+PAD_ID, UNKNOWN_ID, NUM_SPECIAL = SPECIAL.index(PAD), SPECIAL.index(UNKNOWN), len(SPECIAL)
 MIN_COUNT = 3  # rarer words become [UNK]: they cannot be learned, and might identify a patient
 FILLERS = frozenset("a an the of in on at is are was were be there this that these its".split())
 _WORD = re.compile(r"[a-z]+|\d+|[;,.]")
@@ -34,10 +38,26 @@ def words_of(text: str) -> list[str]:
     return found
 
 
-class BuiltinEncoder(TextEncoder):
-    """Word embeddings and two pre-norm transformer layers with learned relative order.
+def learn_vocabulary(texts: Sequence[str]) -> list[str]:
+    """The words that stand in at least `MIN_COUNT` texts, sorted, without numbers of more than two digits.
 
-    Positions are learned for the first `MAX_POSITIONS` words and shared beyond them.
+    Raises:
+        InputError: no text has a word.
+    """
+    counts = Counter(word for text in texts for word in set(words_of(text)))
+    if not counts:
+        raise InputError(
+            "no training text for the built-in text encoder",
+            expected="texts in the manifest's text column",
+            remedy="set data.text_column, or text.encoder=none for a model without text",
+        )
+    return sorted(w for w, n in counts.items() if n >= MIN_COUNT and not (w.isdigit() and len(w) > 2))
+
+
+class BuiltinEncoder(TextEncoder):
+    """Word (or word piece) embeddings and pre-norm transformer layers with learned relative order.
+
+    Positions are learned for the first `MAX_POSITIONS` tokens and shared beyond them.
     """
 
     MAX_POSITIONS = 128
@@ -45,51 +65,120 @@ class BuiltinEncoder(TextEncoder):
     frozen = False
 
     def __init__(
-        self, vocabulary: Sequence[str], *, dim: int = 128, max_tokens: int | None = None, p_unknown: float = 0.05
+        self,
+        vocabulary: Sequence[str],
+        *,
+        dim: int = 128,
+        max_tokens: int | None = None,
+        p_unknown: float = 0.05,
+        layers: int = 2,
+        pieces: WordPieces | None = None,
     ) -> None:
+        """`pieces` None: the vocabulary is of words; else it is that of the word pieces."""
         super().__init__()
         if dim % 4:
             raise InputError(f"text.dim: {dim}", expected="a multiple of 4")
-        self.vocabulary = tuple(vocabulary)
+        self.vocabulary, self.pieces = tuple(vocabulary), pieces
         self.ids = {word: i for i, word in enumerate(self.vocabulary)}
-        self.dim, self.max_tokens, self.p_unknown = dim, max_tokens, p_unknown
-        self.embedding = nn.Embedding(len(self.vocabulary), dim, padding_idx=0)
+        self.dim, self.max_tokens, self.p_unknown, self.num_layers = dim, max_tokens, p_unknown, layers
+        self.embedding = nn.Embedding(len(self.vocabulary), dim, padding_idx=PAD_ID)
         self.position = nn.Parameter(torch.zeros(self.MAX_POSITIONS, dim))
         layer = nn.TransformerEncoderLayer(
             dim, nhead=4, dim_feedforward=2 * dim, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
         )
-        self.layers = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, num_layers=layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.embedding.weight, std=0.5)
         nn.init.normal_(self.position, std=0.1)
         with torch.no_grad():
-            self.embedding.weight[0].zero_()
+            self.embedding.weight[PAD_ID].zero_()
 
     @classmethod
     def from_texts(
-        cls, texts: Sequence[str], *, dim: int = 128, max_tokens: int | None = None, seed: int = 0
+        cls,
+        texts: Sequence[str],
+        *,
+        dim: int = 128,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        layers: int = 2,
+        tokenizer: str | Path | None = None,
     ) -> BuiltinEncoder:
-        """A new encoder whose vocabulary are the words of `texts`.
+        """A new encoder whose vocabulary are the words of `texts`, or the word pieces in the folder `tokenizer`.
 
-        Kept are words that stand in at least `MIN_COUNT` texts and numbers of at most two digits. The global random
-        generator is left as it was.
+        Of words those are kept that stand in at least `MIN_COUNT` texts, and numbers of at most two digits. The global
+        random generator is left as it was.
         """
-        counts = Counter(word for text in texts for word in set(words_of(text)))
-        if not counts:
-            raise InputError(
-                "no training text for the built-in text encoder",
-                expected="texts in the manifest's text column",
-                remedy="set data.text_column, or text.encoder=none for a model without text",
-            )
-        kept = sorted(w for w, n in counts.items() if n >= MIN_COUNT and not (w.isdigit() and len(w) > 2))
+        pieces = None if tokenizer is None else WordPieces.load(Path(tokenizer))
+        vocabulary = (*SPECIAL, *learn_vocabulary(texts)) if pieces is None else pieces.vocabulary
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls((PAD, UNKNOWN, EMPTY, *kept), dim=dim, max_tokens=max_tokens)
+            return cls(vocabulary, dim=dim, max_tokens=max_tokens, layers=layers, pieces=pieces)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        texts: Sequence[str],
+        dim: int,
+        layers: int,
+        max_tokens: int | None,
+        tokenizer: str | Path | None = None,
+        seed: int = 0,
+    ) -> BuiltinEncoder:
+        """The pretrained encoder in `folder` as a start, to be trained on.
+
+        Words of `texts` that it does not know are appended to its vocabulary with new vectors, and counted aloud; word
+        pieces need no new entries.
+
+        Raises:
+            InputError: not a built-in encoder, or of another width, depth or tokenizer than asked for.
+        """
+        if not (folder / "encoder.json").is_file():
+            raise InputError("no text encoder here", file=folder, expected="a folder that medvl pretrain-text wrote")
+        if json.loads((folder / "encoder.json").read_text(encoding="utf-8"))["spec"] != cls.spec:
+            raise InputError("text.init is no built-in encoder", file=folder, remedy="text.encoder: hf:FOLDER")
+        encoder = cls.load(folder)
+        for name, own, wanted in (("dim", encoder.dim, dim), ("layers", encoder.num_layers, layers)):
+            if own != wanted:
+                raise InputError(
+                    f"text.init has {name} {own}, text.{name} is {wanted}",
+                    file=folder,
+                    remedy=f"set text.{name}: {own}",
+                )
+        if tokenizer is not None:
+            wanted_pieces = WordPieces.load(Path(tokenizer)).vocabulary
+            if encoder.pieces is None or wanted_pieces != encoder.pieces.vocabulary:
+                raise InputError(
+                    "text.init was pretrained with another tokenizer than text.tokenizer names",
+                    file=folder,
+                    remedy="leave text.tokenizer out: text.init brings its own",
+                )
+        encoder.max_tokens = max_tokens
+        if encoder.pieces is None:
+            new = [word for word in learn_vocabulary(texts) if word not in encoder.ids]
+            if new:
+                warn(f"{folder}: {len(new)} words of the training texts are new to text.init, e.g. {new[0]!r}; added")
+                encoder._extend(new, seed)
+        return encoder.train()
+
+    def _extend(self, words: Sequence[str], seed: int) -> None:
+        """Append entries with vectors as long as the learned ones."""
+        old = self.embedding.weight.detach()
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(len(words), self.dim, generator=generator) * old[NUM_SPECIAL:].std()
+        self.vocabulary = (*self.vocabulary, *words)
+        self.ids = {word: i for i, word in enumerate(self.vocabulary)}
+        self.embedding = nn.Embedding(len(self.vocabulary), self.dim, padding_idx=PAD_ID)
+        self.embedding.weight = nn.Parameter(torch.cat([old, rows]))
 
     @property
     def key(self) -> str:
         """Hash of vocabulary, weights and max_tokens."""
         digest = hashlib.sha256(json.dumps([self.vocabulary, self.max_tokens]).encode())
+        if self.pieces is not None:
+            digest.update(self.pieces.to_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
         return f"builtin-{digest.hexdigest()[:16]}"
@@ -97,38 +186,53 @@ class BuiltinEncoder(TextEncoder):
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Texts -> ids; unknown words are [UNK], an empty text is [EMPTY]."""
         rows, num_truncated = [], 0
-        for text in texts:
-            words = words_of(text) or [EMPTY]
-            if self.max_tokens is not None and len(words) > self.max_tokens:
-                words = words[: self.max_tokens]
+        for row in self._rows(texts):
+            row = row or [SPECIAL.index(EMPTY)]
+            if self.max_tokens is not None and len(row) > self.max_tokens:
+                row = row[: self.max_tokens]
                 num_truncated += 1
-            rows.append([self.ids.get(word, 1) for word in words])
+            rows.append(row)
         length = max((len(row) for row in rows), default=1)
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.long).view(len(rows), length)
-        return Tokens(ids, ids != 0, num_truncated)
+        padded = [row + [PAD_ID] * (length - len(row)) for row in rows]
+        ids = torch.tensor(padded, dtype=torch.long).view(len(rows), length)
+        return Tokens(ids, ids != PAD_ID, num_truncated)
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.pieces is not None:
+            return self.pieces.encode(texts)
+        return [[self.ids.get(word, UNKNOWN_ID) for word in words_of(text)] for text in texts]
 
     def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
-        """Words outside the vocabulary."""
+        """Words outside the vocabulary, or of which no pieces are known."""
+        if self.pieces is not None:
+            return self.pieces.unknown_words(texts)
         return Counter(word for text in texts for word in words_of(text) if word not in self.ids)
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """(N, L), (N, L) -> (N, L, D). In training some words are made [UNK], so that new wordings are read."""
-        keep = ids != 0 if mask is None else mask
+        keep = ids != PAD_ID if mask is None else mask
         if self.training and self.p_unknown:
-            hidden = (torch.rand(ids.shape, device=ids.device) < self.p_unknown) & (ids > 2)
-            ids = ids.masked_fill(hidden, 1)
+            hidden = (torch.rand(ids.shape, device=ids.device) < self.p_unknown) & (ids >= NUM_SPECIAL)
+            ids = ids.masked_fill(hidden, UNKNOWN_ID)
         place = torch.arange(ids.shape[1], device=ids.device).clamp(max=self.MAX_POSITIONS - 1)
         x = self.embedding(ids) + self.position[place]  # (N, L, D)
         out: Tensor = self.norm(self.layers(x, src_key_padding_mask=~keep))
         return out * keep[:, :, None]
 
     def save(self, folder: Path) -> None:
-        """Write encoder.json (with the vocabulary) and encoder.safetensors."""
+        """Write encoder.json (with the vocabulary), encoder.safetensors and, of word pieces, tokenizer.json."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, str(folder / WEIGHTS))
-        stored = {"spec": "builtin", "dim": self.dim, "max_tokens": self.max_tokens, "vocabulary": self.vocabulary}
+        stored: dict[str, Any] = {"spec": "builtin", "dim": self.dim, "max_tokens": self.max_tokens}
+        if self.num_layers != 2:
+            stored["layers"] = self.num_layers
+        if self.pieces is None:
+            stored["vocabulary"] = self.vocabulary
+        else:
+            self.pieces.save(folder)
+            stored["pieces"] = len(self.pieces)
         write_json(folder / "encoder.json", stored)
 
     @classmethod
@@ -137,9 +241,17 @@ class BuiltinEncoder(TextEncoder):
         from safetensors.torch import load_file
 
         stored = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        encoder = cls(stored["vocabulary"], dim=stored["dim"], max_tokens=stored["max_tokens"])
+        pieces = WordPieces.load(folder) if "pieces" in stored else None
+        vocabulary = stored["vocabulary"] if pieces is None else pieces.vocabulary
+        if pieces is not None and len(pieces) != stored["pieces"]:
+            expected = f"the encoder's {stored['pieces']}"
+            raise InputError(f"{len(pieces)} word pieces", file=folder / "tokenizer.json", expected=expected)
+        encoder = cls(
+            vocabulary,
+            dim=stored["dim"],
+            max_tokens=stored["max_tokens"],
+            layers=stored.get("layers", 2),
+            pieces=pieces,
+        )
         encoder.load_state_dict(load_file(str(folder / WEIGHTS)))
         return encoder.eval()
-
-
-WEIGHTS = "encoder.safetensors"

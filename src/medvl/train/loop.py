@@ -18,7 +18,7 @@ from medvl.config import TrainConfig
 from medvl.data.dataset import Batch, Sample
 from medvl.data.sampler import BatchSampler
 from medvl.models.weight_average import update_average
-from medvl.tasks.segment import SegmentTask
+from medvl.tasks.task import Task
 from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
 from medvl.train.monitor import Monitor
 from medvl.train.schedule import learning_rate
@@ -28,7 +28,7 @@ LOG_EVERY = 20  # steps; a loss is read back from the device only then
 
 def fit(
     fabric: Fabric,
-    task: SegmentTask,
+    task: Task,
     train_loader: DataLoader[Sample],
     val_loader: DataLoader[Sample],
     config: TrainConfig,
@@ -80,16 +80,15 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.zero_grad()
-                task.progress = progress.step / num_steps
-                losses = task.training_step(batch.to(fabric.device), module)
-                fabric.backward(losses["loss"])
+                task.progress, task.step = progress.step / num_steps, progress.step
+                losses = task.backward(batch.to(fabric.device), module, fabric.backward)
                 if config.clip_norm is not None:
                     fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
                 task.after_step(progress.step)
                 if average is not None:
                     update_average(average, task.module, config.ema_decay, progress.step)
-                loss_sum += losses["loss"].detach()
+                loss_sum += losses["loss"]
                 progress.loss_num += 1
                 progress.step += 1
                 progress.batch += 1
@@ -116,6 +115,7 @@ def fit(
                     progress.best, progress.best_epoch = values[task.metric], progress.epoch
                     save_best(judged, progress)
                 monitor.validation(progress, values, better)
+                monitor.panels(progress, task.validation_panels())
             progress.loss_sum = float(loss_sum)
             save()
             saved = time.monotonic()
@@ -133,19 +133,20 @@ def planned_steps(config: TrainConfig, steps_per_epoch: int) -> int:
 
 def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW; decay acts on weights of two or more dimensions, never on gains, biases or positions."""
-    decay = [p for n, p in module.named_parameters() if p.ndim >= 2 and "position" not in n]
+    learning = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    decay = [p for n, p in learning if p.ndim >= 2 and "position" not in n]
     kept = {id(p) for p in decay}
     groups: list[dict[str, Any]] = [
         {"params": decay, "weight_decay": config.weight_decay},
-        {"params": [p for p in module.parameters() if id(p) not in kept], "weight_decay": 0.0},
+        {"params": [p for _, p in learning if id(p) not in kept], "weight_decay": 0.0},
     ]
     cls = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return cls(groups, lr=config.lr)
 
 
 @torch.no_grad()
-def validate(fabric: Fabric, task: SegmentTask, module: nn.Module, loader: DataLoader[Sample]) -> dict[str, float]:
-    """`loss` and `dice_per_image` over the annotated rows of the validation split, summed over ranks."""
+def validate(fabric: Fabric, task: Task, module: nn.Module, loader: DataLoader[Sample]) -> dict[str, float]:
+    """What the task says of the validation split, its sums taken over all ranks."""
     was_training = module.training
     module.eval()
     sums: dict[str, torch.Tensor] = {}
@@ -155,8 +156,7 @@ def validate(fabric: Fabric, task: SegmentTask, module: nn.Module, loader: DataL
             sums[name] = sums.get(name, 0) + value
     totals: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="sum") for name, value in sums.items()}
     module.train(was_training)
-    num = max(float(totals["num"]), 1.0)
-    return {task.metric: float(totals["dice_sum"]) / num, "loss": float(totals["loss_sum"]) / num}
+    return task.validation_values(totals)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from medvl.files import write_json
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from medvl.tasks.panels import Panel
     from medvl.train.checkpoint import Progress as RunProgress
 
 QUIET_EVERY_S = 30.0  # without a terminal a line is printed that often
@@ -92,6 +95,22 @@ class Monitor:
         self._log({**row, "elapsed_s": round(self.elapsed_s(), 1)})
         text = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.say(f"epoch {progress.epoch} step {progress.step}: val {text}{' *' if better else ''}")
+
+    def panels(self, progress: RunProgress, panels: Mapping[str, Panel]) -> None:
+        """Pictures of a validation: TensorBoard; of the last one also RUN/panels/NAME.png and panels.json (texts)."""
+        if not self.enabled or not panels:
+            return
+        from PIL import Image
+
+        folder = self.run / "panels"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, panel in panels.items():
+            if self._writer is not None:
+                self._writer.add_image(f"panels/{name}", panel.picture, progress.step, dataformats="HWC")
+                self._writer.add_text(f"panels/{name}", panel.text, progress.step)
+            Image.fromarray(panel.picture).save(folder / f"{name}.png")
+        rows = [{"id": name, "tiles": panel.tiles, "text": panel.text} for name, panel in panels.items()]
+        write_json(folder / "panels.json", {"step": progress.step, "contains_report_text": True, "panels": rows})
 
     def log_task(self, progress: RunProgress, values: dict[str, float]) -> None:
         """Log what the task says of itself at an epoch's end (parts of its loss, quality of its pseudo labels)."""

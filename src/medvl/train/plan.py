@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medvl.config import Config
 from medvl.data.dataset import Batch, Sample
 from medvl.data.records import Record
-from medvl.tasks.segment import SegmentTask
+from medvl.tasks.task import Task
 from medvl.train.loop import make_optimizer, planned_steps
 
 TIMED_STEPS = 3
@@ -23,7 +23,7 @@ FEW_PATIENTS = 8
 
 def make_plan(
     config: Config,
-    task: SegmentTask,
+    task: Task,
     splits: dict[str, Sequence[Record]],
     train_loader: DataLoader[Sample],
     val_loader: DataLoader[Sample],
@@ -62,7 +62,7 @@ def make_plan(
     memory = {"process_gib": round(peak, 2)}
     if device.type == "cuda":
         memory["device_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
-    parameters = sum(p.numel() for p in task.module.parameters())
+    parameters = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
     return {
         "records": {name: len(rows) for name, rows in splits.items()},
         "images": {name: len({row.image for row in rows}) for name, rows in splits.items()},
@@ -86,9 +86,9 @@ def make_plan(
     }
 
 
-def _step(task: SegmentTask, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+def _step(task: Task, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
-    task.training_step(batch)["loss"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    task.backward(batch, None, lambda loss: loss.backward())  # type: ignore[no-untyped-call]  # torch leaves it untyped
     optimizer.step()
 
 
@@ -114,6 +114,16 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _pair_lines(pairs: dict[str, Any]) -> list[str]:
+    """What the pairs of pre-training are."""
+    lines = [
+        f"  pairs  {pairs['distinct_texts']['train']} distinct training texts, {pairs['distinct_texts']['val']} in "
+        f"validation; {sum(pairs['without_text'].values())} records without text take no part",
+        f"         negatives {pairs['negatives']}",
+    ]
+    return lines
+
+
 def plan_text(plan: dict[str, Any], config: Config) -> str:
     """The plan as a person reads it."""
     end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
@@ -125,7 +135,9 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
             + (f", {plan['not_annotated'][name]} not annotated" if plan["not_annotated"][name] else "")
             for name in plan["records"]
         ),
-        *_label_lines(plan["labels"]),
+        *(_label_lines(plan["labels"]) if "labels" in plan else _pair_lines(plan["pairs"])),
+        *([f"  views  {plan['other_views']} records of other views take no part"] if "other_views" in plan else []),
+        *([f"  init   {config.init}: {plan['init']}"] if "init" in plan else []),
         f"  model  {plan['parameters'] / 1e6:.2f} M trained parameters"
         + (f" + {plan['frozen_text_parameters'] / 1e6:.1f} M frozen" if plan["frozen_text_parameters"] else "")
         + f", {plan['gflops_per_step']:.1f} GFLOPs a step of {plan['rows_per_step']} rows",

@@ -8,28 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
-from torch.utils.data import DataLoader
 
 from medvl.config import Config, config_dict, load_config, manifest_path, save_config
-from medvl.data.dataset import Sample, SegmentDataset, collate
-from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record, load_manifest
-from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.errors import InputError
 from medvl.files import write_json
-from medvl.model_folder import load_model, save_model
+from medvl.model_folder import save_model
 from medvl.provenance import machine, versions
-from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, TextInput, build_segmenter
-from medvl.tasks.semi_segment import SemiSegmentTask
-from medvl.text.cache import FeatureCache
-from medvl.text.encoder import TextEncoder
 from medvl.train.checkpoint import Progress
 from medvl.train.loop import fit
 from medvl.train.monitor import Monitor
 from medvl.train.plan import make_plan, plan_text
+from medvl.train.prepare import prepare
 
 
 def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bool = False, command: str = "") -> Path:
@@ -42,54 +35,20 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     """
     config = _open_run(config, out, resume, dry_run)
     manifest = open_manifest(config)
-    splits: dict[str, Sequence[Record]] = {name: manifest.split(name) for name in ("train", "val")}
-    for name, rows in splits.items():
-        if all(mask is None for row in rows for mask in row.masks.values()):
-            raise InputError(
-                f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
-            )
-    texts = sorted({row.text for row in splits["train"]})  # those of unlabelled records too: a text is no label
-    splits["train"], hidden, label_plan = training_records(splits["train"], config)
-    fabric = Fabric(
-        accelerator=config.train.accelerator, devices=config.train.devices, precision=config.train.precision
-    )
+    fabric = _fabric(config)
     fabric.launch()
-    module, encoder = _build(config, manifest, texts)
-    if encoder is not None and module.uses_text and not any(text.strip() for text in texts):
-        raise InputError(
-            "no record of the train split has a text",
-            file=manifest.path,
-            expected=f"texts in the column {config.data.text_column}",
-            remedy="set data.text_column, or text.encoder=none for a model without text",
-        )
-    cache = None
-    if encoder is not None and encoder.frozen:
-        cache = FeatureCache(encoder, Path(config.text.cache_dir) if config.text.cache_dir else out / "cache")
-    text = TextInput(encoder, cache, module.uses_text)
-    task = SegmentTask(config, module, text)
-    if config.semi.on:
-        task = SemiSegmentTask(
-            config,
-            module,
-            text,
-            records=splits["train"],
-            classes=manifest.classes,
-            hidden=hidden,
-            folder=out / "semi",
-            encoder=encoder,
-        )
-        label_plan["unlabelled_without_text"] = task.num_without_text
-    loaders = {name: _loader(fabric, splits[name], manifest, config, hidden, train=name == "train") for name in splits}
+    ready = prepare(config, manifest, fabric, out)
     if fabric.is_global_zero and not (resume or dry_run):
         # What can be wrong with recipe and data was found before the folder is made.
         out.mkdir(parents=True, exist_ok=True)
         save_config(config, out / "config.yaml")
     monitor = Monitor(out, enabled=fabric.is_global_zero)
-    plan = make_plan(config, task, splits, loaders["train"], loaders["val"], fabric.device)
-    plan["labels"] = label_plan
+    task, loaders, encoder = ready.task, ready.loaders, ready.encoder
+    plan = make_plan(config, task, ready.splits, loaders["train"], loaders["val"], fabric.device)
+    plan |= ready.plan
     monitor.say(plan_text(plan, config))
     if encoder is not None and task.text.uses_text:
-        _say_text(monitor, encoder, splits["train"])
+        _say_text(monitor, encoder, ready.splits["train"])
     if dry_run:
         return out
     if fabric.is_global_zero:
@@ -98,7 +57,7 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     def save_best(best: nn.Module, progress: Progress) -> None:
         if fabric.is_global_zero:
             card = _card(config, manifest, plan, progress, command)
-            save_model(out / "checkpoints" / "best", config, manifest.classes, best, encoder, card)  # type: ignore[arg-type]  # the loop sees nn.Module
+            save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card)  # type: ignore[arg-type]  # the loop sees nn.Module
 
     progress = fit(
         fabric, task, loaders["train"], loaders["val"], config.train, monitor, save_best=save_best, resume=resume
@@ -125,25 +84,12 @@ def open_manifest(config: Config, path: Path | None = None) -> Manifest:
     )
 
 
-def _build(config: Config, manifest: Manifest, texts: list[str]) -> tuple[TextGuidedSegmenter, TextEncoder | None]:
-    """The network and text encoder: new ones, or those of the model in `init`."""
-    if config.init is None:
-        return build_segmenter(config, len(manifest.classes), texts)
-    module, encoder, own, card = load_model(config.init)
-    differences = [
-        f"{name}: {getattr(own, name)} there, {getattr(config, name)} here"
-        for name in ("model", "text")
-        if getattr(own, name) != getattr(config, name)
-    ]
-    if tuple(card["classes"]) != manifest.classes:
-        differences.append(f"classes: {', '.join(card['classes'])} there, {', '.join(manifest.classes)} here")
-    if differences:
-        raise InputError(
-            f"init is another network ({'; '.join(differences)})", file=config.init, expected="the same model and text"
-        )
-    if encoder is None or not encoder.frozen:
-        module.requires_grad_(True)
-    return module, encoder
+def _fabric(config: Config) -> Fabric:
+    train = config.train
+    strategy: Any = "auto"
+    if train.devices > 1:  # in its warm-up, pre-training does not run the decoder
+        strategy = DDPStrategy(find_unused_parameters=config.task == "pretrain")
+    return Fabric(accelerator=train.accelerator, devices=train.devices, precision=train.precision, strategy=strategy)
 
 
 def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> Config:
@@ -166,48 +112,6 @@ def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> 
             "the run folder exists", file=out, remedy="choose another --out, or --resume to continue that run"
         )
     return config
-
-
-def _loader(
-    fabric: Fabric,
-    records: Sequence[Record],
-    manifest: Manifest,
-    config: Config,
-    hidden: frozenset[str],
-    *,
-    train: bool,
-) -> DataLoader[Sample]:
-    seed = config.train.seed
-    dataset = SegmentDataset(records, manifest.classes, config.data, seed=seed, train=train, hidden=hidden)
-    sampler: BatchSampler
-    if train and (config.semi.on or config.train.steps_per_epoch is not None):
-        if fabric.world_size > 1:
-            raise InputError(
-                "semi and train.steps_per_epoch run on one device", expected="train.devices: 1",
-            )  # fmt: skip
-        labelled = dataset.labelled()
-        known = set(labelled)
-        others = [i for i in range(len(dataset)) if i not in known] if config.semi.on else []
-        sampler = MixedSampler(
-            labelled, others, config.train.batch_size, seed=seed, num_batches=config.train.steps_per_epoch
-        )
-    else:
-        sampler = EpochSampler(
-            len(dataset),
-            config.train.batch_size,
-            seed=seed,
-            shuffle=train,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-        )
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=config.data.num_workers,
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator().manual_seed(config.train.seed),  # the loader draws from its own, not the global one
-    )
 
 
 def _say_text(monitor: Monitor, encoder: Any, records: Sequence[Record]) -> None:
@@ -240,7 +144,7 @@ def _card(config: Config, manifest: Manifest, plan: dict[str, Any], progress: Pr
         "step": progress.step,
         "versions": versions(),
         "machine": machine(),
-        "metrics": {"val during training": {"dice_per_image": val.get("dice_per_image"), "grid": "model"}},
+        "metrics": {"val during training": {**val, "grid": "model"}},
     }
 
 

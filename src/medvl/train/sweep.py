@@ -5,7 +5,8 @@
     variants: {text: {}, no text: {text.encoder: none}, from text: {init: "@text"}}
     seeds: 3                                        # train.seed = 0, 1, 2
 
-`@NAME` stands for the run folder of that variant at the same grid point and seed, `$DATA` for the folder of `--data`.
+`@NAME` (in `init: "g2d:@NAME"` too) stands for the run folder of that variant at the same grid point and seed, `$DATA`
+for the folder of `--data`. A variant whose recipe says `task: pretrain` is scored by its last validation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from annotated_types import Ge, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from medvl.config import ASSET_PREFIX, Config, load_config
+from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, load_config
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
 from medvl.settings import PATH_KEYS
@@ -109,7 +110,7 @@ class Sweep:
 
     def needs(self, cell: Cell) -> list[Cell]:
         """The cells whose run folders this one refers to by `@NAME`."""
-        names = [str(value)[1:] for value in cell.said.values() if _is_reference(value)]
+        names = [_split_reference(value)[1] for value in cell.said.values() if _is_reference(value)]
         return [self.cell(name, cell.grid, cell.seed) for name in dict.fromkeys(names)]
 
     @property
@@ -124,7 +125,8 @@ class Sweep:
 
     def _resolved(self, key: str, value: Any, cell: Cell, out: Path, data: Path | None) -> Any:
         if _is_reference(value):
-            return str((out / self.cell(value[1:], cell.grid, cell.seed).name).resolve())
+            prefix, name = _split_reference(value)
+            return prefix + str((out / self.cell(name, cell.grid, cell.seed).name).resolve())
         if isinstance(value, str) and (key in PATH_KEYS or DATA in value):
             return self._path(value, data)
         return value
@@ -217,7 +219,7 @@ def _check(sweep: Sweep) -> None:
         for value in {**sweep.overrides, **own}.values():
             if not _is_reference(value):
                 continue
-            other = value[1:]
+            other = _split_reference(value)[1]
             if other not in order[: order.index(name)]:
                 fault(f"variant {name} needs {value}, which is no variant before it")
             elif sweep.planned[other] < sweep.planned[name]:
@@ -284,7 +286,13 @@ def _refuse_unknown(raw: Mapping[str, Any], cls: type, prefix: str, path: Path) 
 
 
 def _is_reference(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("@")
+    return isinstance(value, str) and value.removeprefix(G2D_PREFIX).startswith("@")
+
+
+def _split_reference(value: str) -> tuple[str, str]:
+    """`@NAME` -> ("", NAME), `g2d:@NAME` -> ("g2d:", NAME)."""
+    before, _, name = value.partition("@")
+    return before, name
 
 
 def _text(value: Any) -> str:

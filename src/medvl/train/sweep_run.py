@@ -168,6 +168,8 @@ class _Work:
         from medvl.evaluate.summary import check_extra_columns
         from medvl.train.run import open_manifest
 
+        if config.task == "pretrain":
+            return
         plan, tree = self.sweep.evaluate, config_dict(config)
         read = make_config({**tree, "data": {**tree["data"], **parse_overrides(self.sweep.scoring_words)}})
         manifest = open_manifest(read, self.sweep.scoring_manifest(self.data))
@@ -177,7 +179,10 @@ class _Work:
         """The content of a result file: the summary of the evaluation, which cell it is, and the rows of its table."""
         run = self.out / cell.name
         paths = self.sweep.paths_said(cell)
-        scored = score_run(run, self.sweep, self.sweep.scoring_manifest(self.data))
+        if self.config(cell).task == "pretrain":
+            scored = score_pretraining(run)
+        else:
+            scored = score_run(run, self.sweep, self.sweep.scoring_manifest(self.data))
         config: dict[str, Any] = scored["config"]
         for key in PATH_KEYS:
             section, _, leaf = key.rpartition(".")
@@ -186,7 +191,8 @@ class _Work:
                 place[leaf] = paths.get(key, place[leaf])
         content = {
             **scored,
-            "manifest": self.sweep.evaluate.manifest or config["data"]["manifest"],
+            "manifest": (None if "pretraining" in scored else self.sweep.evaluate.manifest)
+            or config["data"]["manifest"],
             "variant": cell.variant,
             "grid_point": cell.grid,  # `grid` is the summary's: the pixel grid that masks were scored on
             "seed": cell.seed,
@@ -243,6 +249,30 @@ def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, 
     labels = json.loads((run / "plan.json").read_text(encoding="utf-8")).get("labels")  # of learning curves the n
     kept = {key: value for key, value in summary.items() if key not in NOT_IN_CELLS}
     return {**kept, "labels": labels, "rows": rows, "minutes": round(elapsed_s / 60, 1)}
+
+
+def score_pretraining(run: Path) -> dict[str, Any]:
+    """What the last validation of a pre-training said, with what it was computed from."""
+    config = load_config(run / "config.yaml")
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    card = json.loads((run / "model" / "card.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = next(line for line in reversed(lines) if line["kind"] == "val")
+    told = {"step", "epoch", "kind", "best", "elapsed_s", "steps"}
+    return {
+        "format": "medvl-pretraining/1",
+        "pretraining": {name: value for name, value in last.items() if name not in told},
+        "split": "val",
+        "split_hash": card["split_hash"],
+        "manifest_hash": card["manifest_hash"],
+        "config": config_dict(config),
+        "versions": card["versions"],
+        "machine": card["machine"],
+        "pairs": {**plan["pairs"], "records": plan["records"], "patients": plan["patients"]},
+        "step": last["step"],
+        "rows": [],
+        "minutes": round(last["elapsed_s"] / 60, 1),
+    }
 
 
 def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:

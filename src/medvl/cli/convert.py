@@ -1,0 +1,46 @@
+"""medvl convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="checkpoint (.pth, .pt, .ckpt, .bin, .safetensors), or a model or run folder")
+    ],
+    out: Annotated[Path, typer.Option(help="file to write: .pth or .safetensors")],
+    to: Annotated[str, typer.Option(help="names to write: torchvision or segmentation_models_pytorch")] = "torchvision",
+    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+) -> None:
+    """Write the ResNet image encoder of a checkpoint as a file that other programs load.
+
+    Reads the layouts of torchvision, segmentation_models_pytorch, G2D, MGCA, GLoRIA, MedKLIP and medvl. Exit code 1
+    when the encoder in the checkpoint is not whole; what is there is written, and what is missing is listed.
+    """
+    import json
+
+    from medvl.errors import InputError
+    from medvl.models.foreign_weights import convert_encoder, write_tensors
+
+    if out.resolve() == source.resolve():
+        raise InputError("--out is the source itself", file=out, remedy="choose another file")
+    network, tensors, report = convert_encoder(source, to)
+    write_tensors(out, tensors)
+    made = {"out": str(out), "network": network, "to": to, **report.as_dict()}
+    if as_json:
+        print(json.dumps(made))
+    else:
+        print(f"{out}: {network}, {len(tensors)} tensors by the names of {to}; found as {report.layout}")
+        for what, names in (
+            ("matched", report.matched),
+            ("reshaped", report.reshaped),
+            ("missing", report.missing),
+            ("not converted", report.unexpected),
+        ):
+            print(f"{what} ({len(names)}): {' '.join(names) or '-'}")
+    if report.missing:
+        raise typer.Exit(code=1)

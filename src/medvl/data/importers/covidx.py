@@ -1,0 +1,108 @@
+"""COVIDx CXR (COVID-Net), version 9A: train_COVIDx9A.txt, test_COVIDx9A.txt, and the images in train/ and test/.
+
+A line is "PATIENT FILE CLASS SOURCE" with spaces between; the classes are normal, pneumonia and COVID-19. Source: the
+COVID-Net repository (docs/COVIDx.md, labels/); the first lines of the training list were read there, the images never.
+
+Split (MGCA, G2D: 23,988 / 5,998 / 400): test as published; train_test_split(train_size=0.8, random_state=0) over the
+lines of the training list. That is a split of images: patients who stand in both parts are counted and said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvl.data.importers.cases import Case, safe_id, summed_up, write_cases
+from medvl.data.importers.published_splits import in_two_splits, shuffle_split
+from medvl.data.importers.result import ImportResult
+from medvl.data.importers.set_files import find_file, need_folder
+from medvl.errors import Fault, InputError
+
+LABELS = ("normal", "pneumonia", "COVID-19")
+LICENCE = "mixed, by source: see COVID-Net's docs/COVIDx.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a list."""
+
+    patient: str  # with its source: the sources number their patients each for themselves
+    file: str
+    label: str
+    source: str
+
+
+def import_covidx(folder: str | Path, out: str | Path) -> ImportResult:
+    """Write the manifest of COVIDx 9A with one of three labels an image."""
+    folder = need_folder(folder, "covidx")
+    faults: list[Fault] = []
+    lists = {name: find_file(folder, (f"{name}_COVIDx9A.txt",), what="list") for name in ("train", "test")}
+    entries = {name: read_list(path, faults) for name, path in lists.items()}
+    split = split_of(len(entries["train"]))
+    cases = []
+    for name, path in lists.items():
+        base = path.parent / name
+        if not base.is_dir():
+            raise InputError("no folder of images", file=base, expected=f"the images that {path.name} names")
+        ids = _ids(name, entries[name])
+        for i, entry in enumerate(entries[name]):
+            case = Case(ids[i], base / entry.file, split[i] if name == "train" else "test", labels=(entry.label,))
+            case.patient, case.extra = entry.patient, {"source": entry.source}
+            cases.append(case)
+    counts = {f"label_{label}": sum(case.labels == (label,) for case in cases) for label in LABELS}
+    shared = in_two_splits([case.patient for case in cases], [case.split for case in cases])
+    counts["patients_in_two_splits"] = shared
+    warnings = []
+    if shared:
+        warnings.append(
+            f"{shared} patients stand in two splits, because the published split is one of images; medvl split --by "
+            "patient --keep-test makes one by patient"
+        )
+    splits = ("train", "val", "test")
+    return write_cases(
+        out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults
+    )
+
+
+def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
+    """The lines of a list, in its order. File names may hold spaces."""
+    entries: list[Entry] = []
+    wrong = []
+    seen: set[str] = set()
+    twice = []
+    with path.open(encoding="utf-8-sig") as stream:
+        for line, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
+            patient, _, rest = text.strip().partition(" ")
+            parts = rest.rsplit(" ", 2)
+            if len(parts) != 3 or parts[1] not in LABELS:
+                wrong.append(f"line {line}")
+                continue
+            file, label, source = parts
+            if file in seen:
+                twice.append(file)
+            seen.add(file)
+            entries.append(Entry(f"{source}-{patient}", file, label, source))
+    if wrong:
+        faults.append(summed_up("lines are not understood", wrong, path, f"PATIENT FILE CLASS SOURCE; {LABELS}"))
+    if twice:
+        faults.append(summed_up("files stand twice", twice, path))
+    return entries
+
+
+def split_of(num: int) -> list[str]:
+    """train or val for each line of the training list."""
+    num_train = num * 4 // 5
+    val = set(shuffle_split(num, num - num_train, 0)[1])
+    return ["val" if i in val else "train" for i in range(num)]
+
+
+def _ids(name: str, entries: Sequence[Entry]) -> list[str]:
+    """The list's name and the file's stem; the whole file name where stems stand twice."""
+    stems = [safe_id(Path(entry.file).stem) for entry in entries]
+    counts = Counter(stems)
+    whole = [safe_id(entry.file) for entry in entries]
+    return [f"{name}_{stem if counts[stem] == 1 else file}" for stem, file in zip(stems, whole, strict=True)]

@@ -1,0 +1,87 @@
+"""Reading the tables of published sets row by row, and finding their files by name."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medvl.errors import Fault, InputError, nearest
+
+
+def stream_csv(path: Path, needed: Sequence[str], faults: list[Fault]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, {column: cell}) of a CSV, one row at a time; cells and names without outer white space.
+
+    Rows with fewer or more cells than the header are faults and left out; empty cells at the end may be missing or
+    superfluous, as published tables have them. InputError: no such file, not UTF-8, or a needed column is absent.
+    """
+    if not path.is_file():
+        raise InputError("no such table", file=path)
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream)
+        try:
+            names = [name.strip() for name in next(reader, [])]
+            absent = [name for name in needed if name not in names]
+            if absent:
+                like = nearest(absent[0], names)
+                remedy = f"did you mean {like}?" if like else None
+                expected = ", ".join(needed)
+                raise InputError(f"no column {', '.join(absent)}", file=path, line=1, expected=expected, remedy=remedy)
+            start = reader.line_num + 1
+            for cells in reader:
+                line, start = start, reader.line_num + 1
+                if not any(cells):
+                    continue
+                if any(cells[len(names) :]) or any(names[len(cells) :]):
+                    faults.append(Fault(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header"))
+                    continue
+                yield line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
+
+
+def find_file(folder: Path, names: Sequence[str], *, what: str = "table") -> Path:
+    """The file of one of `names` in a folder, else in its direct sub-folders. InputError when none or several."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = [path for name in names for path in sorted(folder.glob(f"*/{name}"))]
+    if len(found) == 1:
+        return found[0]
+    problem = f"several {what}s: {', '.join(map(str, found))}" if found else f"no {what}"
+    raise InputError(problem, file=folder, expected=" or ".join(names))
+
+
+def need_folder(folder: str | Path, layout: str) -> Path:
+    """The folder as a Path. InputError when it is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        remedy = f"medvl doctor {layout} says what it holds"
+        raise InputError("no such folder", file=folder, expected=f"layout {layout}", remedy=remedy)
+    return folder
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in sorted order, through links to folders too (each real folder once)."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(root, name)
+
+
+def index_files(folder: Path, suffixes: Sequence[str], *, stems: bool = False) -> dict[str, list[Path]]:
+    """File name (or stem) -> every file below the folder that has it. Suffixes in lower case; ("",) takes all."""
+    found: dict[str, list[Path]] = {}
+    for path in walk(folder):
+        if path.name.lower().endswith(tuple(suffixes)):
+            name = path.name[: -len(path.suffix)] if stems and path.suffix else path.name
+            found.setdefault(name, []).append(path)
+    return found

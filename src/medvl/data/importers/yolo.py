@@ -1,0 +1,168 @@
+"""YOLO's text format: images/, labels/, data.yaml; boxes and, in its segmentation form, polygons.
+
+data.yaml names the classes (`names`, a list or a mapping) and the parts (`train`, `val`, `test`: folders or lists of
+images, relative to `path`, else to data.yaml). The labels of images/a/b.png are labels/a/b.txt: the last "images" of
+the path is replaced. A line is "CLASS cx cy w h" (a box) or "CLASS x y x y x y ..." (a polygon of at least three
+points), all as fractions of the image. An image without a label file or with an empty one shows no object: that is the
+format's rule; images without a file are counted and said. Polygons give masks; a box alone gives none.
+Source: the Ultralytics documentation, "Object detection" and "Instance segmentation" datasets. Layout from description,
+never met real files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medvl.data.images import image_size
+from medvl.data.importers.cases import capped, unique_ids, write_cases
+from medvl.data.importers.instances import SPLITS, Instance, case_of, counted
+from medvl.data.importers.result import ImportResult
+from medvl.data.importers.set_files import need_folder, walk
+from medvl.data.importers.shapes import Polygon
+from medvl.errors import Fault, InputError
+
+LICENCE = ""  # of the user's own set
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
+    """Write the manifest, boxes.csv, labels and (of polygons) masks/ of a set in YOLO's format."""
+    folder = need_folder(folder, "yolo")
+    config = _config(folder)
+    names = class_names(config, folder)
+    faults: list[Fault] = []
+    counts: Counter[str] = Counter()
+    found: list[tuple[Path, str, list[Instance]]] = []
+    splits = []
+    for split in SPLITS:
+        if not config.get(split):
+            continue
+        splits.append(split)
+        own: list[Fault] = []
+        for image in _images(config[split], _base(config, folder), folder):
+            labels = label_file(image)
+            if not labels.is_file():
+                counts["images_without_a_label_file"] += 1
+                found.append((image, split, []))
+                continue
+            try:
+                size = image_size(image)
+            except InputError as error:
+                own += error.faults
+                continue
+            instances = read_labels(labels, names, size, own)
+            counts += counted(instances)
+            found.append((image, split, instances))
+        faults += capped(own)
+    if not splits:
+        raise InputError("no part is named", file=folder / "data.yaml", expected="train, val or test")
+    warnings = []
+    if counts["images_without_a_label_file"]:
+        number = counts["images_without_a_label_file"]
+        warnings.append(f"{folder}: {number} images without a label file are taken to show no object")
+    with_masks = any(instance.shapes for _, _, instances in found for instance in instances)
+    ids = unique_ids([image for image, _, _ in found], folder)
+    cases = [
+        case_of(ident, image, split, instances, names, with_masks=with_masks)
+        for ident, (image, split, instances) in zip(ids, found, strict=True)
+    ]
+    return write_cases(
+        out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults
+    )
+
+
+def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
+    """The names of the classes by number."""
+    names = config.get("names")
+    if isinstance(names, Mapping):
+        numbers = sorted(names)
+        if numbers != list(range(len(numbers))):
+            raise InputError(f"names has the numbers {numbers}", file=folder / "data.yaml", expected="0, 1, 2, ...")
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list) or not names:
+        raise InputError("no names", file=folder / "data.yaml", expected="names: a list of class names")
+    names = [str(name) for name in names]
+    if len(set(names)) < len(names):
+        raise InputError("names that stand twice", file=folder / "data.yaml")
+    return names
+
+
+def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: list[Fault]) -> list[Instance]:
+    """The objects of one label file, in pixels of an image of `size` (H, W). Lines not understood are faults."""
+    instances = []
+    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            number, *values = (float(part) for part in text.split())
+        except ValueError:
+            number, values = -1.0, []
+        if number not in range(len(names)):
+            expected = f"a class from 0 to {len(names) - 1} and fractions"
+            faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
+            continue
+        label = names[int(number)]
+        if len(values) == 4 and values[2] > 0 and values[3] > 0:
+            x, y, width, height = values[0] * size[1], values[1] * size[0], values[2] * size[1], values[3] * size[0]
+            corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            instances.append(Instance(label, corners, ()))
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            points = ((x * size[1], y * size[0]) for x, y in zip(values[0::2], values[1::2], strict=True))
+            polygon = Polygon(tuple(points))
+            instances.append(Instance(label, polygon.bounds(), (polygon,)))
+        else:
+            expected = "cx cy w h (w, h above 0), or x y of at least three points"
+            faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
+    return instances
+
+
+def label_file(image: Path) -> Path:
+    """The label file of an image: the last folder `images` of its path becomes `labels`."""
+    parts = list(image.with_suffix(".txt").parts)
+    for i in reversed(range(len(parts) - 1)):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    import yaml
+
+    path = folder / "data.yaml"
+    if not path.is_file():
+        raise InputError("no data.yaml", file=folder, expected="data.yaml with names, train and val")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML ({error})", file=path) from None
+    if not isinstance(config, dict):
+        raise InputError("not a mapping", file=path, expected="names, train, val")
+    return config
+
+
+def _base(config: Mapping[str, Any], folder: Path) -> Path:
+    """`path` where it is a folder here (published files often hold one of another machine), else that of data.yaml."""
+    given = config.get("path")
+    if given and (folder / str(given)).is_dir():
+        return folder / str(given)
+    return folder
+
+
+def _images(part: Any, base: Path, folder: Path) -> list[Path]:
+    """The images of one part: of a folder, of a list in a text file, or of several of them."""
+    images = []
+    for name in part if isinstance(part, list) else [part]:
+        # "../train/images", as some exports write it, means a folder beside data.yaml.
+        path = next((own for own in (base / str(name), folder / str(name).removeprefix("../")) if own.exists()), None)
+        if path is None:
+            raise InputError(f"{name} is missing", file=folder / "data.yaml", expected="a folder or a list of images")
+        if path.is_dir():
+            images += [file for file in walk(path) if file.suffix.lower() in SUFFIXES]
+        else:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            images += [path.parent / line.strip() for line in lines if line.strip()]
+    return images

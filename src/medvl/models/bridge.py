@@ -1,0 +1,118 @@
+"""From a pre-trained G2D, or another program's image encoder, into a network: `init: g2d:RUN`, `init: weights:FILE`.
+
+    EncoderUNet                        <- encoder, and with it the decoder and its last convolution
+    LViT with its own contracting path <- encoder and decoder of a G2D on `ucnn_*` of the same size
+    LViT with another `cnn`            <- encoder
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from medvl.errors import InputError
+from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.g2d import G2D
+from medvl.models.lvit import LViT
+from medvl.models.pyramid_cnn import PyramidCNN
+
+Parts = Literal["encoder", "encoder_decoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Names of the network's tensors: `taken` from G2D, `other_shape` (left as they were), and how many are its own."""
+
+    taken: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    num_own: int
+
+    def __str__(self) -> str:
+        text = f"{len(self.taken)} tensors taken over, {self.num_own} are the network's own"
+        return text + (f"; of another shape and not taken: {', '.join(self.other_shape)}" if self.other_shape else "")
+
+
+def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Taken:
+    """Copy what fits from `g2d` into `network`; text encoders and everything else stay as they are.
+
+    Args:
+        parts: "encoder", or "encoder_decoder" where the network has the same decoder.
+        where: the folder of `g2d`, for the message.
+
+    Raises:
+        InputError: a network that has no place for an image encoder, or another image encoder than `g2d`'s.
+    """
+    own = network.state_dict()
+    state: dict[str, Tensor] = {}
+    for name, value in g2d.unet.state_dict().items():
+        target = _target(network, name, parts)
+        if target is not None:
+            state[target] = value
+    encoder = [name for name in own if name.startswith(_encoder_prefix(network))]
+    wrong = [name for name in encoder if name not in state or state[name].shape != own[name].shape]
+    if not encoder or wrong:
+        first = wrong[0] if wrong else "no encoder"
+        raise InputError(
+            f"the image encoder of init is another one ({len(wrong)} of {len(encoder)} tensors, e.g. {first})",
+            file=where,
+            expected="encoder_unet of the same model.size; lvit with model.options.cnn of that size, or pre-trained on "
+            "ucnn_SIZE with lvit of the same size",
+        )
+    taken = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    other = tuple(name for name in state if name in own and name not in taken)
+    network.load_state_dict({**own, **taken})
+    return Taken(tuple(taken), other, len(own) - len(taken))
+
+
+def continue_from(network: G2D, other: G2D, where: str) -> str:
+    """All of `other` into `network`; a decoder that only one of them has, or another number of its maps, may differ.
+
+    Raises:
+        InputError: anything else differs.
+    """
+    own, theirs = network.state_dict(), other.state_dict()
+    decoder = ("unet.decoder.", "unet.outc.")
+    fits = {name for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    wrong = sorted(name for name in {*own, *theirs} - fits if not name.startswith(decoder))
+    if wrong:
+        raise InputError(
+            f"init is another network ({len(wrong)} tensors differ, e.g. {wrong[0]})",
+            file=where,
+            expected="the same model.size and options",
+        )
+    network.load_state_dict({**own, **{name: theirs[name] for name in fits}})
+    return f"{len(fits)} tensors taken over, {len(own) - len(fits)} are new"
+
+
+def load_foreign(network: nn.Module, path: str) -> str:
+    """The image encoder of another program's checkpoint into `network`; -> what became of its tensors, in words."""
+    from medvl.models.foreign_weights import load_encoder
+
+    prefix = _encoder_prefix(network).rstrip(".")
+    report = load_encoder(network.get_submodule(prefix), path)  # type: ignore[arg-type]  # an ImageEncoder, or refused
+    return f"{report.layout}: {len(report.matched)} tensors of the image encoder, {len(report.missing)} missing"
+
+
+def _encoder_prefix(network: nn.Module) -> str:
+    if isinstance(network, LViT) and isinstance(network.encoder, PyramidCNN):
+        return "encoder.backbone."
+    if isinstance(network, LViT | EncoderUNet):
+        return "encoder."
+    raise InputError(
+        f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit"
+    )
+
+
+def _target(network: nn.Module, name: str, parts: Parts) -> str | None:
+    """The network's name of a tensor of G2D's U-Net, or None."""
+    if name.startswith("encoder."):
+        return _encoder_prefix(network) + name.removeprefix("encoder.")
+    if parts == "encoder":
+        return None
+    if isinstance(network, EncoderUNet):
+        return name
+    if name.startswith("decoder.up.") and not isinstance(network.encoder, PyramidCNN):
+        return name.removeprefix("decoder.")
+    return None

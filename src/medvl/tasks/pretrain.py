@@ -1,0 +1,301 @@
+"""G2D pre-training on image-text pairs: alignment of vectors, and a decoder that learns what the attention looked at.
+
+    L = L_VLA + decoder_weight * L_decoder      (reference: G2D, equation 5; L_VLA alone for the first `warmup_steps`)
+
+The three schools of the paper's figure 1 are `pretrain.decoder`: none (alignment only), reconstruction, pseudo_mask.
+
+Shapes: B pairs, L tokens, D text features, d joint width, M masks an image, C channels, H W the model's grid, P cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medvl.config import Config
+from medvl.data.dataset import Batch
+from medvl.errors import InputError
+from medvl.models.g2d import G2D, ImageOutput
+from medvl.models.registry import constructor_names
+from medvl.objectives.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, retrieval, same_pairs
+from medvl.objectives.pixel_alignment import (
+    pixel_alignment_loss,
+    reconstruction_loss,
+    released_pixel_alignment_loss,
+)
+from medvl.objectives.pseudo_mask import PseudoMask, pseudo_mask
+from medvl.tasks.panels import Panel, draw_panel
+from medvl.tasks.segment import TextGuidedSegmenter
+from medvl.tasks.task import Task
+from medvl.tasks.text_input import TextInput
+from medvl.text.encoder import TextEncoder, configured_encoder
+from medvl.train.distributed import gather_objects, gather_with_grad
+
+
+class Pretrainer(TextGuidedSegmenter):
+    """G2D and, where any of it learns, the text encoder: what is optimised and saved together."""
+
+    network: G2D
+
+    def forward(  # type: ignore[override]  # pairs in, not rows
+        self, image: Tensor, text: Tensor, text_mask: Tensor, decode: bool = True
+    ) -> tuple[ImageOutput, Tensor]:
+        """(B, C, H, W), tokens (B, L) or features (B, L, D), (B, L) -> what G2D says, texts' vectors (B, d)."""
+        output, vectors = self.network(image, self.encode_text(text, text_mask), text_mask, decode)
+        assert isinstance(output, ImageOutput) and isinstance(vectors, Tensor)
+        return output, vectors
+
+
+def build_pretrainer(config: Config, texts: Iterable[str]) -> tuple[Pretrainer, TextEncoder]:
+    """G2D and text encoder of a configuration, initialised from `train.seed`.
+
+    Args:
+        texts: the training texts, of which the built-in encoder learns its vocabulary.
+    """
+    torch.manual_seed(config.train.seed)
+    encoder = configured_encoder(config.text, list(texts), config.train.seed)
+    if encoder is None:
+        raise InputError("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
+    return Pretrainer(G2D(**g2d_options(config, encoder)), encoder), encoder
+
+
+def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
+    """The constructor arguments of a configuration's G2D. InputError on an option that G2D does not have."""
+    options = dict(config.model.options)
+    known = constructor_names(G2D)
+    set_here = {"size", "in_channels", "num_outputs", "text_dim", "image_size", "decoder"}
+    for key in options:
+        if key not in known or key in set_here:
+            raise InputError(
+                f"model.options.{key} is no option of g2d",
+                expected=", ".join(name for name in known if name not in set_here),
+            )
+    pretrain = config.pretrain
+    if pretrain.decoder == "pseudo_mask" and options.get("pool", "attention") != "attention":
+        raise InputError("model.options.pool: average has no attention to make a pseudo mask of", expected="attention")
+    heads = options.get("heads", 4)
+    outputs = {"pseudo_mask": 1 if pretrain.mask.aggregate else heads, "reconstruction": config.data.in_channels}
+    return {
+        "size": config.model.size,
+        "in_channels": config.data.in_channels,
+        "num_outputs": outputs.get(pretrain.decoder, 1),
+        "text_dim": encoder.dim,
+        "image_size": config.data.image_size,
+        "decoder": "none" if pretrain.decoder == "none" else "unet",
+        **options,
+    }
+
+
+class PretrainTask(Task):
+    """Alignment and, after its warm-up, the decoder."""
+
+    module: Pretrainer
+
+    def __init__(self, config: Config, module: Pretrainer, text: TextInput) -> None:
+        self.config, self.module, self.text = config, module, text
+        self.metric = "mean_recall" if config.pretrain.select == "mean_recall" else "steps"
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._ids: list[str] = []  # of the validation pairs
+        self._texts: list[str] = []
+        self._panels: dict[str, Panel] = {}
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the decoder is run in this step."""
+        return self.config.pretrain.decoder != "none" and self.step >= self.config.pretrain.warmup_steps
+
+    def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """`loss` with graph; `vla_loss` and the decoder's parts, detached."""
+        output, vectors = self._forward(batch, module, self.decoding)
+        vla = self._align(output.pooled, vectors, batch)
+        return self._total(vla, output, batch)
+
+    def backward(
+        self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]
+    ) -> dict[str, Tensor]:
+        """The gradients of a batch, in `pretrain.accumulate` parts.
+
+        "micro": each part is a batch of its own, with its own negatives. "cached": the vectors of all parts first,
+        without graph; the alignment of the whole batch gives their gradients; then each part again with graph (Gao et
+        al., arXiv 2101.06983). BatchNorm sees the parts in both.
+        """
+        num_parts = self.config.pretrain.accumulate
+        if num_parts == 1:
+            return super().backward(batch, module, backward)
+        parts = _split(batch, num_parts)
+        if self.config.pretrain.accumulate_mode == "micro":
+            sums: dict[str, Tensor] = {}
+            for part in parts:
+                share = len(part.ids) / len(batch.ids)
+                losses = self.training_step(part, module)
+                backward(losses["loss"] * share)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0) + share * value.detach()
+            return sums
+        return self._cached(batch, parts, module, backward)
+
+    def _cached(
+        self, batch: Batch, parts: list[Batch], module: nn.Module | None, backward: Callable[[Tensor], None]
+    ) -> dict[str, Tensor]:
+        cached = CachedEmbeddings(len(parts), module=module or self.module)
+
+        def vectors_of(part: Batch, decode: bool) -> tuple[ImageOutput, Tensor]:
+            return self._forward(part, module, decode)
+
+        def first(i: int) -> tuple[Tensor, Tensor]:
+            output, vectors = vectors_of(parts[i], False)
+            return output.pooled, vectors
+
+        image, text = cached.embed(first)
+        vla = self._align(image, text, batch)
+        vla["loss"].backward()  # type: ignore[no-untyped-call]  # to the leaves that stand for the vectors, no further
+        sums: dict[str, Tensor] = {}
+        for i, part in enumerate(parts):
+            share = len(part.ids) / len(batch.ids)
+            with cached.replay(i):
+                output, vectors = vectors_of(part, self.decoding)
+            loss = cached.surrogate(i, (output.pooled, vectors))
+            decoder = self._decoder_loss(output, part)
+            if decoder:
+                loss = loss + share * self.config.pretrain.decoder_weight * decoder["loss"]
+            backward(loss)
+            for name, value in decoder.items():
+                sums[f"decoder_{name}"] = sums.get(f"decoder_{name}", 0) + share * value.detach()
+        total = vla["loss"].detach() + self.config.pretrain.decoder_weight * sums.get("decoder_loss", 0)
+        return {"loss": total, "vla_loss": vla["loss"].detach(), **sums}
+
+    def validation_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """Keeps the pairs' vectors; -> sums of the decoder's loss. The alignment is of all pairs, at the end."""
+        decode = self.config.pretrain.decoder != "none"
+        output, vectors = self._forward(batch, module, decode)
+        self._pairs.append((output.pooled.float(), vectors.float()))
+        self._ids += batch.ids
+        self._texts += batch.texts
+        num = torch.tensor(float(len(batch.ids)), device=batch.image.device, dtype=torch.float64)
+        sums = {"num": num}
+        if decode:
+            loss = self._decoder_loss(output, batch, shuffle=False)["loss"]
+            sums["decoder_loss_sum"] = loss.double() * num
+        self._draw(batch, output)
+        return sums
+
+    def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """`alignment_loss` (all pairs at once), retrieval both ways with its chance, `decoder_loss`."""
+        image = gather_with_grad(torch.cat([pair[0] for pair in self._pairs]))
+        text = gather_with_grad(torch.cat([pair[1] for pair in self._pairs]))
+        ids, texts = gather_objects(self._ids), gather_objects(self._texts)
+        self._pairs, self._ids, self._texts = [], [], []
+        first = {name: i for i, name in reversed(list(enumerate(ids)))}  # ranks are padded with repetitions
+        keep = sorted(first.values())
+        image, text = image[keep], text[keep]
+        codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
+        code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)
+        same_text = code[:, None] == code[None]
+        found = retrieval(image, text, same_text)
+        loss = info_nce(image, text, sigma=self.config.pretrain.sigma, same=same_text)
+        recalls = [value for name, value in found.items() if not name.startswith("chance")]
+        found["mean_recall"] = sum(recalls) / len(recalls)
+        found["alignment_loss"] = float(loss["loss"])
+        found["num_pairs"], found["num_texts"] = float(len(keep)), float(len(codes))
+        if "decoder_loss_sum" in totals:
+            found["decoder_loss"] = float(totals["decoder_loss_sum"]) / max(1.0, float(totals["num"]))
+        return {**found, "steps": float(self.step + 1)}
+
+    def validation_panels(self) -> Mapping[str, Panel]:
+        """One picture per pair: image, attention, body, raw and smoothed mask, the decoder's answer; with the text."""
+        panels, self._panels = self._panels, {}
+        return panels
+
+    def twin(self, device: torch.device) -> PretrainTask:
+        """A copy to time steps with, past the warm-up."""
+        twin = PretrainTask(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
+        twin.step = self.config.pretrain.warmup_steps
+        return twin
+
+    def mask_of(self, output: ImageOutput, batch: Batch) -> PseudoMask:
+        """The pseudo masks of a batch, without graph."""
+        assert output.attention is not None
+        shape = (*output.attention.shape[:2], *output.grid)
+        cells = output.attention[:, :, 1:].detach().reshape(shape)  # (B, heads, h, w)
+        size = (batch.image.shape[2], batch.image.shape[3])
+        return pseudo_mask(cells, size, batch.body, self.config.pretrain.mask)
+
+    def _forward(self, batch: Batch, module: nn.Module | None, decode: bool) -> tuple[ImageOutput, Tensor]:
+        tokens, mask = self.text(batch.texts, batch.image.device)
+        output, vectors = (module or self.module)(batch.image, tokens, mask, decode)
+        return output, vectors
+
+    def _align(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        pretrain = self.config.pretrain
+        same = None
+        if pretrain.same_is_no_negative:
+            same = same_pairs(batch.source_texts, batch.patients, batch.image.device)
+        return gathered_info_nce(image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla)
+
+    def _total(self, vla: dict[str, Tensor], output: ImageOutput, batch: Batch) -> dict[str, Tensor]:
+        decoder = self._decoder_loss(output, batch)
+        loss = vla["loss"]
+        if decoder:
+            loss = loss + self.config.pretrain.decoder_weight * decoder["loss"]
+        parts = {f"decoder_{name}": value.detach() for name, value in decoder.items()}
+        return {"loss": loss, "vla_loss": vla["loss"].detach(), **parts}
+
+    def _decoder_loss(self, output: ImageOutput, batch: Batch, *, shuffle: bool | None = None) -> dict[str, Tensor]:
+        """{} where the decoder was not run."""
+        pretrain = self.config.pretrain
+        if output.mask_logits is None:
+            return {}
+        if pretrain.decoder == "reconstruction":
+            return reconstruction_loss(output.mask_logits, batch.image)
+        target = self.mask_of(output, batch)
+        mask, valid = target.mask, target.valid
+        if pretrain.shuffle_masks if shuffle is None else shuffle:
+            shift = self._shift(len(batch.ids))
+            mask, valid = mask.roll(shift, dims=0), valid.roll(shift, dims=0)
+        loss = pixel_alignment_loss if pretrain.decoder_loss == "paper" else released_pixel_alignment_loss
+        return loss(output.mask_logits, mask, valid)
+
+    def _shift(self, num: int) -> int:
+        """A rotation by 1 to num - 1 places leaves no image its own mask; a pure function of (seed, step)."""
+        if num < 2:
+            raise InputError("masks of one image cannot be shuffled", remedy="a batch (or part) of at least 2 images")
+        return int(np.random.default_rng([self.config.train.seed, self.step]).integers(1, num))
+
+    def _draw(self, batch: Batch, output: ImageOutput) -> None:
+        wanted = self.config.pretrain.num_panels - len(self._panels)
+        if wanted <= 0:
+            return
+        target = self.mask_of(output, batch) if output.attention is not None else None
+        for i in range(min(wanted, len(batch.ids))):
+            self._panels[batch.ids[i]] = draw_panel(batch, output, target, i, self.config.pretrain.decoder)
+
+
+def _split(batch: Batch, num_parts: int) -> list[Batch]:
+    """A batch of pairs, cut into parts of sizes as equal as can be."""
+    parts = []
+    for indices in np.array_split(np.arange(len(batch.ids)), num_parts):
+        if not len(indices):
+            continue
+        a, b = int(indices[0]), int(indices[-1]) + 1
+        parts.append(
+            replace(
+                batch,
+                image=batch.image[a:b],
+                image_index=batch.image_index[a:b] - a,
+                texts=batch.texts[a:b],
+                source_texts=batch.source_texts[a:b],
+                affines=batch.affines[a:b],
+                target=batch.target[a:b],
+                annotated=batch.annotated[a:b],
+                ids=batch.ids[a:b],
+                patients=batch.patients[a:b],
+                body=None if batch.body is None else batch.body[a:b],
+            )
+        )
+    return parts

@@ -1,0 +1,276 @@
+"""From a configuration and a manifest to what the loop takes: task, loaders, records of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.data.dataset import Sample, SegmentDataset, collate
+from medvl.data.labels import training_records
+from medvl.data.records import Manifest, Record
+from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, MixedSampler
+from medvl.errors import InputError
+from medvl.model_folder import load_model
+from medvl.models.batch_norm import convert_batch_norm
+from medvl.models.bridge import continue_from, load_foreign, start_from_g2d
+from medvl.models.g2d import G2D
+from medvl.tasks.pretrain import Pretrainer, PretrainTask, build_pretrainer
+from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, build_segmenter
+from medvl.tasks.semi_segment import SemiSegmentTask
+from medvl.tasks.task import Task
+from medvl.tasks.text_input import TextInput
+from medvl.text.cache import FeatureCache
+from medvl.text.encoder import TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run consists of. `plan` is what must be said of its data beside the counts of `train/plan.py`."""
+
+    task: Task
+    encoder: TextEncoder | None
+    classes: tuple[str, ...]
+    splits: dict[str, Sequence[Record]]
+    loaders: dict[str, DataLoader[Sample]]
+    plan: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Prepared:
+    """Everything that can be wrong with recipe and data is found here, before the run folder is made."""
+    splits: dict[str, Sequence[Record]] = {}
+    num_other_views = 0
+    for name in ("train", "val"):
+        rows = manifest.split(name)
+        splits[name] = [row for row in rows if config.data.views is None or row.view in config.data.views]
+        num_other_views += len(rows) - len(splits[name])
+        if not splits[name]:
+            views = sorted({str(row.view) for row in rows})
+            raise InputError(
+                f"no record of the {name} split has a view of data.views",
+                file=manifest.path,
+                expected=f"some of {', '.join(views)}",
+            )
+    make = _pretrain if config.task == "pretrain" else _segment
+    ready = make(config, manifest, splits, fabric, out)
+    if config.data.views is not None:
+        ready.plan["other_views"] = num_other_views
+    if fabric.world_size > 1:
+        convert_batch_norm(ready.task.module)  # statistics of the whole batch, as one process has them
+    return ready
+
+
+def _segment(
+    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+) -> Prepared:
+    for name, rows in splits.items():
+        if all(mask is None for row in rows for mask in row.masks.values()):
+            raise InputError(
+                f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
+            )
+    texts = sorted({row.text for row in splits["train"]})  # those of unlabelled records too: a text is no label
+    splits["train"], hidden, label_plan = training_records(splits["train"], config)
+    plan: dict[str, Any] = {"labels": label_plan}
+    module, encoder, taken = _build(config, manifest, texts)
+    if taken is not None:
+        plan["init"] = taken
+    if config.train.freeze_encoder:
+        module.freeze("encoder")
+    if encoder is not None and module.uses_text and not any(text.strip() for text in texts):
+        raise InputError(
+            "no record of the train split has a text",
+            file=manifest.path,
+            expected=f"texts in the column {config.data.text_column}",
+            remedy="set data.text_column, or text.encoder=none for a model without text",
+        )
+    text = TextInput(encoder, _cache(config, encoder, out), module.uses_text)
+    task = SegmentTask(config, module, text)
+    if config.semi.on:
+        task = SemiSegmentTask(
+            config,
+            module,
+            text,
+            records=splits["train"],
+            classes=manifest.classes,
+            hidden=hidden,
+            folder=out / "semi",
+            encoder=encoder,
+        )
+        label_plan["unlabelled_without_text"] = task.num_without_text
+    loaders = {name: _loader(fabric, splits[name], manifest, config, hidden, train=name == "train") for name in splits}
+    return Prepared(task, encoder, manifest.classes, splits, loaders, plan)
+
+
+def _pretrain(
+    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+) -> Prepared:
+    unused = [
+        name
+        for name, value, default in (
+            ("semi.epi", config.semi.epi, "none"),
+            ("semi.lv_bank", config.semi.lv_bank, "none"),
+            ("data.label_fraction", config.data.label_fraction, 1.0),
+            ("data.phrases_per_image", config.data.phrases_per_image, 1),
+            ("data.p_empty_text", config.data.p_empty_text, 0.0),
+            ("data.normalize", config.data.normalize, "none"),
+            ("train.steps_per_epoch", config.train.steps_per_epoch, None),
+            ("train.freeze_encoder", config.train.freeze_encoder, False),
+        )
+        if value != default
+    ]
+    if unused or config.model.name != "g2d":
+        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
+        raise InputError(f"task: pretrain does not take {what}", expected="the default there, and model.name: g2d")
+    num_without = {name: sum(not row.text.strip() for row in rows) for name, rows in splits.items()}
+    for name, rows in splits.items():
+        splits[name] = [row for row in rows if row.text.strip()]
+        if len(splits[name]) < 2:
+            raise InputError(
+                f"{len(splits[name])} records of the {name} split have a text",
+                file=manifest.path,
+                expected=f"pairs of image and text (column {config.data.text_column})",
+            )
+    texts = sorted({row.text for row in splits["train"]})
+    module, encoder = build_pretrainer(config, texts)
+    taken: dict[str, Any] = {}
+    prefix, path = split_init(config.init or "")
+    if prefix == WEIGHTS_PREFIX:
+        taken["init"] = load_foreign(module.network.unet, path)
+    elif path:
+        other, other_encoder, own, _ = load_model(path)
+        if not isinstance(other, Pretrainer) or other_encoder is None or own.text != config.text:
+            raise InputError(
+                "init is another network", file=path, expected="a run of task: pretrain with the same text encoder"
+            )
+        encoder = other_encoder
+        taken["init"] = continue_from(module.network, other.network, path)
+        module = Pretrainer(module.network, encoder)
+    task = PretrainTask(config, module, TextInput(encoder, _cache(config, encoder, out), True))
+    data = replace(config.data, val_phrases_per_image=1)
+    body = config.pretrain.decoder == "pseudo_mask" and config.pretrain.mask.body_mask
+    datasets = {
+        name: SegmentDataset(rows, (), data, seed=config.train.seed, train=name == "train", body=body)
+        for name, rows in splits.items()
+    }
+    lengths = [0] * len(datasets["train"])
+    if config.pretrain.bucket_texts:
+        counts = encoder.tokenize(texts).mask.sum(dim=1).tolist()
+        length_of = dict(zip(texts, counts, strict=True))
+        lengths = [max(length_of[row.text] for row in rows) for rows in datasets["train"].groups]
+    size, seed = config.train.batch_size, config.train.seed
+    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    samplers: dict[str, BatchSampler] = {
+        "train": LengthSampler(lengths, size, seed=seed, **place),
+        "val": EpochSampler(len(datasets["val"]), size, seed=seed, shuffle=False, **place),
+    }
+    loaders = {name: _data_loader(datasets[name], samplers[name], config, fabric) for name in splits}
+    pairs = {
+        "without_text": num_without,
+        "distinct_texts": {name: len({row.text for row in rows}) for name, rows in splits.items()},
+        "negatives": _negatives(config, fabric.world_size),
+    }
+    return Prepared(task, encoder, (), splits, loaders, {"pairs": pairs, **taken})
+
+
+def _negatives(config: Config, world_size: int) -> str:
+    """Among how many pairs each pair is told apart, in words."""
+    pretrain, whole = config.pretrain, config.train.batch_size * world_size
+    if pretrain.accumulate > 1 and pretrain.accumulate_mode == "micro":
+        part = -(-whole // pretrain.accumulate)
+        return f"of the part only: {part} pairs, in {pretrain.accumulate} parts of a batch of {whole}"
+    if pretrain.accumulate > 1:
+        return f"of the whole batch of {whole} pairs, computed in {pretrain.accumulate} parts (cached embeddings)"
+    return f"of the whole batch of {whole} pairs"
+
+
+def _build(
+    config: Config, manifest: Manifest, texts: list[str]
+) -> tuple[TextGuidedSegmenter, TextEncoder | None, str | None]:
+    """Network and text encoder, new ones or those of `init`; and what was taken over from a pre-trained one."""
+    prefix, path = split_init(config.init or "")
+    if not path:
+        return (*build_segmenter(config, len(manifest.classes), texts), None)
+    if prefix == WEIGHTS_PREFIX:
+        fresh, encoder = build_segmenter(config, len(manifest.classes), texts)
+        return fresh, encoder, load_foreign(fresh.network, path)
+    module, encoder, own, card = load_model(path)
+    if prefix:
+        if not isinstance(module.network, G2D):
+            raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
+        fresh, encoder = build_segmenter(config, len(manifest.classes), texts)
+        taken = start_from_g2d(fresh.network, module.network, config.init_parts, path)
+        return fresh, encoder, str(taken)
+    differences = [
+        f"{name}: {getattr(own, name)} there, {getattr(config, name)} here"
+        for name in ("task", "model", "text")
+        if getattr(own, name) != getattr(config, name)
+    ]
+    if tuple(card["classes"]) != manifest.classes:
+        differences.append(f"classes: {', '.join(card['classes'])} there, {', '.join(manifest.classes)} here")
+    if differences:
+        raise InputError(
+            f"init is another network ({'; '.join(differences)})",
+            file=path,
+            expected="the same model and text",
+            remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
+        )
+    return module, encoder, None
+
+
+def _cache(config: Config, encoder: TextEncoder | None, out: Path) -> FeatureCache | None:
+    """What is computed once per distinct text: features, or those of an encoder's frozen layers."""
+    if encoder is None or not encoder.prefix_frozen:
+        return None
+    return FeatureCache(encoder, Path(config.text.cache_dir) if config.text.cache_dir else out / "cache")
+
+
+def _loader(
+    fabric: Fabric,
+    records: Sequence[Record],
+    manifest: Manifest,
+    config: Config,
+    hidden: frozenset[str],
+    *,
+    train: bool,
+) -> DataLoader[Sample]:
+    seed = config.train.seed
+    dataset = SegmentDataset(records, manifest.classes, config.data, seed=seed, train=train, hidden=hidden)
+    sampler: BatchSampler
+    if train and (config.semi.on or config.train.steps_per_epoch is not None):
+        if fabric.world_size > 1:
+            raise InputError(
+                "semi and train.steps_per_epoch run on one device", expected="train.devices: 1",
+            )  # fmt: skip
+        labelled = dataset.labelled()
+        known = set(labelled)
+        others = [i for i in range(len(dataset)) if i not in known] if config.semi.on else []
+        sampler = MixedSampler(
+            labelled, others, config.train.batch_size, seed=seed, num_batches=config.train.steps_per_epoch
+        )
+    else:
+        sampler = EpochSampler(
+            len(dataset),
+            config.train.batch_size,
+            seed=seed,
+            shuffle=train,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+    return _data_loader(dataset, sampler, config, fabric)
+
+
+def _data_loader(dataset: SegmentDataset, sampler: BatchSampler, config: Config, fabric: Fabric) -> DataLoader[Sample]:
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=config.data.num_workers,
+        pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator().manual_seed(config.train.seed),  # the loader draws from its own, not the global one
+    )

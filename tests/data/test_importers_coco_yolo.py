@@ -1,0 +1,208 @@
+"""COCO and YOLO miniatures: polygons, run lengths, crowds, boxes without an outline; faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvl.data.images import read_mask
+from medvl.data.importers.coco import import_coco
+from medvl.data.importers.instances import split_of_name
+from medvl.data.importers.yolo import import_yolo, label_file
+from medvl.data.records import Box, Record, load_manifest
+from medvl.errors import InputError
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 10)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (size[1], size[0]), 7).save(path)
+    return path
+
+
+def loaded(path: Path) -> dict[str, Record]:
+    return {record.id: record for record in load_manifest(path, check_files="full").records}
+
+
+def mask_of(record: Record, name: str) -> np.ndarray:
+    reference = record.masks[name]
+    assert reference is not None
+    return np.zeros((8, 10), bool) if reference.path is None else read_mask(reference.path)
+
+
+def area(rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros((8, 10), bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def annotation(number: int, image: int, category: int, box: list[float], shape: Any, crowd: int = 0) -> dict[str, Any]:
+    found = {"id": number, "image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}
+    return found | {"segmentation": shape}
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    folder = tmp_path / "coco"
+    categories = [{"id": 7, "name": "nodule"}, {"id": 9, "name": "pleural effusion"}]
+    images = [{"id": i, "file_name": f"{i}.png", "width": 10, "height": 8} for i in range(3)]
+    two = [[1, 1, 4, 1, 4, 3, 1, 3], [6, 6, 9, 6, 9, 8, 6, 8]]  # one object in two parts
+    # 8 rows: 17 zeros lead to column 2, row 1; runs of 2 in columns 2 and 3; the rest of 80.
+    runs = {"size": [8, 10], "counts": [17, 2, 6, 2, 53]}
+    annotations = [
+        annotation(1, 0, 7, [1, 1, 8, 7], two),
+        annotation(2, 0, 9, [2, 1, 2, 2], runs),
+        annotation(3, 1, 7, [0, 0, 10, 8], {"size": [8, 10], "counts": [0, 80]}, crowd=1),
+        annotation(4, 1, 9, [2, 2, 3, 3], []),
+    ]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(data))
+    (folder / "annotations" / "captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
+    for i in range(3):
+        picture(folder / "train2017" / f"{i}.png")
+    picture(folder / "valid" / "0.png")
+    data = {"images": images[:1], "annotations": [], "categories": categories}
+    (folder / "valid" / "_annotations.coco.json").write_text(json.dumps(data))
+    return folder
+
+
+def test_coco(coco: Path, tmp_path: Path) -> None:
+    result = import_coco(coco, tmp_path / "out" / "manifest.csv")
+    assert result.num_records == {"train": 3, "val": 1, "test": 0}
+    records = loaded(result.manifest)
+    assert set(records) == {"train2017_0", "1", "2", "valid_0"}  # the stem that stands twice with its folder
+    first = records["train2017_0"]
+    both = area(slice(1, 3), slice(1, 4)) | area(slice(6, 8), slice(6, 9))
+    assert (mask_of(first, "nodule") == both).all()
+    assert (mask_of(first, "pleural effusion") == area(slice(1, 3), slice(2, 4))).all()
+    assert first.boxes == (Box("nodule", 1, 1, 9, 8), Box("pleural effusion", 2, 1, 4, 3))
+    assert first.labels == ("nodule", "pleural effusion")
+    second = records["1"]
+    assert mask_of(second, "nodule").all() and second.masks["pleural effusion"] is None  # its outline is not known
+    assert second.boxes == (Box("pleural effusion", 2, 2, 5, 5),)
+    assert not mask_of(records["2"], "nodule").any() and records["2"].labels == ()
+    assert records["valid_0"].split == "val" and not mask_of(records["valid_0"], "nodule").any()
+    counts = {"objects": 4, "objects_without_an_outline": 1, "crowds_without_a_box": 1, "masks": 3, "boxes": 3}
+    assert result.counts == counts
+    assert (tmp_path / "out" / "masks" / "train2017_0__pleural_effusion.png").is_file()
+
+
+def test_coco_faults(coco: Path, tmp_path: Path) -> None:
+    path = coco / "annotations" / "instances_train2017.json"
+    data = json.loads(path.read_text())
+    data["annotations"] += [
+        annotation(10, 0, 8, [1, 1, 2, 2], []),
+        annotation(11, 5, 7, [1, 1, 2, 2], []),
+        annotation(12, 0, 7, [1, 1, 0, 2], []),
+        annotation(13, 0, 7, [1, 1, 2, 2], [[1, 2, 3, 4]]),
+        {"id": 14, "image_id": 0, "category_id": 7},
+        annotation(15, 0, 7, [9, 1, 5, 2], []),
+        annotation(16, 2, 9, [1, 1, 2, 2], {"size": [4, 4], "counts": [16]}),
+    ]
+    data["images"].append({"id": 9, "file_name": "gone.png", "width": 10, "height": 8})
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError) as caught:
+        import_coco(coco, tmp_path / "out" / "m.csv")
+    text = str(caught.value)
+    for number in (10, 11, 12, 13, 14):
+        assert f"[annotation {number}]" in text, number
+    assert "1 of 4 images are missing: gone.png" in text and "leaves the image" in text
+    assert "expected 4 rows x 4 columns, as its run lengths" in text
+    assert not (tmp_path / "out").exists()
+    path.write_text(json.dumps(data | {"images": [{"id": 1}]}))
+    with pytest.raises(InputError, match="images without file_name"):
+        import_coco(coco, tmp_path / "out" / "m.csv")
+    path.write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        import_coco(coco, tmp_path / "out" / "m.csv")
+    with pytest.raises(InputError, match="no COCO annotations"):
+        import_coco(coco / "train2017", tmp_path / "out" / "m.csv")
+
+
+def test_coco_runs_that_do_not_add_up_leave_nothing_behind(coco: Path, tmp_path: Path) -> None:
+    path = coco / "annotations" / "instances_train2017.json"
+    data = json.loads(path.read_text())
+    data["annotations"][1]["segmentation"]["counts"] = [17, 2]
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="add up to 19 pixels; expected 80"):
+        import_coco(coco, tmp_path / "out" / "m.csv")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_shape_without_a_pixel_is_not_called_absent(coco: Path, tmp_path: Path) -> None:
+    path = coco / "annotations" / "instances_train2017.json"
+    data = json.loads(path.read_text())
+    speck = annotation(20, 2, 7, [3.1, 3.1, 0.2, 0.2], [[3.1, 3.1, 3.3, 3.1, 3.3, 3.3]])
+    data["annotations"].append(speck)
+    path.write_text(json.dumps(data))
+    result = import_coco(coco, tmp_path / "out" / "m.csv")
+    assert result.counts["masks_without_a_pixel"] == 1 and loaded(result.manifest)["2"].masks["nodule"] is None
+
+
+def test_split_of_name() -> None:
+    names = {"instances_train2017": "train", "valid": "val", "dev.json": "val", "TEST": "test", "all": None}
+    assert {name: split_of_name(name) for name in names} == names
+    assert split_of_name("val_of_train.json") == "val"
+
+
+def yolo_set(folder: Path, lines: dict[str, str]) -> Path:
+    """Images of 8 rows x 10 columns; name -> content of its label file."""
+    (folder / "data.yaml").parent.mkdir(parents=True, exist_ok=True)
+    parts = "path: /elsewhere\ntrain: ../train/images\nval: valid/images\n"
+    (folder / "data.yaml").write_text(parts + "names: [opacity, device]\n")
+    for name, text in lines.items():
+        image = picture(folder / f"{name}.png")
+        label_file(image).parent.mkdir(exist_ok=True)
+        label_file(image).write_text(text)
+    return folder
+
+
+def test_yolo_boxes(tmp_path: Path) -> None:
+    lines = {"train/images/a": "0 0.5 0.5 0.2 0.5\n1 0.95 0.25 0.1 0.5\n", "valid/images/b": ""}
+    folder = yolo_set(tmp_path / "yolo", lines)
+    picture(folder / "train" / "images" / "c.png")
+    result = import_yolo(folder, tmp_path / "out" / "manifest.csv")
+    records = loaded(result.manifest)
+    assert result.num_records == {"train": 2, "val": 1} and records["b"].split == "val"
+    # Width 10, height 8: centre (5, 4), 2 wide, 4 high.
+    assert records["a"].boxes == (Box("opacity", 4, 2, 6, 6), Box("device", 9, 0, 10, 4))
+    assert records["a"].labels == ("opacity", "device") and records["a"].masks == {}
+    assert result.counts["images_without_a_label_file"] == 1 and "1 images without" in result.warnings[0]
+    assert not (tmp_path / "out" / "masks").exists()
+
+
+def test_yolo_polygons(tmp_path: Path) -> None:
+    lines = {
+        "train/images/a": "0 0.1 0.25 0.5 0.25 0.5 0.75 0.1 0.75\n1 0.5 0.5 0.2 0.5",
+        "valid/images/a": "1 0.0 0.0 1.0 0.0 1.0 1.0",
+    }
+    result = import_yolo(yolo_set(tmp_path / "yolo", lines), tmp_path / "out" / "manifest.csv")
+    records = loaded(result.manifest)
+    first = records["train_images_a"]
+    assert (mask_of(first, "opacity") == area(slice(2, 6), slice(1, 5))).all()
+    assert first.boxes[0] == Box("opacity", 1, 2, 5, 6) and first.masks["device"] is None
+    assert not mask_of(records["valid_images_a"], "opacity").any()
+    # The centre (c + .5, r + .5) lies in the upper right triangle where (r + .5) / 8 < (c + .5) / 10.
+    rows, columns = np.mgrid[:8, :10]
+    assert (mask_of(records["valid_images_a"], "device") == ((rows + 0.5) * 10 < (columns + 0.5) * 8)).all()
+
+
+def test_yolo_faults(tmp_path: Path) -> None:
+    lines = {"train/images/a": "2 0.5 0.5 0.2 0.5\n0 0.5 0.5 0.2\nx\n0 0.5 0.5 0.2 0\n0 0.9 0.5 0.8 0.5"}
+    folder = yolo_set(tmp_path / "yolo", lines)
+    (folder / "valid" / "images").mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        import_yolo(folder, tmp_path / "m.csv")
+    text = str(caught.value)
+    assert all(f"a.txt:{line}: not an object" in text for line in (1, 2, 3, 4)) and "leaves the image" in text
+    (folder / "data.yaml").write_text("train: nowhere\nnames: {0: a, 1: b}\n")
+    with pytest.raises(InputError, match="nowhere is missing"):
+        import_yolo(folder, tmp_path / "m.csv")
+    (folder / "data.yaml").write_text("train: nowhere\nnames: {1: a}\n")
+    with pytest.raises(InputError, match=r"names has the numbers \[1\]"):
+        import_yolo(folder, tmp_path / "m.csv")

@@ -1,0 +1,108 @@
+"""The registry and `medvl import`: every layout has its importer, options go where they belong."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medvl.cli import app
+from medvl.data.importers.layouts import LAYOUTS, get_layout
+from medvl.data.records import load_manifest
+from medvl.data.tables import write_table
+from medvl.errors import InputError
+
+NAMES = "lvit qata mosmed monuseg lung-regions mimic-cxr openi ms-cxr siim rsna object-cxr nih chexpert covidx coco"
+
+
+def test_every_layout_has_an_importer_parts_source_and_terms() -> None:
+    assert list(LAYOUTS) == [*NAMES.split(), "yolo"]
+    for layout in LAYOUTS.values():
+        assert callable(layout.function()), layout.name
+        assert layout.parts and layout.obtained and layout.terms and layout.title
+        assert any(part.required for part in layout.parts)
+        assert set(layout.options) <= set(inspect.signature(layout.function()).parameters), layout.name
+    assert LAYOUTS["nih"].labels()[0] == "Atelectasis" and len(LAYOUTS["nih"].labels()) == 14
+    assert len(LAYOUTS["chexpert"].labels()) == 14 and LAYOUTS["coco"].labels() == ()
+    with pytest.raises(InputError, match="did you mean chexpert"):
+        get_layout("chexprt")
+
+
+def lvit_set(root: Path) -> Path:
+    for split in ("Train", "Val", "Test"):
+        for kind in ("img", "labelcol"):
+            folder = root / f"{split}_Folder" / kind
+            folder.mkdir(parents=True)
+            Image.new("L", (16, 16), 255).save(folder / f"{split}.png")
+        rows = [{"Image": f"{split}.png", "Description": f"nuclei of {split}"}]
+        write_table(root / f"{split}_Folder" / f"{split}_text.xlsx", rows)
+    return root
+
+
+@pytest.mark.parametrize("name", ["qata", "mosmed", "monuseg"])
+def test_the_sets_of_lvit(name: str, tmp_path: Path) -> None:
+    result = LAYOUTS[name].run(lvit_set(tmp_path / "set"), tmp_path / "out" / "m.csv")
+    assert result.num_records == {"train": 1, "val": 1, "test": 1} and result.counts["sentences"] == 3
+    texts = {record.split: record.text for record in load_manifest(result.manifest, need_text=True).records}
+    assert texts["val"] == "nuclei of Val"
+
+
+def yolo_set(root: Path) -> Path:
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    Image.new("L", (20, 16)).save(root / "images" / "a.png")
+    (root / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "data.yaml").write_text("names: [opacity]\ntrain: images\n")
+    return root
+
+
+def test_command_line(tmp_path: Path) -> None:
+    folder = yolo_set(tmp_path / "yolo")
+    done = CliRunner().invoke(app, ["import", "yolo", str(folder), "--out", str(tmp_path / "a" / "m.csv"), "--json"])
+    assert done.exit_code == 0
+    made = json.loads(done.stdout)
+    assert made["records"] == {"train": 1} and made["counts"]["boxes"] == 1 and made["warnings"] == []
+    done = CliRunner().invoke(app, ["import", "yolo", str(folder), "--out", str(tmp_path / "b" / "m.csv")])
+    assert done.exit_code == 0 and "train 1" in done.stdout and "boxes: 1" in done.stdout
+    words = ["import", "qata", str(lvit_set(tmp_path / "qata")), "--out", str(tmp_path / "c" / "m.csv")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "sentences: 3" in done.stdout
+
+
+def test_options_belong_to_their_layout(tmp_path: Path) -> None:
+    words = ["import", "yolo", str(yolo_set(tmp_path / "yolo")), "--out", str(tmp_path / "m.csv")]
+    for option, owner in (("max-size", "lung-regions"), ("uncertain", "chexpert"), ("views", "mimic-cxr")):
+        done = CliRunner().invoke(app, [*words, f"--{option}", "9"])
+        assert isinstance(done.exception, InputError), option
+        assert f"--{option} belongs to {owner}, not to yolo" in str(done.exception)
+    done = CliRunner().invoke(app, ["import", "chexpert", str(tmp_path), "--out", "m.csv", "--uncertain", "perhaps"])
+    assert isinstance(done.exception, InputError) and "--uncertain is perhaps" in str(done.exception)
+    done = CliRunner().invoke(app, ["import", "rsna", str(tmp_path / "gone"), "--out", "m.csv"])
+    assert isinstance(done.exception, InputError) and "medvl doctor rsna" in str(done.exception)
+
+
+def test_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    (tmp_path / "stage_2_train_labels.csv").write_text("patientID,x,y,width,height,Target\n")
+    with pytest.raises(InputError, match=r"no column patientId; expected .*did you mean patientID\?"):
+        LAYOUTS["rsna"].run(tmp_path, tmp_path / "m.csv")
+    (tmp_path / "stage_2_train_labels.csv").write_text("patientId,x,y,width,height,Target\na,1,1\nb,,,,,0,9\n")
+    with pytest.raises(InputError) as caught:
+        LAYOUTS["rsna"].run(tmp_path, tmp_path / "m.csv")
+    assert "labels.csv:2: 3 cells; expected 6" in str(caught.value) and ":3: 7 cells" in str(caught.value)
+    with pytest.raises(InputError, match=r"no table; expected train-rle\.csv or stage_2_train\.csv"):
+        LAYOUTS["siim"].run(tmp_path, tmp_path / "m.csv")
+
+
+@pytest.mark.shared
+def test_the_captions_of_qata_are_those_of_the_registry(shared_data: Path) -> None:
+    with (shared_data / "qata-texts" / "captions.csv").open(newline="", encoding="utf-8") as stream:
+        splits = Counter(row["split"] for row in csv.DictReader(stream))
+    assert splits == {"train": 5716, "val": 1429, "test": 2113}
+    parts = {part.what: part.num for part in LAYOUTS["qata"].parts}
+    assert [parts[f"{name.capitalize()}: masks"] for name in splits] == list(splits.values())

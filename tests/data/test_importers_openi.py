@@ -1,0 +1,173 @@
+"""Open-i in miniature: reports as XML, images of 16 pixels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvl.data.importers.openi import import_openi
+from medvl.data.records import load_manifest
+from medvl.data.splits import split_manifest
+from medvl.errors import InputError
+
+LICENCE = "http://creativecommons.org/licenses/by-nc-nd/4.0/"
+
+
+def xml(number: str, findings: str, impression: str, majors: list[str], images: list[str]) -> str:
+    texts = {"COMPARISON": "None.", "INDICATION": "Cough", "FINDINGS": findings, "IMPRESSION": impression}
+    abstract = "".join(f'<AbstractText Label="{label}">{escape(text)}</AbstractText>' for label, text in texts.items())
+    terms = "".join(f"<major>{escape(term)}</major>" for term in majors)
+    figures = "".join(
+        f'<parentImage id="{name}"><figureId>F{i}</figureId><caption>Xray Chest PA and Lateral</caption>'
+        f'<panel type="single"><url>/hadoop/{name}.jpg</url></panel></parentImage>'
+        for i, name in enumerate(images, start=1)
+    )
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><eCitation><meta type="rr"/><uId id="CXR{number}"/>'
+        f'<pmcId id="{number}"/><docSource>CXR</docSource><licenseType>open-access</licenseType>'
+        f"<licenseURL>{LICENCE}</licenseURL><MedlineCitation><Article><Abstract>{abstract}</Abstract></Article>"
+        f"</MedlineCitation><MeSH>{terms}<automatic>effusion</automatic></MeSH>{figures}</eCitation>"
+    )
+
+
+REPORTS = {
+    "1": (
+        "Clear lungs. No XXXX of a mass.", "1. Normal chest x-XXXX.", ["normal"],
+        ["CXR1_1_IM-1-3001", "CXR1_1_IM-1-4001"],
+    ),
+    "2": ("", "Small effusion < 1 cm.", ["Pleural Effusion/left/small", "Aorta/tortuous"], ["CXR2_IM-2-1001"]),
+    "3": ("Heart normal.", "No change.", ["No Indexing"], ["CXR3_IM-3-1001"]),
+    "4": ("Lungs are clear.", "Normal.", ["normal"], []),
+    "10": ("", "XXXX", ["normal"], ["CXR10_IM-4-1001"]),
+    "11": ("", "Normal chest.", ["normal"], ["CXR11_IM-5-1001"]),
+}  # fmt: skip
+
+
+def lay_out(root: Path, inner: str = "ecgen-radiology") -> Path:
+    (root / inner).mkdir(parents=True)
+    (root / "NLMCXR_png").mkdir()
+    for number, (findings, impression, majors, images) in REPORTS.items():
+        (root / inner / f"{number}.xml").write_text(xml(number, findings, impression, majors, images))
+        for name in images:
+            Image.fromarray(np.full((16, 16), len(name), np.uint8)).save(root / "NLMCXR_png" / f"{name}.png")
+    return root
+
+
+@pytest.mark.parametrize("inner", ["ecgen-radiology", "NLMCXR_reports/ecgen-radiology"])
+def test_reports_and_their_images(tmp_path: Path, inner: str) -> None:
+    result = import_openi(lay_out(tmp_path / "set", inner), tmp_path / "out" / "m.csv")
+    assert result.num_records == {"(none)": 4}
+    assert result.counts == {
+        "reports": 6,
+        "left_out_no_image": 1,
+        "left_out_empty": 1,
+        "left_out_too_short": 1,
+        "images": 4,
+        "marks": 2,
+        "list_numbers": 1,
+        "headers": 0,
+        "no_indexing": 1,
+    }
+    records = load_manifest(result.manifest, need_text=True).records
+    assert [record.id for record in records] == [
+        "CXR1_1_IM-1-3001",
+        "CXR1_1_IM-1-4001",
+        "CXR2_IM-2-1001",
+        "CXR3_IM-3-1001",
+    ]
+    first, second, third, fourth = records
+    assert first.text == second.text == "Normal chest x. Clear lungs. No of a mass."
+    assert first.extra == {"text_findings": "Clear lungs. No of a mass.", "text_impression": "Normal chest x."}
+    assert first.image.resolve() == (tmp_path / "set/NLMCXR_png/CXR1_1_IM-1-3001.png").resolve()
+    assert third.text == "Small effusion < 1 cm." and third.labels == ("Pleural Effusion/left/small", "Aorta/tortuous")
+    assert fourth.labels == () and fourth.text == "No change. Heart normal."
+    assert (first.patient, first.study, first.view, first.split, first.licence) == ("CXR1", "CXR1", None, None, LICENCE)
+    assert len(result.warnings) == 2 and "which image is frontal" in result.warnings[0]
+    assert "medvl split --by patient" in result.warnings[1]
+
+
+def test_the_split_comes_afterwards_by_patient(tmp_path: Path) -> None:
+    import_openi(lay_out(tmp_path / "set"), tmp_path / "m.csv")
+    split_manifest(tmp_path / "m.csv", tmp_path / "split.csv", fractions=(0.4, 0.3, 0.3))
+    found = load_manifest(tmp_path / "split.csv").records
+    assert found[0].study == found[1].study and found[0].split == found[1].split
+    assert {record.split for record in found} == {"train", "val", "test"}
+
+
+def test_faults_together(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "set")
+    texts = root / "ecgen-radiology"
+    (root / "NLMCXR_png" / "CXR1_1_IM-1-4001.png").unlink()
+    (root / "NLMCXR_png" / "CXR2_IM-2-1001.png").write_bytes(b"rubbish")
+    (root / "NLMCXR_png" / "CXR11_IM-5-1001.png").unlink()  # left out as too short: not needed
+    (texts / "20.xml").write_text("<eCitation><uId")
+    (texts / "21.xml").write_text("<eCitation/>")
+    (texts / "22.xml").write_text(xml("1", "Clear lungs seen.", "", ["a"], ["CXR3_IM-3-1001"]))
+    (texts / "23.xml").write_text(xml("23", "Clear lungs seen.", "", ["a|b"], ["CXR23_IM"]))
+    (texts / "24.xml").write_text(xml("24", "Clear lungs seen.", "", ["a"], ["../CXR24"]))
+    with pytest.raises(InputError) as caught:
+        import_openi(root, tmp_path / "m.csv")
+    text = str(caught.value)
+    for what in (
+        "CXR1_1_IM-1-4001.png is missing",
+        "CXR2_IM-2-1001.png cannot be read",
+        "20.xml: cannot be read as XML",
+        "21.xml: not a report of Open-i: no uId",
+        "22.xml: CXR1 again, first in 1.xml",
+        "22.xml: image CXR3_IM-3-1001 again, first in 3.xml",
+        "23.xml: a label with |: a|b",
+        "24.xml: parentImage id '../CXR24'",
+    ):
+        assert what in text, (what, text)
+    assert len(caught.value.faults) == 8 and not (tmp_path / "m.csv").exists()
+
+
+def test_faults_of_the_layout(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        import_openi(tmp_path / "gone", tmp_path / "m.csv")
+    with pytest.raises(InputError) as caught:
+        import_openi(tmp_path, tmp_path / "m.csv")
+    assert [fault.what for fault in caught.value.faults] == ["missing folder", "missing folder"]
+    for name in ("ecgen-radiology", "NLMCXR_png"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"no \*\.xml"):
+        import_openi(tmp_path, tmp_path / "m.csv")
+    (tmp_path / "ecgen-radiology" / "4.xml").write_text(xml("4", "Lungs are clear.", "", ["normal"], []))
+    with pytest.raises(InputError, match="no report with text and image"):
+        import_openi(tmp_path, tmp_path / "m.csv")
+
+
+@pytest.mark.shared
+def test_a_part_of_the_collection(shared_data: Path, tmp_path: Path) -> None:
+    """Every twelfth real report in the published layout; one small picture stands in for the images."""
+    with (shared_data / "openi-reports" / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))[::12]
+    (tmp_path / "ecgen-radiology").mkdir()
+    (tmp_path / "NLMCXR_png").mkdir()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "pixel.png")
+    for row in rows:
+        number = row["id"].removeprefix("oi-CXR")
+        images = [name for name in row["openi_images"].split("|") if name]
+        text = xml(number, row["findings"], row["impression"], row["label"].split("|"), images)
+        (tmp_path / "ecgen-radiology" / f"{number}.xml").write_text(text)
+        for name in images:
+            (tmp_path / "NLMCXR_png" / f"{name}.png").hardlink_to(tmp_path / "pixel.png")
+    result = import_openi(tmp_path, tmp_path / "m.csv")
+    with_image = [row for row in rows if row["openi_images"]]
+    empty = sum(not row["findings"] and not row["impression"] for row in with_image)
+    assert result.counts["reports"] == len(rows) == 297
+    assert result.counts.get("left_out_no_image", 0) == len(rows) - len(with_image)
+    assert result.counts.get("left_out_empty", 0) == empty and result.counts.get("left_out_too_short", 0) == 0
+    records = load_manifest(result.manifest, check_files=False, need_text=True).records
+    assert len({record.study for record in records}) == len(with_image) - empty
+    assert {record.patient for record in records} == {record.study for record in records}
+    labels = {record.study: record.labels for record in records}
+    for row in with_image:
+        if row["findings"] or row["impression"]:
+            expected = tuple(label.strip() for label in row["label"].split("|") if label != "No Indexing")
+            assert labels[row["id"].removeprefix("oi-")] == expected

@@ -1,0 +1,114 @@
+"""Run lengths, shapes and published split rules, against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvl.data.importers.published_splits import draw_groups, in_two_splits, shuffle_split, train_val_test
+from medvl.data.importers.rle import coco_counts, decompress, relative_runs
+from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle, Shape
+from medvl.errors import InputError
+
+
+def drawn(*rows: str) -> np.ndarray:
+    return np.array([[letter == "#" for letter in row] for row in rows])
+
+
+def painted(shape: Shape, size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    shape.paint(mask)
+    return mask
+
+
+def test_relative_runs_go_down_the_columns_from_the_end_of_the_run_before() -> None:
+    # 4 rows, 3 columns. Skip 1, run 2: pixels 1, 2 of column 0. Skip 3: to pixel 6, run 3: column 1 row 2, 3 and
+    # column 2 row 0.
+    assert (relative_runs("1 2 3 3", (4, 3)) == drawn("..#", "#..", "##.", ".#.")).all()
+    assert (relative_runs("0 12", (4, 3))).all()  # from pixel 0 to the last
+    assert (relative_runs("0 1 0 1", (4, 3)) == drawn("#..", "#..", "...", "...")).all()
+
+
+@pytest.mark.parametrize("text", ["", "1", "1 2 3", "a b", "-1 2", "1 0", "11 2", "0 5 4 4"])
+def test_runs_that_do_not_fit_are_faults(text: str) -> None:
+    with pytest.raises(InputError):
+        relative_runs(text, (4, 3))
+
+
+def test_coco_counts_by_hand() -> None:
+    # Rows 1, 2 of columns 1, 2, 3 in 4 rows x 5 columns: 5 zeros, then runs of 2 in turn, 5 zeros at the end.
+    mask = drawn(".....", ".###.", ".###.", ".....")
+    assert (coco_counts([5, 2, 2, 2, 2, 2, 5], (4, 5)) == mask).all()
+    # As text: 5, 2, 2, then differences to the count two before: 0, 0, 0, 3; each below 16 is one character from '0'.
+    assert decompress("5220003") == [5, 2, 2, 2, 2, 2, 5]
+    assert (coco_counts("5220003", (4, 5)) == mask).all()
+    # 100 = 3 * 32 + 4 takes two: 4 with the mark for more (32) is chr(48 + 36), then 3. Minus 1 is chr(48 + 31).
+    assert decompress("T33") == [100, 3]
+    assert decompress("122O") == [1, 2, 2, 1]
+    # What pycocotools writes for rows 3..899 of columns 100..949 in a mask of 1000 x 1000.
+    large = np.zeros((1000, 1000), bool)
+    large[3:900, 100:950] = True
+    text = "SeQ3Ql0W3" + "0" * 1697 + "]j`1"
+    assert decompress(text)[:4] == [100_003, 897, 103, 897]
+    assert (coco_counts(text, (1000, 1000)) == large).all()
+
+
+@pytest.mark.parametrize("counts", [[3, 2], [20, 1], [21, -1], ["a"], "5220004", "52 ", "T"])
+def test_coco_counts_that_do_not_fit_are_faults(counts: list[int] | str) -> None:
+    with pytest.raises(InputError):
+        coco_counts(counts, (4, 5))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_runs_of_any_mask_give_the_mask(height: int, width: int, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5
+    flat = mask.T.ravel()
+    change = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(int)))
+    counts = np.diff(np.concatenate([[0], change, [flat.size]])).tolist()
+    assert (coco_counts(counts, (height, width)) == mask).all()
+    if mask.any():
+        runs = " ".join(map(str, counts[: len(change)]))
+        assert (relative_runs(runs, (height, width)) == mask).all()
+
+
+def test_a_pixel_belongs_to_the_shape_that_holds_its_centre() -> None:
+    assert (painted(Rectangle((1, 0, 3, 2)), (3, 4)) == drawn(".##.", ".##.", "....")).all()
+    assert (painted(Rectangle((0.5, 0.6, 2.5, 2.4)), (3, 4)) == drawn("....", "##..", "....")).all()
+    assert painted(Rectangle((-5, -5, 50, 50)), (3, 4)).all()
+    assert (
+        painted(Ellipse((0, 0, 6, 4)), (4, 6)) == drawn(".####.", "######", "######", ".####.")
+    ).all()  # corner centre: (2.5 / 3)^2 + (1.5 / 2)^2 = 1.26
+    # A right triangle with the right angle at (0, 0): the centre (c + .5, r + .5) is inside where c + r + 1 < 4.
+    triangle = Polygon(((0, 0), (4, 0), (0, 4)))
+    assert (painted(triangle, (4, 5)) == drawn("###..", "##...", "#....", ".....")).all()
+    assert triangle.bounds() == (0, 0, 4, 4)
+    # A square with a hole drawn in one line: even-odd.
+    ring = Polygon(((0, 0), (5, 0), (5, 5), (0, 5), (0, 0), (2, 2), (2, 3), (3, 3), (3, 2), (2, 2)))
+    assert painted(ring, (5, 5)).sum() == 24 and not painted(ring, (5, 5))[2, 2]
+    assert painted(Polygon(((-9, -9), (-9, 99), (99, 99), (99, -9))), (3, 4)).all()
+
+
+def test_shuffle_split_is_scikit_learns() -> None:
+    # Written down from scikit-learn 1.9.1: train_test_split(list(range(10)), test_size=4, random_state=0).
+    assert shuffle_split(10, 4, 0) == ([1, 6, 7, 3, 0, 5], [2, 8, 4, 9])
+
+
+def test_train_val_test_has_the_sizes_and_leaves_nobody_out() -> None:
+    names = [f"p{i:02d}" for i in range(20)]
+    split = train_val_test(names[::-1], 7)
+    assert sorted(split) == names and split == train_val_test(names, 7)
+    assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [13, 4, 3]
+
+
+def test_groups_are_drawn_whole() -> None:
+    groups = [f"p{i // 3}" for i in range(30)] + ["alone", "single"]
+    chosen = draw_groups(groups, 8, 0)
+    assert len(chosen) == 8  # two whole groups of three and both single ones
+    inside = {groups[i] for i in chosen}
+    assert {i for i, group in enumerate(groups) if group in inside} == chosen
+    assert chosen == draw_groups(groups, 8, 0) and chosen != draw_groups(groups, 8, 1)
+    splits = ["val" if i in chosen else "train" for i in range(len(groups))]
+    assert in_two_splits(groups, splits) == 0
+    assert in_two_splits(["a", "a", "b"], ["train", "val", "val"]) == 1

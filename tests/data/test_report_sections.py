@@ -1,0 +1,254 @@
+"""Reports as typed: sections, cleaning, sentences."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvl.data.report_sections import (
+    Sections,
+    count_headers,
+    count_list_numbers,
+    count_marks,
+    num_words,
+    parse_sections,
+    report_text,
+    section_name,
+    sentences,
+)
+
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+ 
+ INDICATION:  ___F with new cough.  // pneumonia?
+ 
+ TECHNIQUE:  Chest PA and lateral
+ 
+ COMPARISON:  ___
+ 
+ FINDINGS: 
+ 
+ There is no focal consolidation, pleural effusion
+ or pneumothorax.
+ LUNGS: Clear.
+ T8: mild loss of height.
+ 
+ IMPRESSION: 
+ 
+ 1.  No acute process, compared to ___.
+ 2.  Nodule of
+ 5. mm in the left apex
+ 3.  Discussed with Dr. ___ at 3 p.m. on ___.
+ 
+ NOTIFICATION:   The findings were called to Dr. ___.
+"""
+
+
+def test_a_usual_report() -> None:
+    found = parse_sections(REPORT)
+    assert found.headers == (
+        "final report",
+        "examination",
+        "indication",
+        "technique",
+        "comparison",
+        "findings",
+        "impression",
+        "notification",
+    )
+    assert found.examination == "CHEST (PA AND LAT)" and found.technique == "Chest PA and lateral"
+    assert found.indication == "___F with new cough.  // pneumonia?" and found.comparison == "___"
+    assert found.findings.startswith("There is no focal") and found.findings.endswith("T8: mild loss of height.")
+    assert "LUNGS: Clear." in found.findings and found.impression.endswith("on ___.")
+    assert found.other == {"notification": "The findings were called to Dr. ___."} and found.last_paragraph == ""
+    clean = report_text(found)
+    assert clean.impression == (
+        "No acute process, compared to. Nodule of 5. mm in the left apex. Discussed with Dr. at 3 p.m. on."
+    )
+    assert clean.findings == (
+        "There is no focal consolidation, pleural effusion or pneumothorax. LUNGS: Clear. T8: mild loss of height."
+    )
+    assert clean.text == f"{clean.impression} {clean.findings}" and clean.used == ("impression", "findings")
+    assert (clean.num_marks, clean.num_list_numbers, clean.num_headers) == (3, 3, 0)
+    assert clean.num_words == len(clean.text.split()) and not (clean.cut or clean.empty or clean.too_short)
+
+
+def test_windows_line_ends_and_no_leading_space() -> None:
+    found = parse_sections("FINDINGS: Clear.\r\n\r\nIMPRESSION:\r\nNormal chest.\r\n")
+    assert (found.findings, found.impression) == ("Clear.", "Normal chest.")
+
+
+def test_the_last_section_of_a_name_counts_but_not_an_empty_one() -> None:
+    text = (
+        " WET READ: ___ 8:15 AM\n  Effusion. \n ______________________\n"
+        " FINAL REPORT\n PROVISIONAL FINDINGS IMPRESSION (PFI):  Perhaps.\n IMPRESSION:  Surely.\n FINDINGS:  One.\n"
+        " FINDINGS:  Two.\n FINDINGS: \n"
+    )
+    found = parse_sections(text)
+    assert (found.impression, found.findings, found.num_replaced) == ("Surely.", "Two.", 2)
+    assert found.other["wet read"].startswith("___ 8:15 AM\n  Effusion.")
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("IMPRESSSION", "impression"),
+        ("IMRESSION", "impression"),
+        ("Conclusions", "impression"),
+        ("FINDINGS/IMPRESSION", "impression"),
+        ("FINDINGS AND IMPRESSION", "impression"),
+        ("FINDNGS", "findings"),
+        ("PA AND LATERAL VIEWS OF THE CHEST", "findings"),
+        ("CHEST, SINGLE AP PORTABLE VIEW", "findings"),
+        ("CHEST", "findings"),
+        ("REASON FOR EXAM", "indication"),
+        ("CLINICAL HISTORY", "indication"),
+        ("COMPARISON EXAMINATION", "comparison"),
+        ("COMPARISION", "comparison"),
+        ("PROCEDURE", "technique"),
+        ("EXAM", "examination"),
+        ("COMPRESSION FRACTURES", "compression fractures"),  # like IMPRESSION, and none
+        ("RECOMMENDATION(S)", "recommendation(s)"),
+        ("WET READ", "wet read"),
+        ("CT CHEST", "ct chest"),
+        ("HEART AND MEDIASTINUM", None),
+        ("LINES AND TUBES", None),
+    ],
+)
+def test_names_of_headers(header: str, name: str | None) -> None:
+    assert section_name(header) == name
+
+
+def test_odd_headers() -> None:
+    found = parse_sections("FINDINGS\n Clear lungs.\n Impression:Normal.\n")
+    assert (found.findings, found.impression) == ("Clear lungs.", "Normal.")
+    found = parse_sections(" FINDINGS: The following\n findings: none. At 10:30 AM\n PLEASE NOTE: the film is old.\n")
+    assert found.findings == "The following\n findings: none. At 10:30 AM"
+    assert found.other == {"please note": "the film is old."}
+
+
+def test_last_paragraph() -> None:
+    usual = " INDICATION:  Cough.\n \n COMPARISON:  ___.\n \n The lungs are clear.\n \n No effusion.\n"
+    found = parse_sections(usual)
+    assert found.last_paragraph == "The lungs are clear.\n\nNo effusion." and not found.findings
+    clean = report_text(found)
+    assert clean.text == "The lungs are clear. No effusion." and clean.used == ("last_paragraph",)
+    assert clean.findings == clean.impression == ""
+    with_note = parse_sections(usual + " RECOMMENDATION: CT.\n \n Soon.\n")
+    assert with_note.last_paragraph == found.last_paragraph
+    assert parse_sections("                 FINAL REPORT\n Chest is clear.").last_paragraph == "Chest is clear."
+    assert parse_sections(" FINAL REPORT\n PORTABLE CHEST\n \n Clear.\n").last_paragraph == "Clear."
+    assert parse_sections(" INDICATION:  Cough and fever.\n").last_paragraph == ""
+    assert parse_sections(" IMPRESSION:  Normal.\n \n Signed.\n").last_paragraph == ""
+    assert report_text(parse_sections("")).empty and report_text(parse_sections(" FINDINGS:  ___.\n")).empty
+
+
+def test_cleaning() -> None:
+    text = (
+        "1.) Left base (___) opacity  of 2. 5 cm , now\n2)Stable. IMPRESSION: ___-year-old, seen on ___/___; "
+        "non-XXXX XXXX (XXXX, ___) at .5 cm. ____________ See No. 5. The end ... so"
+    )
+    clean = report_text(Sections(findings=text))
+    assert clean.text == (
+        "Left base opacity of 2. 5 cm, now. Stable. year-old, seen on; non at .5 cm. See No. 5. The end ... so"
+    )
+    assert (clean.num_marks, clean.num_list_numbers, clean.num_headers) == (8, 2, 1)
+    assert not (count_marks(clean.text) or count_headers(clean.text))
+    assert report_text(Sections(findings="___ . ")).text == ""
+    assert report_text(Sections(findings="2.1 cm nodule, T12. Rib 5. The rest clear.")).num_list_numbers == 0
+    assert report_text(Sections(impression="No change", findings="Clear.")).text == "No change Clear."
+
+
+def test_flags_and_limits() -> None:
+    short = report_text(Sections(impression="1. Normal chest."))
+    assert short.too_short and not short.empty and short.text == "Normal chest." and short.num_words == 2
+    assert not report_text(Sections(impression="Normal chest.", findings="Clear.")).too_short
+    assert not report_text(Sections(impression="Normal chest."), min_words=2).too_short
+    cut = report_text(Sections(impression="one two three four"), max_words=3)
+    assert cut.cut and cut.text == "one two three" and cut.num_words_cut == 1
+    assert not report_text(Sections(impression="one two three four"), max_words=4).cut
+    with pytest.raises(ValueError, match="at least 1"):
+        report_text(Sections(impression="one"), max_words=0)
+    assert num_words("a - 2 . ...") == 2
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["1. No effusion.", "2. Nodule of 2.5 cm.", "3) Clear."],
+        ["Seen by Dr. Smith at 5 a.m. today.", "Unchanged vs. the prior, e.g. the apex, approx. 3 cm. in size."],
+        ["Line ends 5 cm. above the carina at 3 p.m. 2 views.", "Stable."],
+        ["The nodule measures 4 mm.", "No effusion."],
+        ["Compare film No. 5 of the series.", "Pneumothorax?", "No.", "Effusion?", "No!"],
+        ["Read by J. R. Miller and Mr. B. Jones.", "Lack of vitamin D.", "The bones are thin."],
+        ["Clear ... or nearly so...", "The heart is large."],
+        ["Opacity in the apex.", "There is no other."],
+        ['He said "clear." Then more.'.split(" Then")[0], "Then more."],
+        ["no effusion.", "heart is normal.", "T12.", "old fracture of rib 5.", "there is more."],
+        ["See the post. wall and the ant. segment, i.e. the front.", "2. Lungs clear."],
+        ["First paragraph without a stop", "Second one"],
+    ],
+)
+def test_sentences(parts: list[str]) -> None:
+    assert sentences(("\n\n" if parts[0][-1].isalpha() else " ").join(parts)) == parts
+
+
+def test_sentences_by_lines() -> None:
+    assert sentences("1. Large\nheart\n2. No fluid\n\nSigned") == ["1. Large\nheart", "2. No fluid", "Signed"]
+    assert sentences("In the apex.There is more. .") == ["In the apex.", "There is more. ."]
+    assert sentences("") == sentences(" \n ") == []
+
+
+@given(
+    st.lists(
+        st.sampled_from(["\n", "\n\n", *"1. No Dr. cm. 2.5 a.m. J. ... . ?) The x.Yes __".split()])
+        | st.text(max_size=5)
+    )
+)
+def test_sentences_lose_nothing(words: list[str]) -> None:
+    text = " ".join(words)
+    found = sentences(text)
+    assert "".join("".join(found).split()) == "".join(text.split())
+    assert all(sentence == sentence.strip() != "" for sentence in found)
+    assert all(any(c.isalnum() for c in sentence) for sentence in found[1:])
+
+
+@given(st.text(alphabet="aB1.2)_X \n-(,:;"))
+def test_cleaning_leaves_no_mark(text: str) -> None:
+    clean = report_text(Sections(findings=text))
+    assert count_marks(clean.text) <= ("_" * 10 in text) and "  " not in clean.text and "\n" not in clean.text
+    assert clean.empty == (clean.text == "")
+
+
+@pytest.mark.shared
+def test_all_open_i_reports(shared_data: Path) -> None:
+    with (shared_data / "openi-reports" / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3561
+    num_sentences = num_marks = num_numbers = num_empty = num_short = num_headers = 0
+    for row in rows:
+        found = sentences(row["text"])
+        assert "".join("".join(found).split()) == "".join(row["text"].split())
+        num_sentences += len(found)
+        clean = report_text(Sections(impression=row["impression"], findings=row["findings"]))
+        assert not (count_marks(clean.text) or count_headers(clean.text) or count_list_numbers(clean.text)), clean.text
+        num_marks += clean.num_marks
+        num_numbers += clean.num_list_numbers
+        num_headers += clean.num_headers
+        num_empty += clean.empty
+        num_short += clean.too_short
+        typed = (  # in the lay-out of MIMIC-CXR
+            f"    FINAL REPORT\n INDICATION:  {row['indication']}\n \n FINDINGS: \n \n {row['findings']}\n \n"
+            f" IMPRESSION: \n \n {row['impression']}\n"
+        )
+        parsed = parse_sections(typed)
+        assert (parsed.findings, parsed.impression) == (row["findings"], row["impression"])
+        assert parsed.indication == row["indication"]
+    assert num_marks == sum(len(re.findall("X{4,}", row["findings"] + " " + row["impression"])) for row in rows)
+    assert (num_sentences, num_marks, num_numbers) == (20532, 3363, 1142)
+    assert (num_headers, num_empty, num_short) == (6, 24, 0)

@@ -1,0 +1,94 @@
+"""medvl convert: round trip, grey to colour, exit codes, what it refuses. Run as a function through typer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from medvl.cli.convert import convert
+from medvl.errors import InputError
+from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.foreign_weights import load_encoder, read_tensors, write_tensors
+from medvl.models.image_encoder import build_image_encoder
+
+app = typer.Typer()
+app.command("convert")(convert)
+
+
+@pytest.fixture()
+def model(tmp_path: Path) -> tuple[EncoderUNet, Path]:
+    """A MODEL folder with a U-Net on a grey ResNet, trained for one batch's statistics."""
+    torch.manual_seed(0)
+    network = EncoderUNet("nano", in_channels=1)
+    with torch.no_grad():
+        network(torch.randn(2, 1, 64, 64))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_tensors(folder / "model.safetensors", network.state_dict())
+    (folder / "format_version").write_text("medvl-model/1\n")
+    return network, folder
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(("to", "prefix"), [("torchvision", ""), ("segmentation_models_pytorch", "encoder.")])
+def test_round_trip(model: tuple[EncoderUNet, Path], tmp_path: Path, suffix: str, to: str, prefix: str) -> None:
+    """Out of a model and back into an encoder: the same maps, for grey and, fed three times, for colour."""
+    network, folder = model
+    out = tmp_path / f"encoder{suffix}"
+    done = CliRunner().invoke(app, [str(folder), "--out", str(out), "--to", to, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["layout"] == "medvl" and found["network"].startswith("resnet18 of base width 16")
+    assert found["matched"] == list(network.encoder.state_dict())
+    assert found["missing"] == found["unexpected"] == [] and found["reshaped"] == ["conv1.weight"]
+    written = read_tensors(out)
+    assert set(written) == {prefix + name for name in network.encoder.state_dict()}
+    assert written[f"{prefix}conv1.weight"].shape == (16, 3, 7, 7)
+    grey, colour = build_image_encoder("nano", in_channels=1).eval(), build_image_encoder("nano", in_channels=3).eval()
+    load_encoder(grey, out)
+    load_encoder(colour, out)
+    image = torch.randn(1, 1, 64, 32)
+    with torch.no_grad():
+        expected = network.encoder.eval()(image)
+        for maps in (grey(image), colour(image.expand(-1, 3, -1, -1))):
+            for a, b in zip(maps, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
+    weights = build_image_encoder("nano", in_channels=3).state_dict()
+    part = {k: v for k, v in weights.items() if not k.startswith("layer4.1.bn2.")}
+    torch.save({**part, "fc.weight": torch.zeros(2, 128)}, tmp_path / "part.pth")
+    done = CliRunner().invoke(app, [str(tmp_path / "part.pth"), "--out", str(tmp_path / "out.pth")])
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    names = " ".join(f"layer4.1.bn2.{name}" for name in ("weight", "bias", "running_mean", "running_var"))
+    assert f"missing (4): {names}" in lines and "not converted (1): fc.weight" in lines and "reshaped (0): -" in lines
+    assert read_tensors(tmp_path / "out.pth").keys() == part.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("w.pth", "--out", "w.onnx"), "cannot write weights as .onnx.*safetensors"),
+        (("w.pth", "--out", "no/such/w.pth"), "no such folder"),
+        (("w.pth", "--out", "w.pth"), "the source itself"),
+        (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown layout 'timm'.*torchvision"),
+        (("e.pth", "--out", "x.pth"), "the encoder is no ResNet"),
+        (("absent.pth", "--out", "x.pth"), "absent.pth: no such file"),
+    ],
+)
+def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tensors(Path("w.pth"), build_image_encoder("nano").state_dict())
+    write_tensors(Path("e.pth"), build_image_encoder("ucnn_nano").state_dict())
+    done = CliRunner().invoke(app, list(words))
+    assert isinstance(done.exception, InputError)
+    with pytest.raises(InputError, match=message):
+        raise done.exception
+    assert not Path("x.pth").exists() and not list(tmp_path.glob(".*"))
