@@ -1,4 +1,4 @@
-"""medvl: text-guided segmentation of medical images, with the evidence."""
+"""medvl: medical images and the text that comes with them, turned into pixels, with the evidence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Resolved on first use, so that `import medvl` and `medvl --help` do not import torch.
 _PUBLIC = {
     "LViT": "medvl.models.lvit",
+    "G2D": "medvl.models.g2d",
     "UNet": "medvl.models.unet",
     "Predictor": "medvl.infer.predictor",
     "Segmentation": "medvl.infer.predictor",

@@ -138,7 +138,11 @@ def write_card(folder: Path) -> None:
         if card.get(key) is not None:
             lines.append(f"- {key}: {json.dumps(card[key]) if isinstance(card[key], (list, dict)) else card[key]}")
     lines.append(f"- test split opened: {times_test_opened(folder)} time(s)")
-    if card.get("metrics"):
+    pretraining = {split: row for split, row in card.get("metrics", {}).items() if "mean_recall" in row}
+    for split, row in pretraining.items():
+        told = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name != "steps"]
+        lines += ["", f"{split}: {', '.join(told)}"]
+    if card.get("metrics") and not pretraining:
         lines += ["", "| split | grid | cases | Dice per image | Dice pooled | IoU per image | IoU pooled |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for split, row in card["metrics"].items():

@@ -29,12 +29,12 @@ from medvl.evaluate.metrics import (
     iou,
     surface_distances,
 )
-from medvl.evaluate.progress import track
 from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import MAX_PHRASES, CaseRow, case_table, grouped, metrics_of, without_nan
 from medvl.files import write_json, write_text
 from medvl.model_folder import find_model, write_card
+from medvl.progress import track
 from medvl.provenance import machine, versions
 
 BoolArray = NDArray[np.bool_]

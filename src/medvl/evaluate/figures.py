@@ -21,8 +21,8 @@ BoolArray = NDArray[np.bool_]
 
 PANEL_PX = 320  # longest side of an embedded image
 # Stand-ins that matplotlib accepts, replaced by what the page defines.
-_INK, _FIRST, _SECOND, _FAINT = "#010203", "#040506", "#070809", "#0a0b0c"
-_PAGE_COLOUR = {_INK: "currentColor", _FIRST: "var(--true)", _SECOND: "var(--pred)", _FAINT: "var(--line)"}
+INK, FIRST, SECOND, FAINT = "#010203", "#040506", "#070809", "#0a0b0c"
+_PAGE_COLOUR = {INK: "currentColor", FIRST: "var(--true)", SECOND: "var(--pred)", FAINT: "var(--line)"}
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -49,8 +49,8 @@ def curves_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Loss (training, validation) and validation Dice over epochs, side by side; "" when there is nothing to draw."""
     if not any(curves.values()):
         return ""
-    figure, (left, right) = _figure(1, 2, (9.2, 2.9))
-    for name, colour in (("train loss", _FIRST), ("val loss", _SECOND)):
+    figure, (left, right) = new_figure(1, 2, (9.2, 2.9))
+    for name, colour in (("train loss", FIRST), ("val loss", SECOND)):
         if curves[name]:
             left.plot(
                 *zip(*curves[name], strict=True), color=colour, linewidth=1.4, label=name.replace("val", "validation")
@@ -61,14 +61,14 @@ def curves_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     if curves["val dice"]:
         points = curves["val dice"]
         best = max(points, key=lambda point: point[1])
-        right.plot(*zip(*points, strict=True), color=_SECOND, linewidth=1.4)
-        right.plot(*best, "o", color=_SECOND, markersize=4)
+        right.plot(*zip(*points, strict=True), color=SECOND, linewidth=1.4)
+        right.plot(*best, "o", color=SECOND, markersize=4)
         right.annotate(f"{best[1]:.3f}", best, textcoords="offset points", xytext=(0, 6), ha="center", fontsize=9)
         right.margins(y=0.18)
     right.set_title("Validation Dice per image, model grid", loc="left", fontsize=10)
     for axes in (left, right):
         axes.set_xlabel("epoch", fontsize=9)
-    return _to_svg(figure, "Training curves")
+    return to_svg(figure, "Training curves")
 
 
 def histogram_svg(values: Sequence[float]) -> str:
@@ -76,12 +76,12 @@ def histogram_svg(values: Sequence[float]) -> str:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
-    figure, (axes,) = _figure(1, 1, (4.4, 1.9))
-    axes.hist(finite, bins=np.linspace(0, 1, 21), color=_SECOND, edgecolor="none", rwidth=0.9)
+    figure, (axes,) = new_figure(1, 1, (4.4, 1.9))
+    axes.hist(finite, bins=np.linspace(0, 1, 21), color=SECOND, edgecolor="none", rwidth=0.9)
     axes.set_xlim(0, 1)
     axes.set_xlabel("Dice of a case", fontsize=9)
     axes.set_title("Cases", loc="left", fontsize=10)
-    return _to_svg(figure, "Distribution of Dice over cases")
+    return to_svg(figure, "Distribution of Dice over cases")
 
 
 def image_data_uri(pixels: NDArray[np.float32]) -> tuple[str, float]:
@@ -115,7 +115,7 @@ def contour_path(mask: BoolArray, scale: float) -> str:
     return "".join(parts)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -123,14 +123,14 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, li
     for one in axes:
         one.set_facecolor("none")
         one.spines[["top", "right"]].set_visible(False)
-        one.spines[["left", "bottom"]].set_color(_FAINT)
-        one.tick_params(colors=_INK, labelsize=9, length=0)
-        one.grid(axis="y", color=_FAINT, linewidth=0.6)
+        one.spines[["left", "bottom"]].set_color(FAINT)
+        one.tick_params(colors=INK, labelsize=9, length=0)
+        one.grid(axis="y", color=FAINT, linewidth=0.6)
         one.set_axisbelow(True)
     return figure, axes
 
 
-def _to_svg(figure: Any, title: str) -> str:
+def to_svg(figure: Any, title: str) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()

@@ -18,7 +18,7 @@ import yaml
 
 from medvl.config import Config, config_dict, load_config
 from medvl.errors import InputError, warn
-from medvl.evaluate.figures import _FIRST, _INK, _SECOND, _figure, _to_svg
+from medvl.evaluate.figures import FIRST, INK, SECOND, new_figure, to_svg
 from medvl.evaluate.html import fill_template
 from medvl.files import write_text
 from medvl.model_folder import find_model
@@ -194,42 +194,42 @@ def loss_curves_svg(log: Log, config: Config) -> str:
     end = max((row["step"] for row in (*log.train, *log.val)), default=0)
     if not train and not any(curves.values()):
         return ""
-    figure, (left, right) = _figure(1, 2, (9.2, 2.9))
-    _draw(left, train, end, _FIRST)
+    figure, (left, right) = new_figure(1, 2, (9.2, 2.9))
+    _draw(left, train, end, FIRST)
     left.margins(y=0.16)  # room for the word at the line
     left.set_title("Training loss", loc="left", fontsize=10)
     start = config.pretrain.warmup_steps
     if config.pretrain.decoder != "none" and train and 0 < start <= train[-1][0]:
-        left.axvline(start, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        left.axvline(start, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 8}
         left.annotate("with decoder", (start, 1.0), xytext=(4, -8), **place)
-    for (name, points), colour in zip(curves.items(), (_FIRST, _SECOND), strict=True):
+    for (name, points), colour in zip(curves.items(), (FIRST, SECOND), strict=True):
         _draw(right, points, end, colour, name)
     right.set_title("Validation losses", loc="left", fontsize=10)
     if any(curves.values()):
         right.legend(frameon=False, fontsize=9)
-    return _to_svg(figure, "Losses over steps")
+    return to_svg(figure, "Losses over steps")
 
 
 def recall_curves_svg(log: Log) -> str:
     """Retrieval of the validations over steps, both ways, against chance; "" when there is nothing to draw."""
     if not any(_points(log.val, f"i2t_r{k}") for k in RECALL_AT):
         return ""
-    figure, every = _figure(1, len(RECALL_AT), (9.2, 2.7))
+    figure, every = new_figure(1, len(RECALL_AT), (9.2, 2.7))
     end = log.val[-1]["step"]
     for axes, k in zip(every, RECALL_AT, strict=True):
-        for key, colour in (("i2t", _FIRST), ("t2i", _SECOND)):
+        for key, colour in (("i2t", FIRST), ("t2i", SECOND)):
             _draw(axes, _points(log.val, f"{key}_r{k}"), end, colour, DIRECTIONS[key])
         chance = _points(log.val, f"chance_r{k}")
         if chance:
             x, y = zip((0.0, chance[0][1]), *chance, strict=True)  # known before the first validation
-            axes.plot(x, y, color=_INK, linewidth=1.1, linestyle=(0, (4, 3)), label="chance")
+            axes.plot(x, y, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="chance")
         axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.set_title(f"Recall at {k}", loc="left", fontsize=10)
     lines, names = every[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return _to_svg(figure, "Retrieval over steps")
+    return to_svg(figure, "Retrieval over steps")
 
 
 def _draw(axes: Any, points: Points, end: float, colour: str, label: str | None = None) -> None:

@@ -28,11 +28,11 @@ from medvl.data.reports import findings, mirror_text, negate_text
 from medvl.errors import InputError
 from medvl.evaluate.evaluator import RECORDS_AT_ONCE, by_image, load_true_mask
 from medvl.evaluate.metrics import EmptyMask, count_pixels, dice
-from medvl.evaluate.progress import track
 from medvl.evaluate.sources import FolderSource, MaskSource, predicted_masks
 from medvl.evaluate.statistics import mean_interval, paired_difference
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
+from medvl.progress import track
 
 BoolArray = NDArray[np.bool_]
 

@@ -80,6 +80,13 @@ class Predictor:
     def load(cls, folder: str | Path, device: str = "cpu") -> Predictor:
         """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
         module, encoder, config, card = load_model(folder)
+        if config.task == "pretrain":
+            raise InputError(
+                "a pre-trained model has not learned to segment",
+                file=folder,
+                expected="a model of task: segment",
+                remedy=f"medvl train recipes/segment_lungs.yaml init=g2d:{folder}, or medvl localise {folder} MANIFEST",
+            )
         return cls(module, encoder, config, card, device=device)
 
     @property

@@ -299,7 +299,7 @@ def _columns(rows: Sequence[dict[str, str]], masks: Sequence[str], unknown_label
 
 
 def _progress(cases: Sequence[Case], label: str) -> Iterator[Case]:
-    from medvl.evaluate.progress import track
+    from medvl.progress import track
 
     return track(cases, label, len(cases))
 

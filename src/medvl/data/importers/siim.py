@@ -118,7 +118,7 @@ def _headers(wanted: Iterable[str], files: dict[str, list[Path]]) -> dict[str, t
 
 
 def _tracked(items: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:
-    from medvl.evaluate.progress import track
+    from medvl.progress import track
 
     return track(items, "reading DICOM headers", len(items))
 
