@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 from medvl.errors import InputError
+from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.g2d import G2D
+from medvl.models.image_encoder import ENCODERS, build_image_encoder
 from medvl.models.registry import MODELS, build_model, option_names
 
 PAGE = Path(__file__).with_name("models.md")
@@ -17,6 +20,7 @@ TEXT_DIM = 768  # as BERT's, for which LViT's published counts hold
 ABOUT = {
     "lvit": ("LViT, a CNN and a ViT side by side, by us", "Li et al., arXiv 2206.14718"),
     "unet": ("U-Net as LViT's paper compares with, by us", "Ronneberger et al., arXiv 1505.04597"),
+    "encoder_unet": ("U-Net on any image encoder, what G2D pre-trains, by us", "Liu et al., arXiv 2312.01522"),
     "text_unet": ("`unet` whose deepest pixels attend to the words, by us", "none: ours"),
     "unet_plus_plus": ("UNet++, nested skip connections, by MONAI", "Zhou et al., arXiv 1807.10165"),
     "attention_unet": ("Attention U-Net, gated skip connections, by MONAI", "Oktay et al., arXiv 1804.03999"),
@@ -46,6 +50,8 @@ small machines and small sets; they are ours. S and B of LViT are a guess about 
   first. Its mini has base width 24 (`unet`: 16), so that it has about as many parameters as LViT mini.
 - `dynunet` returns (N, S, K, H, W) in train mode, one head per decoder level, for
   `medvl.objectives.overlap.deep_supervision`; `options: {deep_supervision: false}` switches it off.
+- `encoder_unet` has the size of its image encoder, see below. LViT takes one of those (not `ucnn_*`, which is its own)
+  as its CNN branch: `options: {cnn: resnet18}`.
 - `unet_plus_plus` is built without deep supervision.
 - `clipseg` is as large as its weights: `model: {name: clipseg, size: folder, options: {folder: FOLDER}}` with
   `text: {encoder: "hf:FOLDER"}`. One class; the image tower stays frozen. No weights ship, none are fetched.
@@ -78,7 +84,28 @@ def page() -> str:
             lines.append(
                 f"| `{name}` | {title}{label} | {source} | {'yes' if takes_text else 'no'} | {' | '.join(counts)} |"
             )
-    return f"{HEAD}\n" + "\n".join(lines) + f"\n{TAIL}"
+    return f"{HEAD}\n" + "\n".join(lines) + f"\n{TAIL}\n{encoders()}"
+
+
+def encoders() -> str:
+    """Image encoders of `encoder_unet` and G2D, with their parameters."""
+    lines = [
+        "## Image encoders",
+        "",
+        "`model.size` of `encoder_unet` and of `task: pretrain` (G2D); also `hf:FOLDER-or-ID`, any transformers",
+        "backbone with feature maps. nano and mini are ResNet-18 of a quarter and half its width. Millions of",
+        "parameters for three channels. `efficientnet_lite0` has packaged ImageNet weights: `pretrained: imagenet`.",
+        "",
+        "| image encoder | strides | encoder | with decoder | G2D, text features of width 768 |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for name in ENCODERS:
+        with torch.device("meta"):
+            encoder = build_image_encoder(name, in_channels=3)
+            networks = [encoder, EncoderUNet(name, in_channels=3), G2D(name, in_channels=3, text_dim=TEXT_DIM)]
+        counts = " | ".join(f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" for net in networks)
+        lines.append(f"| `{name}` | {', '.join(map(str, encoder.strides))} | {counts} |")
+    return "\n".join(lines) + "\n"
 
 
 def millions(name: str, size: str, options: dict[str, Any]) -> str:
@@ -90,7 +117,7 @@ def millions(name: str, size: str, options: dict[str, Any]) -> str:
         with torch.device(device):
             model = build_model(name, size=size, **text, **options)
     except InputError as error:
-        if "has no size" not in str(error):
+        if "has no size" not in str(error) and "unknown image encoder" not in str(error):
             raise
         return "–"
     return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}"

@@ -140,7 +140,7 @@ def write_card(folder: Path) -> None:
     lines.append(f"- test split opened: {times_test_opened(folder)} time(s)")
     pretraining = {split: row for split, row in card.get("metrics", {}).items() if "mean_recall" in row}
     for split, row in pretraining.items():
-        told = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name != "steps"]
+        told = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float)]
         lines += ["", f"{split}: {', '.join(told)}"]
     if card.get("metrics") and not pretraining:
         lines += ["", "| split | grid | cases | Dice per image | Dice pooled | IoU per image | IoU pooled |"]

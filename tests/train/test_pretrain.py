@@ -292,3 +292,14 @@ def test_nothing_is_read_back_from_the_device(pairs: Path) -> None:
     losses = task.backward(batch.to(torch.device("meta")), None, lambda loss: loss.backward())
     assert losses["loss"].device.type == "meta"
     assert all(p.grad is not None for p in task.module.network.unet.parameters())
+
+
+@pytest.mark.soak
+def test_two_processes_through_the_command_line(pairs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    words = ["train.devices=2", "train.batch_size=4", "train.epochs=1"]
+    done = medvl("train", pairs / "recipe.yaml", *words, "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert "of the whole batch of 8 pairs" in done.stderr
+    val = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert val["num_pairs"] == 8 and np.isfinite(val["alignment_loss"])

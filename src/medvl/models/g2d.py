@@ -101,7 +101,7 @@ class TextPool(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.groups = self.GROUPS if width % self.GROUPS == 0 else 1
-        self.score = nn.Linear(width, self.groups)
+        self.score = nn.Linear(width, self.groups, bias=False)  # one bias for all tokens would change nothing
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, D), (B, L) bool -> (B, D)."""

@@ -99,7 +99,7 @@ class PretrainTask(Task):
 
     def __init__(self, config: Config, module: Pretrainer, text: TextInput) -> None:
         self.config, self.module, self.text = config, module, text
-        self.metric = "mean_recall" if config.pretrain.select == "mean_recall" else "steps"
+        self.metric = "mean_recall" if config.pretrain.select == "mean_recall" else None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._ids: list[str] = []  # of the validation pairs
         self._texts: list[str] = []
@@ -205,7 +205,7 @@ class PretrainTask(Task):
         found["num_pairs"], found["num_texts"] = float(len(keep)), float(len(codes))
         if "decoder_loss_sum" in totals:
             found["decoder_loss"] = float(totals["decoder_loss_sum"]) / max(1.0, float(totals["num"]))
-        return {**found, "steps": float(self.step + 1)}
+        return found
 
     def validation_panels(self) -> Mapping[str, Panel]:
         """One picture per pair: image, attention, body, raw and smoothed mask, the decoder's answer; with the text."""

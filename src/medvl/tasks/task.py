@@ -21,7 +21,8 @@ class Task:
     The loop sets `progress` (0 to 1) and `step` before each step.
     """
 
-    metric: str  # of `validation_values`; the checkpoint with the highest one is the model
+    # Of `validation_values`: the checkpoint with the highest one is the model. None: the last one is.
+    metric: str | None
     progress = 0.0
     step = 0
     module: nn.Module
@@ -44,7 +45,7 @@ class Task:
         raise TypeError(f"{type(self).__name__} has no validation step")
 
     def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """What the sums say: `metric` among it, the higher the better."""
+        """What the sums say: `metric` among it."""
         raise TypeError(f"{type(self).__name__} has no validation")
 
     def validation_panels(self) -> Mapping[str, Panel]:

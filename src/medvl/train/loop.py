@@ -110,9 +110,10 @@ def fit(
             if progress.epoch % config.val_every == 0 or progress.step >= num_steps:
                 values = validate(fabric, task, judged, val_loader)
                 progress.last_val = values
-                better = values[task.metric] > progress.best and progress.epoch >= config.first_best_epoch
+                value = None if task.metric is None else values[task.metric]
+                better = (value is None or value > progress.best) and progress.epoch >= config.first_best_epoch
                 if better or (progress.best_epoch < 0 and progress.step >= num_steps):
-                    progress.best, progress.best_epoch = values[task.metric], progress.epoch
+                    progress.best, progress.best_epoch = -1.0 if value is None else value, progress.epoch
                     save_best(judged, progress)
                 monitor.validation(progress, values, better)
                 monitor.panels(progress, task.validation_panels())

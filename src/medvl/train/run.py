@@ -64,9 +64,10 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     )
     if fabric.is_global_zero:
         _publish(out)
+        which = "the last step" if task.metric is None else f"best val {task.metric} {progress.best:.4f}"
         monitor.say(
-            f"done: best val {task.metric} {progress.best:.4f} (epoch {progress.best_epoch}) after "
-            f"{progress.elapsed_s / 60:.1f} min; the model is in {out / 'model'}"
+            f"done: {which} (epoch {progress.best_epoch}) after {progress.elapsed_s / 60:.1f} min; "
+            f"the model is in {out / 'model'}"
         )
     return out
 

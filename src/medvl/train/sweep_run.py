@@ -258,7 +258,7 @@ def score_pretraining(run: Path) -> dict[str, Any]:
     card = json.loads((run / "model" / "card.json").read_text(encoding="utf-8"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = next(line for line in reversed(lines) if line["kind"] == "val")
-    told = {"step", "epoch", "kind", "best", "elapsed_s", "steps"}
+    told = {"step", "epoch", "kind", "best", "elapsed_s"}
     return {
         "format": "medvl-pretraining/1",
         "pretraining": {name: value for name, value in last.items() if name not in told},
