@@ -108,7 +108,7 @@ def section(folder: Path, about: About) -> str:
         lines += [*pretraining_footer(pretraining), ""]
     names = [name for name in order if name not in pretrained]
     if names:
-        lines += [*segmentation_table(about, names, others), ""]
+        lines += [*segmentation_table(about, names, others), "", *pseudo_labels(about, names, others)]
     compared = [line for path in sorted(folder.glob("*/compare.json")) for line in comparison(path)]
     return "\n".join([*lines, *located, *compared, *(footer(others) if names else []), *([""] if names else [])])
 
@@ -122,6 +122,24 @@ def segmentation_table(about: About, names: Sequence[str], cells: list[dict[str,
         for row in group[0]["rows"] if group else [None]:
             lines.append("| " + " | ".join([*head, *table_cells(row, group)]) + " |")
     return lines
+
+
+def pseudo_labels(about: About, names: Sequence[str], cells: list[dict[str, Any]]) -> list[str]:
+    """How good the pseudo labels were, for variants with EPI: first and last epoch, the mean over seeds."""
+    lines: list[str] = []
+    for head, group in rows_of(about, names, [cell for cell in cells if cell.get("pseudo_labels")]):
+        if not group:
+            continue
+        told = []
+        for key in ("store_dice", "pseudo_fraction"):
+            values = [cell["pseudo_labels"][key] for cell in group if cell["pseudo_labels"][key]]
+            told.append(" → ".join(f"{statistics.mean(row[i] for row in values):.2f}" for i in (0, -1)))
+        lines.append(f"| {' | '.join(head[:-1])} | {len(group)} | {told[0]} | {told[1]} |")
+    if not lines:
+        return []
+    columns = ["pseudo labels of", *grid_titles(about), "seeds", "Dice against the hidden masks, first → last epoch"]
+    columns.append("share of the picture that they call foreground")
+    return ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|", *lines, ""]
 
 
 def pretraining_table(about: About, names: Sequence[str], cells: list[dict[str, Any]]) -> list[str]:

@@ -248,7 +248,15 @@ def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, 
     elapsed_s = next(line["elapsed_s"] for line in reversed(lines) if line["kind"] == "val")
     labels = json.loads((run / "plan.json").read_text(encoding="utf-8")).get("labels")  # of learning curves the n
     kept = {key: value for key, value in summary.items() if key not in NOT_IN_CELLS}
+    kept |= _pseudo_labels(lines)
     return {**kept, "labels": labels, "rows": rows, "minutes": round(elapsed_s / 60, 1)}
+
+
+def _pseudo_labels(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How good the pseudo labels of EPI were, epoch by epoch; {} without EPI."""
+    epochs = [line for line in lines if line["kind"] == "task" and "store_dice" in line]
+    names = ("epoch", "store_dice", "pseudo_fraction", "store_visited")
+    return {"pseudo_labels": {name: [line.get(name) for line in epochs] for name in names}} if epochs else {}
 
 
 def score_pretraining(run: Path) -> dict[str, Any]:
