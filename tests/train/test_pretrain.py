@@ -294,6 +294,16 @@ def test_nothing_is_read_back_from_the_device(pairs: Path) -> None:
     assert all(p.grad is not None for p in task.module.network.unet.parameters())
 
 
+@pytest.mark.parametrize("decoder", ["none", "reconstruction"])
+def test_the_other_schools_train_too_and_go_on_as_pseudo_masks(pairs: Path, tmp_path: Path, decoder: str) -> None:
+    first = train(config_of(pairs, f"pretrain.decoder={decoder}", "train.epochs=1"), tmp_path / "first")
+    panels = json.loads((first / "panels" / "panels.json").read_text())["panels"][0]["tiles"]
+    assert ("reconstruction" in panels) == (decoder == "reconstruction") and "mask" in panels
+    then = train(config_of(pairs, f"init={first}", "train.epochs=1"), tmp_path / "then")
+    plan = json.loads((then / "plan.json").read_text())
+    assert "taken over" in plan["init"] and ("0 are new" in plan["init"]) == (decoder == "reconstruction")
+
+
 @pytest.mark.soak
 def test_two_processes_through_the_command_line(pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"

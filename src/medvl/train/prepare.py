@@ -153,9 +153,11 @@ def _pretrain(
         module = Pretrainer(module.network, encoder)
     task = PretrainTask(config, module, TextInput(encoder, _cache(config, encoder, out), True))
     data = replace(config.data, val_phrases_per_image=1)
-    body = config.pretrain.decoder == "pseudo_mask" and config.pretrain.mask.body_mask
+    # Without a decoder that learns pseudo masks, they are drawn (in validation's panels) all the same.
+    body = {"val": config.pretrain.mask.body_mask}
+    body["train"] = body["val"] and config.pretrain.decoder == "pseudo_mask"
     datasets = {
-        name: SegmentDataset(rows, (), data, seed=config.train.seed, train=name == "train", body=body)
+        name: SegmentDataset(rows, (), data, seed=config.train.seed, train=name == "train", body=body[name])
         for name, rows in splits.items()
     }
     lengths = [0] * len(datasets["train"])
