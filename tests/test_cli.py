@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 VERBS = tuple(
-    "demo import split audit doctor tokenizer pretrain-text train sweep evaluate localise report compare predict "
-    "convert plan suggest phantom".split()
+    "demo import split audit doctor tokenizer pretrain-text train sweep evaluate localise classify ground "
+    "report compare predict convert plan suggest phantom".split()
 )
 
 

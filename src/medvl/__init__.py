@@ -13,6 +13,7 @@ _PUBLIC = {
     "G2D": "medvl.models.g2d",
     "UNet": "medvl.models.unet",
     "Predictor": "medvl.infer.predictor",
+    "ZeroShot": "medvl.infer.zero_shot",
     "Segmentation": "medvl.infer.predictor",
     "Record": "medvl.data.records",
     "load_manifest": "medvl.data.records",

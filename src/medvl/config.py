@@ -139,6 +139,17 @@ class PretrainConfig:
 
 
 @dataclass(config=_STRICT)
+class ClassifyConfig:
+    """Class labels of images, on the image encoder. Used by `task: classify`."""
+
+    mode: Literal["linear", "finetune"] = "linear"  # the encoder frozen and its features computed once, or all trained
+    labels: Literal["multilabel", "multiclass"] = "multilabel"  # any number of an image's classes, or exactly one
+    classes: list[str] | None = None  # None = every label of the train split
+    negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
+    pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same
+
+
+@dataclass(config=_STRICT)
 class TrainConfig:
     """The optimisation."""
 
@@ -170,7 +181,7 @@ class TrainConfig:
 class Config:
     """A whole run."""
 
-    task: Literal["segment", "pretrain"] = "segment"
+    task: Literal["segment", "pretrain", "classify"] = "segment"
     fidelity: Preset = "medvl"
     # A RUN or MODEL folder of the same network; g2d:RUN, a pre-trained one; weights:FILE, the image encoder of another
     # program's checkpoint (see `medvl convert`).
@@ -182,6 +193,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     semi: SemiConfig = field(default_factory=SemiConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -223,6 +235,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return make_config(raw, source=str(path))
 
 
+# Tasks whose network takes no text -> that network.
+_WITHOUT_TEXT = {"classify": "classifier"}
+
+
 def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
     """Build a Config from nested mappings: the preset fills what they leave open."""
     tree = _deep_copy(raw)
@@ -230,7 +246,10 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     method = "g2d" if tree.get("task") == "pretrain" else "lvit"
     model = tree.setdefault("model", {})
     if isinstance(model, dict):
-        model.setdefault("name", method)
+        model.setdefault("name", _WITHOUT_TEXT.get(str(tree.get("task")), method))
+    text = tree.setdefault("text", {})
+    if isinstance(text, dict) and tree.get("task") in _WITHOUT_TEXT:
+        text.setdefault("encoder", "none")
     own = isinstance(model, dict) and model.get("name") == method
     for key, value in preset_values(preset, source, method).items():
         if key.startswith("model.options.") and not own:

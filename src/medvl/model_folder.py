@@ -70,8 +70,10 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     """-> the module in eval mode, its text encoder, its configuration and its card."""
     from safetensors.torch import load_file
 
+    from medvl.models.classifier import ImageClassifier
     from medvl.models.g2d import G2D
     from medvl.models.registry import build_model
+    from medvl.tasks.classify import Classifier, classifier_options
     from medvl.tasks.pretrain import Pretrainer, g2d_options
     from medvl.tasks.segment import TextGuidedSegmenter, network_options
     from medvl.text.encoder import load_text_encoder
@@ -88,6 +90,8 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
         if encoder is None:
             raise InputError("a pre-trained model without its text encoder", file=folder / "text")
         network = G2D(**g2d_options(config, encoder))
+    elif config.task == "classify":
+        network = ImageClassifier(**classifier_options(config, len(card["classes"])))
     else:
         network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
     weights = load_file(str(folder / "model.safetensors"))
@@ -101,7 +105,8 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
             remedy="config.yaml and model.safetensors must be of the same run",
         )
     network.load_state_dict(weights)
-    module = (Pretrainer if config.task == "pretrain" else TextGuidedSegmenter)(network, encoder)
+    kinds: dict[str, type[TextGuidedSegmenter]] = {"pretrain": Pretrainer, "classify": Classifier}
+    module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder)
     return module.eval(), encoder, config, card
 
 
@@ -138,11 +143,11 @@ def write_card(folder: Path) -> None:
         if card.get(key) is not None:
             lines.append(f"- {key}: {json.dumps(card[key]) if isinstance(card[key], (list, dict)) else card[key]}")
     lines.append(f"- test split opened: {times_test_opened(folder)} time(s)")
-    pretraining = {split: row for split, row in card.get("metrics", {}).items() if "mean_recall" in row}
-    for split, row in pretraining.items():
+    listed = {split: row for split, row in card.get("metrics", {}).items() if not _OWN_LINE.isdisjoint(row)}
+    for split, row in listed.items():
         told = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float)]
         lines += ["", f"{split}: {', '.join(told)}"]
-    if card.get("metrics") and not pretraining:
+    if card.get("metrics") and not listed:
         lines += ["", "| split | grid | cases | Dice per image | Dice pooled | IoU per image | IoU pooled |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for split, row in card["metrics"].items():
@@ -154,5 +159,6 @@ def write_card(folder: Path) -> None:
     write_text(folder / "card.md", "\n".join(lines) + "\n")
 
 
+_OWN_LINE = {"mean_recall", "macro_auc"}  # metrics of tasks that have no masks to score
 _CARD_METRICS = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
 

@@ -12,12 +12,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from medvl.cli import (
+    classify,
     compare,
     convert,
     data,
     demo,
     doctor,
     evaluate,
+    ground,
     localise,
     phantom,
     plan,
@@ -49,6 +51,8 @@ app.command("train")(train)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("localise")(localise.localise)
+app.command("classify")(classify.classify)
+app.command("ground")(ground.ground)
 app.command("report")(evaluate.report)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)

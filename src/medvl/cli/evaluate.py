@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,14 +43,16 @@ def evaluate(
 
     Writes cases.csv (one row per case) and summary.json: Dice and IoU in both conventions, HD95, ASSD and lesions, each
     with a 95 % interval by patient. A folder of masks holds <id>.png or <id>__<phrase-slug>.png, and for several
-    classes <id>__<class>.png.
+    classes <id>__<class>.png. Of a classifier (task: classify): AUC, average precision, F1, calibration and the curves;
+    its thresholds are chosen on val unless one is given.
     """
     import json
 
     from medvl.errors import InputError
+    from medvl.evaluate.classifier import as_text as classifier_text
     from medvl.evaluate.evaluator import choose_threshold, log_test
     from medvl.evaluate.evaluator import evaluate as run
-    from medvl.evaluate.inputs import open_inputs
+    from medvl.evaluate.inputs import open_inputs, task_of
     from medvl.evaluate.tables import as_text
     from medvl.evaluate.text_probe import probe as run_probe
     from medvl.model_folder import update_card as write_metrics
@@ -58,6 +60,16 @@ def evaluate(
     words = list(overrides or [])
     if text_column is not None:
         words.append(f"data.text_column={text_column}")
+    if task_of(source) == "classify":
+        given = {
+            "--empty-mask": empty_mask is not EmptyMask.one,
+            "--group-by": bool(group_by),
+            "--no-surface": not surface,
+            "--probe": probe or probe_rows is not None,
+        }
+        summary = _classifier(source, manifest, words, out, split, threshold, given, update_card, seed, device)
+        print(json.dumps(summary) if as_json else classifier_text(summary, out))
+        return
     inputs = open_inputs(source, words, device=device)
     if inputs.model_folder is None and (threshold or probe or update_card):
         raise InputError(
@@ -150,6 +162,39 @@ def report(
         device=device,
     )
     print(json.dumps({"report": str(path), "summary": summary}) if as_json else str(path))
+
+
+def _classifier(
+    source: str,
+    manifest: Path,
+    words: list[str],
+    out: Path,
+    split: str,
+    threshold: str | None,
+    given: dict[str, bool],
+    update_card: bool,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """Score a classifier; log test and write the card as for masks. `given`: options that are about masks."""
+    from medvl.errors import InputError
+    from medvl.evaluate.classifier import evaluate_classifier
+    from medvl.evaluate.evaluator import log_test
+    from medvl.model_folder import update_card as write_metrics
+
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise InputError(f"{', '.join(wrong)} for a classifier", file=source, remedy="leave it out: it is about masks")
+    value = None if threshold in (None, "val") else _number(threshold)
+    summary = evaluate_classifier(
+        source, manifest, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
+    )
+    if split == "test":
+        log_test(source, summary)
+    if update_card:
+        means = {name: metric["mean"] for name, metric in summary["metrics"].items()}
+        write_metrics(source, metrics={split: {**means, "num_cases": summary["num_cases"]}})
+    return summary
 
 
 def _number(threshold: str | None) -> float:

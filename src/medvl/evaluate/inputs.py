@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, make_config, manifest_path
+from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_config, make_config, manifest_path
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
@@ -52,6 +52,14 @@ def is_model(target: str | Path) -> bool:
     return str(target).startswith("medvl:") or any(mark.exists() for mark in marks)
 
 
+def task_of(target: str | Path) -> str | None:
+    """The task that a MODEL or RUN was trained for; None for a folder of masks, or where the configuration is gone."""
+    if not is_model(target):
+        return None
+    path = find_model(target) / "config.yaml"
+    return load_config(path).task if path.is_file() else None
+
+
 def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: str = "cpu") -> Inputs:
     """Open a MODEL, a RUN, a shipped model or a folder of masks.
 
@@ -63,6 +71,14 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
         data = make_config({"data": changes}, source="overrides").data
         return Inputs(FolderSource(Path(target), window=data.window, slice_index=data.slice_index), data, None, None)
     folder = find_model(target)
+    task = task_of(target)
+    if task == "classify":
+        raise InputError(
+            f"a model of task: {task} has no masks",
+            file=target,
+            expected="a model of task: segment",
+            remedy=f"medvl evaluate {target} MANIFEST scores it",
+        )
     from medvl.infer.predictor import Predictor
 
     predictor = Predictor.load(target, device=device)

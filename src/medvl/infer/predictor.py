@@ -80,13 +80,11 @@ class Predictor:
     def load(cls, folder: str | Path, device: str = "cpu") -> Predictor:
         """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
         module, encoder, config, card = load_model(folder)
-        if config.task == "pretrain":
-            raise InputError(
-                "a pre-trained model has not learned to segment",
-                file=folder,
-                expected="a model of task: segment",
-                remedy=f"medvl train recipes/segment_lungs.yaml init=g2d:{folder}, or medvl localise {folder} MANIFEST",
-            )
+        if config.task != "segment":
+            remedy = f"medvl evaluate {folder} MANIFEST"
+            if config.task == "pretrain":
+                remedy = f"medvl ground {folder} IMAGE --text PHRASE, or train task: segment with init=g2d:{folder}"
+            raise InputError(f"a model of task: {config.task} does not segment", file=folder, remedy=remedy)
         return cls(module, encoder, config, card, device=device)
 
     @property

@@ -135,7 +135,9 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
             + (f", {plan['not_annotated'][name]} not annotated" if plan["not_annotated"][name] else "")
             for name in plan["records"]
         ),
-        *(_label_lines(plan["labels"]) if "labels" in plan else _pair_lines(plan["pairs"])),
+        *(_label_lines(plan["labels"]) if "labels" in plan else []),
+        *(_pair_lines(plan["pairs"]) if "pairs" in plan else []),
+        *plan.get("lines", ()),
         *([f"  views  {plan['other_views']} records of other views take no part"] if "other_views" in plan else []),
         *([f"  init   {config.init}: {plan['init']}"] if "init" in plan else []),
         f"  model  {plan['parameters'] / 1e6:.2f} M trained parameters"

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.data.class_labels import FeatureDataset
 from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record
@@ -28,6 +29,7 @@ from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
+from medvl.train.prepare_classify import classification
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
                 file=manifest.path,
                 expected=f"some of {', '.join(views)}",
             )
-    make = _pretrain if config.task == "pretrain" else _segment
-    ready = make(config, manifest, splits, fabric, out)
+    makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify}
+    ready = makers[config.task](config, manifest, splits, fabric, out)
     if config.data.views is not None:
         ready.plan["other_views"] = num_other_views
     if fabric.world_size > 1:
@@ -180,6 +182,12 @@ def _pretrain(
     return Prepared(task, encoder, (), splits, loaders, {"pairs": pairs, **taken})
 
 
+def _classify(
+    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+) -> Prepared:
+    return Prepared(*classification(config, manifest, splits, fabric, _data_loader))
+
+
 def _negatives(config: Config, world_size: int) -> str:
     """Among how many pairs each pair is told apart, in words."""
     pretrain, whole = config.pretrain, config.train.batch_size * world_size
@@ -267,12 +275,14 @@ def _loader(
     return _data_loader(dataset, sampler, config, fabric)
 
 
-def _data_loader(dataset: SegmentDataset, sampler: BatchSampler, config: Config, fabric: Fabric) -> DataLoader[Sample]:
+def _data_loader(
+    dataset: Dataset[Sample], sampler: BatchSampler, config: Config, fabric: Fabric
+) -> DataLoader[Sample]:
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
-        num_workers=config.data.num_workers,
+        num_workers=0 if isinstance(dataset, FeatureDataset) else config.data.num_workers,  # those are in memory
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator().manual_seed(config.train.seed),  # the loader draws from its own, not the global one
     )

@@ -1,0 +1,224 @@
+"""Class labels of images: manifest -> classes, a matrix in {0, 1, NaN}, one sample per image.
+
+`labels` holds what is there (`|` separates), the further column `labels_unknown` what nothing is known of (NaN: no
+loss, not scored); every other class is absent. Names like `No Finding` or `normal` are classes of their own unless
+`classify.negative_names` lists them: such an image then has no class at all.
+
+Shapes: n images, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from medvl.data.dataset import Sample, SegmentDataset
+from medvl.data.labels import labelled_patients
+from medvl.data.records import MaskRef, Record
+from medvl.errors import Fault, InputError, nearest
+
+if TYPE_CHECKING:
+    from medvl.config import ClassifyConfig, Config, DataConfig
+
+FloatArray = NDArray[np.float32]
+UNKNOWN_COLUMN = "labels_unknown"
+MAX_LISTED = 20  # faults of one kind that are listed one by one
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLabels:
+    """Images that are labelled, one record each, and their labels (n, K) in {0, 1, NaN}.
+
+    `counts`: what was left out: `same_image` (further records of an image), `not_labelled` (nothing is known of any
+    class), `other_names` (name -> images; labels that are no class, which are ignored).
+    """
+
+    classes: tuple[str, ...]
+    records: tuple[Record, ...]
+    values: FloatArray
+    counts: dict[str, Any]
+
+    def per_class(self) -> dict[str, dict[str, int]]:
+        """{class: {positive, negative, unknown}}."""
+        positive, unknown = (self.values == 1).sum(axis=0), np.isnan(self.values).sum(axis=0)
+        return {
+            name: {
+                "positive": int(positive[k]),
+                "negative": len(self.values) - int(positive[k]) - int(unknown[k]),
+                "unknown": int(unknown[k]),
+            }
+            for k, name in enumerate(self.classes)
+        }
+
+    def take(self, keep: NDArray[np.bool_]) -> ClassLabels:
+        """The images where `keep` (n,) is true."""
+        records = tuple(row for row, kept in zip(self.records, keep, strict=True) if kept)
+        return replace(self, records=records, values=self.values[keep])
+
+
+def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str, ...]:
+    """The classes of a training split: `classify.classes`, or every label seen there, by name.
+
+    Raises:
+        InputError: no labels at all; a class or negative name that no record has; a name that is both.
+    """
+    seen = Counter(name for row in records for name in (*row.labels, *_unknown(row)))
+    if not seen:
+        raise InputError(
+            "no record of the train split has a label",
+            expected="names in the column labels, with | between",
+            remedy="medvl import reads the label tables of public sets",
+        )
+    faults = []
+    for key, names in (("classes", config.classes or []), ("negative_names", config.negative_names)):
+        for name in names:
+            if name not in seen:
+                like = nearest(name, seen)
+                remedy = f"did you mean {like}?" if like else f"labels there: {', '.join(sorted(seen)[:MAX_LISTED])}"
+                faults.append(Fault(f"classify.{key}: no record of the train split has {name}", remedy=remedy))
+    for name in sorted(set(config.classes or []) & set(config.negative_names)):
+        faults.append(Fault(f"{name} is in classify.classes and in classify.negative_names"))
+    classes = tuple(config.classes or sorted(set(seen) - set(config.negative_names)))
+    if len(set(classes)) < len(classes):
+        faults.append(Fault("classify.classes names a class twice"))
+    if not classes and not faults:
+        faults.append(Fault("every label is in classify.negative_names", expected="at least one class"))
+    if config.labels == "multiclass" and config.negative_names:
+        faults.append(
+            Fault("classify.negative_names with labels: multiclass", remedy="there such a name is a class of its own")
+        )
+    if config.labels == "multiclass" and len(classes) < 2:
+        faults.append(Fault("labels: multiclass with one class", expected="two or more", remedy="labels: multilabel"))
+    if faults:
+        raise InputError(faults)
+    return classes
+
+
+def class_labels(
+    records: Sequence[Record], classes: Sequence[str], config: ClassifyConfig, file: Path | None = None
+) -> ClassLabels:
+    """The labels of some records. Records that share an image count once.
+
+    Args:
+        file: the manifest, for the message.
+
+    Raises:
+        InputError: records of one image with different labels, a name that is both there and unknown, a negative name
+            beside a class; with `labels: multiclass` an image that has not exactly one class.
+    """
+    faults: list[Fault] = []
+    first: dict[Path, Record] = {}
+    kept: list[Record] = []
+    rows: list[FloatArray] = []
+    others: Counter[str] = Counter()
+    num_same = num_without = 0
+    for record in records:
+        before = first.setdefault(record.image, record)
+        if before is not record:
+            num_same += 1
+            if set(before.labels) != set(record.labels) or set(_unknown(before)) != set(_unknown(record)):
+                what = f"the labels differ from those of {before.id}, which has the same image"
+                faults.append(Fault(what, file, record.line, record.id, expected="the same labels"))
+            continue
+        others.update(set(record.labels) - {*classes, *config.negative_names})
+        row, fault = _row(record, classes, config)
+        if fault is not None:
+            faults.append(replace(fault, file=file, line=record.line, record=record.id))
+        elif np.isnan(row).all():
+            num_without += 1
+        else:
+            kept.append(record)
+            rows.append(row)
+    if faults:
+        more = [Fault(f"and {len(faults) - MAX_LISTED} more", file)] if len(faults) > MAX_LISTED else []
+        raise InputError(faults[:MAX_LISTED] + more)
+    values = np.stack(rows) if rows else np.zeros((0, len(classes)), dtype=np.float32)
+    counts = {"same_image": num_same, "not_labelled": num_without, "other_names": dict(sorted(others.items()))}
+    return ClassLabels(tuple(classes), tuple(kept), values, counts)
+
+
+def labelled_part(labels: ClassLabels, config: Config) -> tuple[ClassLabels, dict[str, Any]]:
+    """The images of the patients in `data.label_fraction` (the nested draw of `labelled_patients`), and counts."""
+    seed = config.train.seed if config.data.label_seed is None else config.data.label_seed
+    # The draw is among patients with an annotation, which for segmentation is a mask.
+    annotated = [replace(row, masks={"labels": MaskRef(None)}) for row in labels.records]
+    patients = labelled_patients(annotated, config.data.label_fraction, seed)
+    part = labels.take(np.array([row.patient in patients for row in labels.records], dtype=bool))
+    counts = {
+        "label_fraction": config.data.label_fraction,
+        "label_seed": seed,
+        "labelled_patients": len(patients),
+        "labelled_images": len(part.records),
+        "left_out_images": len(labels.records) - len(part.records),
+    }
+    return part, counts
+
+
+class ClassDataset(SegmentDataset):
+    """One sample per image with its class labels as the target (1, K, 1, 1); texts and masks are not read."""
+
+    def __init__(self, labels: ClassLabels, config: DataConfig, *, seed: int, train: bool) -> None:
+        """`train`: augmented (`data.augment`), anew in every epoch."""
+        rows = [replace(row, text="", masks={}) for row in labels.records]
+        config = replace(config, phrases_per_image=1, p_empty_text=0.0, draw_by=None)
+        super().__init__(rows, (), config, seed=seed, train=train)
+        self.values = labels.values
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        index = item[1] if isinstance(item, tuple) else item
+        return replace(super().__getitem__(item), target=self.values[index][None, :, None, None])
+
+
+class FeatureDataset(Dataset[Sample]):
+    """The images of a `ClassDataset` as their pooled features (D, 1, 1), which were computed once."""
+
+    def __init__(self, source: ClassDataset, features: FloatArray) -> None:
+        """`features` (n, D), in the order of `source`."""
+        if len(features) != len(source):
+            raise ValueError(f"features of {len(features)} images, {len(source)} images")
+        self.source, self.features = source, features
+        first = source[0]
+        self._like = replace(first, image=features[0][:, None, None], texts=("",))
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        index = item[1] if isinstance(item, tuple) else item
+        return replace(
+            self._like,
+            image=self.features[index][:, None, None],
+            rows=self.source.groups[index],
+            target=self.source.values[index][None, :, None, None],
+        )
+
+
+def _unknown(record: Record) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in record.extra.get(UNKNOWN_COLUMN, "").split("|"))))
+
+
+def _row(record: Record, classes: Sequence[str], config: ClassifyConfig) -> tuple[FloatArray, Fault | None]:
+    """(K,) in {0, 1, NaN}, or what is wrong with it."""
+    there, unknown = set(record.labels), set(_unknown(record))
+    row = np.array([1 if name in there else np.nan if name in unknown else 0 for name in classes], dtype=np.float32)
+    if there & unknown:
+        return row, Fault(f"{', '.join(sorted(there & unknown))} is in labels and in {UNKNOWN_COLUMN}")
+    found = [name for name in classes if name in there]
+    negative = there & set(config.negative_names)
+    if negative and found:
+        return row, Fault(f"{', '.join(sorted(negative))} beside {', '.join(found)}", expected="one or the other")
+    if config.labels == "multilabel":
+        return row, None
+    if len(found) == 1:
+        return (row == 1).astype(np.float32), None
+    if not there and unknown:
+        return np.full(len(classes), np.nan, dtype=np.float32), None
+    what = f"{len(found)} classes" + (f" ({', '.join(found)})" if found else f", labels: {', '.join(sorted(there))}")
+    return row, Fault(what, expected=f"exactly one of {', '.join(classes)}", remedy="classify.labels: multilabel")

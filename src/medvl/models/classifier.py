@@ -1,0 +1,61 @@
+"""Image encoder, global average pool, dropout and one linear layer: logits of K classes.
+
+Shapes: B images, C channels, H W pixels, h w cells of the deepest map, D its channels, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from medvl.errors import InputError
+from medvl.models.encoder_unet import EncoderUNet
+
+
+class ImageClassifier(EncoderUNet):
+    """The encoder of `EncoderUNet` (same sizes, padding and `input_norm`, same tensor names), and a linear head.
+
+    Args:
+        size, in_channels, image_size, pretrained, input_norm: see `EncoderUNet`.
+        num_classes: K.
+        dropout: of the pooled features, in training.
+    """
+
+    def __init__(
+        self,
+        size: str = "resnet50",
+        *,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        image_size: int | tuple[int, int] = 224,
+        pretrained: Literal["none", "imagenet"] = "none",
+        input_norm: Literal["image", "none"] = "image",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            image_size=image_size,
+            pretrained=pretrained,
+            input_norm=input_norm,
+            decoder="none",
+        )
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise InputError(f"dropout {dropout!r}", expected="a share from 0 to below 1")
+        self.dropout = nn.Dropout(float(dropout))
+        self.head = nn.Linear(self.encoder.channels[-1], num_classes)
+
+    def pool(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> the mean of the deepest map, (B, D); cells of the padding count like the others."""
+        return self.encode_image(image)[-1].mean(dim=(2, 3))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """(B, D) -> logits (B, K)."""
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # one answer per image, no rows
+        """(B, C, H, W) -> logits (B, K)."""
+        return self.classify(self.pool(image))

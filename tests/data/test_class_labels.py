@@ -1,0 +1,135 @@
+"""Class labels: known, unknown and negative names, one sample per image, nested fractions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvl.config import ClassifyConfig, Config, DataConfig, make_config
+from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
+from medvl.data.dataset import collate
+from medvl.data.records import Record, load_manifest
+from medvl.errors import InputError
+
+
+def records(*rows: str) -> list[Record]:
+    """`labels/unknown/image` each; the id is the place."""
+    found = []
+    for i, row in enumerate(rows):
+        labels, unknown, image = (*row.split("/"), "", "")[:3]
+        extra = {"labels_unknown": unknown} if unknown else {}
+        names = tuple(filter(None, labels.split("|")))
+        path = Path(image or f"{i}.png")
+        found.append(Record(f"r{i}", path, "", {}, (), names, f"p{i}", None, None, "train", None, extra, i + 2))
+    return found
+
+
+def test_present_absent_and_unknown() -> None:
+    rows = records("a|b", "b/a", "", "/a|b", "c|a")
+    config = ClassifyConfig(classes=["b", "a"])
+    assert find_classes(rows, ClassifyConfig()) == ("a", "b", "c")
+    found = class_labels(rows, find_classes(rows, config), config)
+    expected = [[1, 1], [1, np.nan], [0, 0], [0, 1]]
+    np.testing.assert_array_equal(found.values, np.array(expected, dtype=np.float32))
+    assert [row.id for row in found.records] == ["r0", "r1", "r2", "r4"]
+    assert found.counts == {"same_image": 0, "not_labelled": 1, "other_names": {"c": 1}}
+    assert found.per_class()["a"] == {"positive": 2, "negative": 1, "unknown": 1}
+
+
+def test_a_negative_name_is_a_class_unless_it_is_said() -> None:
+    rows = records("No Finding", "a", "No Finding")
+    assert find_classes(rows, ClassifyConfig()) == ("No Finding", "a")
+    config = ClassifyConfig(negative_names=["No Finding"])
+    assert find_classes(rows, config) == ("a",)
+    assert class_labels(rows, ("a",), config).values.ravel().tolist() == [0, 1, 0]
+    assert class_labels(rows, ("a",), config).counts["other_names"] == {}
+    with pytest.raises(InputError, match=r"r0.*No Finding beside a"):
+        class_labels(records("No Finding|a"), ("a",), config)
+
+
+def test_records_of_one_image_count_once_and_must_agree() -> None:
+    rows = records("a//x.png", "a//x.png", "//y.png")
+    found = class_labels(rows, ("a",), ClassifyConfig())
+    assert [row.id for row in found.records] == ["r0", "r2"] and found.counts["same_image"] == 1
+    with pytest.raises(InputError, match=r"m\.csv:3 \[r1\].*differ from those of r0"):
+        class_labels(records("a//x.png", "b//x.png"), ("a",), ClassifyConfig(), Path("m.csv"))
+
+
+def test_one_of_several_classes() -> None:
+    config = ClassifyConfig(labels="multiclass")
+    found = class_labels(records("a", "b", "/a|b"), ("a", "b"), config)
+    assert found.values.tolist() == [[1, 0], [0, 1]] and found.counts["not_labelled"] == 1
+    for row, message in (("a|b", r"2 classes \(a, b\)"), ("", "0 classes"), ("z", "labels: z")):
+        with pytest.raises(InputError, match=message):
+            class_labels(records(row), ("a", "b"), config)
+
+
+@pytest.mark.parametrize(
+    ("rows", "config", "message"),
+    [
+        (["", ""], ClassifyConfig(), "no record of the train split has a label"),
+        (["Edema"], ClassifyConfig(classes=["Oedema"]), "did you mean Edema"),
+        (["a|n"], ClassifyConfig(negative_names=["m"]), "negative_names: no record"),
+        (["a|n"], ClassifyConfig(classes=["a", "n"], negative_names=["n"]), "n is in classify.classes and in"),
+        (["n"], ClassifyConfig(negative_names=["n"]), "every label is in"),
+        (["a|b"], ClassifyConfig(classes=["a", "a"]), "twice"),
+        (["a"], ClassifyConfig(labels="multiclass"), "multiclass with one class"),
+        (["a|b|n"], ClassifyConfig(labels="multiclass", negative_names=["n"]), "a class of its own"),
+    ],
+)
+def test_what_is_wrong_with_the_classes_is_said(rows: list[str], config: ClassifyConfig, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_classes(records(*rows), config)
+
+
+def test_a_name_cannot_be_there_and_unknown_and_many_faults_are_cut() -> None:
+    with pytest.raises(InputError, match="a is in labels and in labels_unknown") as caught:
+        class_labels(records(*["a/a"] * 30), ("a",), ClassifyConfig())
+    assert len(caught.value.faults) == 21 and "10 more" in str(caught.value)
+
+
+def test_fractions_are_nested_by_patient() -> None:
+    labels = class_labels(records(*["a", ""] * 100), ("a",), ClassifyConfig())
+
+    def part(fraction: float, **keys: object) -> set[str]:
+        config: Config = make_config({"task": "classify", "data": {"label_fraction": fraction, **keys}})
+        taken, counts = labelled_part(labels, config)
+        assert counts["labelled_images"] == len(taken.records) == len(taken.values)
+        assert counts["labelled_images"] + counts["left_out_images"] == 200
+        rows = {row.id: value for row, value in zip(labels.records, labels.values, strict=True)}
+        for row, value in zip(taken.records, taken.values, strict=True):
+            assert value == rows[row.id]
+        return {row.patient for row in taken.records}
+
+    one, ten, all_of_them = part(0.01), part(0.1), part(1.0)
+    assert one < ten < all_of_them and (len(one), len(ten), len(all_of_them)) == (2, 20, 200)
+    assert part(0.1, label_seed=1) != ten
+
+
+def test_samples_hold_the_labels_and_only_training_is_augmented(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["id,image,text,labels,labels_unknown,patient,mask"]
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 255, (40, 32), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"r{i},{i}.png,the left lung,{'a' if i else ''},{'b' if i == 2 else ''},p{i},none")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    rows = load_manifest(tmp_path / "m.csv").records
+    labels = class_labels(rows, ("a", "b"), ClassifyConfig())
+    data = DataConfig(image_size=(32, 32), in_channels=1)  # a text names a side: laterality is not asked for
+    plain, moved = (ClassDataset(labels, data, seed=0, train=train) for train in (False, True))
+    batch = collate([plain[i] for i in range(3)])
+    np.testing.assert_array_equal(batch.target.flatten(1).numpy(), labels.values)
+    assert batch.ids == ("r0", "r1", "r2") and batch.texts == ("", "", "") and batch.image.shape == (3, 1, 32, 32)
+    assert np.array_equal(plain[(0, 1)].image, plain[(5, 1)].image)
+    assert not np.array_equal(moved[(0, 1)].image, moved[(1, 1)].image)
+    assert np.array_equal(moved[(1, 1)].image, moved[(1, 1)].image)
+
+    features = FeatureDataset(plain, np.arange(12, dtype=np.float32).reshape(3, 4))
+    again = collate([features[(0, i)] for i in (2, 0)])
+    assert again.ids == ("r2", "r0") and again.image[:, 0, 0, 0].tolist() == [8, 0]
+    assert again.image.shape == (2, 4, 1, 1) and np.isnan(again.target[0, 1, 0, 0])
+    with pytest.raises(ValueError, match="features of 2"):
+        FeatureDataset(plain, np.zeros((2, 4), dtype=np.float32))

@@ -1,0 +1,212 @@
+"""Classification metrics against brute force, and their intervals by patient."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvl.errors import InputError
+from medvl.evaluate import classification as c
+from medvl.evaluate.classification_figures import pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.statistics import mean_interval, ratio_intervals
+
+cases = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25)
+
+
+def split_up(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([r[0] / 6 for r in rows]), np.array([float(r[1]) for r in rows])
+
+
+def brute_auc(score: np.ndarray, label: np.ndarray) -> float:
+    pairs = list(product(score[label == 1], score[label == 0]))
+    return sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs) if pairs else math.nan
+
+
+def brute_ap(score: np.ndarray, label: np.ndarray) -> float:
+    if not label.sum():
+        return math.nan
+    total, before = 0.0, 0.0
+    for threshold in sorted(set(score), reverse=True):
+        above = score >= threshold
+        recall = label[above].sum() / label.sum()
+        total += (recall - before) * label[above].mean()
+        before = recall
+    return total
+
+
+def brute_quality(score: np.ndarray, label: np.ndarray, threshold: float, by: str) -> float:
+    above = score >= threshold
+    tp, fp = (above & (label == 1)).sum(), (above & (label == 0)).sum()
+    fn, tn = (label == 1).sum() - tp, (label == 0).sum() - fp
+    if by == "f1":
+        return 2 * tp / (2 * tp + fp + fn)
+    root = math.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    return (tp * tn - fp * fn) / root if root else 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases)
+def test_auc_and_average_precision_are_those_of_all_pairs_and_thresholds(rows: list[tuple[int, bool]]) -> None:
+    score, label = split_up(rows)
+    assert c.auc(score, label) == pytest.approx(brute_auc(score, label), abs=1e-12, nan_ok=True)
+    assert c.average_precision(score, label) == pytest.approx(brute_ap(score, label), abs=1e-12, nan_ok=True)
+    found = c.binary_metrics(score, label, [str(i) for i in range(len(score))], num_draws=1)
+    assert (found["auc"]["mean"] is None) == math.isnan(brute_auc(score, label))
+    if found["auc"]["mean"] is not None:
+        assert found["auc"]["mean"] == pytest.approx(brute_auc(score, label), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.sampled_from(["f1", "mcc"]))
+def test_no_threshold_is_better_than_the_best_one(rows: list[tuple[int, bool]], by: c.By) -> None:
+    score, label = split_up(rows)
+    found = c.best_threshold(score, label, by)
+    if len(set(label)) < 2:
+        assert math.isnan(found)
+        return
+    qualities = [brute_quality(score, label, value, by) for value in (*score, 2.0)]
+    if by == "mcc" and max(qualities) <= 0:
+        return  # nothing is better than predicting nothing
+    assert brute_quality(score, label, found, by) == pytest.approx(max(qualities))
+
+
+def test_a_threshold_lies_between_neighbouring_scores_even_of_floating_point() -> None:
+    assert c.best_threshold([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1]) == pytest.approx(0.4)
+    above = np.nextafter(0.5, 1)
+    assert c.best_threshold([0.5, above], [0, 1]) == above
+    with pytest.raises(ValueError, match="accuracy"):
+        c.best_threshold([0.1, 0.2], [0, 1], by="accuracy")  # type: ignore[arg-type]
+
+
+def example(num: int = 80, seed: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    label = (rng.random(num) < 0.3).astype(float)
+    score = np.round(np.clip(0.3 * label + 0.7 * rng.random(num), 0, 1), 2)
+    return score, label, [f"p{i // 2}" for i in range(num)]
+
+
+def test_threshold_metrics_and_calibration_by_hand() -> None:
+    score, label, patients = example()
+    found = c.binary_metrics(score, label, patients, 0.5)
+    above = score >= 0.5
+    assert found["num"] == 80 and found["num_positive"] == label.sum() and found["threshold"] == 0.5
+    assert found["sensitivity"]["mean"] == pytest.approx(above[label == 1].mean())
+    assert found["specificity"]["mean"] == pytest.approx((~above)[label == 0].mean())
+    assert found["specificity"]["num"] == (label == 0).sum()
+    for name in ("f1", "mcc"):
+        assert found[name]["mean"] == pytest.approx(brute_quality(score, label, 0.5, name))
+    assert found["brier"]["mean"] == pytest.approx(((score - label) ** 2).mean())
+    place = np.minimum((score * 15).astype(int), 14)
+    ece = sum(abs((score - label)[place == k].sum()) for k in range(15)) / len(score)
+    assert found["ece"]["mean"] == pytest.approx(ece)
+    mean, share, num = c.reliability(score, label)
+    assert np.nansum(num * np.abs(mean - share)) / num.sum() == pytest.approx(ece)
+    for name in c.METRICS:
+        assert found[name]["lo"] <= found[name]["mean"] <= found[name]["hi"] or name == "ece"
+
+
+def test_intervals_are_those_of_the_common_bootstrap() -> None:
+    score, label, patients = example()
+    found = c.binary_metrics(score, label, patients, 0.5, seed=7)
+    right = ((score >= 0.5) == label).astype(float)
+    assert found["accuracy"] == pytest.approx(mean_interval(right, patients, seed=7).to_dict())
+    tp, wrong = (score >= 0.5) * label, 1 - right
+    f1 = ratio_intervals((2 * tp)[:, None], (2 * tp + wrong)[:, None], patients, seed=7)[0].to_dict()
+    assert found["f1"] == pytest.approx(f1)
+
+
+def test_the_interval_of_the_auc_is_that_of_resampled_patients() -> None:
+    score, label, patients = example(40)
+    found = c.binary_metrics(score, label, patients, num_draws=200, seed=1)
+    names = sorted(set(patients))
+    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
+    picked = np.random.default_rng(1).integers(len(names), size=(200, len(names)))
+    draws = []
+    for pick in picked:
+        again = [i for k in pick for i in rows[names[k]]]
+        draws.append((brute_auc(score[again], label[again]), brute_ap(score[again], label[again])))
+    lo, hi = np.nanpercentile(np.array(draws), [2.5, 97.5], axis=0)
+    assert (found["auc"]["lo"], found["auc"]["hi"]) == pytest.approx((lo[0], hi[0]))
+    assert (found["average_precision"]["lo"], found["average_precision"]["hi"]) == pytest.approx((lo[1], hi[1]))
+
+
+def test_without_two_patients_of_each_kind_there_is_no_interval() -> None:
+    found = c.binary_metrics([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], ["a", "a", "b", "c"], 0.5)
+    assert found["auc"] == {"mean": 1.0, "lo": None, "hi": None, "num": 4}
+    assert found["accuracy"]["lo"] == 1.0 and found["specificity"]["lo"] == 1.0
+    alone = c.binary_metrics([0.9, 0.1], [1, 0], ["a", "a"], 0.5)
+    assert alone["accuracy"] == {"mean": 1.0, "lo": None, "hi": None, "num": 2}
+
+
+def test_missing_labels_are_not_scored_and_scores_that_are_no_probabilities_have_no_calibration() -> None:
+    score, label, patients = example()
+    with_gaps = np.where(np.arange(80) % 4 == 0, np.nan, label)
+    known = ~np.isnan(with_gaps)
+    found = c.binary_metrics(np.where(known, score, np.nan), with_gaps, patients, 0.5, num_draws=10)
+    assert found["num"] == 60
+    assert found["auc"]["mean"] == pytest.approx(c.auc(score[known], label[known]))
+    cosine = c.binary_metrics(2 * score - 3, label, patients, num_draws=10)
+    assert cosine["ece"]["mean"] is None and cosine["brier"]["mean"] is None and cosine["f1"]["mean"] is None
+    assert cosine["auc"]["mean"] == pytest.approx(c.auc(score, label))
+    with pytest.raises(InputError, match="score is NaN"):
+        c.binary_metrics([math.nan], [1.0], ["a"])
+    with pytest.raises(ValueError, match="other than 0, 1"):
+        c.binary_metrics([0.5], [0.5], ["a"])
+
+
+def test_macro_leaves_undefined_classes_out_and_names_them() -> None:
+    score, label, patients = example()
+    scores, labels = np.stack([score, 1 - score, score], axis=1), np.stack([label, label, 0 * label], axis=1)
+    found = c.multilabel_metrics(scores, labels, patients, ["a", "b", "never"], [0.5, 0.5, math.nan], num_draws=50)
+    assert found["undefined"]["auc"] == ["never"] and found["undefined"]["accuracy"] == ["never"]
+    assert found["by_class"]["never"]["threshold"] is None
+    assert found["macro"]["auc"]["num"] == 2
+    assert found["macro"]["auc"]["mean"] == pytest.approx(0.5)  # x and 1 - x
+    assert found["macro"]["auc"]["lo"] == pytest.approx(0.5) and found["macro"]["auc"]["hi"] == pytest.approx(0.5)
+    assert "brier" not in found["undefined"]
+
+
+def test_multiclass_by_hand() -> None:
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
+    true = np.array([0, 1, 1, 0, 0])
+    found = c.multiclass_metrics(probs, true, list("abcde"), ["x", "y", "z"], num_draws=20)
+    assert found["accuracy"]["mean"] == pytest.approx(3 / 5)
+    assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
+    expected = np.mean([brute_auc(probs[:, k], (true == k).astype(float)) for k in (0, 1)])
+    assert found["macro_auc"]["mean"] == pytest.approx(expected) and found["macro_auc"]["num"] == 2
+    assert found["balanced_accuracy"]["mean"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["undefined"]["auc"] == ["z"]
+    assert found["by_class"]["x"]["sensitivity"]["mean"] == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
+        c.multiclass_metrics(probs, true + 2, list("abcde"), ["x", "y", "z"])
+
+
+def test_curves_end_where_they_must_and_enclose_the_area() -> None:
+    score, label, _ = example()
+    fpr, tpr = c.roc_points(score, label)
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(c.auc(score, label))
+    recall, precision = c.pr_points(score, label)
+    assert recall[-1] == 1 and precision[-1] == pytest.approx(label.mean())
+    assert (np.diff(recall, prepend=0) * precision).sum() == pytest.approx(c.average_precision(score, label))
+
+
+def test_figures_are_whole_svg_files_with_a_panel_per_class(tmp_path: Path) -> None:
+    import xml.etree.ElementTree as ElementTree
+
+    score, label, _ = example()
+    scores = np.stack([score] * 6, axis=1)
+    labels = np.stack([label] * 5 + [np.full_like(label, np.nan)], axis=1)
+    names = [f"class {k} <&>" for k in range(6)]
+    for draw in (roc_svg, pr_svg, reliability_svg):
+        text = draw(scores, labels, names)
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "class 0 &lt;&amp;&gt;" in text and "class 5" in text and "none are known" in text
+        assert "--true:" in text and "nan" not in text.lower().replace("covariance", "")

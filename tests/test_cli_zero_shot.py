@@ -1,0 +1,155 @@
+"""medvl classify and medvl ground on a model pre-trained here for seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from medvl.cli.classify import classify
+from medvl.cli.ground import ground
+from medvl.config import load_config
+from medvl.errors import InputError
+from medvl.train.run import train
+
+Cli = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms of 48 x 36: a bright disc in the upper or lower half, which text and label name; run/ is pre-trained."""
+    folder = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :36]
+    rows = ["id,image,text,mask_spot,labels,labels_unknown,patient,split"]
+    for i in range(40):
+        zone = ("upper", "lower")[i % 2]
+        disc = (y - (12 if zone == "upper" else 36)) ** 2 + (x - rng.integers(10, 26)) ** 2 < 40
+        pixels = rng.normal(60, 10, y.shape) + 120 * disc
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray((disc * 255).astype(np.uint8)).save(folder / f"{i}_m.png")
+        split = "train" if i < 24 else "val" if i < 32 else "test"
+        unknown = "lower_opacity" if i == 24 else ""
+        rows.append(f"c{i},{i}.png,{zone} opacity,{i}_m.png,{zone}_opacity,{unknown},p{i},{split}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (folder / "recipe.yaml").write_text(
+        "task: pretrain\n"
+        "data: {manifest: manifest.csv, laterality: patient, image_size: [48, 40], in_channels: 1}\n"
+        "text: {dim: 16}\n"
+        "model: {size: nano, options: {projection_dim: 16, pool_stride: 16}}\n"
+        "pretrain: {decoder: none, warmup_steps: 1, num_panels: 0}\n"
+        "train: {max_steps: 4, batch_size: 8, lr: 1.0e-3, warmup_steps: 2, accelerator: cpu}\n"
+    )
+    train(load_config(folder / "recipe.yaml"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The two verbs with their real options; -> what was printed on stdout."""
+    app = typer.Typer()
+    app.command("classify")(classify)
+    app.command("ground")(ground)
+
+    def call(*words: object) -> str:
+        app([str(word) for word in words], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return call
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_classify(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = json.loads(cli("classify", discs / "run", discs / "manifest.csv", "--out", out, "--json"))
+    assert list(summary["by_class"]) == ["lower_opacity", "upper_opacity"] and summary["num_cases"] == 8
+    assert summary["num_missing"] == {"lower_opacity": 1, "upper_opacity": 0}
+    assert summary["prompts"]["upper_opacity"] == {"positive": ["upper opacity"], "negative": ["no upper opacity"]}
+    assert summary["temperature"] == 0.07 and summary["threshold_source"] == "fixed"
+    rows = rows_of(out / "cases.csv")
+    assert len(rows) == 8 and rows[0]["label_lower_opacity"] == "" and rows[0]["label_upper_opacity"] == "1"
+    assert all(0 < float(row["p_upper_opacity"]) < 1 for row in rows)
+
+    plain = json.loads(cli("classify", discs / "run", discs / "manifest.csv", "--temperature", "none", "--json"))
+    assert plain["temperature"] == 1
+    for name in summary["by_class"]:  # the temperature changes no order
+        assert plain["by_class"][name]["auc"] == summary["by_class"][name]["auc"]
+        assert plain["by_class"][name]["brier"] != summary["by_class"][name]["brier"]
+
+
+def test_classify_on_test_is_logged_and_takes_its_thresholds_from_val(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    prompts = tmp_path / "mine.yaml"
+    prompts.write_text('pairs: {upper opacity: {positive: ["upper opacity"], negative: ["lower opacity"]}}')
+    words = ["--prompts", prompts, "--classes", "upper_opacity", "--split", "test", "--threshold-from", "val"]
+    text = cli("classify", discs / "run", discs / "manifest.csv", *words)
+    assert "threshold chosen on val (8 images)" in text and "(as published)" in text and "upper_opacity" in text
+    line = json.loads((discs / "run" / "test_log.jsonl").read_text().splitlines()[-1])
+    assert line["num_cases"] == 8 and 0 <= line["metrics"]["auc"] <= 1
+    assert "test split opened: " in (discs / "run" / "model" / "card.md").read_text()
+
+
+def test_ground_a_manifest(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    words = ["--target", "mask_spot", "--out", tmp_path / "out", "--json"]
+    summary = json.loads(cli("ground", discs / "run", discs / "manifest.csv", *words))
+    assert set(summary["methods"]) == {"phrase", "shuffled phrase", "chance", "everything"}
+    assert summary["num_cases"] == 8 and summary["split"] == "val" and "each half" in summary["threshold_source"]
+    assert all(value["mean"] is not None for value in summary["metrics"].values())
+    rows = rows_of(tmp_path / "out" / "cases.csv")
+    assert len(rows) == 32 and {row["method"] for row in rows} == set(summary["methods"])
+    shuffled = [row for row in rows if row["method"] == "shuffled phrase"]
+    assert all(row["text"] != f"{('upper', 'lower')[int(row['id'][1:]) % 2]} opacity" for row in shuffled)
+
+    before = len((discs / "run" / "test_log.jsonl").read_text().splitlines()) if _log(discs).is_file() else 0
+    words = ["--target", "spot", "--split", "test", "--phrase", "opacity"]
+    text = cli("ground", discs / "run", discs / "manifest.csv", *words)
+    assert "share of the true mask's pixels" in text and "best Dice per case on 8 cases" in text
+    assert len(_log(discs).read_text().splitlines()) == before + 1
+
+
+def _log(discs: Path) -> Path:
+    return discs / "run" / "test_log.jsonl"
+
+
+def test_ground_one_image(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    text = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--out", out)
+    assert "no --threshold, no box" in text and [p.name for p in out.iterdir()] == ["30__upper-opacity_similarity.png"]
+    words = ["--text", "upper opacity", "--text", "lower opacity", "--threshold", "-1", "--out", out]
+    found = json.loads(cli("ground", discs / "run", discs / "30.png", *words, "--json"))
+    assert [row["text"] for row in found["phrases"]] == ["upper opacity", "lower opacity"]
+    for row in found["phrases"]:
+        mask = np.asarray(Image.open(row["mask"]))
+        assert mask.shape == (48, 36) and mask.all() and row["box"] == [0, 0, 36, 48]
+        assert np.asarray(Image.open(row["similarity"])).shape[2] == 3
+    assert "box x0 y0 x1 y1: 0 0 36 48" in cli("ground", discs / "run", discs / "30.png", *words)
+    high = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--threshold", 1, "--out", out)
+    assert "no box" in high and not np.asarray(Image.open(out / "30__upper-opacity.png")).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["30.png", "--out", "x"], "--text"),
+        (["30.png", "--text", "a"], "--out FOLDER"),
+        (["30.png", "--text", "a", "--split", "test", "--seed", "1"], "--split, --seed with an image"),
+        (["manifest.csv", "--text", "a"], "--text with a manifest"),
+        (["manifest.csv", "--phrase", "a", "--phrase-column", "b", "--target", "spot"], "one of them"),
+        (["manifest.csv"], "no class mask"),
+        (["manifest.csv", "--target", "spots"], "did you mean spot"),
+        (["absent.png", "--text", "a", "--out", "x"], "absent"),
+    ],
+)
+def test_ground_errors(discs: Path, cli: Cli, words: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cli("ground", discs / "run", discs / words[0], *words[1:])

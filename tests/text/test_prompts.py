@@ -1,0 +1,82 @@
+"""Prompt families: pairs, templates, ensembles, and what is wrong with a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medvl.errors import InputError
+from medvl.text.prompts import PromptPair, class_words, load_prompts
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_families() -> None:
+    first = load_prompts()
+    assert first.name == "chexzero"
+    assert first.prompts(["Pleural_Thickening"]) == {
+        "Pleural_Thickening": PromptPair(("pleural thickening",), ("no pleural thickening",))
+    }
+    sentence = load_prompts(family="sentence").prompts(["Edema"])["Edema"]
+    assert sentence == PromptPair(("There is edema.",), ("There is no edema.",))
+
+
+def test_pairs_stand_before_templates_whatever_their_case(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        'templates: {positive: ["{}", "findings of {}"], negative: "no {}"}\n'
+        'pairs: {no finding: {positive: ["clear lungs"], negative: ["opacity", "effusion"]}}\n',
+    )
+    family = load_prompts(path)
+    assert family.name == "mine"
+    found = family.prompts(["No Finding", "Mass"])
+    assert found["No Finding"] == PromptPair(("clear lungs",), ("opacity", "effusion"))
+    assert family.has_pair("NO_finding") and not family.has_pair("Mass")
+    assert found["Mass"] == PromptPair(("mass", "findings of mass"), ("no mass",))
+    assert class_words("  Lung__Opacity ") == "lung opacity"
+
+
+def test_a_denial_is_not_put_into_templates() -> None:
+    for name in ("No Finding", "normal"):
+        with pytest.raises(InputError, match="itself a denial"):
+            load_prompts().prompts([name])
+
+
+def test_pairs_alone_know_only_their_classes(tmp_path: Path) -> None:
+    path = write(tmp_path, 'pairs: {pneumonia: {positive: ["pneumonia"], negative: ["no pneumonia"]}}')
+    with pytest.raises(InputError, match=r"no pair for class pneumonias.*did you mean pneumonia"):
+        load_prompts(path).prompts(["pneumonias"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no prompts"),
+        ("[1]", "no prompts"),
+        ("templates: {positive: [x", "cannot be read"),
+        ("families: {}", "no families"),
+        ("families: {a: {}}", "a is empty"),
+        ("template: {positive: ['{}'], negative: ['no {}']}", "unknown key template.*did you mean templates"),
+        ("templates: {positive: ['{}'], negative: ['absent']}", "no place for the class"),
+        ("templates: {positive: ['{}']}", "negative is None"),
+        ("pairs: {a: {positive: [], negative: [b]}}", r"positive is \[\]"),
+        ("pairs: {a: {positive: [a], negative: [no]}}", r"negative is \[False\].*in quotes"),
+        ("pairs: {a b: {positive: [a], negative: [b]}, A_B: {positive: [a], negative: [b]}}", "two pairs"),
+        ("pairs: {a: b}", "expected"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_prompts(write(tmp_path, text))
+
+
+def test_no_such_file_or_family(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such prompts file"):
+        load_prompts(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match=r"no prompt family chexzeros.*did you mean chexzero"):
+        load_prompts(family="chexzeros")
