@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medvl.distributed import stack_over_ranks, sum_over_ranks, world_size
 from medvl.errors import InputError
 from medvl.models.vit import UpsampledBatchNorm2d
-from medvl.train.distributed import stack_over_ranks, sum_over_ranks, world_size
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medvl.distributed import gather_with_grad
 from medvl.errors import InputError
-from medvl.train.distributed import gather_with_grad
 
 SIGMA = 0.07  # G2D, section 4
 RECALL_AT = (1, 5, 10)
@@ -85,7 +85,7 @@ def gathered_info_nce(
     """`info_nce` of the whole batch: the negatives of every rank, with gradient to all of them.
 
     Every rank calls it and gets the same numbers. Under DDP's mean of gradients this trains exactly as one process with
-    the whole batch does (see `medvl.train.distributed`); the ranks may have different numbers of pairs.
+    the whole batch does (see `medvl.distributed`); the ranks may have different numbers of pairs.
 
     Args:
         image, text: (B_r, D), this rank's.

@@ -4,7 +4,7 @@ Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, 
 others add neither loss nor gradient, whatever their target holds (NaN too). Nothing is read back from the device.
 
 Over several ranks the balanced cross entropies are those of the whole batch, the same number on every rank (see
-`medvl.train.distributed`), so every rank must call them. The others are means over a rank's own annotated pairs.
+`medvl.distributed`), so every rank must call them. The others are means over a rank's own annotated pairs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
+from medvl.distributed import sum_over_ranks
 from medvl.errors import InputError
-from medvl.train.distributed import sum_over_ranks
 
 RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
 RELEASED_EPSILON = 1e-5

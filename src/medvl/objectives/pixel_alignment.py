@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
-from medvl.train.distributed import sum_over_ranks
+from medvl.distributed import sum_over_ranks
 
 EPSILON = 1e-5
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from medvl.config import Config
 from medvl.data.class_labels import ClassDataset, ClassLabels
 from medvl.data.dataset import Batch, collate
+from medvl.distributed import gather_objects, gather_with_grad, sum_over_ranks
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc
 from medvl.models.classifier import ImageClassifier
@@ -27,7 +28,6 @@ from medvl.progress import track
 from medvl.tasks.segment import TextGuidedSegmenter
 from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
-from medvl.train.distributed import gather_objects, gather_with_grad, sum_over_ranks
 
 FloatArray = NDArray[np.float32]
 MAX_LINES = 20  # classes that the plan lists one by one

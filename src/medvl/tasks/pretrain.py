@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medvl.config import Config
 from medvl.data.dataset import Batch
+from medvl.distributed import gather_objects, gather_with_grad
 from medvl.errors import InputError
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import constructor_names
@@ -35,7 +36,6 @@ from medvl.tasks.segment import TextGuidedSegmenter
 from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
 from medvl.text.encoder import TextEncoder, configured_encoder
-from medvl.train.distributed import gather_objects, gather_with_grad
 
 
 class Pretrainer(TextGuidedSegmenter):

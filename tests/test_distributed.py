@@ -17,12 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medvl.errors import InputError
-from medvl.models.batch_norm import batch_norm_over_ranks, convert_batch_norm
-from medvl.models.vit import UpsampledBatchNorm2d
-from medvl.objectives.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, same_pairs
-from medvl.objectives.overlap import class_balanced_bce_from_logits, cross_entropy_from_logits, dice_loss_from_logits
-from medvl.train.distributed import (
+from medvl.distributed import (
     gather_objects,
     gather_with_grad,
     rank,
@@ -30,6 +25,11 @@ from medvl.train.distributed import (
     sum_over_ranks,
     world_size,
 )
+from medvl.errors import InputError
+from medvl.models.batch_norm import batch_norm_over_ranks, convert_batch_norm
+from medvl.models.vit import UpsampledBatchNorm2d
+from medvl.objectives.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, same_pairs
+from medvl.objectives.overlap import class_balanced_bce_from_logits, cross_entropy_from_logits, dice_loss_from_logits
 
 Found = dict[str, Any]
 BATCH = 6
