@@ -245,6 +245,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
             settings["init"] = hashlib.sha256(origin.encode()).hexdigest()
         else:
             settings["init"] = _without_seed(init)
+    if settings.get("data.also_labelled"):  # a table of patients for every seed
+        settings["data.also_labelled"] = _without_seed(settings["data.also_labelled"])
     return settings
 
 
