@@ -209,6 +209,8 @@ def localisation(path: Path) -> list[str]:
             lines += [f"| {first} | " + " | ".join(titles) + " |", "| --- " * (1 + len(titles)) + "|"]
             for row, metrics in rows.items():
                 values = [interval(metrics.get(metric), sign) for metric in LOCALISATION_METRICS]
+                if not any(values):
+                    continue
                 lines.append("| " + " | ".join([row, *values]) + " |")
             lines.append("")
     return lines
