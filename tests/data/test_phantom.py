@@ -3,21 +3,68 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from medvl.data.audit import audit_manifest
 from medvl.data.phantom import Phantom, draw_phantom, make_phantoms
 from medvl.data.records import load_manifest
-from medvl.data.reports import findings
+from medvl.data.reports import findings, mirror_text
 from medvl.errors import InputError
 
 NUM = 90
+ZONES = ("upper", "middle", "lower")
+WORDS = {
+    "consolidation": r"consolidation|airspace|opacity|opacification",
+    "nodule": r"nodule|lesion",
+    "effusion": r"effusion|fluid",
+    "pneumothorax": r"pneumothora",
+    "cardiomegaly": r"cardiomegaly|enlarged",
+}
+
+
+def says(text: str) -> tuple[dict[tuple[str, str | None], set[str]], set[tuple[str, str | None]]]:
+    """What the parser reads: {(kind, side): thirds of the lung}, and the (kind, side) that are denied."""
+    said: dict[tuple[str, str | None], set[str]] = {}
+    denied = set()
+    for sentence in re.split(r"(?<=[.])\s+", text):
+        for kind in (kind for kind, words in WORDS.items() if re.search(words, sentence, re.IGNORECASE)):
+            for found in findings(sentence):
+                for side in ("left", "right") if found.side == "bilateral" else (found.side,):
+                    if found.negated:
+                        denied.add((kind, side))
+                    else:
+                        said.setdefault((kind, side), set()).update(found.zones)
+    return said, denied
+
+
+def untrue(phantom: Phantom, text: str) -> str:
+    """What `text` says of the film that its masks do not show, or leaves out; "" when all of it is true."""
+    said, denied = says(text)
+    lesions = {(lesion.kind, lesion.side): lesion for lesion in phantom.lesions}
+    if set(said) != set(lesions):
+        return f"names {sorted(map(str, said))}, drawn are {sorted(map(str, lesions))}"
+    for (kind, side), zones in said.items():
+        if side is None:
+            continue
+        values = phantom.zones[lesions[kind, side].mask]
+        share = {zone: np.mean(values == 1 + i + 3 * (side == "left")) for i, zone in enumerate(ZONES)}
+        if kind in ("consolidation", "nodule"):
+            if zones != {zone for zone in ZONES if share[zone] >= 0.25}:
+                return f"{kind} {side}: {zones}, drawn {share}"
+        elif any(share[zone] < 0.75 for zone in zones):
+            return f"{kind} {side}: {zones}, drawn {share}"
+    for kind, side in denied:
+        if (kind, side) in lesions or (side is None and any(kind == other for other, _ in lesions)):
+            return f"denies {kind} {side}"
+    return ""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +118,18 @@ def test_the_report_names_the_side_and_the_zone_of_the_lesion(phantoms: list[Pha
     assert asked > NUM // 4
 
 
+def test_every_word_of_200_reports_is_true_and_the_other_side_would_be_false() -> None:
+    """Kinds, sides and thirds as read by the parser are exactly those of the masks."""
+    one_sided = 0
+    for phantom in (draw_phantom(i, seed=0) for i in range(200)):
+        assert not untrue(phantom, phantom.text), (phantom.id, phantom.text)
+        drawn = {(lesion.kind, lesion.side) for lesion in phantom.lesions if lesion.side}
+        if any((kind, "left" if side == "right" else "right") not in drawn for kind, side in drawn):
+            one_sided += 1
+            assert untrue(phantom, mirror_text(phantom.text, left_right=True)), (phantom.id, phantom.text)
+    assert one_sided > 100
+
+
 def test_what_is_denied_is_not_there(phantoms: list[Phantom]) -> None:
     for phantom in phantoms:
         kinds = {lesion.kind for lesion in phantom.lesions}
@@ -111,6 +170,24 @@ def test_lesions_show_but_brightness_alone_does_not_find_them(phantoms: list[Pha
         best.append(max(scores))
     assert np.mean(contrasts) > 0.08
     assert np.mean(best) < 0.35
+
+
+def test_lesions_stand_out_from_the_lung_round_them_more_than_the_noise(phantoms: list[Phantom]) -> None:
+    """Mean grey value inside minus that of the lung round it, over the standard deviation of what is fine there."""
+    signs = {"consolidation": 1, "nodule": 1, "effusion": 1, "pneumothorax": -1}
+    ratios: dict[str, list[float]] = {kind: [] for kind in signs}
+    for phantom in phantoms:
+        image = phantom.image.astype(float)
+        fine = image - cv2.GaussianBlur(image, (0, 0), 1.5)
+        for lesion in (lesion for lesion in phantom.lesions if lesion.side):
+            others = np.any([other.mask for other in phantom.lesions], axis=0)
+            ring = cv2.dilate(lesion.mask.astype(np.uint8), np.ones((13, 13))) > 0
+            ring &= phantom.lungs[lesion.side] & ~others
+            if ring.sum() >= 15:
+                contrast = image[lesion.mask].mean() - image[ring].mean()
+                ratios[lesion.kind].append(signs[lesion.kind] * contrast / fine[ring].std())
+    for kind, values in ratios.items():
+        assert len(values) > 10 and np.mean(values) > 1.2 and np.mean(np.array(values) > 0) > 0.95, kind
 
 
 def test_masks_lie_in_the_body(phantoms: list[Phantom]) -> None:
