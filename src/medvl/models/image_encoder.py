@@ -48,7 +48,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> tuple of maps, finest first."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no forward")
 
 
 class UCNNEncoder(ImageEncoder):
