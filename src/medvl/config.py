@@ -109,7 +109,7 @@ class SemiConfig:
     weight: Annotated[float, Ge(0)] = 1.0
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
     lv_similarity: Literal["encoder", "findings"] = "encoder"
-    lv_alpha: Annotated[float, Ge(0)] = 1.0  # the paper's 0.1 leaves the LV loss little to say; see docs/results.md
+    lv_alpha: Annotated[float, Ge(0)] = 1.0  # the paper: 0.1; chosen on validation, see medvl/fidelity.py
     ramp: Annotated[float, Ge(0), Le(1)] = 0.1  # of the steps over which the unlabelled loss comes in
 
     @property
