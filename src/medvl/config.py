@@ -17,6 +17,7 @@ from medvl.data.geometry import AugmentConfig
 from medvl.errors import Fault, InputError, nearest
 from medvl.fidelity import Preset, preset_values
 from medvl.objectives.pseudo_mask import PseudoMaskConfig
+from medvl.protocols import protocol_values
 
 _STRICT = ConfigDict(extra="forbid")
 ASSET_PREFIX = "medvl:"
@@ -51,6 +52,9 @@ class DataConfig:
     val_phrases_per_image: int | None = None  # validation rows per image, the same every time; None = all
     label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training patients; the masks of the others are hidden
     label_seed: int | None = None  # which patients; None = train.seed
+    label_by: Literal["patient", "image"] = "patient"  # what the fraction is of; published protocols draw images
+    # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
+    balance: Literal["none", "siim"] = "none"
     also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl suggest)
     num_workers: int = 0
     cache_mb: int = 1024  # decoded images and masks kept in memory
@@ -87,6 +91,8 @@ class ObjectiveConfig:
     dice_weight: float = 0.5
     ce_weight: float = 0.5
     ce_balance: Literal["balanced", "plain"] = "balanced"  # foreground and background weigh the same over the batch
+    dice: Literal["squared", "batch", "log_batch"] = "squared"  # per row; or 1 - D, or -log D, over the whole batch
+    focal_gamma: Annotated[float, Ge(0)] = 0.0  # the cross entropy's pixels weigh (1 - p of what is true) ** gamma
 
 
 @dataclass(config=_STRICT)
@@ -158,6 +164,7 @@ class TrainConfig:
     max_steps: int | None = None  # stop earlier; the schedule ends there
     batch_size: int = 8  # images; rows are phrases_per_image times as many
     optimizer: Literal["adam", "adamw"] = "adamw"
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     lr: float = 1e-3
     lr_min: float = 0.0
     weight_decay: float = 1e-4
@@ -167,7 +174,8 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     freeze_encoder: bool = False  # the image encoder keeps its weights and its BatchNorm statistics
     ema_decay: float = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
-    patience: int | None = None  # epochs without a better validation Dice before training stops
+    choose_by: Literal["metric", "loss"] = "metric"  # best checkpoint: highest validation metric, or lowest loss
+    patience: int | None = None  # epochs without a better one before training stops
     first_best_epoch: int = 1  # no best checkpoint before this epoch
     val_every: int = 1  # epochs
     save_every_s: float = 60.0
@@ -183,6 +191,7 @@ class Config:
 
     task: Literal["segment", "pretrain", "classify"] = "segment"
     fidelity: Preset = "medvl"
+    protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/protocols.py
     # A RUN or MODEL folder of the same network; g2d:RUN, a pre-trained one; weights:FILE, the image encoder of another
     # program's checkpoint (see `medvl convert`).
     init: str | None = None
@@ -240,8 +249,11 @@ _WITHOUT_TEXT = {"classify": "classifier"}
 
 
 def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
-    """Build a Config from nested mappings: the preset fills what they leave open."""
+    """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open."""
     tree = _deep_copy(raw)
+    if tree.get("protocol") is not None:
+        for key, value in protocol_values(tree, source).items():
+            _set_default(tree, key, value)
     preset = tree.get("fidelity", "medvl")
     method = "g2d" if tree.get("task") == "pretrain" else "lvit"
     model = tree.setdefault("model", {})
@@ -254,14 +266,7 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     for key, value in preset_values(preset, source, method).items():
         if key.startswith("model.options.") and not own:
             continue  # those switches are the method's own network's
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                break
-        if isinstance(node, dict):
-            node.setdefault(leaf, value)
+        _set_default(tree, key, value)
     faults = _unknown_keys(tree, Config, "", source)
     if faults:
         raise InputError(faults)
@@ -277,6 +282,17 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
                 for item in error.errors()
             ]
         ) from None
+
+
+def _set_default(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` unless it is set; what is no section there is left to the check of types."""
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            return
+    node.setdefault(leaf, value)
 
 
 def config_dict(config: Config) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def evaluate(
         surface=surface,
         group_by=group_by or (),
         slice_index=inputs.data.slice_index,
+        mgca_batch=inputs.mgca_batch,
     ).summary
     if inputs.model_folder is not None and split == "test":
         log_test(inputs.model_folder, summary)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from medvl.data.dataset import Sample, SegmentDataset
-from medvl.data.labels import labelled_patients
+from medvl.data.labels import label_units, labelled_patients
 from medvl.data.records import MaskRef, Record
 from medvl.errors import Fault, InputError, nearest
 
@@ -145,16 +145,18 @@ def class_labels(
 
 
 def labelled_part(labels: ClassLabels, config: Config) -> tuple[ClassLabels, dict[str, Any]]:
-    """The images of the patients in `data.label_fraction` (the nested draw of `labelled_patients`), and counts."""
+    """The images in `data.label_fraction` (the nested draw of `labelled_patients`), and counts."""
     seed = config.train.seed if config.data.label_seed is None else config.data.label_seed
-    # The draw is among patients with an annotation, which for segmentation is a mask.
+    # The draw is among units with an annotation, which for segmentation is a mask.
     annotated = [replace(row, masks={"labels": MaskRef(None)}) for row in labels.records]
-    patients = labelled_patients(annotated, config.data.label_fraction, seed)
-    part = labels.take(np.array([row.patient in patients for row in labels.records], dtype=bool))
+    by = config.data.label_by
+    units, unit_of = labelled_patients(annotated, config.data.label_fraction, seed, by), label_units(annotated, by)
+    part = labels.take(np.array([unit_of[row.id] in units for row in labels.records], dtype=bool))
     counts = {
         "label_fraction": config.data.label_fraction,
         "label_seed": seed,
-        "labelled_patients": len(patients),
+        "label_by": config.data.label_by,
+        "labelled_patients": len({row.patient for row in part.records}),
         "labelled_images": len(part.records),
         "left_out_images": len(labels.records) - len(part.records),
     }

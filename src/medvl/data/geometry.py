@@ -7,7 +7,7 @@ over columns 2..4 is x0 = 2, x1 = 5), 0.5 more than the centre coordinate. Shape
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import cv2
@@ -30,6 +30,7 @@ KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what 
 DRAWS = 4
 Fraction = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Gt(0), Le(1)]
 
 
 @pydantic_dataclass(config=ConfigDict(extra="forbid"))
@@ -40,9 +41,13 @@ class AugmentConfig:
     p_flip_lr: Fraction = 0.0  # left-right; off for chests: with swapped words the heart would still be on the right
     p_flip_ud: Fraction = 0.0
     p_rot90: Fraction = 0.0  # a quarter turn, where the text names no side and no height
+    p_affine: Fraction = 1.0  # how often anything of the geometry is drawn at all
+    # A crop of that share of the area, of aspect 3:4 to 4:3, anywhere in the picture, stretched to the whole of it
+    crop_area: tuple[Share, Share] | None = None
     max_rotate_deg: Annotated[float, Ge(0), Le(45)] = 10.0
     max_shift: Annotated[float, Ge(0), Le(0.5)] = 0.05  # of the side
     scale: tuple[Positive, Positive] = (0.9, 1.1)
+    border: Literal["edge", "zero"] = "edge"  # what stands where the drawn affine looks beyond the picture
     flip_text: Literal["rewrite", "keep"] = "rewrite"  # keep: what the released programs do; only for ablations
     max_gamma: Annotated[float, Ge(0), Le(1)] = 0.2  # exponent from 1 / (1 + g) to 1 + g
     max_contrast: Fraction = 0.2
@@ -63,12 +68,17 @@ class Affine:
     left_right: bool = False
     up_down: bool = False
     text_rule: Literal["rewrite", "keep"] = "rewrite"
+    border: Literal["edge", "zero"] = "edge"
 
     def apply_image(self, pixels: FloatArray) -> FloatArray:
-        """(H, W) or (C, H, W) at the source size -> the same layout at the target size; edges are repeated outside."""
+        """(H, W) or (C, H, W) at the source size -> the same layout at the target size.
+
+        Outside the source its edges are repeated, or with `border: zero` it is black.
+        """
+        border = cv2.BORDER_REPLICATE if self.border == "edge" else cv2.BORDER_CONSTANT
         if pixels.ndim == 2:
-            return self._warp(pixels, cv2.BORDER_REPLICATE)
-        return np.stack([self._warp(channel, cv2.BORDER_REPLICATE) for channel in pixels])  # (C, h, w)
+            return self._warp(pixels, border)
+        return np.stack([self._warp(channel, border) for channel in pixels])  # (C, h, w)
 
     def apply_map(self, values: FloatArray) -> FloatArray:
         """(H, W) float -> (h, w); zero outside the source."""
@@ -105,7 +115,7 @@ class Affine:
         """
         square = np.vstack([base.matrix, (0.0, 0.0, 1.0)])
         matrix = _compose(self.matrix, np.linalg.inv(square)[:2])
-        return Affine(matrix, base.target_size, self.target_size, self.left_right, self.up_down, self.text_rule)
+        return replace(self, matrix=matrix, source_size=base.target_size)
 
     def invert_map(self, values: FloatArray) -> FloatArray:
         """(h, w) or (K, h, w) on the target grid -> (H, W) or (K, H, W) on the source grid; zero outside the target."""
@@ -157,8 +167,9 @@ def draw(
 
     A transform that would make the text untrue is not drawn: no flip of a text in another language than English (its
     words cannot be rewritten), no quarter turn of a text that names a side or a height, nothing that pushes more than
-    2 % of the mask out of the picture (drawn at most 4 times, then `base`). `flip_text: keep` gives all that up, and so
-    does `scheme: released`, which rewrites only the texts of its flips and half turns. `scheme: none` is `base`.
+    2 % of the mask out of the picture (drawn at most 4 times, then `base`), except by `crop_area` where there is no
+    text. `flip_text: keep` gives all that up, and so does `scheme: released`, which rewrites only the texts of its
+    flips and half turns. `scheme: none` is `base`.
 
     Args:
         text: all texts of the sample.
@@ -170,6 +181,8 @@ def draw(
         return base
     if config.scheme == "released":
         return _draw_released(config, rng, base)
+    if config.p_affine < 1 and rng.random() >= config.p_affine:
+        return base
     free = config.flip_text == "keep"
     may_flip = free or is_english(text)
     if not may_flip and (config.p_flip_lr or config.p_flip_ud or config.p_rot90):
@@ -184,9 +197,11 @@ def draw(
         quarter = int(rng.choice((1, 3))) if turn and may_turn else 0
         mirror = np.diag((-1.0 if flip_lr else 1.0, -1.0 if flip_ud else 1.0))
         linear = scale * _rotation(angle + quarter * np.pi / 2) @ mirror
-        affine = _about_centre(base, linear, shift, flip_lr, flip_ud, config.flip_text)
-        if mask is None or not mask.any() or free or _kept(affine, mask) >= KEPT_FOREGROUND:
-            return affine
+        start = base if config.crop_area is None else _cropped(base, config.crop_area, rng)
+        affine = _about_centre(start, linear, shift, flip_lr, flip_ud, config.flip_text)
+        whole = free or (config.crop_area is not None and not text.strip())
+        if mask is None or not mask.any() or whole or _kept(affine, mask) >= KEPT_FOREGROUND:
+            return replace(affine, border=config.border)
     return base
 
 
@@ -259,6 +274,19 @@ def _about_centre(
     warp = np.diag(sides) @ linear @ np.diag(1 / sides) if _is_quarter(linear) else linear
     step = np.hstack([warp, (centre - warp @ centre + shift * sides)[:, None]])  # (2, 3)
     return Affine(_compose(step, base.matrix), base.source_size, base.target_size, left_right, up_down, text_rule)
+
+
+def _cropped(base: Affine, area: tuple[float, float], rng: np.random.Generator) -> Affine:
+    """`base`, then a part of its target stretched to the whole of it; all of it where ten draws do not fit."""
+    height, width = base.target_size
+    for _ in range(10):
+        share, aspect = rng.uniform(*area), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = np.sqrt(share * aspect * height / width), np.sqrt(share / aspect * width / height)  # of the sides
+        if max(w, h) <= 1:
+            x, y = rng.uniform(0, 1 - w) * width, rng.uniform(0, 1 - h) * height  # the crop's edges
+            step = np.array([[1 / w, 0, (0.5 - x) / w - 0.5], [0, 1 / h, (0.5 - y) / h - 0.5]])
+            return replace(base, matrix=_compose(step, base.matrix))
+    return base
 
 
 def _is_quarter(linear: NDArray[np.float64]) -> bool:

@@ -31,7 +31,7 @@ from medvl.evaluate.metrics import (
 )
 from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks
 from medvl.evaluate.statistics import NUM_DRAWS
-from medvl.evaluate.summary import MAX_PHRASES, CaseRow, case_table, grouped, metrics_of, without_nan
+from medvl.evaluate.summary import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
 from medvl.files import write_json, write_text
 from medvl.model_folder import find_model, write_card
 from medvl.progress import track
@@ -44,6 +44,10 @@ RECORDS_AT_ONCE = 16  # of one image; bounds memory
 THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
 POOLED_NOTE = (
     "pooled Dice and IoU satisfy D = 2J/(1+J) exactly, per-image means do not; never compare one with the other"
+)
+MGCA_NOTE = (
+    "dice_mgca is the Dice of MGCA's program (an empty truth scores 1 or 0; mean of batches of {} cases, then over "
+    "batches), dice_positives the mean over cases whose truth has pixels; both on the native grid"
 )
 
 
@@ -71,6 +75,7 @@ def evaluate(
     text_name: str = "the record's text",
     slice_index: int | None = None,
     num_draws: int = NUM_DRAWS,
+    mgca_batch: int = MGCA_BATCH,
 ) -> Evaluation:
     """Score a source on one split; with `out` write cases.csv and summary.json there (atomically).
 
@@ -81,6 +86,7 @@ def evaluate(
         seed: of the bootstrap by patient.
         surface: whether to compute HD95 and ASSD (most of the time on large masks).
         group_by: further manifest columns to tabulate by.
+        mgca_batch: cases of a batch of `dice_mgca` (see `summary.metrics_of`).
         text_of: what a record is asked with, if not its own text; `text_name` says so in the summary.
 
     A mask that is not annotated is not scored, and counted; one that is absent (`none`) is an empty mask.
@@ -131,20 +137,22 @@ def evaluate(
                 )
             )
             groups.append(record)
-    notes = [POOLED_NOTE]
+    notes = [POOLED_NOTE, MGCA_NOTE.format(mgca_batch)]
     num_patients = len({row.patient for row in rows})
     if num_patients < 2:
         notes.append("a single patient: there are no intervals")
     num_texts = len({row.text for row in rows})
     by_phrase: dict[str, Any] = {}
     if num_texts <= MAX_PHRASES:
-        by_phrase = grouped(rows, [row.text for row in rows], seed=seed)
+        by_phrase = grouped(rows, [row.text for row in rows], seed=seed, mgca_batch=mgca_batch)
     else:
         notes.append(
             f"{num_texts} distinct texts are not tabulated one by one (limit {MAX_PHRASES}); group by a column"
         )
-    for note in notes[1:]:
+    for note in notes[2:]:
         warn(note)
+    if used_threshold not in (None, 0.5):
+        notes.append(f"dice_mgca is at the threshold {used_threshold}, MGCA's at 0.5")
     undefined = [reason for row in rows if (reason := row.surface_undefined)] if surface else []
     summary = {
         "format": FORMAT,
@@ -159,6 +167,7 @@ def evaluate(
         "threshold_source": threshold_source if has_probs else "masks as given",
         "grid": "native",
         "empty_mask": empty_mask,
+        "mgca_batch": mgca_batch,
         "text": text_name,
         "contains_text": any(row.text for row in rows),
         "num_cases": len(rows),
@@ -169,11 +178,14 @@ def evaluate(
         "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
         "lesion_match": f"8-connected components, one to one, IoU >= {LESION_MIN_IOU}",
         "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
-        "metrics": metrics_of(rows, seed=seed, num_draws=num_draws),
-        "by_class": grouped(rows, [row.class_name for row in rows], seed=seed),
+        "metrics": metrics_of(rows, seed=seed, num_draws=num_draws, mgca_batch=mgca_batch),
+        "by_class": grouped(rows, [row.class_name for row in rows], seed=seed, mgca_batch=mgca_batch),
         "by_phrase": by_phrase,
         "by_group": {
-            column: grouped(rows, [column_of(record, column) for record in groups], seed=seed) for column in group_by
+            column: grouped(
+                rows, [column_of(record, column) for record in groups], seed=seed, mgca_batch=mgca_batch
+            )
+            for column in group_by
         },
         "notes": notes,
     }

@@ -299,7 +299,10 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _other_metrics(summary: Mapping[str, Any]) -> list[tuple[str, Any, int, str]]:
     metrics = summary["metrics"]
+    batch = f"as MGCA's program counts: mean of batches of {summary.get('mgca_batch', '?')} cases, then over batches"
     table = [
+        ("Dice, MGCA's", "dice_mgca", 3, batch),
+        ("Dice, positives", "dice_positives", 3, "cases whose true mask has pixels"),
         ("HD95, px", "hd95_px", 2, "95th percentile Hausdorff distance; cases where both masks have pixels"),
         ("HD95, mm", "hd95_mm", 2, "where the pixel spacing is known"),
         ("ASSD, px", "assd_px", 2, "average symmetric surface distance"),
@@ -307,7 +310,7 @@ def _other_metrics(summary: Mapping[str, Any]) -> list[tuple[str, Any, int, str]
         ("Lesion sensitivity", "lesion_sensitivity", 3, "true components found; n true components"),
         ("Lesion precision", "lesion_precision", 3, "predicted components that are true; n predicted components"),
     ]
-    return [(name, metrics[key], digits, note) for name, key, digits, note in table if metrics[key]["num"]]
+    return [(name, metrics[key], digits, note) for name, key, digits, note in table if metrics.get(key, {}).get("num")]
 
 
 def _undefined(summary: Mapping[str, Any]) -> str:

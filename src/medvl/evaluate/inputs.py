@@ -14,6 +14,7 @@ from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_con
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
+from medvl.evaluate.summary import MGCA_BATCH
 from medvl.model_folder import find_model
 
 # What may differ between training and evaluation without making another model of it.
@@ -28,6 +29,11 @@ class Inputs:
     data: DataConfig
     model_folder: Path | None
     training_manifest: Path | None
+
+    @property
+    def mgca_batch(self) -> int:
+        """Cases of a batch of `dice_mgca`: as in training; of a folder of masks MGCA's own number."""
+        return self.source.predictor.config.train.batch_size if isinstance(self.source, PredictorSource) else MGCA_BATCH
 
     def manifest(self, path: Path | None) -> Manifest:
         """Load a manifest, or the one that the model was trained on."""

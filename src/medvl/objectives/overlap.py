@@ -1,10 +1,11 @@
-"""Supervised segmentation losses on logits: Dice with squared denominators, binary and categorical cross entropy.
+"""Supervised segmentation losses on logits: Dice in three forms, binary and categorical cross entropy, focal or not.
 
 Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, class) pairs have a reference; the
 others add neither loss nor gradient, whatever their target holds (NaN too). Nothing is read back from the device.
 
-Over several ranks the balanced cross entropies are those of the whole batch, the same number on every rank (see
-`medvl.distributed`), so every rank must call them. The others are means over a rank's own annotated pairs.
+Over several ranks the balanced cross entropies and the Dice of the batch are those of the whole batch, the same number
+on every rank (see `medvl.distributed`), so every rank must call them. The others are means over a rank's own annotated
+pairs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from medvl.errors import InputError
 
 RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
 RELEASED_EPSILON = 1e-5
+SMOOTH = 1.0  # of the Dice of the batch: MGCA's and MedKLIP's programs
 
 
 def dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
@@ -39,16 +41,31 @@ def dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | No
     return _dice(logits.sigmoid(), target, annotated)
 
 
-def class_balanced_bce_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
+def batch_dice_loss_from_logits(
+    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, log: bool = False
+) -> Tensor:
+    """1 - D, or with `log` -log D, of the soft Dice D over all pixels of the batch (of all ranks) at once.
+
+    D = (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) per class, the loss averaged over the classes that are annotated
+    anywhere in the batch (0 if none is). -log D is the Dice term of MGCA's MixedLoss, 1 - D that of MedKLIP's
+    DiceBCELoss. Args and shapes as in `dice_loss_from_logits`. Without a foreground anywhere D falls with sum(p).
+    """
+    target, annotated = _known(logits, target, annotated)
+    return _batch_dice(logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid(), target, annotated, log)
+
+
+def class_balanced_bce_from_logits(
+    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, focal_gamma: float = 0.0
+) -> Tensor:
     """Binary cross entropy in which foreground and background weigh one half each, over the whole batch of all ranks.
 
     0.5 sum_fg(bce) / (N_fg + 1e-12) + 0.5 sum_bg(bce) / (N_bg + 1e-12), the released WeightedBCE; per class, then
     averaged over the classes that are annotated anywhere in the batch. Without foreground half of the mean remains.
 
-    Args and shapes as in `dice_loss_from_logits`.
+    Args and shapes as in `dice_loss_from_logits`; `focal_gamma` as in `bce_from_logits`.
     """
     target, annotated = _known(logits, target, annotated)
-    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (N, K, H, W)
+    pixel = _pixel_bce(logits, target, focal_gamma)  # (N, K, H, W)
     counts = annotated[:, :, None, None].to(pixel.dtype)  # (N, K, 1, 1)
     foreground = (target > 0.5).to(pixel.dtype) * counts
     background = counts - foreground  # (N, K, H, W) in {0, 1}
@@ -59,27 +76,43 @@ def class_balanced_bce_from_logits(logits: Tensor, target: Tensor, annotated: Te
     return _mean(loss, num_fg + num_bg > 0)
 
 
-def bce_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-    """Binary cross entropy, averaged over the pixels of the annotated (row, class) pairs; shapes as above."""
+def bce_from_logits(
+    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, focal_gamma: float = 0.0
+) -> Tensor:
+    """Binary cross entropy, averaged over the pixels of the annotated (row, class) pairs; shapes as above.
+
+    With `focal_gamma` each pixel weighs (1 - p_t) ** gamma, p_t the probability of what is true: the focal loss without
+    alpha (Lin et al., arXiv 1708.02002); MGCA's MixedLoss has gamma 2.
+    """
     target, annotated = _known(logits, target, annotated)
-    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (N, K, H, W)
-    return _mean(pixel.mean(dim=(2, 3)), annotated)
+    return _mean(_pixel_bce(logits, target, focal_gamma).mean(dim=(2, 3)), annotated)
 
 
-def multiclass_dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-    """Soft Dice loss of the K named classes under a softmax with background, averaged over the annotated pairs.
+def multiclass_dice_loss_from_logits(
+    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, form: str = "squared"
+) -> Tensor:
+    """Soft Dice loss of the K named classes under a softmax with background.
 
     Args:
         logits: (N, 1 + K, H, W), background first.
         target: (N, K, H, W) in {0, 1}, at most one class per pixel.
         annotated: (N, K) bool; None = all.
+        form: "squared" as `dice_loss_from_logits`, "batch" and "log_batch" as `batch_dice_loss_from_logits`.
     """
     target, annotated = _known(logits[:, 1:], target, annotated)
-    return _dice(logits.softmax(dim=1)[:, 1:], target, annotated)
+    if form == "squared":
+        return _dice(logits.softmax(dim=1)[:, 1:], target, annotated)
+    probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)[:, 1:]
+    return _batch_dice(probs, target, annotated, form == "log_batch")
 
 
 def cross_entropy_from_logits(
-    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, balanced: bool = False
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor | None = None,
+    *,
+    balanced: bool = False,
+    focal_gamma: float = 0.0,
 ) -> Tensor:
     """Categorical cross entropy over background and K classes.
 
@@ -93,13 +126,17 @@ def cross_entropy_from_logits(
         annotated: (N, K) bool; None = all.
         balanced: background and every class present in the batch (of all ranks) weigh the same; otherwise every pixel
             does.
+        focal_gamma: as in `bce_from_logits`, p_t being the (summed) probability whose -log is the loss.
     """
     target, annotated = _known(logits[:, 1:], target, annotated)
     log_probs = logits.log_softmax(dim=1)  # (N, 1 + K, H, W)
     open_classes = F.pad(~annotated, (1, 0), value=True)  # (N, 1 + K): background and what nobody annotated
     rest = log_probs.masked_fill(~open_classes[:, :, None, None], -torch.inf).logsumexp(dim=1)  # (N, H, W)
     labelled = target.sum(dim=1)  # (N, H, W) in {0, 1}
-    of_class = torch.cat([-((1 - labelled) * rest)[:, None], -target * log_probs[:, 1:]], dim=1)  # (N, 1 + K, H, W)
+    named = log_probs[:, 1:]  # (N, K, H, W)
+    if focal_gamma:
+        rest, named = rest * _focus(rest, focal_gamma), named * _focus(named, focal_gamma)
+    of_class = torch.cat([-((1 - labelled) * rest)[:, None], -target * named], dim=1)  # (N, 1 + K, H, W)
     members = torch.cat([(1 - labelled)[:, None], target], dim=1)  # (N, 1 + K, H, W)
     counted = annotated.any(dim=1)[:, None, None, None].to(log_probs.dtype)
     dims = (0, 2, 3)
@@ -126,6 +163,8 @@ def segmentation_loss(
     dice_weight: float = 0.5,
     ce_weight: float = 0.5,
     ce_balance: str = "balanced",
+    dice: str = "squared",
+    focal_gamma: float = 0.0,
 ) -> dict[str, Tensor]:
     """The supervised objective: `loss` = dice_weight * Dice + ce_weight * cross entropy, and its two parts, detached.
 
@@ -135,15 +174,23 @@ def segmentation_loss(
         annotated: (N, K) bool; None = all.
         mode: "binary" and "multilabel" (one sigmoid per class) or "multiclass" (one softmax with background).
         ce_balance: "balanced" (foreground and background, or the classes, weigh the same) or "plain" (the pixels do).
+        dice: "squared" (per row and class), "batch" (1 - D over the batch) or "log_batch" (-log D over the batch).
+        focal_gamma: 0 = cross entropy, above = focal loss.
+
+    MGCA's MixedLoss is dice="log_batch", dice_weight=1, ce_weight=10, focal_gamma=2, ce_balance="plain".
     """
     balanced = ce_balance == "balanced"
     if mode == "multiclass":
-        dice = multiclass_dice_loss_from_logits(logits, target, annotated)
-        ce = cross_entropy_from_logits(logits, target, annotated, balanced=balanced)
+        overlap = multiclass_dice_loss_from_logits(logits, target, annotated, form=dice)
+        ce = cross_entropy_from_logits(logits, target, annotated, balanced=balanced, focal_gamma=focal_gamma)
     else:
-        dice = dice_loss_from_logits(logits, target, annotated)
-        ce = (class_balanced_bce_from_logits if balanced else bce_from_logits)(logits, target, annotated)
-    return {"loss": dice_weight * dice + ce_weight * ce, "dice_loss": dice.detach(), "ce_loss": ce.detach()}
+        if dice == "squared":
+            overlap = dice_loss_from_logits(logits, target, annotated)
+        else:
+            overlap = batch_dice_loss_from_logits(logits, target, annotated, log=dice == "log_batch")
+        entropy = class_balanced_bce_from_logits if balanced else bce_from_logits
+        ce = entropy(logits, target, annotated, focal_gamma=focal_gamma)
+    return {"loss": dice_weight * overlap + ce_weight * ce, "dice_loss": overlap.detach(), "ce_loss": ce.detach()}
 
 
 def deep_supervision_weights(num_heads: int) -> tuple[float, ...]:
@@ -189,6 +236,29 @@ def _dice(probs: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
     overlap = 2 * w * (p * t).sum(dim=2) + e
     loss = 1 - overlap / (w * (p * p).sum(dim=2) + w * (t * t).sum(dim=2) + e)  # (N, K)
     return _mean(loss, annotated)
+
+
+def _batch_dice(probs: Tensor, target: Tensor, annotated: Tensor, log: bool) -> Tensor:
+    counts = annotated[:, :, None, None].to(probs.dtype)  # (N, K, 1, 1)
+    dims = (0, 2, 3)
+    p, t = probs * counts, target.to(probs.dtype)
+    parts = torch.stack([(p * t).sum(dims), p.sum(dims) + t.sum(dims), counts.sum(dims)])
+    overlap, total, num = sum_over_ranks(parts).unbind()  # (K,) each, of the whole batch
+    dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
+    return _mean(-dice.log() if log else 1 - dice, num > 0)
+
+
+def _pixel_bce(logits: Tensor, target: Tensor, focal_gamma: float) -> Tensor:
+    """Binary cross entropy per pixel, times (1 - p_t) ** gamma, whose gradient is finite whatever the logit."""
+    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if focal_gamma:
+        pixel = pixel * (focal_gamma * F.logsigmoid(-logits * (2 * target - 1))).exp()
+    return pixel
+
+
+def _focus(log_probs: Tensor, gamma: float) -> Tensor:
+    """(1 - p) ** gamma; the bound keeps the gradient finite at p = 1 for a gamma below 1."""
+    return (-torch.expm1(log_probs)).clamp(min=torch.finfo(log_probs.dtype).eps) ** gamma
 
 
 def _known(logits: Tensor, target: Tensor, annotated: Tensor | None) -> tuple[Tensor, Tensor]:

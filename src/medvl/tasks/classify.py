@@ -213,7 +213,8 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
     if fraction["label_fraction"] < 1:
         lines.append(
             f"         {fraction['label_fraction']:.0%}: {fraction['labelled_images']} images of "
-            f"{fraction['labelled_patients']} patients (draw {fraction['label_seed']}), "
+            f"{fraction['labelled_patients']} patients (draw {fraction['label_seed']}"
+            f"{', by image' if fraction['label_by'] == 'image' else ''}), "
             f"{fraction['left_out_images']} images left out"
         )
     if settings.pos_weight == "balanced":

@@ -186,5 +186,7 @@ class SegmentTask(Task):
             dice_weight=objective.dice_weight,
             ce_weight=objective.ce_weight,
             ce_balance=objective.ce_balance,
+            dice=objective.dice,
+            focal_gamma=objective.focal_gamma,
         )
         return deep_supervision(loss, logits)  # networks with one head give (N, K, H, W)

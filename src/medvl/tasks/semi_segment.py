@@ -131,6 +131,8 @@ class SemiSegmentTask(SegmentTask):
                 dice_weight=semi.weight,
                 ce_weight=semi.weight,
                 ce_balance=objective.ce_balance,
+                dice=objective.dice,
+                focal_gamma=objective.focal_gamma,
             )["loss"]
             total = total + ramp * unsup
             parts["unsup_loss"] = unsup.detach()

@@ -21,7 +21,8 @@ class Task:
     The loop sets `progress` (0 to 1) and `step` before each step.
     """
 
-    # Of `validation_values`: the checkpoint with the highest one is the model. None: the last one is.
+    # Of `validation_values`: the checkpoint with the highest one is the model; with `train.choose_by: loss` that with
+    # the lowest `loss`. None: the last one is.
     metric: str | None
     progress = 0.0
     step = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -110,8 +111,9 @@ def fit(
             if progress.epoch % config.val_every == 0 or progress.step >= num_steps:
                 values = validate(fabric, task, judged, val_loader)
                 progress.last_val = values
-                value = None if task.metric is None else values[task.metric]
-                better = (value is None or value > progress.best) and progress.epoch >= config.first_best_epoch
+                name = chosen_by(config, task)
+                value = None if name is None else values[name]
+                better = is_better(value, progress, lower=name == "loss") and progress.epoch >= config.first_best_epoch
                 if better or (progress.best_epoch < 0 and progress.step >= num_steps):
                     progress.best, progress.best_epoch = -1.0 if value is None else value, progress.epoch
                     save_best(judged, progress)
@@ -121,9 +123,23 @@ def fit(
             save()
             saved = time.monotonic()
             if config.patience is not None and progress.epoch - max(progress.best_epoch, 0) >= config.patience:
-                monitor.say(f"no better {task.metric} for {config.patience} epochs: stopping")
+                monitor.say(f"no better {chosen_by(config, task)} for {config.patience} epochs: stopping")
                 break
     return progress
+
+
+def chosen_by(config: TrainConfig, task: Task) -> str | None:
+    """The validation value that the best checkpoint and early stopping go by (`train.choose_by`); None: the last."""
+    return "loss" if config.choose_by == "loss" else task.metric
+
+
+def is_better(value: float | None, progress: Progress, *, lower: bool) -> bool:
+    """Whether a validation beats the best one so far: higher, or `lower`; NaN never does, and None always."""
+    if value is None:
+        return True
+    if progress.best_epoch < 0:
+        return not math.isnan(value)
+    return value < progress.best if lower else value > progress.best
 
 
 def planned_steps(config: TrainConfig, steps_per_epoch: int) -> int:
@@ -142,7 +158,7 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
         {"params": [p for _, p in learning if id(p) not in kept], "weight_decay": 0.0},
     ]
     cls = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return cls(groups, lr=config.lr)
+    return cls(groups, lr=config.lr, betas=config.betas)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medvl.config import Config
 from medvl.data.dataset import Batch, Sample
 from medvl.data.records import Record
+from medvl.protocols import protocol_lines
 from medvl.tasks.task import Task
 from medvl.train.loop import make_optimizer, planned_steps
 
@@ -94,12 +95,20 @@ def _step(task: Task, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
 
 def _label_lines(labels: dict[str, Any]) -> list[str]:
     """What of the training split is labelled, where not all of it is."""
+    lines = []
+    if "balance" in labels:
+        found = labels["balance"]
+        lines.append(
+            f"  balance siim: {found['positive_images']} images with foreground, {found['negative_images']} without, "
+            f"{found['left_out_images']} without left out (draw {labels['label_seed']}); val is as it is"
+        )
     if labels["label_fraction"] == 1 and not labels["unlabelled_records"] and not labels["left_out_records"]:
-        return []
-    lines = [
+        return lines
+    lines.append(
         f"  labels {labels['label_fraction']:.0%}: {labels['labelled_records']} records of "
-        f"{labels['labelled_images']} images, {labels['labelled_patients']} patients (draw {labels['label_seed']})"
-    ]
+        f"{labels['labelled_images']} images, {labels['labelled_patients']} patients (draw {labels['label_seed']}"
+        f"{', by image' if labels['label_by'] == 'image' else ''})"
+    )
     if labels["unlabelled_records"]:
         lines.append(
             f"         {labels['unlabelled_records']} unlabelled records take part, {labels['hidden_masks']} of them "
@@ -135,6 +144,7 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
             + (f", {plan['not_annotated'][name]} not annotated" if plan["not_annotated"][name] else "")
             for name in plan["records"]
         ),
+        *protocol_lines(plan),
         *(_label_lines(plan["labels"]) if "labels" in plan else []),
         *(_pair_lines(plan["pairs"]) if "pairs" in plan else []),
         *plan.get("lines", ()),

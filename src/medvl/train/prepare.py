@@ -118,11 +118,13 @@ def _pretrain(
             ("semi.epi", config.semi.epi, "none"),
             ("semi.lv_bank", config.semi.lv_bank, "none"),
             ("data.label_fraction", config.data.label_fraction, 1.0),
+            ("data.balance", config.data.balance, "none"),
             ("data.phrases_per_image", config.data.phrases_per_image, 1),
             ("data.p_empty_text", config.data.p_empty_text, 0.0),
             ("data.normalize", config.data.normalize, "none"),
             ("train.steps_per_epoch", config.train.steps_per_epoch, None),
             ("train.freeze_encoder", config.train.freeze_encoder, False),
+            ("train.choose_by", config.train.choose_by, "metric"),
         )
         if value != default
     ]

@@ -59,6 +59,7 @@ def classification(
             ("data.rows_per_image", config.data.rows_per_image, None),
             ("data.draw_by", config.data.draw_by, None),
             ("data.also_labelled", config.data.also_labelled, None),
+            ("data.balance", config.data.balance, "none"),
             ("train.steps_per_epoch", config.train.steps_per_epoch, None),
             ("train.freeze_encoder", config.train.freeze_encoder, False),
         )

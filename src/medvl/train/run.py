@@ -17,9 +17,10 @@ from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError
 from medvl.files import write_json
 from medvl.model_folder import save_model
+from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions
 from medvl.train.checkpoint import Progress
-from medvl.train.loop import fit
+from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
 from medvl.train.plan import make_plan, plan_text
 from medvl.train.prepare import prepare
@@ -45,7 +46,7 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     monitor = Monitor(out, enabled=fabric.is_global_zero)
     task, loaders, encoder = ready.task, ready.loaders, ready.encoder
     plan = make_plan(config, task, ready.splits, loaders["train"], loaders["val"], fabric.device)
-    plan |= ready.plan
+    plan |= ready.plan | protocol_plan(config_dict(config))
     monitor.say(plan_text(plan, config))
     if encoder is not None and task.text.uses_text:
         _say_text(monitor, encoder, ready.splits["train"])
@@ -64,7 +65,8 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     )
     if fabric.is_global_zero:
         _publish(out)
-        which = "the last step" if task.metric is None else f"best val {task.metric} {progress.best:.4f}"
+        name = chosen_by(config.train, task)
+        which = "the last step" if name is None else f"best val {name} {progress.best:.4f}"
         monitor.say(
             f"done: {which} (epoch {progress.best_epoch}) after {progress.elapsed_s / 60:.1f} min; "
             f"the model is in {out / 'model'}"
