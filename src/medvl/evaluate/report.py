@@ -142,6 +142,7 @@ def stored_evaluation(
         threshold=threshold,
         group_by=group_columns(manifest.split(split)) if columns is None else columns,
         slice_index=inputs.data.slice_index,
+        mgca_batch=inputs.mgca_batch,
         out=folder,
     )
     if split == "test":
