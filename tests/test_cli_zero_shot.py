@@ -76,7 +76,7 @@ def test_classify(discs: Path, cli: Cli, tmp_path: Path) -> None:
     assert list(summary["by_class"]) == ["lower_opacity", "upper_opacity"] and summary["num_cases"] == 8
     assert summary["num_missing"] == {"lower_opacity": 1, "upper_opacity": 0}
     assert summary["prompts"]["upper_opacity"] == {"positive": ["upper opacity"], "negative": ["no upper opacity"]}
-    assert summary["temperature"] == 0.07 and summary["threshold_source"] == "fixed"
+    assert summary["temperature"] == 0.07 and summary["threshold_source"] == "val"
     rows = rows_of(out / "cases.csv")
     assert len(rows) == 8 and rows[0]["label_lower_opacity"] == "" and rows[0]["label_upper_opacity"] == "1"
     assert all(0 < float(row["p_upper_opacity"]) < 1 for row in rows)
@@ -88,12 +88,30 @@ def test_classify(discs: Path, cli: Cli, tmp_path: Path) -> None:
         assert plain["by_class"][name]["brier"] != summary["by_class"][name]["brier"]
 
 
+@pytest.mark.parametrize(
+    ("words", "source", "temperature", "rules"),
+    [
+        (["chexzero"], "fixed", 1, ["max f1 (MedKLIP)", "max mcc (KAD)"]),
+        (["medklip"], "val", 0.07, ["max f1 (MedKLIP)"]),
+        (["kad", "--threshold-from", "fixed"], "fixed", 0.07, ["max mcc (KAD)"]),  # what is given wins
+    ],
+)
+def test_classify_by_a_published_protocol(
+    discs: Path, cli: Cli, words: list[str], source: str, temperature: float, rules: list[str]
+) -> None:
+    found = json.loads(cli("classify", discs / "run", discs / "manifest.csv", "--json", "--protocol", *words))
+    assert (found["protocol"], found["threshold_source"], found["prompt_family"]) == (words[0], source, "chexzero")
+    assert found["temperature"] == temperature
+    assert list(found["decisions"]["threshold chosen on val, published practice"]) == rules
+
+
 def test_classify_on_test_is_logged_and_takes_its_thresholds_from_val(discs: Path, cli: Cli, tmp_path: Path) -> None:
     prompts = tmp_path / "mine.yaml"
     prompts.write_text('pairs: {upper opacity: {positive: ["upper opacity"], negative: ["lower opacity"]}}')
-    words = ["--prompts", prompts, "--classes", "upper_opacity", "--split", "test", "--threshold-from", "val"]
+    words = ["--prompts", prompts, "--classes", "upper_opacity", "--split", "test"]
     text = cli("classify", discs / "run", discs / "manifest.csv", *words)
-    assert "threshold chosen on val (8 images)" in text and "(as published)" in text and "upper_opacity" in text
+    assert "threshold chosen on val (8 images)" in text and "upper_opacity" in text
+    assert "threshold chosen on test, published practice" in text
     line = json.loads((discs / "run" / "test_log.jsonl").read_text().splitlines()[-1])
     assert line["num_cases"] == 8 and 0 <= line["metrics"]["auc"] <= 1
     assert "test split opened: " in (discs / "run" / "model" / "card.md").read_text()
@@ -114,6 +132,7 @@ def test_ground_a_manifest(discs: Path, cli: Cli, tmp_path: Path) -> None:
     words = ["--target", "spot", "--split", "test", "--phrase", "opacity"]
     text = cli("ground", discs / "run", discs / "manifest.csv", *words)
     assert "share of the true mask's pixels" in text and "best Dice per case on 8 cases" in text
+    assert "threshold chosen on test, published practice (" in text
     assert len(_log(discs).read_text().splitlines()) == before + 1
 
 

@@ -422,6 +422,44 @@ def test_config_is_checked(options: dict[str, Any]) -> None:
         AugmentConfig(**options)
 
 
+def test_the_geometry_is_drawn_as_often_as_said() -> None:
+    base = fit((40, 40), (32, 32))
+    for p, num in ((0.0, 0), (1.0, 200)):
+        assert sum(drawn(seed, base, p_affine=p) is not base for seed in range(200)) == num
+    assert 70 < sum(drawn(seed, base, p_affine=0.5) is not base for seed in range(200)) < 130
+    same = [drawn(seed, base).matrix for seed in range(5)]  # what is always drawn draws nothing more than before
+    assert all(np.array_equal(one, drawn(seed, base, p_affine=1.0).matrix) for seed, one in enumerate(same))
+
+
+def test_a_crop_is_a_part_of_that_share_and_shape_inside_the_picture() -> None:
+    size = (60, 80)
+    base = fit((120, 100), size)
+    shares = []
+    for seed in range(100):
+        affine = drawn(seed, base, crop_area=(0.2, 0.6), **STILL)
+        step = affine.after(base)
+        corners = np.array([[-0.5, -0.5], [79.5, 59.5]])  # edges of the view, back on the plain grid
+        low, high = ((corners - step.matrix[:, 2]) / np.diag(step.matrix[:, :2])) + 0.5
+        width, height = high - low
+        assert (low > -1e-6).all() and high[0] < 80 + 1e-6 and high[1] < 60 + 1e-6
+        assert 3 / 4 - 1e-9 <= width / height <= 4 / 3 + 1e-9
+        shares.append(width * height / (80 * 60))
+    assert 0.2 <= min(shares) < 0.25 and 0.55 < max(shares) <= 0.6
+    mask = disc((120, 100), 50, 60, 45)  # no crop of at most 0.6 keeps it whole
+    assert drawn(0, base, "left lung", mask, crop_area=(0.2, 0.6), **STILL) is base  # the text would be untrue
+    for text, options in (("", {}), ("left lung", {"flip_text": "keep"})):
+        assert drawn(0, base, text, mask, crop_area=(0.2, 0.6), **STILL, **options) is not base
+
+
+def test_what_is_beyond_the_picture_is_its_edge_or_black() -> None:
+    pixels = np.ones((20, 20), dtype=np.float32)
+    for border, corner in (("edge", 1.0), ("zero", 0.0)):
+        affine = drawn(3, fit((20, 20), (20, 20)), border=border, max_rotate_deg=0, max_shift=0, scale=(0.5, 0.5))
+        view = affine.apply_image(pixels)
+        assert view[0, 0] == corner and view[10, 10] == 1
+        assert affine.after(fit((20, 20), (20, 20))).border == border
+
+
 def test_intensity_bounds() -> None:
     pixels = np.random.default_rng(0).random((3, 16, 16), dtype=np.float32)
     off = AugmentConfig(max_gamma=0, max_contrast=0, max_brightness=0, max_noise=0)

@@ -95,6 +95,21 @@ def test_empty_masks_are_scored_by_the_rule_and_unannotated_ones_not_at_all(
     assert math.isnan(found.cases[2].hd95_px)
 
 
+@pytest.mark.parametrize(("batch", "mgca"), [(1, 2 / 3), (2, 1 / 2), (8, 2 / 3)])
+def test_dice_of_mgca_and_of_positives(sparse: Manifest, batch: int, mgca: float) -> None:
+    # In order: both empty (1), found (1), missed (0); of two batches of 2 the last has one case: (1 + 0) / 2.
+    found = evaluate(Listener(), sparse, split="val", empty_mask="zero", mgca_batch=batch).summary
+    assert found["metrics"]["dice_mgca"]["mean"] == pytest.approx(mgca) and found["mgca_batch"] == batch
+    assert found["metrics"]["dice_mgca"]["num"] == 3
+    assert found["metrics"]["dice_positives"]["mean"] == pytest.approx(1 / 2)
+    assert found["metrics"]["dice_positives"]["num"] == 2
+    assert any(f"batches of {batch} cases" in note for note in found["notes"])
+    # What is predicted where nothing is scores 0, whatever --empty-mask says
+    wrong = evaluate(Deaf(), sparse, split="val", mgca_batch=batch, threshold=0.4).summary
+    assert wrong["metrics"]["dice_mgca"]["mean"] < 1
+    assert any("dice_mgca is at the threshold 0.4" in note for note in wrong["notes"])
+
+
 def test_the_result_is_deterministic(phrases: Manifest) -> None:
     first = evaluate(Noisy(), phrases, split="val", seed=1).summary["metrics"]
     assert first == evaluate(Noisy(), phrases, split="val", seed=1).summary["metrics"]

@@ -30,8 +30,8 @@ from medvl.evaluate.grounding import (
     patient_halves,
 )
 from medvl.evaluate.grounding_metrics import contrast_to_noise, measure, pointing_game
-from medvl.evaluate.zero_shot_classification import PUBLISHED, zero_shot_classification
 from medvl.evaluate.zero_shot_classification import as_text as classes_as_text
+from medvl.evaluate.zero_shot_classification import zero_shot_classification
 from medvl.text.prompts import PromptPair, load_prompts
 
 MAP = np.array([[0.9, 0.5, 0.1], [0.3, 0.7, -0.2]], np.float32)
@@ -308,8 +308,7 @@ def test_labels_missing_undefined_and_both_thresholds(labelled: Path) -> None:
     chosen = found["decisions"]["threshold chosen on val (4 images)"]["max f1"]["by_class"]["a"]
     assert chosen["threshold"] == pytest.approx(0.55) and chosen["sensitivity"]["mean"] == 0.5
     assert chosen["f1"]["mean"] == pytest.approx(2 / 3) and chosen["accuracy"]["mean"] == 0.75
-    published = found["decisions"][PUBLISHED]
-    assert PUBLISHED == "threshold chosen on the scored split (as published)"
+    published = found["decisions"]["threshold chosen on test, published practice"]
     assert published["max f1 (MedKLIP)"]["by_class"]["a"]["f1"]["mean"] == 1
     assert published["max mcc (KAD)"]["by_class"]["a"]["threshold"] == pytest.approx(0.375)
     assert published["max mcc (KAD)"]["by_class"]["b"]["mcc"]["mean"] is None
@@ -318,7 +317,16 @@ def test_labels_missing_undefined_and_both_thresholds(labelled: Path) -> None:
     assert [row["label_b"] for row in rows] == ["", "0", "0", ""] and rows[0]["p_a"] == "0.55"
     assert json.loads((labelled / "out" / "summary.json").read_text()) == found
     text = classes_as_text(found, labelled / "out")
-    assert "not in the mean: b" in text and PUBLISHED in text and "threshold chosen on val" in text
+    for told in ("not in the mean: b", "threshold chosen on test, published practice", "threshold chosen on val"):
+        assert told in text
+
+
+def test_thresholds_come_from_val_unless_said_and_need_one(labelled: Path) -> None:
+    lines = (labelled / "manifest.csv").read_text().splitlines()
+    (labelled / "manifest.csv").write_text("\n".join([lines[0], *lines[5:]]) + "\n")
+    with pytest.raises(InputError, match=r"no val split to choose thresholds on.*--threshold-from fixed"):
+        classified(labelled, split="test", classes=["a"])
+    assert classified(labelled, split="test", classes=["a"], threshold_from="fixed")["threshold"] == 0.5
 
 
 def test_val_decides_about_each_half_by_the_other(labelled: Path) -> None:
@@ -327,7 +335,8 @@ def test_val_decides_about_each_half_by_the_other(labelled: Path) -> None:
     seed = next(seed for seed, half in halves.items() if half.tolist() == [True, False, True, False])
     found = classified(labelled, classes=["a"], threshold_from="val", seed=seed)
     assert not (labelled / "logged").exists()
-    (name,) = (key for key in found["decisions"] if key != PUBLISHED)
+    name, practice = found["decisions"]
+    assert practice == "threshold chosen on val, published practice"
     assert name == "threshold chosen on the other half of the val patients"
     row = found["decisions"][name]["max f1"]["by_class"]["a"]
     assert row["threshold"] == pytest.approx([0.35, 0.7])  # middles of v1, v3 for v0, v2, and of v0, v2 for v1, v3
@@ -347,8 +356,9 @@ def test_a_half_without_positives_decides_nothing(labelled: Path, seed: int) -> 
 def test_classes_by_default_and_by_name(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = {name: {**row, "c": 0.5} for name, row in TABLE.items()}
     classes_module.ZeroShot.load("run").table = table  # type: ignore[attr-defined]
-    found = classified(labelled)
-    assert list(found["by_class"]) == ["a", "b", "c"] and found["decisions"].keys() == {"threshold 0.5", PUBLISHED}
+    found = classified(labelled, threshold_from="fixed", rules=["mcc"])
+    assert list(found["by_class"]) == ["a", "b", "c"] and "threshold 0.5" in found["decisions"]
+    assert list(found["decisions"]["threshold chosen on val, published practice"]) == ["max mcc (KAD)"]
     assert found["prompts"]["a"] == {"positive": ["a"], "negative": ["no a"]}
     assert found["by_class"]["c"]["auc"]["mean"] is None and "c" in found["undefined"]["auc"]
     assert "class No Finding is left out" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -18,11 +19,18 @@ BINARY: dict[str, Callable[..., Tensor]] = {
     "balanced": overlap.class_balanced_bce_from_logits,
     "plain": overlap.bce_from_logits,
     "released": overlap.released_segmentation_loss,
+    "batch_dice": overlap.batch_dice_loss_from_logits,
+    "log_dice": partial(overlap.batch_dice_loss_from_logits, log=True),
+    "focal": partial(overlap.bce_from_logits, focal_gamma=2.0),
+    "balanced_focal": partial(overlap.class_balanced_bce_from_logits, focal_gamma=0.5),
 }
 MULTICLASS: dict[str, Callable[..., Tensor]] = {
     "dice": overlap.multiclass_dice_loss_from_logits,
     "plain": overlap.cross_entropy_from_logits,
     "balanced": lambda *args: overlap.cross_entropy_from_logits(*args, balanced=True),
+    "batch_dice": partial(overlap.multiclass_dice_loss_from_logits, form="batch"),
+    "log_dice": partial(overlap.multiclass_dice_loss_from_logits, form="log_batch"),
+    "focal": partial(overlap.cross_entropy_from_logits, focal_gamma=2.0),
 }
 ALL = [("binary", name, loss, 0) for name, loss in BINARY.items()] + [
     ("multiclass", name, loss, 1) for name, loss in MULTICLASS.items()
@@ -45,6 +53,49 @@ def test_dice_is_the_released_formula() -> None:
         wp, wt = 0.5 * p[n, k], 0.5 * target[n, k]
         total += 1 - (2 * (wp * wt).sum() + 1e-5) / ((wp**2).sum() + (wt**2).sum() + 1e-5)
     assert overlap.dice_loss_from_logits(logits, target).item() == pytest.approx(float(total) / 6, rel=1e-12)
+
+
+def test_focal_loss_by_hand() -> None:
+    logits = torch.tensor([0.0, 2.0, -1.0, 3.0], dtype=torch.float64).reshape(1, 1, 2, 2)
+    target = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64).reshape(1, 1, 2, 2)
+    p = [1 / (1 + math.exp(-x)) for x in (0.0, 2.0, -1.0, 3.0)]
+    true = [p[0], p[1], 1 - p[2], 1 - p[3]]
+    for gamma in (0.0, 0.5, 2.0):
+        expected = sum(-((1 - q) ** gamma) * math.log(q) for q in true) / 4
+        assert overlap.bce_from_logits(logits, target, focal_gamma=gamma).item() == pytest.approx(expected, rel=1e-12)
+    two = torch.stack([torch.zeros_like(logits[:, 0]), logits[:, 0]], dim=1)  # a softmax over 0 and x is a sigmoid of x
+    found = overlap.cross_entropy_from_logits(two, target, focal_gamma=2.0)
+    torch.testing.assert_close(found, overlap.bce_from_logits(logits, target, focal_gamma=2.0))
+
+
+def test_dice_of_the_batch_is_one_ratio_over_all_its_pixels() -> None:
+    logits, target = example(0)
+    p, dice = logits.sigmoid(), []
+    for k in range(2):
+        dice.append((2 * (p[:, k] * target[:, k]).sum() + 1) / (p[:, k].sum() + target[:, k].sum() + 1))
+    expected = 1 - (dice[0] + dice[1]) / 2
+    torch.testing.assert_close(overlap.batch_dice_loss_from_logits(logits, target), expected)
+    expected = -(dice[0].log() + dice[1].log()) / 2
+    torch.testing.assert_close(overlap.batch_dice_loss_from_logits(logits, target, log=True), expected)
+    empty = overlap.batch_dice_loss_from_logits(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+    assert empty.item() == pytest.approx(1 - 1 / 9)  # no foreground: half a pixel of probability in each of 16
+
+
+def test_dice_of_the_batch_in_half_precision_does_not_overflow() -> None:
+    logits = torch.full((2, 1, 300, 300), 5.0, dtype=torch.float16)  # sums of 180,000: above float16
+    assert overlap.batch_dice_loss_from_logits(logits, torch.ones_like(logits)).item() == pytest.approx(0, abs=0.01)
+
+
+def test_the_loss_of_mgca() -> None:
+    logits, target = example(0, k=1)
+    p = logits.sigmoid()
+    true = torch.where(target > 0, p, 1 - p)
+    focal = ((1 - true) ** 2 * -true.log()).mean()
+    dice = (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+    found = overlap.segmentation_loss(
+        logits, target, dice_weight=1, ce_weight=10, ce_balance="plain", dice="log_batch", focal_gamma=2
+    )
+    torch.testing.assert_close(found["loss"], 10 * focal - dice.log())
 
 
 def test_balanced_bce_is_the_released_formula_over_the_whole_batch() -> None:

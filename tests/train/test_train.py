@@ -21,6 +21,7 @@ from medvl.config import TrainConfig, load_config
 from medvl.data.records import load_manifest, write_manifest
 from medvl.errors import InputError
 from medvl.infer.predictor import Predictor
+from medvl.train import loop
 from medvl.train.run import train
 from medvl.train.schedule import learning_rate
 
@@ -63,6 +64,39 @@ def test_it_learns(tiny_recipe: Path, tmp_path: Path) -> None:
     run = train(load_config(tiny_recipe, ["train.epochs=30", "train.val_every=30"]), tmp_path / "run")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["dice_per_image"] > 0.6  # a side chosen by coin would give about 0.45
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "losses", "patience", "best", "num_epochs"),
+    [
+        ("metric", [1.0, 0.5, 0.6, 0.5, 0.1], "2", 4, 5),
+        ("loss", [1.0, 0.5, 0.6, 0.5, 0.1], "2", 2, 4),  # an equal loss is no better one
+        ("loss", [float("nan"), 0.7, 0.8, 0.6, 0.9], "null", 4, 5),
+    ],
+)
+def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    choose_by: str,
+    losses: list[float],
+    patience: str,
+    best: int,
+    num_epochs: int,
+) -> None:
+    told = [{"dice_per_image": d, "loss": loss} for d, loss in zip((0.2, 0.1, 0.3, 0.9, 0.0), losses, strict=True)]
+    scripted = iter(told)
+    monkeypatch.setattr(loop, "validate", lambda *args: next(scripted))
+    words = [f"train.choose_by={choose_by}", f"train.patience={patience}", "train.epochs=5", "train.ema_decay=0"]
+    run = train(load_config(tiny_recipe, words), tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len([row for row in rows if row["kind"] == "val"]) == num_epochs
+    assert json.loads((run / "model" / "card.json").read_text())["epoch"] == best
+
+
+def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
+    found = loop.make_optimizer(TrainConfig(betas=(0.8, 0.95)), torch.nn.Linear(2, 2))
+    assert all(group["betas"] == (0.8, 0.95) for group in found.param_groups)
 
 
 def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(

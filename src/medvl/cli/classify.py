@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,14 @@ class ThresholdFrom(StrEnum):
 
     fixed = "fixed"
     val = "val"
+
+
+class ProtocolName(StrEnum):
+    """Published protocols of zero-shot classification; what each sets: docs/protocols.md."""
+
+    chexzero = "chexzero"
+    medklip = "medklip"
+    kad = "kad"
 
 
 class Temperature(StrEnum):
@@ -30,12 +38,17 @@ def classify(
     family: Annotated[str | None, typer.Option(help="family of that file; default its first (chexzero)")] = None,
     classes: Annotated[str | None, typer.Option(help="a,b,...; default every label of the manifest")] = None,
     split: Annotated[str, typer.Option(help="split to score; test is logged in the model's folder")] = "val",
+    protocol: Annotated[
+        ProtocolName | None, typer.Option(help="published prompts and thresholds; options that are given win")
+    ] = None,
     threshold_from: Annotated[
-        ThresholdFrom, typer.Option(help="fixed: 0.5; val: chosen on val, per class, by F1 and by MCC")
-    ] = ThresholdFrom.fixed,
+        ThresholdFrom | None,
+        typer.Option(help="val (default): chosen on val, per class, by F1 and by MCC; fixed: 0.5"),
+    ] = None,
     temperature: Annotated[
-        Temperature, typer.Option(help="model: divide the cosines by pretrain.sigma; none: as CheXzero. Same AUC")
-    ] = Temperature.model,
+        Temperature | None,
+        typer.Option(help="model (default): divide the cosines by pretrain.sigma; none: as CheXzero. Same AUC"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for cases.csv and summary.json")] = None,
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the halves of val")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
@@ -46,21 +59,32 @@ def classify(
     Intervals of 95 % by patient. The threshold of the published tables, chosen on the scored split, stands apart.
     """
     import json
+    import sys
 
     from medvl.data.records import load_manifest
     from medvl.evaluate.zero_shot_classification import as_text, zero_shot_classification
+    from medvl.protocols import find_protocol
     from medvl.text.prompts import load_prompts
 
+    values: dict[str, Any] = {"threshold_from": "val", "temperature": "model"}
+    if protocol is not None:
+        values |= find_protocol(protocol.value)[0].values()
+        print(f"protocol {protocol.value}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr)
+    asked_family = values.pop("family", None)
+    if family is not None or prompts is not None:
+        asked_family = family
+    values |= {} if threshold_from is None else {"threshold_from": threshold_from.value}
+    values |= {} if temperature is None else {"temperature": temperature.value}
     summary = zero_shot_classification(
         model,
         load_manifest(manifest),
-        load_prompts(prompts, family),
+        load_prompts(prompts, asked_family),
         split=split,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
-        threshold_from=threshold_from.value,
-        temperature=temperature.value,
+        protocol=None if protocol is None else protocol.value,
         out=out,
         seed=seed,
         device=device,
+        **values,
     )
     print(json.dumps(summary) if as_json else as_text(summary, out))

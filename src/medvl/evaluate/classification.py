@@ -23,6 +23,7 @@ FloatArray = NDArray[np.float64]
 By = Literal["f1", "mcc"]
 
 METRICS = ("auc", "average_precision", "f1", "accuracy", "mcc", "sensitivity", "specificity", "ece", "brier")
+RULES: dict[By, str] = {"f1": "max f1 (MedKLIP)", "mcc": "max mcc (KAD)"}  # who chooses a threshold by what
 THRESHOLD_METRICS = ("f1", "accuracy", "mcc", "sensitivity", "specificity")
 NUM_BINS = 15  # of the calibration error, of equal width
 DRAWS_AT_ONCE = 200  # as in statistics.py, of whose draws these are the same; bounds memory: 200 x n
@@ -73,6 +74,11 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike, by: By = "f1") -> float
         return float(values[0])
     middle = float((values[best - 1] + values[best]) / 2)
     return middle if middle > values[best - 1] else float(values[best])  # neighbours in floating point
+
+
+def published_practice(split: str) -> str:
+    """The name of what published tables report: thresholds chosen on the scored split itself, hence optimistic."""
+    return f"threshold chosen on {split}, published practice"
 
 
 def roc_points(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:

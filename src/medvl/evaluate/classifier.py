@@ -28,10 +28,12 @@ from medvl.errors import InputError, warn
 from medvl.evaluate.classification import (
     METRICS,
     NUM_BINS,
+    RULES,
     THRESHOLD_METRICS,
     best_threshold,
     multiclass_metrics,
     multilabel_metrics,
+    published_practice,
 )
 from medvl.evaluate.classification_figures import pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.inputs import parse_overrides
@@ -46,10 +48,6 @@ FORMAT = "medvl-classification/1"
 BATCH = 32
 FloatArray = NDArray[np.float64]
 OPTIMISTIC = "val is scored with thresholds chosen on it: its threshold metrics are optimistic"
-PRACTICE = (
-    "the threshold of each class chosen on the scored split itself, as published numbers mostly are: optimistic, "
-    "only to compare with those"
-)
 
 
 def evaluate_classifier(
@@ -132,7 +130,7 @@ def evaluate_classifier(
             "metrics": {f"macro_{name}": found["macro"][name] for name in METRICS},
             "by_class": found["by_class"],
             "undefined": found["undefined"],
-            "published_practice": _published_practice(probs, values, patients, classes),
+            "published_practice": _published_practice(probs, values, patients, classes, split),
         }
     if labels.counts["other_names"]:
         others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
@@ -196,11 +194,11 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
         lines.append(f"  {name:<24} {_cell(row['auc']):<24} {row['num_positive']}")
     practice = summary.get("published_practice")
     if practice is not None:
-        lines += ["", f"  published practice ({practice['what']})"]
-        for by in ("f1", "mcc"):
+        lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
+        for by, rule in RULES.items():
             macro = practice[f"by_{by}"]["macro"]
             told = ", ".join(f"{name} {_number(value)}" for name, value in macro.items())
-            lines.append(f"  by {by}: macro {told}")
+            lines.append(f"  {rule}: macro {told}")
     return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, roc.svg, pr.svg, reliability.svg"])
 
 
@@ -240,10 +238,10 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
 
 
 def _published_practice(
-    probs: FloatArray, values: FloatArray, patients: Sequence[str], classes: Sequence[str]
+    probs: FloatArray, values: FloatArray, patients: Sequence[str], classes: Sequence[str], split: str
 ) -> dict[str, Any]:
-    result: dict[str, Any] = {"what": PRACTICE}
-    for by in ("f1", "mcc"):
+    result: dict[str, Any] = {"what": published_practice(split)}
+    for by in RULES:
         chosen = [best_threshold(probs[:, k], values[:, k], by) for k in range(len(classes))]
         found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=1)
         result[f"by_{by}"] = {

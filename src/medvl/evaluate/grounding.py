@@ -28,6 +28,7 @@ import numpy as np
 from medvl.config import config_dict
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, warn
+from medvl.evaluate.classification import published_practice
 from medvl.evaluate.evaluator import by_image, load_true_mask, log_test, relative_image
 from medvl.evaluate.grounding_metrics import LEVELS, Asked, BoolArray, FloatArray, measure
 from medvl.evaluate.statistics import mean_interval, paired_difference
@@ -159,6 +160,7 @@ def grounding(
             **left_out,
             "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},
             "metrics": by_method[PHRASE],
+            "published_practice": None if threshold is not None else _published(cases, split, seed),
             "methods": by_method,
             "differences": _differences(rows, methods, seed),
             "notes": notes,
@@ -185,6 +187,10 @@ def as_text(summary: dict[str, Any], out: Path | None = None) -> str:
     ]
     for name, metrics in summary["methods"].items():
         lines.append(f"{name:<16}" + "".join(f"{_cell(metrics[metric]):>24}" for metric in METRICS))
+    practice = summary["published_practice"]
+    if practice is not None:
+        cells = ", ".join(f"{name} {_cell(practice['metrics'][name])}" for name in ("dice", "iou", "recall"))
+        lines.append(f"{practice['what']} ({practice['threshold']:g}, optimistic): {cells}")
     lines += [f"note: {note}" for note in summary["notes"]]
     if out is not None:
         lines.append(f"written: {out / 'cases.csv'}, {out / 'summary.json'}")
@@ -204,7 +210,22 @@ def best_level(cases: Sequence[GroundingCase]) -> int:
     return int(best[len(best) // 2])
 
 
-def patient_halves(patients: Sequence[str], seed: int) -> BoolArray:
+def _published(cases: Sequence[GroundingCase], split: str, seed: int) -> dict[str, Any]:
+    """Dice, IoU and recall at the threshold that is best on the scored cases themselves."""
+    at = best_level(cases)
+    values = np.array([[float(value) for value in case.own.overlap(at)] for case in cases])  # (n, 3)
+    patients = [case.record.patient for case in cases]
+    return {
+        "what": published_practice(split),
+        "threshold": _level(at),
+        "metrics": {
+            name: mean_interval(column, patients, seed=seed).to_dict()
+            for name, column in zip(("dice", "iou", "recall"), values.T, strict=True)
+        },
+    }
+
+
+def patient_halves(patients: Sequence[str], seed: int, remedy: str = "--threshold X") -> BoolArray:
     """(n,) bool: whether a case is of the first half of the patients, a seeded choice.
 
     Raises:
@@ -215,7 +236,7 @@ def patient_halves(patients: Sequence[str], seed: int) -> BoolArray:
         raise InputError(
             "a threshold cannot be chosen on the only patient that is scored",
             expected="at least two patients",
-            remedy="--threshold X",
+            remedy=remedy,
         )
     order = np.random.default_rng(seed).permutation(len(names))
     first = {names[i] for i in order[: (len(names) + 1) // 2]}

@@ -1,6 +1,6 @@
 """Zero-shot classification by prompts: one row per image, and what the probabilities are worth against the labels.
 
-AUC needs no threshold. F1, accuracy and MCC do, and two thresholds stand side by side: 0.5 or one chosen on val, and
+AUC needs no threshold. F1, accuracy and MCC do, and two thresholds stand side by side: one chosen on val (or 0.5), and
 that of the published tables, chosen on the very split that is scored (MedKLIP: highest F1, KAD: highest MCC).
 
 Shapes: n images, K classes.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medvl.config import config_dict
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, nearest, warn
-from medvl.evaluate.classification import By, best_threshold, multilabel_metrics
+from medvl.evaluate.classification import RULES, By, best_threshold, multilabel_metrics, published_practice
 from medvl.evaluate.evaluator import by_image, log_test, relative_image
 from medvl.evaluate.grounding import patient_halves
 from medvl.evaluate.summary import without_nan
@@ -33,8 +33,6 @@ from medvl.text.prompts import PromptFamily, PromptPair, is_denial
 
 FORMAT = "medvl-zero-shot-classification/1"
 UNKNOWN = "labels_unknown"
-PUBLISHED = "threshold chosen on the scored split (as published)"
-RULES: tuple[By, ...] = ("f1", "mcc")
 SHOWN = ("f1", "accuracy", "mcc", "sensitivity", "specificity")
 FloatArray = NDArray[np.float64]
 ThresholdFrom = Literal["fixed", "val"]
@@ -47,8 +45,10 @@ def zero_shot_classification(
     *,
     split: str = "val",
     classes: Sequence[str] | None = None,
-    threshold_from: ThresholdFrom = "fixed",
+    threshold_from: ThresholdFrom = "val",
     temperature: Temperature = "model",
+    rules: Sequence[By] = tuple(RULES),
+    protocol: str | None = None,
     out: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -60,9 +60,11 @@ def zero_shot_classification(
         classes: default: every label of the manifest (column labels and labels_unknown), or, where it has none, the
             classes that the family has pairs for.
         threshold_from: "fixed" is 0.5, where the positive prompt is as near as the negative one; "val" chooses on the
-            val split, per class, once by F1 and once by MCC. With split val each half of its patients gets the
-            threshold of the other half.
+            val split, per class, once by each of `rules`. With split val each half of its patients gets the threshold
+            of the other half.
         temperature: see `ZeroShot.classify`.
+        rules: by what a threshold is chosen, on val and on the scored split.
+        protocol: the name of the published protocol that these values come from, for the summary.
         seed: of the halves of val, and of the bootstrap by patient.
 
     Raises:
@@ -88,6 +90,7 @@ def zero_shot_classification(
         "config": config_dict(reader.config),
         "versions": versions(),
         "machine": machine(),
+        "protocol": protocol,
         "prompt_family": family.name,
         "prompts": {name: pair.to_dict() for name, pair in prompts.items()},
         "temperature": reader.config.pretrain.sigma if temperature == "model" else 1.0,
@@ -110,8 +113,10 @@ def zero_shot_classification(
         counts = ("num", "num_positive", *kept)
         summary["by_class"] = {name: {key: free["by_class"][name][key] for key in counts} for name in asked}
         summary["decisions"] = {
-            **_chosen(manifest, reader, prompts, split, threshold_from, temperature, (probs, labels, patients), seed),
-            PUBLISHED: _published(probs, labels, patients, asked, seed),
+            **_chosen(
+                manifest, reader, prompts, split, threshold_from, temperature, (probs, labels, patients), rules, seed
+            ),
+            published_practice(split): _published(probs, labels, patients, asked, rules, seed),
         }
     summary = without_nan(summary)
     if out is not None:
@@ -128,6 +133,7 @@ def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
     lines = [
         f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} images, "
         f"{summary['num_patients']} patients, prompts {summary['prompt_family']}, not trained on any label"
+        + (f"; protocol {summary['protocol']}" if summary["protocol"] else "")
     ]
     if summary["by_class"]:
         lines += ["", f"  {'class':<28} {'AUC [95 %]':<24} {'positive':>8} {'known':>6}"]
@@ -232,6 +238,7 @@ def _chosen(
     threshold_from: ThresholdFrom,
     temperature: Temperature,
     scored: tuple[FloatArray, FloatArray, list[str]],
+    rules: Sequence[By],
     seed: int,
 ) -> dict[str, Any]:
     """Decisions at 0.5, or at thresholds that the scored cases had no part in."""
@@ -239,18 +246,21 @@ def _chosen(
     classes = list(prompts)
     if threshold_from == "fixed":
         return {"threshold 0.5": {"0.5": _decisions(probs, labels, patients, classes, [0.5] * len(classes), seed)}}
+    found_rules = {}
     if split != "val":
+        if not any(record.split == "val" for record in manifest.records):
+            raise InputError(
+                "no val split to choose thresholds on", file=manifest.path, remedy="--threshold-from fixed: 0.5"
+            )
         groups = by_image(manifest.split("val"))
         known = _labels(groups, classes, True)
         found = _probs(reader, groups, prompts, temperature, "choose thresholds on val")
-        rules = {}
-        for rule in RULES:
+        for rule in rules:
             thresholds = [best_threshold(found[:, k], known[:, k], rule) for k in range(len(classes))]
-            rules[f"max {rule}"] = _decisions(probs, labels, patients, classes, thresholds, seed)
-        return {f"threshold chosen on val ({len(groups)} images)": rules}
-    first = patient_halves(patients, seed)
-    rules = {}
-    for rule in RULES:
+            found_rules[f"max {rule}"] = _decisions(probs, labels, patients, classes, thresholds, seed)
+        return {f"threshold chosen on val ({len(groups)} images)": found_rules}
+    first = patient_halves(patients, seed, remedy="--threshold-from fixed: 0.5")
+    for rule in rules:
         pairs = [
             tuple(best_threshold(probs[half, k], labels[half, k], rule) for half in (~first, first))
             for k in range(len(classes))
@@ -261,17 +271,21 @@ def _chosen(
         made = _decisions((probs >= cut).astype(np.float64), labels, patients, classes, usable, seed)
         for name, pair in zip(classes, pairs, strict=True):
             made["by_class"][name]["threshold"] = list(pair)
-        rules[f"max {rule}"] = made
-    return {"threshold chosen on the other half of the val patients": rules}
+        found_rules[f"max {rule}"] = made
+    return {"threshold chosen on the other half of the val patients": found_rules}
 
 
 def _published(
-    probs: FloatArray, labels: FloatArray, patients: Sequence[str], classes: Sequence[str], seed: int
+    probs: FloatArray,
+    labels: FloatArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    rules: Sequence[By],
+    seed: int,
 ) -> dict[str, Any]:
     """The practice of the published tables: per class the threshold that is best on what is scored."""
-    names = {"f1": "max f1 (MedKLIP)", "mcc": "max mcc (KAD)"}
     return {
-        names[rule]: _decisions(
+        RULES[rule]: _decisions(
             probs,
             labels,
             patients,
@@ -279,7 +293,7 @@ def _published(
             [best_threshold(probs[:, k], labels[:, k], rule) for k in range(len(classes))],
             seed,
         )
-        for rule in RULES
+        for rule in rules
     }
 
 
