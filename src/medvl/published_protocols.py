@@ -3,8 +3,9 @@
 `medvl.protocols` applies it; docs/protocols.md and the lines of the plan are made of it.
 
 Sources: G2D's paper (arXiv 2312.01522, A.4 and A.5), which names the protocols of others, and the programs of MGCA
-(HKU-MedAI/MGCA at 4075a69), MedKLIP (MediaBrain-SJTU/MedKLIP at af43105), KAD (xiaoman-zhang/KAD at 01c0708) and
-CheXzero. Evidence: `read` there, `second-hand` from descriptions, `medvl` where they are silent or it is ours.
+(HKU-MedAI/MGCA at 4075a69), MedKLIP (MediaBrain-SJTU/MedKLIP at af43105), KAD (xiaoman-zhang/KAD at 592de62) and
+CheXzero (rajpurkarlab/CheXzero at 493a491). Evidence: `read` there, `second-hand` from descriptions, `medvl` where they
+are silent.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ _OWN_NORM = (
     "Images are brought to mean 0, deviation 1 each (the encoder's `input_norm`), as in medvl's pre-training; theirs "
     "subtract a fixed mean."
 )
-_OWN_DRAW = "The members of a fraction are drawn by `data.label_seed`, nested; theirs by numpy's global generator."
+_OWN_DRAW = (
+    "The members of a fraction are drawn by `data.label_seed`, nested, their number rounded; theirs by numpy's global "
+    "generator, rounded down."
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -148,11 +152,11 @@ PROTOCOLS: dict[str, Protocol] = {
             (
                 *_UNET,
                 Setting("train.freeze_encoder", False, "G2D, paper; MedKLIP, program"),
-                Setting("objective.dice", "batch", "MedKLIP, program", "second-hand", "1 - D, smooth 1, of the batch."),
-                Setting("objective.dice_weight", 1.0, "MedKLIP, program", "second-hand"),
-                Setting("objective.ce_weight", 1.0, "MedKLIP, program", "second-hand"),
-                Setting("objective.ce_balance", "plain", "MedKLIP, program", "second-hand"),
-                Setting("objective.focal_gamma", 0.0, "MedKLIP, program", "second-hand"),
+                Setting("objective.dice", "batch", "MedKLIP, program", note="1 - D, smooth 1, of the batch."),
+                Setting("objective.dice_weight", 1.0, "MedKLIP, program"),
+                Setting("objective.ce_weight", 1.0, "MedKLIP, program"),
+                Setting("objective.ce_balance", "plain", "MedKLIP, program"),
+                Setting("objective.focal_gamma", 0.0, "MedKLIP, program"),
                 Setting("train.optimizer", "adamw", "MedKLIP, program"),
                 Setting("train.lr", 1e-5, "MedKLIP, program"),
                 Setting("train.weight_decay", 0.02, "MedKLIP, program"),
@@ -250,7 +254,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting(
                     "family", "chexzero", "G2D, paper; CheXzero", note="`{}` against `no {}`, softmax of the pair."
                 ),
-                Setting("temperature", "none", "CheXzero, program", "second-hand"),
+                Setting("temperature", "none", "CheXzero, program"),
                 Setting("threshold_from", "fixed", "G2D, paper", note="Positive where the positive prompt is nearer."),
                 Setting("rules", ("f1", "mcc"), "-", "medvl", "Columns of the published practice."),
             ),
@@ -263,9 +267,10 @@ PROTOCOLS: dict[str, Protocol] = {
             (
                 Setting("family", "chexzero", "G2D, paper", note="MedKLIP asks a query network of its own."),
                 Setting("threshold_from", "val", "-", "medvl", "The honest column; theirs stands beside it."),
-                Setting("rules", ("f1",), "MedKLIP, program", "second-hand"),
+                Setting("rules", ("f1",), "MedKLIP, program"),
             ),
             "the row `max f1 (MedKLIP)` of the column `threshold chosen on test, published practice`",
+            ("Their accuracy counts scores above the threshold as positive, their F1 and medvl's those at it too.",),
         ),
         Protocol(
             "kad",
@@ -274,9 +279,10 @@ PROTOCOLS: dict[str, Protocol] = {
             (
                 Setting("family", "chexzero", "G2D, paper", note="KAD asks a query network of its own."),
                 Setting("threshold_from", "val", "-", "medvl", "The honest column; theirs stands beside it."),
-                Setting("rules", ("mcc",), "KAD, program", "second-hand"),
+                Setting("rules", ("mcc",), "KAD, program"),
             ),
             "the row `max mcc (KAD)` of the column `threshold chosen on test, published practice`",
+            ("Their last batch of the test set is dropped if it is not full.",),
         ),
     )
 }

@@ -41,10 +41,11 @@ def evaluate(
 ) -> None:
     """Score a model, or a folder of masks made by any program, on one split of a manifest.
 
-    Writes cases.csv (one row per case) and summary.json: Dice and IoU in both conventions, HD95, ASSD and lesions, each
-    with a 95 % interval by patient. A folder of masks holds <id>.png or <id>__<phrase-slug>.png, and for several
-    classes <id>__<class>.png. Of a classifier (task: classify): AUC, average precision, F1, calibration and the curves;
-    its thresholds are chosen on val unless one is given.
+    Writes cases.csv (one row per case) and summary.json: Dice and IoU in both conventions, Dice as MGCA's program
+    counts it and of the positives, HD95, ASSD and lesions, each with a 95 % interval by patient. A folder of masks
+    holds <id>.png or <id>__<phrase-slug>.png, and for several classes <id>__<class>.png. Of a classifier (task:
+    classify): AUC, average precision, F1, calibration and the curves; its thresholds are chosen on val unless one is
+    given.
     """
     import json
 
