@@ -110,6 +110,8 @@ def test_the_page_is_whole_and_fetches_nothing(run: tuple[Path, FakePredictor]) 
         "not a medical device",
         "Dice per image",
         "Dice pooled",
+        "Dice, MGCA",
+        "Dice, positives",
         "By kind",
         "left and right swapped",
         "contains report text",
