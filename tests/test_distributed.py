@@ -29,7 +29,12 @@ from medvl.errors import InputError
 from medvl.models.batch_norm import batch_norm_over_ranks, convert_batch_norm
 from medvl.models.vit import UpsampledBatchNorm2d
 from medvl.objectives.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, same_pairs
-from medvl.objectives.overlap import class_balanced_bce_from_logits, cross_entropy_from_logits, dice_loss_from_logits
+from medvl.objectives.overlap import (
+    batch_dice_loss_from_logits,
+    class_balanced_bce_from_logits,
+    cross_entropy_from_logits,
+    dice_loss_from_logits,
+)
 
 Found = dict[str, Any]
 BATCH = 6
@@ -107,7 +112,8 @@ def loss_of(module: nn.Module, step: int, rows: slice) -> Tensor:
     bce = class_balanced_bce_from_logits(logits[:, 1:], data["target"], data["annotated"])
     ce = cross_entropy_from_logits(logits, data["target"], data["annotated"], balanced=True)
     dice = dice_loss_from_logits(logits[:, 1:], data["target"])  # a mean over a rank's own rows
-    return vla + bce + ce + dice
+    of_batch = batch_dice_loss_from_logits(logits[:, 1:], data["target"], data["annotated"], log=True)
+    return vla + bce + ce + dice + of_batch
 
 
 def train(module: nn.Module, wrapped: nn.Module, optimizer: torch.optim.Optimizer, rows: slice) -> Found:
