@@ -42,9 +42,10 @@ medvl classify runs/g2d siim.csv --split test --protocol medklip
 ```
 
 Thresholds. Where a decision needs one (F1, accuracy and MCC of classifiers, zero-shot classification, grounding), it is
-chosen on val; where val itself is scored without training on its labels, each half of its patients gets the threshold
-of the other half. The published tables mostly choose it on the scored split itself. What that gives is a column of its
-own, `threshold chosen on SPLIT, published practice`: optimistic, only to compare with those tables.
+chosen on val; where val itself is scored, each half of its patients gets the threshold of the other half (of a trained
+classifier the summary says that val is then optimistic). The published tables mostly choose it on the scored split
+itself. What that gives is a column of its own, `threshold chosen on SPLIT, published practice`: optimistic, only to
+compare with those tables.
 
 Dice of `medvl evaluate`, all on the native grid: `dice_per_image`, `dice_pooled` (see docs/results.md), and
 

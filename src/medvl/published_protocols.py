@@ -231,9 +231,9 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("train.lr", 1e-4, "G2D, paper"),
                 Setting("train.batch_size", 64, "G2D, paper"),
                 Setting("train.epochs", 50, "G2D, paper"),
-                Setting("train.choose_by", "metric", "-", "medvl", "Neither says how the checkpoint is chosen."),
-                Setting("train.schedule", "cosine", "-", "medvl", "Neither says."),
-                Setting("train.warmup_steps", 100, "-", "medvl", "Neither says."),
+                Setting("train.choose_by", "metric", "-", "medvl", "G2D does not say how the checkpoint is chosen."),
+                Setting("train.schedule", "cosine", "-", "medvl", "G2D does not say."),
+                Setting("train.warmup_steps", 100, "-", "medvl", "G2D does not say."),
                 *(Setting(key, value, "KAD, program (pre-training)", note=note) for key, value, note in _CROP),
                 _KEEP,
             ),
@@ -241,7 +241,7 @@ PROTOCOLS: dict[str, Protocol] = {
             (
                 "KAD's program does not contain its fine-tuning: G2D says `as KAD`, hence the augmentation of its "
                 "pre-training; of that the RandAugment is replaced by medvl's gamma, contrast, brightness and noise.",
-                "KAD's list of training and validation images is not public; the importer's validation has its size.",
+                "Which images KAD validates on is not taken over; the importer's validation has their number.",
                 _OWN_NORM,
                 _OWN_DECAY,
             ),
