@@ -153,6 +153,7 @@ class ClassifyConfig:
     classes: list[str] | None = None  # None = every label of the train split
     negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
     pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same
+    cache_dir: str | None = None  # features of frozen encoders, shared between runs; None = computed by every run
 
 
 @dataclass(config=_STRICT)
@@ -226,8 +227,8 @@ def manifest_path(config: Config) -> Path:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
-    Relative paths in `init`, `data.manifest`, `data.also_labelled`, `text.cache_dir`, `text.tokenizer` and `text.init`
-    are taken from the recipe's folder.
+    Relative paths in `init`, `data.manifest`, `data.also_labelled`, `text.cache_dir`, `classify.cache_dir`,
+    `text.tokenizer` and `text.init` are taken from the recipe's folder.
     """
     path = Path(path)
     if not path.is_file():
@@ -313,6 +314,7 @@ _PATHS = (
     ("data", "manifest"),
     ("data", "also_labelled"),
     ("text", "cache_dir"),
+    ("classify", "cache_dir"),
     ("text", "tokenizer"),
     ("text", "init"),
 )

@@ -14,11 +14,13 @@ MACHINE_KEYS = frozenset(
         "data.num_workers",
         "data.cache_mb",
         "text.cache_dir",
+        "classify.cache_dir",
     }
 )
 SEED_KEYS = frozenset({"train.seed", "data.label_seed"})  # what is drawn anew from seed to seed
 PATH_KEYS = (  # values are paths, or `medvl:NAME`
     "init", "data.manifest", "data.also_labelled", "text.cache_dir", "text.tokenizer", "text.init",
+    "classify.cache_dir",
 )  # fmt: skip
 OPTIONS = "model.options."  # the only open mapping; a key missing there is a difference
 

@@ -42,7 +42,8 @@ from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
 from medvl.model_folder import find_model, load_model
 from medvl.provenance import machine, versions
-from medvl.tasks.classify import Classifier, predicted_logits
+from medvl.tasks.classify import Classifier, pooled_features, predicted_logits
+from medvl.tasks.feature_store import FeatureStore
 
 FORMAT = "medvl-classification/1"
 BATCH = 32
@@ -61,6 +62,7 @@ def evaluate_classifier(
     seed: int = 0,
     device: str = "cpu",
     num_draws: int = NUM_DRAWS,
+    cache_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Score a RUN or MODEL of `task: classify` and return the summary; with `out` write the files there.
 
@@ -70,6 +72,7 @@ def evaluate_classifier(
             `classify.labels: multiclass` the most probable class is taken, and a number is an InputError.
         overrides: `data.KEY=VALUE`, how pixels are read (window, slice_index).
         seed: of the bootstrap by patient.
+        cache_dir: `classify.cache_dir` of the run, whose features of a frozen encoder are then not computed anew.
 
     Raises:
         InputError: not a classifier, no known label in the split (or in val), classes of other names.
@@ -86,18 +89,19 @@ def evaluate_classifier(
     classes = tuple(card["classes"])
     labels, num_other_views = _labels(records, split, classes, config)
 
+    store = None
+    if cache_dir is not None and config.classify.mode == "linear":
+        store = FeatureStore(cache_dir, module, config, data)
+
     def probs_of(part: ClassLabels, name: str) -> FloatArray:
         dataset = ClassDataset(part, data, seed=config.train.seed, train=False)
-        logits = torch.from_numpy(
-            predicted_logits(
-                module,
-                dataset,
-                torch.device(device),
-                batch_size=BATCH,
-                num_workers=data.num_workers,
-                label=f"classify {name}",
-            )
-        ).double()
+        how: dict[str, Any] = {"batch_size": BATCH, "num_workers": data.num_workers, "label": f"classify {name}"}
+        if store is not None:
+            pooled = torch.from_numpy(pooled_features(module, dataset, torch.device(device), store=store, **how))
+            with torch.inference_mode():
+                logits = module.network.classify(pooled.to(device)).cpu().double()
+        else:
+            logits = torch.from_numpy(predicted_logits(module, dataset, torch.device(device), **how)).double()
         found: FloatArray = (logits.softmax(dim=1) if multiclass else logits.sigmoid()).numpy()
         return found
 

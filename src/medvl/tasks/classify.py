@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from medvl.config import Config
 from medvl.data.class_labels import ClassDataset, ClassLabels
-from medvl.data.dataset import Batch, collate
+from medvl.data.dataset import Batch, Sample, collate
 from medvl.distributed import gather_objects, gather_with_grad, sum_over_ranks
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc
@@ -28,6 +28,9 @@ from medvl.progress import track
 from medvl.tasks.segment import TextGuidedSegmenter
 from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
+
+if TYPE_CHECKING:
+    from medvl.tasks.feature_store import FeatureStore
 
 FloatArray = NDArray[np.float32]
 MAX_LINES = 20  # classes that the plan lists one by one
@@ -230,10 +233,27 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
 
 @torch.no_grad()
 def pooled_features(
-    module: Classifier, dataset: ClassDataset, device: torch.device, *, batch_size: int, num_workers: int, label: str
+    module: Classifier,
+    dataset: ClassDataset,
+    device: torch.device,
+    *,
+    batch_size: int,
+    num_workers: int,
+    label: str,
+    store: FeatureStore | None = None,
 ) -> FloatArray:
-    """The encoder's pooled features of every image of an unaugmented dataset, in eval mode: (n, D) float32."""
-    return _over(module, dataset, device, batch_size, num_workers, label, head=False)
+    """The encoder's pooled features of every image of an unaugmented dataset, in eval mode: (n, D) float32.
+
+    `store`: where they are kept. Those that another run has left there may differ in the last digits from ones
+    computed here, for other images shared their batches.
+    """
+
+    def compute(indices: Sequence[int]) -> FloatArray:
+        return _over(module, Subset(dataset, indices), device, batch_size, num_workers, label, head=False)
+
+    if store is None:
+        return compute(range(len(dataset)))
+    return store.features([rows[0].image for rows in dataset.groups], compute)
 
 
 @torch.no_grad()
@@ -246,7 +266,7 @@ def predicted_logits(
 
 def _over(
     module: Classifier,
-    dataset: ClassDataset,
+    dataset: ClassDataset | Subset[Sample],
     device: torch.device,
     batch_size: int,
     num_workers: int,

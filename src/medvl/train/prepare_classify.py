@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -25,6 +26,7 @@ from medvl.tasks.classify import (
     classify_lines,
     pooled_features,
 )
+from medvl.tasks.feature_store import FeatureStore
 
 Parts = tuple[
     ClassifyTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
@@ -41,7 +43,8 @@ def classification(
 ) -> Parts:
     """Task, no text encoder, classes, records, loaders and plan (the fields of `Prepared`) of `task: classify`.
 
-    With `classify.mode: linear` the features of all images are computed here, a dry run's too.
+    With `classify.mode: linear` the features of all images are computed here, a dry run's too; with
+    `classify.cache_dir` only those that are not there.
 
     Raises:
         InputError: keys that it does not take, and what is wrong with the labels.
@@ -93,6 +96,9 @@ def classification(
     task = ClassifyTask(config, module, classes, weight, pooled=linear)
     seed, size = config.train.seed, config.train.batch_size
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    store = None
+    if linear and settings.cache_dir:
+        store = FeatureStore(Path(settings.cache_dir), module, config, config.data)
     loaders = {}
     for name, part in labels.items():
         train = name == "train"
@@ -101,7 +107,13 @@ def classification(
         if linear:
             workers = config.data.num_workers
             features = pooled_features(
-                module, images, fabric.device, batch_size=size, num_workers=workers, label=f"features {name}"
+                module,
+                images,
+                fabric.device,
+                batch_size=size,
+                num_workers=workers,
+                label=f"features {name}",
+                store=store,
             )
             dataset = FeatureDataset(images, features)
         sampler = EpochSampler(len(images), size, seed=seed, shuffle=train, **place)
