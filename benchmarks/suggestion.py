@@ -15,7 +15,8 @@ from medvl.files import write_json
 from medvl.infer.suggest import suggest
 from medvl.train.run import train
 from medvl.train.sweep import load_sweep
-from medvl.train.sweep_run import score_run, without_machine_paths
+from medvl.train.sweep_run import without_machine_paths
+from medvl.train.sweep_score import score_segmentation
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, RUNS = ROOT / "results" / "suggestion", ROOT / "runs" / "suggestion"
@@ -45,7 +46,7 @@ def cell(variant: str, seed: int, run: Path, words: list[str]) -> None:
         resume = (run / "checkpoints" / "last" / "state.pt").exists()
         config = None if resume else load_config(RECIPE, [*COMMON, f"train.seed={seed}", *words])
         train(config, run, resume=resume, command="python benchmarks/suggestion.py")
-    found = score_run(run, load_sweep(ROOT / "recipes" / "ladder_regions.yaml"), None)
+    found = score_segmentation(run, load_sweep(ROOT / "recipes" / "ladder_regions.yaml"), None)
     found |= {"variant": variant, "seed": seed, "recipe": RECIPE.name, "command": "python benchmarks/suggestion.py"}
     write_json(path, without_machine_paths(found, {ROOT: ".", Path.home(): "~"}))
     print(path.name, "written", file=sys.stderr)

@@ -15,7 +15,7 @@ FloatArray = NDArray[np.float64]
 COLUMNS = 4
 TICKS = (0, 0.5, 1)
 # The colours that a report's page defines; a file of its own has to bring them, for a light and for a dark ground.
-_STYLE = (
+STYLE = (
     "<style>svg{--true:#1f6fb2;--pred:#c2571a;--line:#c8ccd2;color:#22262b;background:#fff}"
     "@media (prefers-color-scheme:dark){svg{--true:#6fb1e8;--pred:#f0995f;--line:#4a5058;color:#e6e8eb;"
     "background:#16181b}}</style>"
@@ -94,4 +94,4 @@ def _panels(
         one.set_ylabel(y_label, fontsize=8, color=INK)
     svg = to_svg(figure, title)
     end = svg.index(">") + 1
-    return svg[:end] + _STYLE + svg[end:] + "\n"
+    return svg[:end] + STYLE + svg[end:] + "\n"

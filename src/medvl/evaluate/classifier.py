@@ -85,7 +85,7 @@ def evaluate_classifier(
         raise InputError(
             "a threshold where the most probable class is taken", file=model, remedy="leave out --threshold"
         )
-    records, data = _read(config, manifest, overrides)
+    records, data = read_records(config, manifest, overrides)
     classes = tuple(card["classes"])
     labels, num_other_views = _labels(records, split, classes, config)
 
@@ -206,7 +206,8 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
     return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, roc.svg, pr.svg, reliability.svg"])
 
 
-def _read(config: Config, manifest: str | Path, overrides: Sequence[str]) -> tuple[Manifest, DataConfig]:
+def read_records(config: Config, manifest: str | Path, overrides: Sequence[str]) -> tuple[Manifest, DataConfig]:
+    """A manifest, read as the classifier's configuration with `data.KEY=VALUE` says; and that `data`."""
     tree = config_dict(config)
     changed = {**tree["data"], **parse_overrides(overrides)}
     data = make_config({**tree, "data": changed}, source="overrides").data

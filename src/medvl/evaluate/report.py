@@ -10,9 +10,10 @@ from typing import Any
 
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, warn
+from medvl.evaluate.classifier_report import classifier_report
 from medvl.evaluate.evaluator import FORMAT, Evaluation, evaluate, log_folder, log_test
 from medvl.evaluate.html import Pictures, render
-from medvl.evaluate.inputs import Inputs, open_inputs
+from medvl.evaluate.inputs import Inputs, open_inputs, task_of
 from medvl.evaluate.pretraining_report import pretraining_folder, pretraining_report, refuse_options
 from medvl.evaluate.sources import PredictorSource
 from medvl.evaluate.summary import read_case_table
@@ -44,7 +45,8 @@ def make_report(
 
     Results are kept in RUN/report/SPLIT/ and used again while weights, manifest and options are the same. Test is
     opened, and logged, only when `split` is "test". Of a pre-training (`task: pretrain`) the page shows what the run
-    has logged, see `pretraining_report`; an option that evaluates is then an InputError.
+    has logged, see `pretraining_report`; an option that evaluates is then an InputError. Of a classifier see
+    `classifier_report`.
 
     Args:
         out: the HTML file; default RUN/report/SPLIT/report.html.
@@ -63,6 +65,12 @@ def make_report(
         }
         refuse_options(pretrained, given)
         return pretraining_report(pretrained, out=out, include_text=include_text)
+    if task_of(target) == "classify":
+        given = {"group_by": group_by, "probe_rows": probe_rows != PROBE_ROWS, "threshold": threshold != 0.5}
+        wrong = [name for name, is_given in given.items() if is_given]
+        if wrong:
+            raise InputError(f"{', '.join(wrong)} for a classifier", file=target, remedy="leave it out: it is of masks")
+        return classifier_report(target, manifest_path, split=split, out=out, overrides=overrides, device=device)
     inputs = open_inputs(target, overrides, device=device)
     if inputs.model_folder is None or not isinstance(inputs.source, PredictorSource):
         raise InputError("not a model", file=target, expected="a run or model folder; masks are for medvl evaluate")

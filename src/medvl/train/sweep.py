@@ -2,11 +2,13 @@
 
     recipe: lvit_regions.yaml                       # relative to the sweep file
     grid: {data.label_fraction: [0.05, 0.25]}       # every combination; the last key turns fastest
-    variants: {text: {}, no text: {text.encoder: none}, from text: {init: "@text"}}
+    variants: {text: {}, no text: {text.encoder: none}, from text: {init: "@text"}, g2d: {once: true, recipe: g2d.yaml}}
     seeds: 3                                        # train.seed = 0, 1, 2
 
 `@NAME` (in `init: "g2d:@NAME"` too) stands for the run folder of that variant at the same grid point and seed, `$DATA`
-for the folder of `--data`. A variant whose recipe says `task: pretrain` is scored by its last validation.
+for the folder of `--data`. A variant with `once: true` is run once a seed, without the grid. A run is scored by its
+task: a pre-training by its last validation, the others on `evaluate.split`. A variant with `zero_shot: classify` or
+`ground` trains nothing and asks another one's run, see `zero_shot_cells`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,10 +29,14 @@ from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, load_config
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
 from medvl.settings import PATH_KEYS
+from medvl.train.zero_shot_cells import KEY as ZERO_SHOT
+from medvl.train.zero_shot_cells import PATHS as ASKED_PATHS
+from medvl.train.zero_shot_cells import AskClasses, Asked, AskPhrases, read_asked
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 DATA = "$DATA"
 SEED = "train.seed"
+ONCE = "once"
 
 
 @dataclass(config=_STRICT)
@@ -79,25 +85,42 @@ class Sweep:
         """Every combination of grid values; one empty point without a grid."""
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
+    def once(self, variant: str) -> bool:
+        """Whether the grid does not touch a variant: one with `once: true`, or one that asks such a variant's run."""
+        own = self.variants[variant]
+        if ZERO_SHOT in own and ONCE not in own:
+            return self.once(_split_reference(str(own.get("run", "")))[1])
+        return bool(own.get(ONCE, False))
+
     def cells(self) -> Iterator[Cell]:
         """Seeds outermost, then grid points, then variants, so that the table fills evenly."""
         for seed in range(max(self.planned.values())):
-            for point in self.grid_points():
+            for i, point in enumerate(self.grid_points()):
                 for variant, num_seeds in self.planned.items():
-                    if seed < num_seeds:
+                    if seed < num_seeds and (i == 0 or not self.once(variant)):
                         yield self.cell(variant, point, seed)
 
     def cell(self, variant: str, point: Mapping[str, Any], seed: int) -> Cell:
         """One run."""
         own = dict(self.variants[variant])
         recipe = str(own.pop("recipe", self.recipe))
+        point = {} if self.once(variant) else dict(point)
+        own.pop(ONCE, None)
         names = [f"{key.rpartition('.')[2]} {_text(value)}" for key, value in point.items()]
         name = "-".join([slug(variant), *(slug(part) for part in names), f"seed{seed}"])
+        if ZERO_SHOT in own:
+            asked = read_asked(variant, own, self.path)
+            return Cell(name, variant, point, seed, recipe, {**own, SEED: seed}, asked)
         said = {**self.overrides, **point, **own, SEED: seed}
-        return Cell(name, variant, dict(point), seed, recipe, said)
+        return Cell(name, variant, point, seed, recipe, said)
 
     def config(self, cell: Cell, out: Path, data: Path | None, extra: Sequence[str] = ()) -> Config:
-        """The configuration of a cell whose sweep runs in `out`; `extra` are `key=value` of the command line."""
+        """The configuration of a cell whose sweep runs in `out`; `extra` are `key=value` of the command line.
+
+        Of a cell that trains nothing it is that of the run which it asks.
+        """
+        if cell.asked is not None:
+            return self.config(self.needs(cell)[0], out, data, extra)
         recipe = self.path.parent / cell.recipe
         said = {**_recipe_paths(recipe, with_data=True), **cell.said}
         words = [f"{key}={_text(self._resolved(key, value, cell, out, data))}" for key, value in said.items()]
@@ -105,6 +128,8 @@ class Sweep:
 
     def paths_said(self, cell: Cell) -> dict[str, Any]:
         """The path-valued keys as recipe and sweep write them: what a result file may say."""
+        if cell.asked is not None:
+            return self.paths_said(self.needs(cell)[0])
         found = _recipe_paths(self.path.parent / cell.recipe) | cell.said
         return {key: found[key] for key in PATH_KEYS if key in found}
 
@@ -112,6 +137,14 @@ class Sweep:
         """The cells whose run folders this one refers to by `@NAME`."""
         names = [_split_reference(value)[1] for value in cell.said.values() if _is_reference(value)]
         return [self.cell(name, cell.grid, cell.seed) for name in dict.fromkeys(names)]
+
+    def asked(self, cell: Cell, data: Path | None) -> Asked | None:
+        """What a cell that trains nothing asks, with paths that can be opened; None for any other cell."""
+        if cell.asked is None:
+            return None
+        paths = {key: getattr(cell.asked, key, None) for key in ASKED_PATHS}
+        here: dict[str, Any] = {key: self._path(value, data) for key, value in paths.items() if value}
+        return replace(cell.asked, **here)
 
     @property
     def scoring_words(self) -> list[str]:
@@ -155,6 +188,7 @@ class Cell:
     seed: int
     recipe: str  # relative to the sweep file
     said: dict[str, Any]  # overrides as the sweep writes them, train.seed last
+    asked: AskClasses | AskPhrases | None = None  # of a cell that trains nothing
 
     @property
     def overrides(self) -> list[str]:
@@ -213,15 +247,22 @@ def _check(sweep: Sweep) -> None:
         raise InputError(f"seeds and variants do not name the same: {', '.join(odd)}", file=sweep.path)
     order = list(sweep.variants)
     for name, own in sweep.variants.items():
+        asks = ZERO_SHOT in own
+        if asks:
+            read_asked(name, {key: value for key, value in own.items() if key != ONCE}, sweep.path)
+        if not isinstance(own.get(ONCE, False), bool):
+            fault(f"variant {name}: once: {own[ONCE]}", "true or false")
         for key in own:
-            if key in sweep.grid:
+            if key in sweep.grid and not asks and not sweep.once(name):
                 fault(f"{key} stands both in the grid and in variant {name}", "leave it to one of them")
-        for value in {**sweep.overrides, **own}.values():
+        for value in (own if asks else {**sweep.overrides, **own}).values():
             if not _is_reference(value):
                 continue
             other = _split_reference(value)[1]
             if other not in order[: order.index(name)]:
                 fault(f"variant {name} needs {value}, which is no variant before it")
+            elif sweep.once(name) and not sweep.once(other):
+                fault(f"variant {name} is run once and needs {value}, which is run at every grid point")
             elif sweep.planned[other] < sweep.planned[name]:
                 fault(f"variant {name} needs {value} at seeds that it is not run with", "give both as many seeds")
     for key in (*sweep.grid, *sweep.overrides, *(key for own in sweep.variants.values() for key in own)):
@@ -251,7 +292,10 @@ def _check_configs(sweep: Sweep) -> None:
     for cell in sweep.cells():
         if cell.seed == 0:
             try:
-                sweep.config(cell, Path("OUT"), Path("DATA"))
+                config = sweep.config(cell, Path("OUT"), Path("DATA"))
+                if cell.asked is not None and config.task != "pretrain":
+                    what = f"variant {cell.variant} asks {cell.asked.run}, which is of task: {config.task}"
+                    faults.append(Fault(what, file=sweep.path, expected="a variant of task: pretrain"))
             except InputError as error:
                 faults += [
                     Fault(f"{cell.variant} {cell.grid or ''}: {fault}", file=sweep.path) for fault in error.faults

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from medvl.evaluate.inputs import parse_overrides
 from medvl.files import write_json
 from medvl.settings import MACHINE_KEYS, PATH_KEYS, differences, said
 from medvl.train.sweep import Cell, Sweep, load_sweep
+from medvl.train.sweep_score import SCORERS, score_zero_shot
 
-ASKED = {"true": "true text", "empty": "empty", "shuffled": "another patient's", "side_swapped": "sides swapped"}
-NOT_IN_CELLS = ("by_class", "by_phrase", "by_group", "model")  # long tables (rows hold what is asked for), and a path
+FEATURES = ".features"  # in the folder of a sweep: features of frozen encoders, which its cells share
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ def run_sweep(
     for cell in cells:  # a fault of the sweep or of an override is found before the first run
         if not work.result(cell).exists():
             work.config(cell)
+            sweep.asked(cell, data)
             sweep.scoring_manifest(data)
     results.mkdir(parents=True, exist_ok=True)
     return [work.run(cell, f"[{number}/{len(cells)}] {cell.name}") for number, cell in enumerate(cells, 1)]
@@ -103,13 +104,19 @@ class _Work:
         return self.results / f"{cell.name}.json"
 
     def config(self, cell: Cell) -> Config:
-        return self.sweep.config(cell, self.out, self.data, self.words)
+        config = self.sweep.config(cell, self.out, self.data, self.words)
+        if config.task != "classify" or config.classify.cache_dir is not None:
+            return config
+        folder = str((self.out / FEATURES).resolve())
+        return replace(config, classify=replace(config.classify, cache_dir=folder))
 
     def standing(self, cell: Cell) -> Outcome:
         """Where a cell stands, without doing anything."""
         if self.result(cell).exists():
             return Outcome(cell, "done", self._made_otherwise(cell))
         run = self.out / cell.name
+        if cell.asked is not None:
+            return Outcome(cell, "open", f"to ask @{self.sweep.needs(cell)[0].variant}")
         if _finished(run):
             return Outcome(cell, "open", "to score")
         return Outcome(cell, "open", "to resume" if _state(run).exists() else "")
@@ -145,6 +152,8 @@ class _Work:
                     file=self.out / other.name,
                     remedy=f"run that variant first; if only {self.result(other).name} is here, copy its run there too",
                 )
+        if cell.asked is not None:
+            return
         if (run / "config.yaml").is_file():
             found = differences(config_dict(load_config(run / "config.yaml")), config_dict(config))
             if found:
@@ -173,16 +182,17 @@ class _Work:
         plan, tree = self.sweep.evaluate, config_dict(config)
         read = make_config({**tree, "data": {**tree["data"], **parse_overrides(self.sweep.scoring_words)}})
         manifest = open_manifest(read, self.sweep.scoring_manifest(self.data))
-        check_extra_columns(manifest, plan.split, plan.rows_by)
+        check_extra_columns(manifest, plan.split, plan.rows_by if config.task == "segment" else ())
 
     def _score(self, cell: Cell) -> dict[str, Any]:
         """The content of a result file: the summary of the evaluation, which cell it is, and the rows of its table."""
         run = self.out / cell.name
         paths = self.sweep.paths_said(cell)
-        if self.config(cell).task == "pretrain":
-            scored = score_pretraining(run)
+        asked, task = self.sweep.asked(cell, self.data), self.config(cell).task
+        if asked is not None:
+            scored = score_zero_shot(asked, self.out / self.sweep.needs(cell)[0].name, run)
         else:
-            scored = score_run(run, self.sweep, self.sweep.scoring_manifest(self.data))
+            scored = SCORERS[task](run, self.sweep, self.sweep.scoring_manifest(self.data))
         config: dict[str, Any] = scored["config"]
         for key in PATH_KEYS:
             section, _, leaf = key.rpartition(".")
@@ -191,8 +201,7 @@ class _Work:
                 place[leaf] = paths.get(key, place[leaf])
         content = {
             **scored,
-            "manifest": (None if "pretraining" in scored else self.sweep.evaluate.manifest)
-            or config["data"]["manifest"],
+            "manifest": self._manifest_said(cell, task) or config["data"]["manifest"],
             "variant": cell.variant,
             "grid_point": cell.grid,  # `grid` is the summary's: the pixel grid that masks were scored on
             "seed": cell.seed,
@@ -200,6 +209,8 @@ class _Work:
             "overrides": [*cell.overrides, *self.words],
             "command": self.sweep.command,
         }
+        if cell.asked is not None:
+            content["asked"] = asdict(cell.asked)
         roots = {Path.home(): "~", Path.cwd(): ".", self.sweep.path.parent: ".", self.out: "$OUT"}
         if self.data is not None:
             roots[self.data] = "$DATA"
@@ -207,80 +218,20 @@ class _Work:
         assert isinstance(cleaned, dict)
         return cleaned
 
+    def _manifest_said(self, cell: Cell, task: str) -> str | None:
+        """The manifest that a cell is scored on, as the sweep writes it; None = the one of its run."""
+        if cell.asked is not None:
+            return cell.asked.manifest
+        return None if task == "pretrain" else self.sweep.evaluate.manifest
+
     def _made_otherwise(self, cell: Cell) -> str:
         """What differs between the settings of a result file and those that the sweep has now."""
         stored = json.loads(self.result(cell).read_text(encoding="utf-8"))
         config = config_dict(self.sweep.config(cell, self.out, self.data or Path("DATA"), self.words))
         found = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS})
+        if cell.asked is not None:
+            found |= differences(stored.get("asked") or {}, asdict(cell.asked))
         return f"made with other settings ({said(found)}): remove the file to run it again" if found else ""
-
-
-def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, Any]:
-    """Evaluate a finished run as its sweep says: the summary without its long tables, `labels`, `rows`, `minutes`.
-
-    The evaluation (and probe) stays in RUN/report/SPLIT, where `medvl report` and `medvl compare` find it; test is
-    opened, and logged, once.
-    """
-    from medvl.evaluate.inputs import open_inputs
-    from medvl.evaluate.report import results_folder, stored_evaluation, stored_probe
-    from medvl.evaluate.sources import PredictorSource
-    from medvl.evaluate.summary import grouped_rows, row_of
-
-    plan = sweep.evaluate
-    inputs = open_inputs(str(run), sweep.scoring_words, device=_device(run))
-    assert inputs.model_folder is not None and isinstance(inputs.source, PredictorSource)
-    manifest = inputs.manifest(manifest_path)
-    folder = results_folder(run, inputs.model_folder, plan.split)
-    evaluation = stored_evaluation(inputs, manifest, plan.split, folder)
-    summary = evaluation.summary
-    rows: list[dict[str, Any]] = [{"name": "all", **row_of(summary["metrics"], summary["num_cases"])}]
-    if plan.rows_by:
-        rows += grouped_rows(evaluation.cases, manifest, plan.split, plan.rows_by)
-    if plan.probe and inputs.source.uses_text:
-        max_rows = None if plan.probe is True else plan.probe
-        conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).result["conditions"]
-        rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
-        for name in ("empty", "shuffled", "side_swapped"):
-            rows.append(
-                {"name": ASKED[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
-            )
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    elapsed_s = next(line["elapsed_s"] for line in reversed(lines) if line["kind"] == "val")
-    labels = json.loads((run / "plan.json").read_text(encoding="utf-8")).get("labels")  # of learning curves the n
-    kept = {key: value for key, value in summary.items() if key not in NOT_IN_CELLS}
-    kept |= _pseudo_labels(lines)
-    return {**kept, "labels": labels, "rows": rows, "minutes": round(elapsed_s / 60, 1)}
-
-
-def _pseudo_labels(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How good the pseudo labels of EPI were, epoch by epoch; {} without EPI."""
-    epochs = [line for line in lines if line["kind"] == "task" and "store_dice" in line]
-    names = ("epoch", "store_dice", "pseudo_fraction", "store_visited")
-    return {"pseudo_labels": {name: [line.get(name) for line in epochs] for name in names}} if epochs else {}
-
-
-def score_pretraining(run: Path) -> dict[str, Any]:
-    """What the last validation of a pre-training said, with what it was computed from."""
-    config = load_config(run / "config.yaml")
-    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-    card = json.loads((run / "model" / "card.json").read_text(encoding="utf-8"))
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    last = next(line for line in reversed(lines) if line["kind"] == "val")
-    told = {"step", "epoch", "kind", "best", "elapsed_s"}
-    return {
-        "format": "medvl-pretraining/1",
-        "pretraining": {name: value for name, value in last.items() if name not in told},
-        "split": "val",
-        "split_hash": card["split_hash"],
-        "manifest_hash": card["manifest_hash"],
-        "config": config_dict(config),
-        "versions": card["versions"],
-        "machine": card["machine"],
-        "pairs": {**plan["pairs"], "records": plan["records"], "patients": plan["patients"]},
-        "step": last["step"],
-        "rows": [],
-        "minutes": round(last["elapsed_s"] / 60, 1),
-    }
 
 
 def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:
@@ -314,13 +265,6 @@ def _finished(run: Path) -> bool:
 
 def _state(run: Path) -> Path:
     return run / "checkpoints" / "last" / "state.pt"
-
-
-def _device(run: Path) -> str:
-    import torch
-
-    accelerator = load_config(run / "config.yaml").train.accelerator
-    return "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""`medvl report` of a classifier: one self-contained HTML page; and its evaluation, kept in RUN/report/SPLIT."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from medvl.config import ASSET_PREFIX, load_config, manifest_path
+from medvl.errors import InputError
+from medvl.evaluate.classification_figures import STYLE, pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.classifier import FORMAT, evaluate_classifier, read_records
+from medvl.evaluate.evaluator import log_folder, log_test
+from medvl.evaluate.html import fill_template
+from medvl.files import write_text
+from medvl.model_folder import find_model, times_test_opened
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCases:
+    """A cases.csv with class labels: n images, K classes. `probs`, `labels` (n, K); a NaN label is not known."""
+
+    ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    classes: tuple[str, ...]
+    probs: FloatArray
+    labels: FloatArray
+
+
+def read_label_cases(path: Path) -> LabelCases:
+    """cases.csv of `medvl evaluate` of a classifier (prob_CLASS), or of `medvl classify` (p_CLASS)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows, columns = list(reader), list(reader.fieldnames or ())
+    classes = tuple(name.removeprefix("label_") for name in columns if name.startswith("label_"))
+    prefix = next((mark for mark in ("prob_", "p_") if classes and f"{mark}{classes[0]}" in columns), None)
+    if prefix is None or not rows:
+        raise InputError("no table of class labels", file=path, expected="columns prob_CLASS and label_CLASS")
+    return LabelCases(
+        tuple(row["id"] for row in rows),
+        tuple(row["patient"] for row in rows),
+        classes,
+        np.array([[float(row[prefix + name]) for name in classes] for row in rows], dtype=np.float64),
+        np.array([[float(row[f"label_{name}"] or math.nan) for name in classes] for row in rows], dtype=np.float64),
+    )
+
+
+def stored_classification(
+    target: str | Path,
+    manifest: str | Path | None = None,
+    *,
+    split: str = "val",
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Folder and summary of a classifier's evaluation in RUN/report/SPLIT, thresholds chosen on val.
+
+    It is made, and logged if it opens test, unless weights, manifest, split and `overrides` are the same.
+
+    Args:
+        manifest: None = the one that it was trained on. For the others see `evaluate_classifier`.
+    """
+    model = find_model(target)
+    config = load_config(model / "config.yaml")
+    path = manifest_path(config) if manifest is None else Path(manifest)
+    if str(path).startswith(ASSET_PREFIX):
+        path = manifest_path(load_config(model / "config.yaml", [f"data.manifest={path}"]))
+    records, _ = read_records(config, path, overrides)
+    with (model / "model.safetensors").open("rb") as file:
+        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    wanted = {
+        "format": FORMAT,
+        "model_hash": model_hash,
+        "manifest_hash": records.content_hash(),
+        "split_hash": records.split_hash(),
+        "split": split,
+        "overrides": list(overrides),
+    }
+    folder = log_folder(target) / "report" / split
+    if str(target).startswith(ASSET_PREFIX):
+        folder = Path(f"report-{model.name}") / split
+    if (folder / "summary.json").is_file() and (folder / "cases.csv").is_file():
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        chosen = summary.get("threshold_source") != "fixed"
+        if chosen and all(summary.get(key) == value for key, value in wanted.items()):
+            return folder, summary
+    summary = evaluate_classifier(
+        target, path, split=split, overrides=overrides, out=folder, device=device, cache_dir=cache_dir
+    )
+    if split == "test":
+        log_test(target, summary)
+    return folder, summary
+
+
+def classifier_report(
+    target: str | Path,
+    manifest: Path | None = None,
+    *,
+    split: str = "val",
+    out: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+) -> tuple[Path, dict[str, Any]]:
+    """Write the page of a classifier and return its path and the summary that it shows.
+
+    The page has no image and no text of the data set. Arguments as for `stored_classification`; `out` is the HTML
+    file, default RUN/report/SPLIT/report.html.
+    """
+    folder, summary = stored_classification(target, manifest, split=split, overrides=overrides, device=device)
+    cases = read_label_cases(folder / "cases.csv")
+    probs, labels, classes = cases.probs, cases.labels, cases.classes
+    context = {
+        "title": f"Classifier: {summary['config']['model']['size']}, {summary['config']['classify']['mode']}",
+        "summary": summary,
+        "facts": _facts(target, summary),
+        "curves": [draw(probs, labels, classes).replace(STYLE, "") for draw in (roc_svg, pr_svg, reliability_svg)],
+        "confusion": summary.get("confusion"),
+        "decisions": _decisions(summary, cases),
+        "practice": summary.get("published_practice"),
+        "undefined": summary["undefined"],
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        "config": yaml.safe_dump(summary["config"], sort_keys=False),
+    }
+    out = out or folder / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, fill_template("classifier.html.j2", context))
+    return out, summary
+
+
+def _facts(target: str | Path, summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    config, machine = summary["config"], summary["machine"]
+    left = ", ".join(f"{num} {name.replace('_', ' ')}" for name, num in summary["num_left_out"].items() if num)
+    return [
+        ("data", summary["manifest"]),
+        ("split", f"{summary['split']}, {summary['num_cases']} images of {summary['num_patients']} patients"),
+        ("left out", left or "nothing"),
+        ("labels", "exactly one of the classes" if summary["labels"] == "multiclass" else "any of the classes"),
+        ("threshold", summary["threshold_source"]),
+        ("started from", config["init"] or "scratch"),
+        ("test split opened", f"{times_test_opened(find_model(target))} time(s)"),
+        ("weights hash", summary["model_hash"][:16]),
+        ("manifest and split hash", f"{summary['manifest_hash'][:16]}, {summary['split_hash'][:16]}"),
+        ("bootstrap", f"{summary['bootstrap']['draws']} draws by patient, seed {summary['bootstrap']['seed']}"),
+        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+    ]
+
+
+def _decisions(summary: Mapping[str, Any], cases: LabelCases) -> list[dict[str, Any]]:
+    """Two by two tables at the threshold of each class; none where the most probable class is taken."""
+    if summary.get("confusion") is not None:
+        return []
+    rows = []
+    for k, name in enumerate(cases.classes):
+        threshold = summary["threshold"][name]
+        if threshold is None:
+            continue
+        known = ~np.isnan(cases.labels[:, k])
+        yes, true = cases.probs[known, k] >= threshold, cases.labels[known, k] > 0.5
+        counts = {"tp": yes & true, "fn": ~yes & true, "fp": yes & ~true, "tn": ~yes & ~true}
+        rows.append({"name": name, "threshold": threshold, **{key: int(value.sum()) for key, value in counts.items()}})
+    return rows
