@@ -15,19 +15,27 @@ def compare(
     ],
     split: Annotated[str, typer.Option(help="split to compare on; opening test is logged in each model")] = "val",
     manifest: Annotated[Path | None, typer.Option(help="score runs on this one; default each run's own")] = None,
-    out: Annotated[Path, typer.Option(help="folder for compare.csv, compare.json, compare.html")] = Path("comparison"),
+    out: Annotated[Path, typer.Option(help="folder for compare.csv, compare.json, compare.html, cases.png")] = Path(
+        "comparison"
+    ),
     reference: Annotated[str | None, typer.Option(help="method to compare the others with; default the first")] = None,
     names: Annotated[
         list[str] | None, typer.Option(help="a name for each method, or for each run; repeat for more")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the bootstrap and of the permutations")] = 0,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="draw the same cases under all methods")
+    ] = True,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="show phrases in the pictures")] = True,
+    seed: Annotated[int, typer.Option(help="of the bootstrap, the permutations, and cases of equal quality")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps: where a run is evaluated")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print compare.json")] = False,
 ) -> None:
-    """Compare runs on the same cases: Dice and IoU in both conventions, over seeds and patients, with paired tests.
+    """Compare runs on the same cases, over seeds and patients, with paired tests, and show cases side by side.
 
-    Runs that differ in nothing but their seeds are one method. A run without an evaluation in RUN/report/SPLIT is
-    evaluated first. Folders written by medvl evaluate (masks of any program included) are taken as they are.
+    Dice and IoU in both conventions, of classifiers AUC (macro and of each class). Runs that differ in nothing but
+    their seeds are one method. A run without an evaluation in RUN/report/SPLIT is evaluated first. Folders written by
+    medvl evaluate (masks of any program included), classify and ground are taken as they are. Runs of several tasks
+    give one table a task.
     """
     import json
 
@@ -45,5 +53,7 @@ def compare(
         out=out,
         device=device,
         seed=seed,
+        pictures=pictures,
+        include_text=text,
     )
     print(json.dumps(result) if as_json else as_text(result, out))

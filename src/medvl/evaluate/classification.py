@@ -40,7 +40,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
         0 to 1; NaN where there are no positives or no negatives.
     """
     score, label = _known(scores, labels)
-    return float(_Case(score, label).auc(np.ones((1, len(score))))[0])
+    return float(ScoredClass(score, label).auc(np.ones((1, len(score))))[0])
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -49,7 +49,7 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     No interpolation. Chance is the share of positives. Arguments as for `auc`.
     """
     score, label = _known(scores, labels)
-    return float(_Case(score, label).average_precision(np.ones((1, len(score))))[0])
+    return float(ScoredClass(score, label).average_precision(np.ones((1, len(score))))[0])
 
 
 def best_threshold(scores: ArrayLike, labels: ArrayLike, by: By = "f1") -> float:
@@ -172,7 +172,7 @@ def multilabel_metrics(
     cases = []
     for k in range(len(classes)):
         known = ~np.isnan(label[:, k])
-        cases.append(_Case(score[known, k], label[known, k] > 0.5, code[known], used[k]))
+        cases.append(ScoredClass(score[known, k], label[known, k] > 0.5, code[known], used[k]))
     estimates = [{m: float(v[0]) for m, v in case.metrics(np.ones((1, len(names)))).items()} for case in cases]
     parts: dict[str, list[FloatArray]] = {name: [] for name in METRICS}
     for times in resampled(len(names), num_draws, seed):
@@ -266,7 +266,7 @@ def resampled(num_patients: int, num_draws: int, seed: int) -> Iterator[FloatArr
         yield times.reshape(size, num_patients)
 
 
-class _Case:
+class ScoredClass:
     """The known cases of one class, sorted by falling score, and its metrics under any weights of the patients."""
 
     def __init__(
@@ -358,7 +358,7 @@ def _known(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np
 def _cumulated(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """True and false positives at falling thresholds, from none: (G + 1,) each."""
     score, label = _known(scores, labels)
-    positive, negative = (side[0] for side in _Case(score, label)._groups(np.ones((1, len(score)))))
+    positive, negative = (side[0] for side in ScoredClass(score, label)._groups(np.ones((1, len(score)))))
     return np.r_[0.0, positive.cumsum()], np.r_[0.0, negative.cumsum()]
 
 

@@ -1,11 +1,13 @@
 """`medvl compare`: methods (runs that differ in nothing but their seeds) on the same cases.
 
 Each metric is the mean over a method's seeds, with its sd over seeds and a 95 % interval by patient. Differences to a
-reference are paired: the same patients are resampled for both, and the tests swap the two methods within patients.
+reference are paired: the same patients are resampled for both, and the tests swap the two methods within patients (of
+AUC see `compare_kinds`). Runs of several tasks give one comparison a task, and nothing is averaged over tasks.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import math
@@ -13,40 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medvl.errors import InputError, nearest
-from medvl.evaluate.evaluator import POOLED_NOTE
+from medvl.evaluate.compare_kinds import BOOTSTRAP, Measures
 from medvl.evaluate.methods import Method, ScoredRun, check_comparable, group_methods, open_runs, setting_table
-from medvl.evaluate.statistics import (
-    NUM_DRAWS,
-    NUM_PERMUTATIONS,
-    SeedMeans,
-    holm,
-    patient_sums,
-    seed_means,
-    sign_flip_test,
-    swap_test,
-)
-from medvl.evaluate.summary import OVERLAP, CaseRow, without_nan
+from medvl.evaluate.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
+from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
 from medvl.provenance import machine, versions
 
-FloatArray = NDArray[np.float64]
-
 FORMAT = "medvl-compare/1"
-TESTED = ("dice_per_image", "dice_pooled")
-TITLES = {
-    "dice_per_image": "Dice per image (mean over cases)",
-    "dice_pooled": "Dice pooled (over all pixels of the set)",
-    "iou_per_image": "IoU per image (mean over cases)",
-    "iou_pooled": "IoU pooled (over all pixels of the set)",
-}
-TEST_TEXT = {
-    "dice_per_image": "sign-flip permutation of the mean differences per patient",
-    "dice_pooled": "the two methods swapped within patients, pooled Dice computed anew",
-}
+TASKS_FORMAT = "medvl-compare-tasks/1"
 
 
 def compare(
@@ -62,13 +40,19 @@ def compare(
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
     num_permutations: int = NUM_PERMUTATIONS,
+    pictures: bool = False,
+    include_text: bool = True,
 ) -> dict[str, Any]:
     """Compare runs; with `out` write compare.csv, compare.json and compare.html there. Returns compare.json's object.
 
+    Runs of several tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
+
     Args:
         targets, manifest_path, overrides: see `open_runs`.
-        names: see `group_methods`.
-        reference: the method that the others are compared with; default the first.
+        names: see `group_methods`; with several tasks one for each run.
+        reference: the method that the others are compared with; default the first (of each task that has not this one).
+        pictures: draw cases.png (see `side_by_side`) where images and predictions are at hand.
+        include_text: False leaves phrases out of the pictures.
         seed: of the bootstrap and of the permutations.
 
     Raises:
@@ -77,28 +61,87 @@ def compare(
     if len(targets) < 2:
         raise InputError("one run cannot be compared", expected="two runs or more")
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
+    by_task: dict[str, list[int]] = {}
+    for i, run in enumerate(runs):
+        by_task.setdefault(run.kind.task, []).append(i)
+    single = [runs[places[0]].target for places in by_task.values() if len(places) == 1]
+    if single:
+        raise InputError(
+            f"the only run of its task: {', '.join(single)}", expected="two runs or more of each task", file=single[0]
+        )
+    if len(by_task) > 1 and names and len(names) != len(runs):
+        raise InputError(
+            f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
+        )
+    options = {"num_draws": num_draws, "num_permutations": num_permutations, "seed": seed}
+    drawn = {"pictures": pictures, "include_text": include_text, "device": device}
+    if len(by_task) == 1:
+        return _compare(runs, split, names, reference, out, options, drawn)
+    grouped = {}
+    for task, places in by_task.items():
+        own_names = [names[i] for i in places] if names else []
+        methods = group_methods([runs[i] for i in places], own_names)
+        grouped[task] = ([runs[i] for i in places], own_names, [method.name for method in methods])
+    if reference is not None:
+        _place(reference, [name for *_, known in grouped.values() for name in known])
+    found = {}
+    for task, (own, own_names, known) in grouped.items():
+        base = reference if reference in known else None
+        folder = None if out is None else out / task.replace(" ", "_")
+        found[task] = _compare(own, split, own_names, base, folder, options, drawn)
+    result = {"format": TASKS_FORMAT, "tasks": found}
+    if out is not None:
+        write_json(out / "compare.json", result)
+    return result
+
+
+def _place(reference: str, known: Sequence[str]) -> int:
+    if reference in known:
+        return known.index(reference)
+    like = nearest(reference, known)
+    remedy = f"did you mean {like}?" if like else None
+    raise InputError(f"no method {reference}", expected="; ".join(known), remedy=remedy)
+
+
+def _compare(
+    runs: Sequence[ScoredRun],
+    split: str,
+    names: Sequence[str],
+    reference: str | None,
+    out: Path | None,
+    options: Mapping[str, int],
+    drawn: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Runs of one task."""
+    num_draws, num_permutations, seed = (options[name] for name in ("num_draws", "num_permutations", "seed"))
+    kind = runs[0].kind
     notes = check_comparable(runs, split)
     methods = group_methods(runs, names)
     known = [method.name for method in methods]
-    base = 0 if reference is None else known.index(reference) if reference in known else None
-    if base is None:
-        like = nearest(str(reference), known)
-        remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"no method {reference}", expected="; ".join(known), remedy=remedy)
+    base = 0 if reference is None else _place(reference, known)
     keys = sorted(runs[0].cases)
     patients = [runs[0].cases[key].patient for key in keys]
-    sums = [_ratios(method, keys) for method in methods]  # per method (2, S, n, 4)
-    found = [seed_means(one[0], one[1], patients, num_draws=num_draws, seed=seed) for one in sums]
-    tests = {i: _tests(one, sums[base], patients, num_permutations, seed) for i, one in enumerate(sums) if i != base}
+    measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys])
+    rows = [[[run.cases[key] for key in keys] for run in method.runs] for method in methods]  # per method (S, n)
+    found = [measures.means(one, patients, num_draws, seed) for one in rows]
+    tests = {
+        i: measures.p_values(one, rows[base], (found[i], found[base]), patients, num_permutations, seed)
+        for i, one in enumerate(rows)
+        if i != base
+    }
     adjusted = iter(holm([p for by_metric in tests.values() for p in by_metric.values()]))
     holm_p = {i: {metric: next(adjusted) for metric in by_metric} for i, by_metric in tests.items()}
     first = runs[0].summary
     num_patients = len(set(patients))
     result = {
         "format": FORMAT,
+        "task": kind.task,
+        "title": kind.title,
+        "titles": measures.titles,
+        "tested": list(measures.tested),
         "split": split,
         "manifest": first["manifest"],
-        **{key: first[key] for key in ("manifest_hash", "split_hash", "grid", "empty_mask", "text")},
+        **{key: first[key] for key in kind.alike if key != "threshold"},
         "threshold": _threshold(runs),
         "num_cases": len(keys),
         "num_patients": num_patients,
@@ -109,33 +152,45 @@ def compare(
                 "num_seeds": len(method.runs),
                 "seeds": [run.seed for run in method.runs],
                 "runs": [run.target for run in method.runs],
-                "metrics": _metrics(found[i], None if i == base else found[base], tests.get(i, {}), holm_p.get(i, {})),
+                "metrics": _metrics(
+                    list(measures.titles),
+                    found[i],
+                    None if i == base else found[base],
+                    tests.get(i, {}),
+                    holm_p.get(i, {}),
+                ),
             }
             for i, method in enumerate(methods)
         ],
         "settings": setting_table(methods),
         "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
         "test": {
-            **TEST_TEXT,
+            **measures.tests,
             "unit": "patient",
             "two_sided": True,
             "exact": 2**num_patients <= num_permutations,
             "permutations": min(2**num_patients, num_permutations),
             "seed": seed,
             "correction": "Holm",
-            "family": len(TESTED) * (len(methods) - 1),
+            "family": len(measures.tested) * (len(methods) - 1),
         },
         "versions": versions(),
         "machine": machine(),
-        "notes": [*notes, *_notes(methods, num_patients, num_permutations)],
+        "notes": [*notes, *measures.notes(), *_notes(methods, measures, num_patients, num_permutations)],
     }
     result = without_nan(result)
     assert isinstance(result, dict)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        if drawn["pictures"]:
+            from medvl.evaluate.side_by_side import draw_cases
+
+            told = draw_cases(methods, base, out / "cases.png", drawn["include_text"], drawn["device"], seed)
+            result["pictures"] = told
         write_json(out / "compare.json", result)
         write_text(out / "compare.csv", as_csv(result))
-        write_text(out / "compare.html", as_html(result))
+        shown = out / "cases.png" if (result.get("pictures") or {}).get("num_cases") else None
+        write_text(out / "compare.html", as_html(result, shown))
     return result
 
 
@@ -143,33 +198,37 @@ def as_csv(result: Mapping[str, Any]) -> str:
     """One row per method; every metric and convention has columns of its own."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
+    metrics, tested = list(result["titles"]), result["tested"]
     parts = ("", "_sd", "_lo", "_hi", "_difference", "_difference_lo", "_difference_hi")
     tests = ("_p", "_p_holm")
-    head = [f"{metric}{part}" for metric in OVERLAP for part in (*parts, *(tests if metric in TESTED else ()))]
+    head = [f"{metric}{part}" for metric in metrics for part in (*parts, *(tests if metric in tested else ()))]
     writer.writerow(["method", "reference", "seeds", "cases", "patients", *head])
     for method in result["methods"]:
         row = [method["name"], result["reference"], method["num_seeds"], result["num_cases"], result["num_patients"]]
-        for metric in OVERLAP:
+        for metric in metrics:
             value = method["metrics"][metric]
             change = value["difference"] or {}
             row += [value["mean"], value["sd"], value["lo"], value["hi"]]
             row += [change.get("mean"), change.get("lo"), change.get("hi")]
-            row += [value["p"], value["p_holm"]] if metric in TESTED else []
+            row += [value["p"], value["p_holm"]] if metric in tested else []
         writer.writerow(["" if cell is None else cell for cell in row])
     return file.getvalue()
 
 
 def as_text(result: Mapping[str, Any], out: Path) -> str:
-    """A table per metric and convention, for a terminal."""
+    """A table per metric and convention, for a terminal; of several tasks one after another."""
+    if "tasks" in result:
+        parts = [f"== {task}\n{as_text(one, out / task.replace(' ', '_'))}" for task, one in result["tasks"].items()]
+        return "\n\n".join([*parts, "each task by itself: nothing is averaged over tasks"])
     width = max(len("method"), *(len(method["name"]) for method in result["methods"]))
     lines = [
         f"{result['split']} of {result['manifest']}: {result['num_cases']} cases, {result['num_patients']} patients, "
-        f"{result['threshold']}, {result['grid']} grid, both masks empty: {result['empty_mask']}",
+        + ", ".join(_scored_how(result)),
         f"differences are to {result['reference']}",
     ]
-    for metric in OVERLAP:
-        tested = f"  {'p':>7} {'Holm':>7}" if metric in TESTED else ""
-        lines += ["", f"  {TITLES[metric]}"]
+    for metric, title in result["titles"].items():
+        tested = f"  {'p':>7} {'Holm':>7}" if metric in result["tested"] else ""
+        lines += ["", f"  {title}"]
         interval, change_head = "95 % interval", "difference and 95 % interval"
         lines.append(f"  {'method':<{width}} seeds   mean     sd  {interval:<17}  {change_head:<28}{tested}")
         for method in result["methods"]:
@@ -180,26 +239,30 @@ def as_text(result: Mapping[str, Any], out: Path) -> str:
             )
             line += f"  {_range(value):<17}  "
             line += f"{_number(change['mean'], '+')}  {_range(change, '+'):<20}" if change else f"{'(reference)':<28}"
-            if change and metric in TESTED:
+            if change and metric in result["tested"]:
                 line += f"  {_p(value['p']):>7} {_p(value['p_holm']):>7}"
             lines.append(line.rstrip())
     lines += ["", *[f"  note: {note}" for note in result["notes"]]]
-    lines.append(f"  written: {', '.join(str(out / f'compare.{kind}') for kind in ('csv', 'json', 'html'))}")
+    files = [f"compare.{kind}" for kind in ("csv", "json", "html")]
+    files += ["cases.png"] if (result.get("pictures") or {}).get("num_cases") else []
+    lines.append(f"  written: {', '.join(str(out / name) for name in files)}")
     return "\n".join(lines)
 
 
-def as_html(result: Mapping[str, Any]) -> str:
-    """One self-contained page: no script, nothing fetched, no image and no text of the data set."""
+def as_html(result: Mapping[str, Any], picture: Path | None = None) -> str:
+    """One self-contained page: no script, nothing fetched; images of the data set only in `picture`, a PNG."""
     from medvl.evaluate.html import fill_template
 
-    changes = [m["metrics"][metric]["difference"] for m in result["methods"] for metric in OVERLAP]
+    changes = [m["metrics"][metric]["difference"] for m in result["methods"] for metric in result["titles"]]
     ends = [abs(c[end]) for c in changes if c for end in ("mean", "lo", "hi") if c[end] is not None]
     return fill_template(
         "compare.html.j2",
         {
             "result": result,
-            "titles": TITLES,
-            "tested": TESTED,
+            "titles": result["titles"],
+            "tested": result["tested"],
+            "how": _scored_how(result),
+            "picture": "" if picture is None else base64.b64encode(picture.read_bytes()).decode(),
             "span": max([*ends, 0.01]),
             "p_text": _p,
             "columns": [method["name"] for method in result["methods"]],
@@ -207,44 +270,27 @@ def as_html(result: Mapping[str, Any]) -> str:
     )
 
 
-def _ratios(method: Method, keys: Sequence[tuple[str, str]]) -> FloatArray:
-    """Numerators and denominators of the four metrics of `OVERLAP`: (2, S, n, 4)."""
-
-    def terms(row: CaseRow) -> tuple[list[float], list[float]]:
-        # Dice and IoU anew from the pixels: cases.csv rounds them, which would break ties of the tests.
-        both, total = row.tp_px, row.true_px + row.pred_px
-        dice, iou = (2 * both / total, both / (total - both)) if total else (row.dice, row.iou)
-        return [dice, 2 * both, iou, both], [1, total, 1, total - both]
-
-    values = np.array(
-        [[terms(run.cases[key]) for key in keys] for run in method.runs], dtype=np.float64
-    )  # (S, n, 2, 4)
-    if np.isnan(values).any():
-        raise InputError(
-            "cases whose two masks are empty have no Dice, and they differ from run to run",
-            file=method.runs[0].target,
-            remedy="evaluate with --empty-mask one or zero",
-        )
-    return np.moveaxis(values, 2, 0)
+def _truth(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
-def _tests(
-    first: FloatArray, second: FloatArray, patients: Sequence[str], num_permutations: int, seed: int
-) -> dict[str, float]:
-    """p of both Dice conventions; a case counts with the mean of its numerators and denominators over the seeds."""
-    a, b = (patient_sums(one.mean(axis=1), patients) for one in (first, second))  # (2, P, 4)
-    image, pooled = OVERLAP.index("dice_per_image"), OVERLAP.index("dice_pooled")
-    per_patient = a[0, :, image] / a[1, :, image] - b[0, :, image] / b[1, :, image]
-    return {
-        "dice_per_image": sign_flip_test(per_patient, num_draws=num_permutations, seed=seed),
-        "dice_pooled": swap_test(a[:, :, pooled], b[:, :, pooled], num_draws=num_permutations, seed=seed),
-    }
+def _scored_how(result: Mapping[str, Any]) -> list[str]:
+    """Threshold, grid and what else the kind of evaluation has, in words."""
+    told = [result["threshold"]]
+    told += [f"{result['grid']} grid"] if "grid" in result else []
+    told += [f"both masks empty: {result['empty_mask']}"] if "empty_mask" in result else []
+    told += [f"target {result['target']}, phrase: {result['phrase']}"] if "target" in result else []
+    return told
 
 
 def _metrics(
-    found: SeedMeans, base: SeedMeans | None, p: Mapping[str, float], p_holm: Mapping[str, float]
+    metrics: Sequence[str],
+    found: SeedMeans,
+    base: SeedMeans | None,
+    p: Mapping[str, float],
+    p_holm: Mapping[str, float],
 ) -> dict[str, dict[str, Any]]:
-    changes = [None] * len(OVERLAP) if base is None else [change.to_dict() for change in found.minus(base)]
+    changes = [None] * len(metrics) if base is None else [change.to_dict() for change in found.minus(base)]
     return {
         metric: {
             **interval.to_dict(),
@@ -254,17 +300,20 @@ def _metrics(
             "p": p.get(metric),
             "p_holm": p_holm.get(metric),
         }
-        for i, (metric, interval) in enumerate(zip(OVERLAP, found.intervals(), strict=True))
+        for i, (metric, interval) in enumerate(zip(metrics, found.intervals(), strict=True))
     }
 
 
-def _notes(methods: Sequence[Method], num_patients: int, num_permutations: int) -> list[str]:
-    family = len(TESTED) * (len(methods) - 1)
+def _notes(methods: Sequence[Method], measures: Measures, num_patients: int, num_permutations: int) -> list[str]:
+    family = len(measures.tested) * (len(methods) - 1)
+    by_text: dict[str, list[str]] = {}
+    for metric in measures.tested:
+        by_text.setdefault(measures.tests[metric], []).append(measures.titles[metric].partition(" (")[0])
+    told = "; ".join(f"p of {', '.join(names)}: {text}" for text, names in by_text.items())
     notes = [
-        POOLED_NOTE,
         "intervals and tests are over patients and take the seeds as they are; the sd is over the seeds alone",
-        f"p per image: {TEST_TEXT['dice_per_image']}; p pooled: {TEST_TEXT['dice_pooled']}; two-sided; Holm over "
-        f"{family} tests ({len(methods) - 1} comparisons in both Dice conventions)",
+        f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
+        "metrics)",
     ]
     single = [method.name for method in methods if len(method.runs) == 1]
     if single:
@@ -273,12 +322,14 @@ def _notes(methods: Sequence[Method], num_patients: int, num_permutations: int) 
         notes.append("the methods have different numbers of seeds")
     if num_patients < 2:
         notes.append("a single patient: there are no intervals, and p is 1 whatever the difference")
-    elif 2**num_patients <= num_permutations:
+    elif 2**num_patients <= num_permutations and BOOTSTRAP not in measures.tests.values():
         notes.append(f"{num_patients} patients: tests are exact, and p cannot be below {2 / 2**num_patients:.3g}")
     return notes
 
 
 def _threshold(runs: Sequence[ScoredRun]) -> str:
+    if runs[0].kind.ratios is None and runs[0].kind.task != "segment":
+        return "no threshold"
     used = {
         run.summary["threshold_source"]
         if run.summary["threshold"] is None

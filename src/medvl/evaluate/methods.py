@@ -12,10 +12,11 @@ from typing import Any
 
 from medvl.config import ASSET_PREFIX, config_dict, load_config
 from medvl.errors import Fault, InputError
-from medvl.evaluate.evaluator import FORMAT
-from medvl.evaluate.inputs import is_model, open_inputs
+from medvl.evaluate.classifier_report import read_label_cases, stored_classification
+from medvl.evaluate.compare_kinds import KINDS, Kind, ScoredCase, kind_of
+from medvl.evaluate.inputs import is_model, open_inputs, task_of
 from medvl.evaluate.report import results_folder, stored_evaluation
-from medvl.evaluate.summary import CaseRow, read_case_table
+from medvl.evaluate.summary import CaseRow
 from medvl.settings import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 
 MAX_NAMED = 10  # cases that an error names
@@ -25,11 +26,13 @@ READ_FROM = ("data.text_column", "data.constant_text")  # where texts come from;
 
 @dataclass(frozen=True, slots=True)
 class ScoredRun:
-    """One evaluation: its summary, and its cases by (id, class)."""
+    """One evaluation: of which kind, its summary, and its cases by (id, class)."""
 
     target: str
+    kind: Kind
     summary: Mapping[str, Any]
-    cases: Mapping[tuple[str, str], CaseRow]
+    cases: Mapping[tuple[str, str], CaseRow | ScoredCase]
+    folder: Path  # of cases.csv
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -85,7 +88,7 @@ def check_comparable(runs: Sequence[ScoredRun], split: str) -> list[str]:
     if faults:
         raise InputError(faults)
     for run in runs[1:]:
-        found = _scored_otherwise(first.summary, run.summary)
+        found = _scored_otherwise(first, run)
         if "manifest_hash" in found and _same_truth(first, run) and _texts_from(first) != _texts_from(run):
             del found["manifest_hash"]
             notes.append("texts come from different columns of the manifest; masks, patients and split are the same")
@@ -158,38 +161,59 @@ def setting_table(methods: Sequence[Method]) -> dict[str, list[str]]:
 
 
 def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Sequence[str], device: str) -> ScoredRun:
-    folder = Path(target)
+    folder, task = Path(target), task_of(target)
     if (folder / "cases.csv").is_file() and (folder / "summary.json").is_file():
-        try:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            rows = read_case_table((folder / "cases.csv").read_text(encoding="utf-8"))
-        except (ValueError, KeyError) as error:
-            raise InputError(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None
-        if not isinstance(summary, dict) or summary.get("format") != FORMAT:
-            raise InputError("not an evaluation of this version", file=folder / "summary.json", expected=FORMAT)
-    elif is_model(target):
+        return read_run(target, folder)
+    if task == "classify":
+        place, _ = stored_classification(
+            target, manifest_path, split=split, overrides=overrides, device=device
+        )  # fmt: skip
+        return read_run(target, place)
+    if task not in (None, "segment"):
+        raise InputError(
+            f"a run of task: {task} has no cases to compare",
+            file=target,
+            expected="runs of task: segment or classify, or folders with cases.csv and summary.json",
+            remedy="medvl ground and medvl classify with --out DIR score a pre-training, and DIR can be compared",
+        )
+    if is_model(target):
         inputs = open_inputs(target, overrides, device=device)
         assert inputs.model_folder is not None
         place = results_folder(target, inputs.model_folder, split)
         evaluation = stored_evaluation(inputs, inputs.manifest(manifest_path), split, place)
-        summary, rows = evaluation.summary, list(evaluation.cases)
-    else:
-        raise InputError(
-            "no run, model or evaluation" if folder.exists() else "no such folder",
-            file=target,
-            expected="a run, a model, or a folder with cases.csv and summary.json",
-            remedy="masks are scored first: medvl evaluate FOLDER MANIFEST --out DIR",
-        )
-    return ScoredRun(target, summary, {(row.id, row.class_name): row for row in rows})
+        rows = {(row.id, row.class_name): row for row in evaluation.cases}
+        return ScoredRun(target, KINDS[0], evaluation.summary, rows, place)
+    raise InputError(
+        "no run, model or evaluation" if folder.exists() else "no such folder",
+        file=target,
+        expected="a run, a model, or a folder with cases.csv and summary.json",
+        remedy="masks are scored first: medvl evaluate FOLDER MANIFEST --out DIR",
+    )
 
 
-def _scored_otherwise(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = ["manifest_hash", "split_hash", "grid", "empty_mask", "text"]
-    if there["threshold"] is not None and here["threshold"] is not None:  # masks of a program come without one
+def read_run(target: str, folder: Path) -> ScoredRun:
+    """An evaluation that lies in `folder`, of any kind."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        kind = kind_of(summary.get("format") if isinstance(summary, dict) else None, folder / "summary.json")
+        cases = kind.read(folder)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None
+    if kind.ratios is None and kind.task != "segment":
+        summary = {**summary, "classes": list(read_label_cases(folder / "cases.csv").classes)}
+    return ScoredRun(target, kind, summary, cases, folder)
+
+
+def _scored_otherwise(first: ScoredRun, run: ScoredRun) -> dict[str, Any]:
+    there, here = first.summary, run.summary
+    keys = list(first.kind.alike)
+    if (
+        first.kind.task == "segment" and there["threshold"] is not None and here["threshold"] is not None
+    ):  # masks of a program come without one
         keys.append("threshold_source")
         if there["threshold_source"] == "fixed":
             keys.append("threshold")  # one chosen on val is each run's own
-    found = {key: (there[key], here[key]) for key in keys if there[key] != here[key]}
+    found: dict[str, Any] = {key: (there[key], here[key]) for key in keys if there[key] != here[key]}
     if "manifest_hash" in found:
         names = (there["manifest"], here["manifest"])
         found["manifest_hash"] = (
@@ -220,11 +244,11 @@ def _case_faults(first: ScoredRun, run: ScoredRun) -> list[Fault]:
     changed = [
         key
         for key, row in first.cases.items()
-        if key in run.cases and (row.patient, row.true_px) != (run.cases[key].patient, run.cases[key].true_px)
+        if key in run.cases and (row.patient, row.truth) != (run.cases[key].patient, run.cases[key].truth)
     ]
     if changed:
-        what = f"{len(changed)} cases have another true mask or patient than in {first.target}: {_named(changed)}"
-        faults.append(Fault(what, file=run.target))
+        what = f"{len(changed)} cases have another {first.kind.truth} or patient than in {first.target}"
+        faults.append(Fault(f"{what}: {_named(changed)}", file=run.target))
     return faults
 
 

@@ -55,6 +55,11 @@ class CaseRow:
     tp_px: int
 
     @property
+    def truth(self) -> int:
+        """By which two runs are seen to have scored the same mask: its size."""
+        return self.true_px
+
+    @property
     def surface_undefined(self) -> str | None:
         """Why there are no surface distances: which sides are empty; None where both masks have pixels."""
         if self.true_px and self.pred_px:
