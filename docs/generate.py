@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from result_cells import TASKS, About, grid_titles, interval, machines, mean, over_seeds, rows_of, task_of
+from task_tables import task_footer, task_table
+
 from medvl import protocols
+from medvl.evaluate.evaluator import POOLED_NOTE
 from medvl.fidelity import markdown
-from medvl.train.sweep import is_sweep, load_sweep
+from medvl.train.sweep import Cell, Sweep, is_sweep, load_sweep
+from medvl.train.zero_shot_cells import AskPhrases
 
 RECALL_AT = (1, 5, 10)
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,20 +59,6 @@ Dice of `medvl evaluate`, all on the native grid: `dice_per_image`, `dice_pooled
   the run's `train.batch_size`, 8 for a folder of masks.
 - `dice_positives`: the mean over the cases whose true mask has pixels.
 """
-
-
-@dataclass
-class About:
-    """What is planned and said of one folder of results."""
-
-    title: str
-    text: str
-    command: str
-    planned: dict[str, int]  # variant -> seeds; empty where nothing is planned
-    grid: list[dict[str, Any]] = field(default_factory=lambda: [{}])
-    variants: Sequence[str] = ()  # in the order of the table
-    names: frozenset[str] | None = None  # of the result files of a sweep; None = any
-    pretraining: frozenset[str] = frozenset()  # the variants whose recipe says `task: pretrain`
 
 
 def main() -> None:
@@ -116,13 +106,17 @@ def planned_sweeps(recipes: Path) -> dict[Path, About]:
         names = frozenset(cell.name for cell in sweep.cells())
         about = About(sweep.title, sweep.text, sweep.command, sweep.planned, sweep.grid_points())
         about.variants, about.names = list(sweep.variants), names
-        about.pretraining = frozenset(
-            cell.variant
-            for cell in sweep.cells()
-            if cell.seed == 0 and sweep.config(cell, Path("OUT"), Path("DATA")).task == "pretrain"
-        )
+        about.once = frozenset(name for name in sweep.variants if sweep.once(name))
+        about.tasks = {cell.variant: planned_task(sweep, cell) for cell in sweep.cells() if cell.seed == 0}
         found[folder] = about
     return found
+
+
+def planned_task(sweep: Sweep, cell: Cell) -> str:
+    """Of which of `TASKS` a cell will be."""
+    if isinstance(cell.asked, AskPhrases):
+        return "ground"
+    return "zero-shot classify" if cell.asked else sweep.config(cell, Path("OUT"), Path("DATA")).task
 
 
 def read_about(folder: Path) -> About:
@@ -138,23 +132,30 @@ def section(folder: Path, about: About) -> str:
     located = [line for path in sorted(folder.glob(LOCALISATION)) for line in localisation(path)]
     if not cells and about.names is None:
         return "\n".join([*lines, *(located or ["No cell has been run yet.", ""])])
-    pretrained = about.pretraining | {cell["variant"] for cell in cells if "pretraining" in cell}
-    order = dict.fromkeys([*about.variants, *(cell["variant"] for cell in cells)])
-    pretraining = [cell for cell in cells if cell["variant"] in pretrained]
-    others = [cell for cell in cells if cell["variant"] not in pretrained]
-    if pretrained:
-        lines += [*pretraining_table(about, [name for name in order if name in pretrained], pretraining), ""]
-        lines += [*pretraining_footer(pretraining), ""]
-    names = [name for name in order if name not in pretrained]
-    if names:
-        lines += [*segmentation_table(about, names, others), "", *pseudo_labels(about, names, others)]
+    tasks = {**{cell["variant"]: task_of(cell) for cell in cells}, **about.tasks}
+    names = list(dict.fromkeys([*about.variants, *(cell["variant"] for cell in cells)]))
+    notes: list[str] = []
+    for task in TASKS:
+        own = [name for name in names if tasks.get(name, "segment") == task]
+        if not own:
+            continue
+        found = [cell for cell in cells if cell["variant"] in own]
+        if task == "pretrain":
+            lines += [*pretraining_table(about, own, found), "", *pretraining_footer(found), ""]
+        elif task == "segment":
+            lines += [*segmentation_table(about, own, found), "", *pseudo_labels(about, own, found)]
+            notes = [*footer(found), ""]
+            if set(tasks.values()) - {"segment", "pretrain"}:  # other tables follow
+                lines, notes = [*lines, *notes], []
+        else:
+            lines += [*task_table(task, about, own, found), "", *task_footer(task, found), ""]
     compared = [line for path in sorted(folder.glob("*/compare.json")) for line in comparison(path)]
-    return "\n".join([*lines, *located, *compared, *(footer(others) if names else []), *([""] if names else [])])
+    return "\n".join([*lines, *located, *compared, *notes])
 
 
 def segmentation_table(about: About, names: Sequence[str], cells: list[dict[str, Any]]) -> list[str]:
     """The variants that segment, by what they were asked with."""
-    columns = ["variant", *grid_titles(about), "seeds done / planned", "asked with", "rows"]
+    columns = ["variant", *grid_titles(about, names), "seeds done / planned", "asked with", "rows"]
     columns += ["Dice per image [95 %]", "Dice pooled", "IoU per image", "IoU pooled"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for head, group in rows_of(about, names, cells):
@@ -176,14 +177,19 @@ def pseudo_labels(about: About, names: Sequence[str], cells: list[dict[str, Any]
         lines.append(f"| {' | '.join(head[:-1])} | {len(group)} | {told[0]} | {told[1]} |")
     if not lines:
         return []
-    columns = ["pseudo labels of", *grid_titles(about), "seeds", "Dice against the hidden masks, first → last epoch"]
+    columns = [
+        "pseudo labels of",
+        *grid_titles(about, names),
+        "seeds",
+        "Dice against the hidden masks, first → last epoch",
+    ]
     columns.append("share of the picture that they call foreground")
     return ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|", *lines, ""]
 
 
 def pretraining_table(about: About, names: Sequence[str], cells: list[dict[str, Any]]) -> list[str]:
     """The variants that pre-train, by their last validation."""
-    columns = ["variant", *grid_titles(about), "seeds done / planned", "alignment loss"]
+    columns = ["variant", *grid_titles(about, names), "seeds done / planned", "alignment loss"]
     columns += [f"R@{k}: image → text / text → image (chance)" for k in RECALL_AT]
     columns += ["decoder loss", "pairs, train / val", "minutes"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
@@ -255,47 +261,26 @@ def localisation(path: Path) -> list[str]:
     return lines
 
 
-def interval(metric: dict[str, Any] | None, sign: str = "") -> str:
-    """`0.123 [0.100, 0.150]`; "" where there is no value."""
-    if metric is None or metric["mean"] is None:
-        return ""
-    bounds = "" if metric.get("lo") is None else f" [{metric['lo']:{sign}.3f}, {metric['hi']:{sign}.3f}]"
-    return f"{metric['mean']:{sign}.3f}{bounds}"
-
-
-def grid_titles(about: About) -> list[str]:
-    """The last part of each grid key."""
-    return [key.rpartition(".")[2] for key in about.grid[0]]
-
-
-def rows_of(
-    about: About, names: Sequence[str], cells: list[dict[str, Any]]
-) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    """(first columns, cells over seeds) of each variant at each grid point; planned ones without a cell included."""
-    for point in about.grid:
-        for name in names:
-            group = [cell for cell in cells if cell["variant"] == name and cell.get("grid_point", {}) == point]
-            if group or about.names is not None:
-                done = f"{len(group)} / {about.planned.get(name, 1)}"
-                yield [name, *(str(value) for value in point.values()), done], group
-
-
 def comparison(path: Path) -> list[str]:
     """A table of what `medvl compare --out results/NAME/CHOICE` found; CHOICE says which runs."""
     found = json.loads(path.read_text(encoding="utf-8"))
     lines = [f"`medvl compare`, {path.parent.name.replace('_', ' ')}, against {found['reference']}:", ""]
-    titles = [f"Dice {kind} | difference [95 %] | p (Holm)" for kind in ("per image", "pooled")]
-    lines += [f"| method | seeds | {' | '.join(titles)} |", "| --- " * 8 + "|"]
+    tested = found.get("tested", ["dice_per_image", "dice_pooled"])
+    names = found.get("titles", {"dice_per_image": "Dice per image", "dice_pooled": "Dice pooled"})
+    titles = [f"{names[metric].partition(' (mean over c')[0].partition(' (over all')[0]}" for metric in tested]
+    heads = [f"{title} | difference [95 %] | p (Holm)" for title in titles]
+    lines += [f"| method | seeds | {' | '.join(heads)} |", "| --- " * (2 + 3 * len(tested)) + "|"]
     for method in found["methods"]:
         cells = [method["name"], str(method["num_seeds"])]
-        for name in ("dice_per_image", "dice_pooled"):
+        for name in tested:
             metric = method["metrics"][name]
             gap, p = metric.get("difference"), metric.get("p_holm")
             cells.append(f"{metric['mean']:.3f}")
-            cells.append(f"{gap['mean']:+.3f} [{gap['lo']:+.3f}, {gap['hi']:+.3f}]" if gap else "")
+            bounds = f" [{gap['lo']:+.3f}, {gap['hi']:+.3f}]" if gap and gap["lo"] is not None else ""
+            cells.append(f"{gap['mean']:+.3f}{bounds}" if gap else "")
             cells.append("" if p is None else f"{p:.4f}")
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *(f"- {note}" for note in found["notes"][1:]), ""]
+    return [*lines, "", *(f"- {note}" for note in found["notes"] if note != POOLED_NOTE), ""]
 
 
 def read_cells(folder: Path, about: About) -> list[dict[str, Any]]:
@@ -331,32 +316,6 @@ def footer(cells: list[dict[str, Any]]) -> list[str]:
         "",
     ]
     return lines + [f"- {note}" for note in dict.fromkeys(note for c in cells for note in c.get("notes", []))]
-
-
-def machines(cells: list[dict[str, Any]]) -> list[str]:
-    """Where the cells were run, each machine once."""
-    return list(
-        dict.fromkeys(
-            f"{c['machine']['processor']}, {c['machine']['cores']} cores"
-            + (f", {c['machine']['gpu']}" if c["machine"].get("gpu") else "")
-            for c in cells
-        )
-    )
-
-
-def over_seeds(values: list[float]) -> str:
-    """The value of one seed; mean ± sd of several; "" of none."""
-    if len(values) > 1:
-        return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
-    return f"{values[0]:.3f}" if values else ""
-
-
-def mean(rows: list[dict[str, Any]], metric: str, with_interval: bool = True) -> str:
-    """One seed: value and interval. Several: mean ± sd over seeds."""
-    found = [row[metric] for row in rows if row.get(metric) and row[metric]["mean"] is not None]
-    if len(found) == 1 and with_interval:
-        return interval(found[0])
-    return over_seeds([value["mean"] for value in found])
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ def _phrase_cells(run: ScoredRun, device: str) -> Cell:
 
 
 def _label_cells(run: ScoredRun, device: str) -> Cell:
-    """A bar for each class; the true ones are written in the colour of the truth."""
+    """A bar for each class; the true ones in the colour of the truth and in bold."""
     classes = run.summary["classes"]
 
     def cell(axes: Any, key: Key) -> str:
@@ -249,7 +249,8 @@ def _label_cells(run: ScoredRun, device: str) -> Cell:
         for y, k in zip(place, order, strict=True):
             mark = "unknown" if case.truth[k] == "" else ""
             text = f"{_plain(classes[k])[:20]} {case.values[k]:.2f} {mark}"
-            axes.text(0.02, y, text, va="center", fontsize=5.5 if len(order) > 6 else 7)
+            weight = "bold" if case.truth[k] == 1 else "normal"  # seen where a true class has no score
+            axes.text(0.02, y, text, va="center", fontsize=5.5 if len(order) > 6 else 7, fontweight=weight)
         return f"mean |score - label| {1 - quality(case):.3f}"
 
     return cell
