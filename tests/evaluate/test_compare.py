@@ -366,7 +366,7 @@ def test_the_command_line_compares_runs(trained: list[str], tiny_manifest: Path,
     stored = [json.loads((Path(run) / "report" / "val" / "summary.json").read_text()) for run in trained]
     means = [summary["metrics"]["dice_pooled"]["mean"] for summary in stored]
     assert method(result, "medvl")["metrics"]["dice_pooled"]["by_seed"] == pytest.approx(means)
-    assert sorted(path.name for path in out.iterdir()) == ["compare.csv", "compare.html", "compare.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["cases.png", "compare.csv", "compare.html", "compare.json"]
 
 
 def test_an_evaluation_is_made_once_and_opening_test_is_logged(

@@ -148,8 +148,19 @@ def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: 
 
     with pytest.raises(InputError, match="--no-surface, --probe for a classifier"):
         evaluate(str(run), films / "manifest.csv", surface=False, probe=True)
-    with pytest.raises(InputError, match=r"has no masks.*medvl evaluate"):
-        make_report(run)
+    path, summary = make_report(run, films / "manifest.csv")
+    assert path == run / "report" / "val" / "report.html"
+    page = path.read_text()
+    assert "<script" not in page and "<img" not in page and "http" not in page.replace("http://www.w3.org", "")
+    area = summary["by_class"]["bar"]["auc"]["mean"]
+    for told in (f"AUC {area:.3f}", "Precision-recall", "Reliability", "false alarms", "not a medical device"):
+        assert told in page, told
+    assert "the left lung" not in page
+    stored = (run / "report" / "val" / "summary.json").stat().st_mtime_ns
+    make_report(run, films / "manifest.csv", out=tmp_path / "again.html")
+    assert (run / "report" / "val" / "summary.json").stat().st_mtime_ns == stored  # not evaluated anew
+    with pytest.raises(InputError, match="threshold for a classifier"):
+        make_report(run, threshold=0.3)
 
 
 def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(films: Path, tmp_path: Path) -> None:

@@ -453,6 +453,7 @@ def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
     """docs/generate.py as a module."""
+    sys.path.insert(0, str(ROOT / "docs"))  # it imports its neighbours
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

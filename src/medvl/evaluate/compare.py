@@ -129,6 +129,7 @@ def _compare(
         for i, one in enumerate(rows)
         if i != base
     }
+    family = sum(not math.isnan(p) for by_metric in tests.values() for p in by_metric.values())
     adjusted = iter(holm([p for by_metric in tests.values() for p in by_metric.values()]))
     holm_p = {i: {metric: next(adjusted) for metric in by_metric} for i, by_metric in tests.items()}
     first = runs[0].summary
@@ -172,11 +173,11 @@ def _compare(
             "permutations": min(2**num_patients, num_permutations),
             "seed": seed,
             "correction": "Holm",
-            "family": len(measures.tested) * (len(methods) - 1),
+            "family": family,
         },
         "versions": versions(),
         "machine": machine(),
-        "notes": [*notes, *measures.notes(), *_notes(methods, measures, num_patients, num_permutations)],
+        "notes": [*notes, *measures.notes(), *_notes(methods, measures, family, num_patients, num_permutations)],
     }
     result = without_nan(result)
     assert isinstance(result, dict)
@@ -304,8 +305,9 @@ def _metrics(
     }
 
 
-def _notes(methods: Sequence[Method], measures: Measures, num_patients: int, num_permutations: int) -> list[str]:
-    family = len(measures.tested) * (len(methods) - 1)
+def _notes(
+    methods: Sequence[Method], measures: Measures, family: int, num_patients: int, num_permutations: int
+) -> list[str]:
     by_text: dict[str, list[str]] = {}
     for metric in measures.tested:
         by_text.setdefault(measures.tests[metric], []).append(measures.titles[metric].partition(" (")[0])

@@ -205,7 +205,7 @@ class Areas(Measures):
         }
         if multiclass:
             titles["accuracy"] = "Accuracy of the most probable class"
-        areas = {f"auc_{classes[k]}": f"AUC, {classes[k]} ({int(np.nansum(labels[:, k]))} positive)" for k in defined}
+        areas = {f"auc_{classes[k]}": f"AUC of {classes[k]} ({int(np.nansum(labels[:, k]))} positive)" for k in defined}
         tested = ("macro_auc", *(("accuracy",) if multiclass else ()), *areas)
         undefined = tuple(name for k, name in enumerate(classes) if k not in defined)
         return cls(titles | areas, tested, dict.fromkeys(tested, BOOTSTRAP), labels, defined, undefined, multiclass)

@@ -62,7 +62,7 @@ def draw_cases(
     told: dict[str, Any] = {"what": "", "num_cases": 0, "cases": [], "contains_text": False, "left_out": left_out}
     if methods[base].name not in cells:
         return told
-    groups = pick_keys({key: quality(case) for key, case in reference.cases.items()}, reference, seed)
+    groups = pick_keys({key: quality(case) for key, case in reference.cases.items()}, reference, seed, EACH)
     try:
         records = {record.id: record for record in _manifest(reference).records}
         rows = [(name, key, _pixels(records[key[0]], reference)) for name, keys in groups for key in keys]
@@ -89,7 +89,7 @@ def quality(case: CaseRow | ScoredCase) -> float:
     return 1 - float(np.mean([abs(p - float(y)) for p, y in zip(case.values, case.truth, strict=True) if y != ""]))
 
 
-def pick_keys(values: Mapping[Key, float], run: ScoredRun, seed: int, each: int = EACH) -> list[tuple[str, list[Key]]]:
+def pick_keys(values: Mapping[Key, float], run: ScoredRun, seed: int, each: int) -> list[tuple[str, list[Key]]]:
     """The worst, the median and the best cases: (name, keys), no case twice, patients different while there are enough.
 
     Equal values are ordered by a seeded shuffle. Cases without a value are left out.
@@ -166,7 +166,13 @@ def _caption(axes: Any, text: str) -> None:
     axes.set_xlabel(_plain(text), fontsize=7, labelpad=2)
 
 
-def _contour(axes: Any, mask: BoolArray, colour: str, width: float) -> None:
+def _contour(axes: Any, mask: BoolArray, colour: str, width: float, *, filled: bool = False) -> None:
+    if filled:  # a contour alone does not say which side is meant, and a mask of everything has none
+        from matplotlib.colors import to_rgba
+
+        shade = np.zeros((*mask.shape, 4), dtype=np.float32)
+        shade[mask] = to_rgba(colour, 0.25)
+        axes.imshow(shade)
     if mask.any() and not mask.all():
         axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width)
 
@@ -204,7 +210,7 @@ def _mask_cells(run: ScoredRun, device: str) -> Cell:
         record, row = records[key[0]], run.cases[key]
         assert isinstance(row, CaseRow)
         found = predicted_masks(inputs.source, [record], [record.text], run.summary["threshold"])[0]
-        _contour(axes, found[key[1]], PRED, 1.1)
+        _contour(axes, found[key[1]], PRED, 1.1, filled=True)
         return f"Dice {row.dice:.3f}"
 
     return cell
@@ -225,7 +231,7 @@ def _phrase_cells(run: ScoredRun, device: str) -> Cell:
         sigma, how = run.summary["sigma_cells"], run.summary["how"]
         found = reader.ground(row["text"], float(row["threshold"]), sigma, how)
         assert found.mask is not None
-        _contour(axes, found.mask, PRED, 1.1)
+        _contour(axes, found.mask, PRED, 1.1, filled=True)
         return f"Dice {float(row['dice']):.3f}"
 
     return cell

@@ -55,7 +55,10 @@ class FeatureStore:
         if first is not None and not np.allclose(compute([first])[0], known[digests[first]], rtol=1e-3, atol=1e-4):
             warn(f"{self.path} was made by another program state and is made anew")
             known = {}
-        missing = {digest: i for i, digest in reversed(list(enumerate(digests))) if digest not in known}
+        missing: dict[str, int] = {}
+        for i, digest in enumerate(digests):
+            if digest not in known:
+                missing.setdefault(digest, i)
         if missing:
             found = compute(list(missing.values()))
             known |= dict(zip(missing, found, strict=True))

@@ -1,0 +1,251 @@
+"""Comparisons of what has no masks, of several tasks at once, and the picture of the same cases."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvl.config import config_dict, make_config
+from medvl.data.records import Manifest
+from medvl.errors import InputError
+from medvl.evaluate import side_by_side
+from medvl.evaluate.classification import auc, average_precision, multilabel_metrics
+from medvl.evaluate.compare import as_text, compare
+from medvl.evaluate.compare_kinds import bootstrap_p
+from medvl.evaluate.evaluator import evaluate
+from medvl.evaluate.methods import read_run
+from medvl.evaluate.side_by_side import pick_keys
+from medvl.evaluate.sources import FolderSource
+
+from .conftest import PHRASES, lung
+
+FORMATS = {
+    "classify": "medvl-classification/1",
+    "zero-shot classify": "medvl-zero-shot-classification/1",
+    "ground": "medvl-grounding/1",
+    "detect": "medvl-detection/1",
+}
+LABELS = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [1, math.nan, 0], [0, 1, 0]])  # "c" has no positive
+PATIENTS = ("p0", "p0", "p1", "p2", "p3", "p4")
+RNG = np.random.default_rng(0)
+GOOD = np.clip(np.nan_to_num(LABELS) * 0.4 + RNG.uniform(0.1, 0.5, LABELS.shape), 0, 1).round(3)
+POOR = RNG.uniform(0, 1, LABELS.shape).round(3)
+
+
+def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr: float = 1e-3, **more: Any) -> str:
+    """An evaluation folder as `medvl evaluate`, `classify`, `ground` write it."""
+    place.mkdir(parents=True)
+    with (place / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    config = config_dict(make_config({"train": {"seed": seed, "lr": lr}}))
+    summary = {"format": FORMATS[task], "model": "gone", "manifest": "set.csv", "split": "val", "config": config}
+    summary |= {"manifest_hash": "a", "split_hash": "b", "threshold": 0.5, "threshold_source": "fixed", "seed": seed}
+    (place / "summary.json").write_text(json.dumps(summary | more))
+    return str(place)
+
+
+def labelled(place: Path, probs: np.ndarray, task: str = "classify", **more: Any) -> str:
+    prefix = "prob_" if task == "classify" else "p_"
+    rows = []
+    for i, (row, truth) in enumerate(zip(probs, LABELS, strict=True)):
+        cells: dict[str, Any] = {"id": f"c{i}", "patient": PATIENTS[i], "split": "val"}
+        cells |= {f"{prefix}{name}": p for name, p in zip("abc", row, strict=True)}
+        rows.append(cells | {f"label_{n}": "" if math.isnan(y) else int(y) for n, y in zip("abc", truth, strict=True)})
+    return folder(place, task, rows, **({"labels": "multilabel"} if task == "classify" else {}) | more)
+
+
+def test_areas_are_those_of_the_evaluation_and_differences_are_paired(tmp_path: Path) -> None:
+    runs = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0)]
+    result = compare(runs, out=tmp_path / "out")
+    assert result["task"] == "classify" and list(result["titles"]) == [
+        "macro_auc",
+        "macro_average_precision",
+        "auc_a",
+        "auc_b",
+    ]
+    for method, probs in zip(result["methods"], (GOOD, POOR), strict=True):
+        own = [auc(probs[:, k], LABELS[:, k]) for k in (0, 1)]
+        assert [method["metrics"][f"auc_{name}"]["mean"] for name in "ab"] == pytest.approx(own)
+        assert method["metrics"]["macro_auc"]["mean"] == pytest.approx(np.mean(own))  # "c" has no part in it
+        precision = np.mean([average_precision(probs[:, k], LABELS[:, k]) for k in (0, 1)])
+        assert method["metrics"]["macro_average_precision"]["mean"] == pytest.approx(precision)
+        # Same draws as the evaluation of one model: same interval.
+        alone = multilabel_metrics(probs, LABELS, PATIENTS, list("abc"))["by_class"]["a"]["auc"]
+        assert method["metrics"]["auc_a"]["lo"] == pytest.approx(alone["lo"])
+        assert method["metrics"]["auc_a"]["hi"] == pytest.approx(alone["hi"])
+    first, second = (method["metrics"]["macro_auc"] for method in result["methods"])
+    assert first["difference"] is None and second["difference"]["mean"] == pytest.approx(second["mean"] - first["mean"])
+    assert second["p"] <= second["p_holm"] <= 1 and result["test"]["family"] == 3
+    assert any("no AUC, not in any mean" in note and note.endswith(": c") for note in result["notes"])
+    assert "Macro AUC (mean over 2 classes)" in as_text(result, tmp_path / "out")
+    assert "AUC of a (3 positive)" in (tmp_path / "out" / "compare.html").read_text()
+    same = compare([runs[0], labelled(tmp_path / "same", GOOD, lr=1.0)])["methods"][1]["metrics"]["macro_auc"]
+    assert (same["difference"]["lo"], same["difference"]["hi"], same["p"]) == (0, 0, 1)
+
+
+def test_the_seeds_of_a_method_are_averaged(tmp_path: Path) -> None:
+    runs = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "again", POOR, seed=1)]
+    result = compare([*runs, labelled(tmp_path / "poor", POOR, lr=1.0)])
+    found = result["methods"][0]["metrics"]["macro_auc"]
+    assert result["methods"][0]["num_seeds"] == 2 and found["mean"] == pytest.approx(np.mean(found["by_seed"]))
+    assert found["by_seed"][1] == result["methods"][1]["metrics"]["macro_auc"]["mean"]
+
+
+def test_accuracy_is_compared_where_an_image_has_one_label(tmp_path: Path) -> None:
+    rows = []
+    for i in range(4):
+        probs, truth = ([0.9, 0.1], [1, 0]) if i < 3 else ([0.8, 0.2], [0, 1])
+        rows.append({"id": f"c{i}", "patient": f"p{i}", "prob_a": probs[0], "prob_b": probs[1]})
+        rows[-1] |= {"label_a": truth[0], "label_b": truth[1]}
+    one = folder(tmp_path / "one", "classify", rows, labels="multiclass")
+    rows[3] |= {"prob_a": 0.3, "prob_b": 0.7}
+    two = folder(tmp_path / "two", "classify", rows, lr=1.0, labels="multiclass")
+    result = compare([one, two])
+    assert [method["metrics"]["accuracy"]["mean"] for method in result["methods"]] == [0.75, 1.0]
+
+
+@pytest.mark.parametrize("changes", [{"split_hash": "x"}, {"manifest_hash": "x"}, {"labels": "multiclass"}])
+def test_classifiers_of_another_set_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    runs = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0, **changes)]
+    with pytest.raises(InputError, match=rf"not scored as .*{next(iter(changes))}"):
+        compare(runs)
+
+
+def test_other_labels_and_other_classes_are_refused(tmp_path: Path) -> None:
+    runs = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0)]
+    path = Path(runs[1]) / "cases.csv"
+    path.write_text(path.read_text().replace("label_c", "label_d").replace("prob_c", "prob_d"))
+    with pytest.raises(InputError, match=r"classes: \['a', 'b', 'c'\] there, \['a', 'b', 'd'\] here"):
+        compare(runs)
+    path.write_text((Path(runs[0]) / "cases.csv").read_text().replace(",1,0,0", ",0,1,0", 1))
+    with pytest.raises(InputError, match="1 cases have another set of labels or patient"):
+        compare(runs)
+
+
+def grounded(place: Path, dice: list[float], **more: Any) -> str:
+    rows = [
+        {"id": f"c{i}", "patient": f"p{i // 2}", "method": method, "text": "here", "threshold": 0.1}
+        | {"dice": value if method == "phrase" else 0, "iou": value / 2, "recall": value, "pointing": float(i == 0)}
+        | {"true_px": 5}
+        for i, value in enumerate(dice)
+        for method in ("phrase", "chance")
+    ]
+    return folder(place, "ground", rows, grid="native", target="mask", phrase="the record's text", **more)
+
+
+def detected(place: Path, found: list[tuple[int, int, int, str]], **more: Any) -> str:
+    rows = [
+        {"id": f"c{i}", "patient": f"p{i}", "num_true": true, "num_pred": pred, "matched50": hit, "ap": ap}
+        for i, (true, pred, hit, ap) in enumerate(found)
+    ]
+    return folder(place, "detect", rows, grid="native", classes=["lung"], **more)
+
+
+def test_phrases_and_boxes_by_hand(tmp_path: Path) -> None:
+    runs = [grounded(tmp_path / "a", [0.2, 0.4, 0.6]), grounded(tmp_path / "b", [0.2, 0.4, 0.9], lr=1.0)]
+    result = compare(runs)
+    first, second = (method["metrics"] for method in result["methods"])
+    assert (first["dice"]["mean"], second["dice"]["mean"]) == (pytest.approx(0.4), pytest.approx(0.5))
+    assert first["pointing"]["mean"] == pytest.approx(1 / 3) and second["dice"]["p"] == 1.0  # one of two patients
+    boxes = [
+        detected(tmp_path / "c", [(2, 3, 1, "0.5"), (0, 1, 0, ""), (2, 0, 0, "0.0")]),
+        detected(tmp_path / "d", [(2, 2, 2, "1.0"), (0, 0, 0, ""), (2, 2, 1, "0.5")], lr=1.0),
+    ]
+    result = compare([*runs, *boxes], out=tmp_path / "out")
+    assert list(result["tasks"]) == ["ground", "detect"] and "metrics" not in result
+    first, second = (method["metrics"] for method in result["tasks"]["detect"]["methods"])
+    assert [first[name]["mean"] for name in ("ap", "recall50", "precision50")] == [0.25, 0.25, 0.25]
+    assert [second[name]["mean"] for name in ("ap", "recall50", "precision50")] == [0.75, 0.75, 0.75]
+    assert result["tasks"]["ground"]["methods"][1]["metrics"]["dice"]["mean"] == pytest.approx(0.5)
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.html")}
+    assert written == {"ground/compare.html", "detect/compare.html"}
+    assert "nothing is averaged over tasks" in as_text(result, tmp_path / "out")
+    with pytest.raises(InputError, match="the only run of its task"):
+        compare([*runs, boxes[0]])
+    with pytest.raises(InputError, match=r"target: mask there, lesion here"):
+        compare([runs[0], grounded(tmp_path / "e", [0.2, 0.4, 0.6], lr=1.0) and _edit(tmp_path / "e")])
+
+
+def _edit(place: Path) -> str:
+    path = place / "summary.json"
+    path.write_text(path.read_text().replace('"target": "mask"', '"target": "lesion"'))
+    return str(place)
+
+
+def test_bootstrap_p_by_hand() -> None:
+    assert bootstrap_p(np.array([1.0, 2.0, 3.0, -1.0, math.nan])) == pytest.approx(2 * 2 / 5)
+    assert bootstrap_p(np.zeros(4)) == 1.0 and math.isnan(bootstrap_p(np.array([math.nan])))
+
+
+# --- the picture
+
+
+def test_cases_are_the_worst_the_median_and_the_best_of_different_patients(tmp_path: Path) -> None:
+    run = read_run("a", Path(grounded(tmp_path / "a", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])))
+    values = {key: case.values[0] for key, case in run.cases.items()}
+    groups = [(name, [key[0] for key in keys]) for name, keys in pick_keys(values, run, seed=0, each=1)]
+    assert groups == [("worst", ["c0"]), ("median", ["c3"]), ("best", ["c7"])]
+    two = [[key[0] for key in keys] for _, keys in pick_keys(values, run, seed=0, each=2)]
+    assert two[0] == ["c0", "c2"] and len({name for keys in two for name in keys}) == 6  # c1 is of c0's patient
+    equal = dict.fromkeys(values, 0.5)
+    first, again, other = (pick_keys(equal, run, seed=seed, each=2) for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def masks_of(manifest: Manifest, place: Path, answer: str | None) -> str:
+    """An evaluation of masks that say `answer` to every phrase (None: the true ones)."""
+    (place / "masks").mkdir(parents=True)
+    for record in manifest.records:
+        mask = lung(record.text if answer is None else answer)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(place / "masks" / f"{record.id}.png")
+    evaluate(FolderSource(place / "masks"), manifest, out=place / "val", surface=False)
+    return str(place / "val")
+
+
+def test_masks_side_by_side(phrases: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "EACH", 1)
+    runs = [masks_of(phrases, tmp_path / "both", "both"), masks_of(phrases, tmp_path / "true", None)]
+    out = tmp_path / "out"
+    result = compare(runs, out=out, names=["both", "true"], pictures=True)
+    picture = Image.open(out / "cases.png").convert("RGB")
+    colours = {tuple(colour) for colour in np.asarray(picture).reshape(-1, 3)[::3].tolist()}
+    assert any(g > r + 60 and b > r + 60 for r, g, b in colours)  # the contour of the truth
+    assert any(r > b + 60 and r > g + 20 for r, g, b in colours)  # and of the predictions
+    told = result["pictures"]
+    assert told["num_cases"] == 3 and told["contains_text"] and not told["left_out"]
+    assert {case["group"] for case in told["cases"]} == {"worst", "median", "best"}
+    page = (out / "compare.html").read_text()
+    assert "data:image/png;base64," in page and "contains its texts" in page
+    assert not any(phrase in page for phrase in PHRASES)  # they are pixels of the picture
+    for path in (tmp_path / "both" / "masks").iterdir():
+        path.unlink()
+    names = {"names": ["both", "true"], "reference": "true"}
+    gone = compare(runs, out=tmp_path / "gone", pictures=True, include_text=False, **names)["pictures"]
+    assert list(gone["left_out"]) == ["both"] and gone["num_cases"] == 3 and not gone["contains_text"]
+    assert "contains its texts" not in (tmp_path / "gone" / "compare.html").read_text()
+
+
+def test_labels_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "EACH", 1)
+    rows = ["id,image,labels,patient,split"]
+    for i in range(6):
+        Image.fromarray(np.full((16, 16), 40 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"c{i},{i}.png,a,{PATIENTS[i]},val")
+    (tmp_path / "set.csv").write_text("\n".join(rows) + "\n")
+    where = {"manifest": str(tmp_path / "set.csv")}
+    runs = [labelled(tmp_path / "good", GOOD, **where), labelled(tmp_path / "poor", POOR, lr=1.0, **where)]
+    result = compare(runs, out=tmp_path / "out", pictures=True)
+    assert result["pictures"]["num_cases"] == 3 and not result["pictures"]["contains_text"]
+    assert "mean |score - label|" in result["pictures"]["what"]
+    assert Image.open(tmp_path / "out" / "cases.png").size[0] > 600
+    moved = compare([labelled(tmp_path / "x", GOOD), labelled(tmp_path / "y", POOR, lr=1.0)], out=tmp_path / "z")
+    assert "pictures" not in moved and not (tmp_path / "z" / "cases.png").exists()
