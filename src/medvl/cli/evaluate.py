@@ -146,6 +146,7 @@ def report(
 
     Evaluates and probes the split unless the results are already in RUN/report/SPLIT. Of a pre-training (task:
     pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with their reports.
+    Of a classifier (task: classify): AUC and calibration of each class, the curves, the confusion matrix.
     """
     import json
 
