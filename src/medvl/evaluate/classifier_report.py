@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from medvl.config import ASSET_PREFIX, load_config, manifest_path
 from medvl.errors import InputError
 from medvl.evaluate.classification_figures import STYLE, pr_svg, reliability_svg, roc_svg
-from medvl.evaluate.classifier import FORMAT, evaluate_classifier, read_records
+from medvl.evaluate.classifier import FORMAT, evaluate_classifier
 from medvl.evaluate.evaluator import log_folder, log_test
 from medvl.evaluate.html import fill_template
+from medvl.evaluate.inputs import read_as_trained
 from medvl.files import write_text
 from medvl.model_folder import find_model, times_test_opened
 
@@ -77,7 +78,7 @@ def stored_classification(
     path = manifest_path(config) if manifest is None else Path(manifest)
     if str(path).startswith(ASSET_PREFIX):
         path = manifest_path(load_config(model / "config.yaml", [f"data.manifest={path}"]))
-    records, _ = read_records(config, path, overrides)
+    records, _ = read_as_trained(config, path, overrides)
     with (model / "model.safetensors").open("rb") as file:
         model_hash = hashlib.file_digest(file, "sha256").hexdigest()
     wanted = {

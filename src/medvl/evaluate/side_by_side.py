@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from medvl.data.images import read_image
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError, warn
-from medvl.evaluate.classifier import read_records
 from medvl.evaluate.compare_kinds import Key, ScoredCase
 from medvl.evaluate.evaluator import load_true_mask
 from medvl.evaluate.figures import stretched
-from medvl.evaluate.inputs import open_inputs, parse_overrides
+from medvl.evaluate.inputs import open_inputs, parse_overrides, read_as_trained
 from medvl.evaluate.methods import Method, ScoredRun
 from medvl.evaluate.sources import predicted_masks
 from medvl.evaluate.summary import CaseRow
@@ -298,7 +297,7 @@ def _manifest(run: ScoredRun) -> Manifest:
     if run.kind.task in ("classify", "detect"):
         from medvl.config import make_config
 
-        return read_records(make_config(summary["config"]), path, summary.get("overrides") or ())[0]
+        return read_as_trained(make_config(summary["config"]), path, summary.get("overrides") or ())[0]
     target = summary.get("target", "mask")
     return load_manifest(path, classes=[target] if target != "mask" else None)
 
