@@ -1,10 +1,8 @@
-"""`medvl report` of a classifier: one self-contained HTML page; and its evaluation, kept in RUN/report/SPLIT."""
+"""`medvl report` of a classifier: one self-contained HTML page of its evaluation in RUN/report/SPLIT."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +13,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from medvl.config import ASSET_PREFIX, load_config, manifest_path
 from medvl.errors import InputError
 from medvl.evaluate.classification_figures import STYLE, pr_svg, reliability_svg, roc_svg
-from medvl.evaluate.classifier import FORMAT, evaluate_classifier
-from medvl.evaluate.evaluator import log_folder, log_test
 from medvl.evaluate.html import fill_template
-from medvl.evaluate.inputs import read_as_trained
+from medvl.evaluate.stored import stored_scores
 from medvl.files import write_text
 from medvl.model_folder import find_model, times_test_opened
 
@@ -57,54 +52,6 @@ def read_label_cases(path: Path) -> LabelCases:
     )
 
 
-def stored_classification(
-    target: str | Path,
-    manifest: str | Path | None = None,
-    *,
-    split: str = "val",
-    overrides: Sequence[str] = (),
-    device: str = "cpu",
-    cache_dir: Path | None = None,
-) -> tuple[Path, dict[str, Any]]:
-    """Folder and summary of a classifier's evaluation in RUN/report/SPLIT, thresholds chosen on val.
-
-    It is made, and logged if it opens test, unless weights, manifest, split and `overrides` are the same.
-
-    Args:
-        manifest: None = the one that it was trained on. For the others see `evaluate_classifier`.
-    """
-    model = find_model(target)
-    config = load_config(model / "config.yaml")
-    path = manifest_path(config) if manifest is None else Path(manifest)
-    if str(path).startswith(ASSET_PREFIX):
-        path = manifest_path(load_config(model / "config.yaml", [f"data.manifest={path}"]))
-    records, _ = read_as_trained(config, path, overrides)
-    with (model / "model.safetensors").open("rb") as file:
-        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    wanted = {
-        "format": FORMAT,
-        "model_hash": model_hash,
-        "manifest_hash": records.content_hash(),
-        "split_hash": records.split_hash(),
-        "split": split,
-        "overrides": list(overrides),
-    }
-    folder = log_folder(target) / "report" / split
-    if str(target).startswith(ASSET_PREFIX):
-        folder = Path(f"report-{model.name}") / split
-    if (folder / "summary.json").is_file() and (folder / "cases.csv").is_file():
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        chosen = summary.get("threshold_source") != "fixed"
-        if chosen and all(summary.get(key) == value for key, value in wanted.items()):
-            return folder, summary
-    summary = evaluate_classifier(
-        target, path, split=split, overrides=overrides, out=folder, device=device, cache_dir=cache_dir
-    )
-    if split == "test":
-        log_test(target, summary)
-    return folder, summary
-
-
 def classifier_report(
     target: str | Path,
     manifest: Path | None = None,
@@ -116,10 +63,10 @@ def classifier_report(
 ) -> tuple[Path, dict[str, Any]]:
     """Write the page of a classifier and return its path and the summary that it shows.
 
-    The page has no image and no text of the data set. Arguments as for `stored_classification`; `out` is the HTML
+    The page has no image and no text of the data set. Arguments as for `stored_scores`; `out` is the HTML
     file, default RUN/report/SPLIT/report.html.
     """
-    folder, summary = stored_classification(target, manifest, split=split, overrides=overrides, device=device)
+    folder, summary = stored_scores(target, manifest, split=split, overrides=overrides, device=device)
     cases = read_label_cases(folder / "cases.csv")
     probs, labels, classes = cases.probs, cases.labels, cases.classes
     context = {

@@ -12,10 +12,11 @@ from typing import Any
 
 from medvl.config import ASSET_PREFIX, config_dict, load_config
 from medvl.errors import Fault, InputError
-from medvl.evaluate.classifier_report import read_label_cases, stored_classification
+from medvl.evaluate.classifier_report import read_label_cases
 from medvl.evaluate.compare_kinds import KINDS, Kind, ScoredCase, kind_of
 from medvl.evaluate.inputs import is_model, open_inputs, task_of
 from medvl.evaluate.report import results_folder, stored_evaluation
+from medvl.evaluate.stored import SCORED, stored_scores
 from medvl.evaluate.summary import CaseRow
 from medvl.settings import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 
@@ -164,16 +165,14 @@ def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Se
     folder, task = Path(target), task_of(target)
     if (folder / "cases.csv").is_file() and (folder / "summary.json").is_file():
         return read_run(target, folder)
-    if task == "classify":
-        place, _ = stored_classification(
-            target, manifest_path, split=split, overrides=overrides, device=device
-        )  # fmt: skip
+    if task in SCORED:
+        place, _ = stored_scores(target, manifest_path, split=split, overrides=overrides, device=device)
         return read_run(target, place)
     if task not in (None, "segment"):
         raise InputError(
             f"a run of task: {task} has no cases to compare",
             file=target,
-            expected="runs of task: segment or classify, or folders with cases.csv and summary.json",
+            expected=f"runs of task: {', '.join(('segment', *SCORED))}, or folders with cases.csv and summary.json",
             remedy="medvl ground and medvl classify with --out DIR score a pre-training, and DIR can be compared",
         )
     if is_model(target):

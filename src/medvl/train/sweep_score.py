@@ -79,10 +79,10 @@ def score_classification(run: Path, sweep: Sweep, manifest_path: Path | None) ->
 
     The evaluation stays in RUN/report/SPLIT. `rows_by` and `probe` are of masks and play no part.
     """
-    from medvl.evaluate.classifier_report import stored_classification
+    from medvl.evaluate.stored import stored_scores
 
     cache_dir = load_config(run / "config.yaml").classify.cache_dir
-    _, summary = stored_classification(
+    _, summary = stored_scores(
         run,
         manifest_path,
         split=sweep.evaluate.split,
