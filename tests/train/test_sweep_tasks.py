@@ -152,7 +152,7 @@ def test_what_was_asked_is_asked_again_only_when_it_changes(swept: Path, monkeyp
     text = swept.read_text()
     swept.write_text(text.replace("zero_shot: classify", "temperature: none\n    zero_shot: classify"))
     (changed,) = run_sweep(swept, out, data=data, only=["prompts"])
-    assert "temperature: model there, none here" in changed.note and not asked
+    assert "temperature: None there, none here" in changed.note and not asked
     file.unlink()
     (failed,) = run_sweep(swept, out, data=data, only=["prompts"])
     assert asked == ["g2d-seed0"] and "asked" in failed.error

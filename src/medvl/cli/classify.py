@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -62,19 +62,18 @@ def classify(
     import sys
 
     from medvl.data.records import load_manifest
-    from medvl.evaluate.zero_shot_classification import as_text, zero_shot_classification
-    from medvl.protocols import find_protocol
+    from medvl.evaluate.zero_shot_classification import as_text, options_of, zero_shot_classification
     from medvl.text.prompts import load_prompts
 
-    values: dict[str, Any] = {"threshold_from": "val", "temperature": "model"}
+    asked_family, values = options_of(
+        None if protocol is None else protocol.value,
+        own_prompts=prompts is not None,
+        family=family,
+        threshold_from=None if threshold_from is None else threshold_from.value,
+        temperature=None if temperature is None else temperature.value,
+    )
     if protocol is not None:
-        values |= find_protocol(protocol.value)[0].values()
         print(f"protocol {protocol.value}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr)
-    asked_family = values.pop("family", None)
-    if family is not None or prompts is not None:
-        asked_family = family
-    values |= {} if threshold_from is None else {"threshold_from": threshold_from.value}
-    values |= {} if temperature is None else {"temperature": temperature.value}
     summary = zero_shot_classification(
         model,
         load_manifest(manifest),

@@ -28,6 +28,7 @@ from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
 from medvl.infer.zero_shot import Temperature, ZeroShot
 from medvl.progress import track
+from medvl.protocols import find_protocol
 from medvl.provenance import machine, versions
 from medvl.text.prompts import PromptFamily, PromptPair, is_denial
 
@@ -126,6 +127,27 @@ def zero_shot_classification(
     if split == "test":
         log_test(model, summary)
     return summary
+
+
+def options_of(
+    protocol: str | None,
+    *,
+    own_prompts: bool = False,
+    family: str | None = None,
+    threshold_from: ThresholdFrom | None = None,
+    temperature: Temperature | None = None,
+) -> tuple[str | None, dict[str, Any]]:
+    """Family of prompts, and options of `zero_shot_classification`, of a published protocol (None = medvl's).
+
+    What is given wins; with prompts of one's own the protocol's family is not taken.
+    """
+    values: dict[str, Any] = {"threshold_from": "val", "temperature": "model"}
+    if protocol is not None:
+        values |= find_protocol(protocol)[0].values()
+    published = values.pop("family", None)
+    values |= {"threshold_from": threshold_from} if threshold_from else {}
+    values |= {"temperature": temperature} if temperature else {}
+    return family if family or own_prompts else published, {**values, "protocol": protocol}
 
 
 def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:

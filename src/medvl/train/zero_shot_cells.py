@@ -40,22 +40,29 @@ class AskClasses:
     prompts: str | None = None
     family: str | None = None
     classes: list[str] | None = None
-    threshold_from: Literal["fixed", "val"] = "fixed"
-    temperature: Literal["model", "none"] = "model"
+    protocol: Literal["chexzero", "medklip", "kad"] | None = None
+    threshold_from: Literal["fixed", "val"] | None = None
+    temperature: Literal["model", "none"] | None = None
 
     def score(self, run: Path, out: Path, device: str) -> dict[str, Any]:
         """summary.json of that evaluation; it and cases.csv are written into `out`."""
-        from medvl.evaluate.zero_shot_classification import zero_shot_classification
+        from medvl.evaluate.zero_shot_classification import options_of, zero_shot_classification
         from medvl.text.prompts import load_prompts
 
+        family, options = options_of(
+            self.protocol,
+            own_prompts=self.prompts is not None,
+            family=self.family,
+            threshold_from=self.threshold_from,
+            temperature=self.temperature,
+        )
         return zero_shot_classification(
             str(run),
             _manifest(self.manifest),
-            load_prompts(self.prompts, self.family),
+            load_prompts(self.prompts, family),
             split=self.split,
             classes=self.classes,
-            threshold_from=self.threshold_from,
-            temperature=self.temperature,
+            **options,
             out=out,
             device=device,
         )
