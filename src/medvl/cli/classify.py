@@ -80,7 +80,6 @@ def classify(
         load_prompts(prompts, asked_family),
         split=split,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
-        protocol=None if protocol is None else protocol.value,
         out=out,
         seed=seed,
         device=device,
