@@ -75,7 +75,7 @@ class ZeroShot:
         self.device = torch.device(device)
         self.module = module.eval().to(self.device)
         cache = FeatureCache(encoder) if encoder.prefix_frozen else None
-        self._text = TextInput(encoder, cache, True)
+        self._text = TextInput(encoder, cache, True, context=module.context)
         self._texts: dict[str, Tensor] = {}  # normalised vectors (d,)
         self._image: Image | None = None
         self._affine: Affine | None = None
@@ -202,7 +202,8 @@ class ZeroShot:
         for start in range(0, len(missing), TEXTS_AT_ONCE):
             chunk = missing[start : start + TEXTS_AT_ONCE]
             tokens, mask = self._text(chunk, self.device)
-            features = self.module.encode_text(tokens, mask)
+            values = self._text.context_values(len(chunk), (), self.device)
+            features, mask = self.module.text_features(tokens, mask, values)
             assert features is not None
             vectors = F.normalize(self.module.network.text_forward(features, mask).float(), dim=1)
             self._texts |= dict(zip(chunk, vectors, strict=True))
