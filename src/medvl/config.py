@@ -59,6 +59,7 @@ class DataConfig:
     context_columns: list[str] | dict[str, Literal["auto", "number", "category"]] = field(default_factory=list)  # see
     # docs/context.md: clinical variables beside the text, e.g. [age, sex] or {grade: category}
     context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
+    context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]
     context_shuffle: bool = False  # a control: every record gets the context of another patient of its split
     num_workers: int = 0
     cache_mb: int = 1024  # decoded images and masks kept in memory

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -185,12 +185,14 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
         needed: a column that is not there is an error; else it is missing of every record, with a warning.
 
     Raises:
-        InputError: `data.context_shuffle` without columns, or a split of one patient to shuffle.
+        InputError: `data.context_shuffle` or `context_missing` without columns, or a split of one patient to shuffle.
     """
     kinds = column_kinds(data)
     if not kinds:
-        if data.context_shuffle:
-            raise InputError("data.context_shuffle without data.context_columns", remedy="leave it out")
+        if data.context_shuffle or data.context_missing:
+            raise InputError(
+                "data.context_shuffle or context_missing without data.context_columns", remedy="leave it out"
+            )
         return manifest
     there = [*manifest.records[0].extra, "view"]
     absent = [name for name in kinds if name not in there]
@@ -204,7 +206,8 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
         )
     for name in absent:
         warn(f"{manifest.path}: no column {name}: this clinical variable is taken as missing of every record")
-    cells: list[Context] = [{name: _cell(record, name) for name in kinds} for record in manifest.records]
+    missing = {word.strip().casefold() for word in data.context_missing}
+    cells: list[Context] = [{name: _cell(record, name, missing) for name in kinds} for record in manifest.records]
     if data.context_shuffle:
         cells = _of_others(manifest, cells, seed)
     return replace(
@@ -264,8 +267,9 @@ def _of_others(manifest: Manifest, cells: Sequence[Context], seed: int) -> list[
     return result
 
 
-def _cell(record: Record, name: str) -> str:
-    return record.extra[name] if name in record.extra else (record.view or "") if name == "view" else ""
+def _cell(record: Record, name: str, missing: Set[str]) -> str:
+    cell = record.extra[name] if name in record.extra else (record.view or "") if name == "view" else ""
+    return "" if cell.strip().casefold() in missing else cell
 
 
 def _number(cell: str) -> float:
@@ -290,7 +294,8 @@ def _unreadable(name: str, cell: str, file: Path | None = None, record: Record |
         line=None if record is None else record.line,
         record=None if record is None else record.id,
         expected="a number with a decimal point, or an empty cell where it is missing",
-        remedy=f"if {name} holds categories: data.context_columns: {{{name}: category}}",
+        remedy=f"if that means missing, data.context_missing: [{cell!r}]; if {name} holds categories, "
+        f"data.context_columns: {{{name}: category}}",
     )
 
 

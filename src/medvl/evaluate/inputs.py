@@ -21,7 +21,7 @@ from medvl.model_folder import find_model
 # What may differ between training and evaluation without making another model of it.
 READING_KEYS = (
     "text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality",
-    "context_shuffle",
+    "context_missing", "context_shuffle",
 )  # fmt: skip
 
 
