@@ -25,6 +25,7 @@ from medvl.data.context import Column, ContextRules
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.errors import InputError
 from medvl.evaluate.inputs import open_inputs
+from medvl.evaluate.text_probe import probe as run_probe
 from medvl.infer.predictor import Predictor
 from medvl.infer.zero_shot import ZeroShot
 from medvl.model_folder import load_model, save_model
@@ -235,6 +236,8 @@ def test_the_command_line_in_both_modes(
     assert done.exit_code == 0 and "2 of 32 records have a value that training did not know (x)" in done.output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["context"] == {"columns": ["age", "sex"], "as": mode, "shuffled": False}
+    probe = json.loads((out / "probe.json").read_text())["conditions"]
+    assert probe["other_context"]["num"] == 8
     image = str(recipe.parent / next(csv.DictReader(manifest.open()))["image"])
     words = ["predict", str(run), image, "--text", "the left lung", "--out", str(tmp_path / "masks")]
     done = call(app, words, catch_exceptions=False)
@@ -253,6 +256,31 @@ def test_the_command_line_in_both_modes(
     assert np.abs(a["mask"] - b["mask"]).max() > 1e-5
     with pytest.raises(InputError, match=r"takes no crp .*expected age, sex"):
         predictor.segment("the left lung", context={"crp": "3"})
+
+
+def test_the_probe_changes_the_text_or_the_context_and_not_both(recipe: Path) -> None:
+    """By a source that writes down what it was asked."""
+    config = load_config(recipe)
+    manifest = open_manifest(config)
+    asked: list[tuple[str, str, str]] = []
+
+    class Told:
+        uses_text = True
+
+        def check(self, records: Any, classes: Any) -> None: ...
+        def describe(self) -> dict[str, Any]:
+            return {"model": "told"}
+
+        def masks(self, records: Any, texts: Any) -> list[dict[str, Any]]:
+            asked.extend((r.id, r.context["age"], text) for r, text in zip(records, texts, strict=True))
+            return [{"mask": np.zeros((48, 40), dtype=bool)} for _ in records]
+
+    result = run_probe(Told(), manifest, split="val").result  # type: ignore[arg-type]
+    own = {row.id: row for row in manifest.split("val")}
+    others = [(name, age, text) for name, age, text in asked if age != own[name].context["age"]]
+    assert len(others) == len(own) == result["conditions"]["other_context"]["num"]
+    assert all(text == own[name].text for name, _, text in others)
+    assert len(asked) > 4 * len(own)
 
 
 def test_a_manifest_without_the_columns_and_a_shuffled_one(

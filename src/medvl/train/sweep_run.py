@@ -20,7 +20,13 @@ from medvl.files import write_json
 from medvl.settings import MACHINE_KEYS, PATH_KEYS, differences, said
 from medvl.train.sweep import Cell, Sweep, load_sweep
 
-ASKED = {"true": "true text", "empty": "empty", "shuffled": "another patient's", "side_swapped": "sides swapped"}
+ASKED = {
+    "true": "true text",
+    "empty": "empty",
+    "shuffled": "another patient's",
+    "side_swapped": "sides swapped",
+    "other_context": "another patient's clinical variables",  # only where a model takes any
+}
 NOT_IN_CELLS = ("by_class", "by_phrase", "by_group", "model")  # long tables (rows hold what is asked for), and a path
 
 
@@ -240,7 +246,7 @@ def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, 
         max_rows = None if plan.probe is True else plan.probe
         conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).result["conditions"]
         rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
-        for name in ("empty", "shuffled", "side_swapped"):
+        for name in (name for name in ASKED if name != "true" and name in conditions):
             rows.append(
                 {"name": ASKED[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
             )
