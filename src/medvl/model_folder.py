@@ -181,6 +181,8 @@ def write_card(folder: Path) -> None:
     if card.get("limits"):
         lines += ["", "## Limits", "", *[f"- {limit}" for limit in card["limits"]]]
     lines += ["", "The vocabulary of a built-in text encoder holds words seen at least 3 times in the training texts."]
+    if card.get("context"):
+        lines += ["", "Categories of clinical variables are kept where at least 3 training patients share them."]
     write_text(folder / "card.md", "\n".join(lines) + "\n")
 
 

@@ -307,7 +307,9 @@ def test_a_manifest_without_the_columns_and_a_shuffled_one(
         open_inputs(tmp_path / "model").manifest(broken)
 
 
-def test_what_is_saved_is_what_is_loaded(recipe: Path, tmp_path: Path) -> None:
+def test_what_is_saved_is_what_is_loaded(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words in ((), PRETRAIN):
         task, batch = ready(recipe, *words)
         folder = tmp_path / str(len(words))
@@ -321,7 +323,8 @@ def test_what_is_saved_is_what_is_loaded(recipe: Path, tmp_path: Path) -> None:
                 assert torch.equal(task._forward(batch, None, False)[1], loaded._forward(batch, None, False)[1])  # type: ignore[union-attr]
             else:
                 assert torch.equal(task.logits(batch), loaded.logits(batch))  # type: ignore[union-attr]
-    model = ZeroShot.load(folder)  # phrases alone: every variable is missing
+    model = ZeroShot.load(folder)
+    assert "trained with age, sex beside its texts: they are taken as missing" in capsys.readouterr().err
     text, mask = model._text(["the left lung"], torch.device("cpu"))
     features, keep = model.module.text_features(text, mask, torch.tensor([[NAN, NAN]]))
     assert features is not None

@@ -55,7 +55,7 @@ class Inputs:
             constant_text=self.data.constant_text,
         )
         manifest = add_context(manifest, self.data, self.context_seed, needed=False)
-        if isinstance(self.source, PredictorSource) and (rules := self.source.predictor.module.context) is not None:
+        if isinstance(self.source, PredictorSource) and (rules := self.source.predictor.context) is not None:
             rules.check(manifest.records, manifest.path)
             say_unknown(rules, manifest.records)
         return manifest

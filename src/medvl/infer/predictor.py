@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvl.config import Config
-from medvl.data.context import Context
+from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import load_image, prepare
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
@@ -114,9 +114,14 @@ class Predictor:
         return self
 
     @property
+    def context(self) -> ContextRules | None:
+        """How the clinical variables beside the phrase are read; None where the model takes none."""
+        return self.module.context
+
+    @property
     def context_columns(self) -> tuple[str, ...]:
         """The clinical variables that the model takes beside the phrase, e.g. ("age", "sex")."""
-        return () if self.module.context is None else self.module.context.names
+        return () if self.context is None else self.context.names
 
     def segment(self, phrase: str = "", threshold: float = 0.5, context: Context | None = None) -> Segmentation:
         """The mask that `phrase` names in the current image; a model without text ignores the phrase.
@@ -158,7 +163,7 @@ class Predictor:
         return results
 
     @torch.inference_mode()
-    def _probs(self, phrases: list[str], contexts: list[Context]) -> NDArray[np.float32]:
+    def _probs(self, phrases: list[str], contexts: Sequence[Context] = ()) -> NDArray[np.float32]:
         tokens, mask = self._text(phrases, self.device, contexts)
         values = self._text.context_values(len(phrases), contexts, self.device)
         features, mask = self.module.text_features(tokens, mask, values)  # (n, k + L, D)
@@ -177,7 +182,7 @@ class Predictor:
             tokens = self.encoder.tokenize(self._text.written([phrase], [context]))
             if tokens.num_truncated:
                 notes.append(f"the phrase was cut to {self.encoder.max_tokens} tokens")
-        lacking = [] if self.module.context is None else self.module.context.lacking(context)
+        lacking = [] if self.context is None else self.context.lacking(context)
         if lacking:
             notes.append(f"taken as missing beside the phrase: {', '.join(lacking)}")
         if not found:

@@ -246,7 +246,7 @@ def score_run(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, 
         max_rows = None if plan.probe is True else plan.probe
         conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).result["conditions"]
         rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
-        for name in (name for name in ASKED if name != "true" and name in conditions):
+        for name in (name for name in ASKED if name != "true" and conditions.get(name, {}).get("num")):
             rows.append(
                 {"name": ASKED[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
             )
