@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from medvl.config import DataConfig
 from medvl.data.context import ContextRules, add_context, learn_rules
-from medvl.data.records import Manifest, Record
+from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError
 
 FILE = Path("manifest.csv")
@@ -146,3 +147,22 @@ def test_shuffling_gives_every_record_another_patients_context() -> None:
         add_context(manifest_of(cells), DataConfig(context_shuffle=True), 0, needed=True)
 
 
+
+
+@pytest.mark.shared
+def test_the_variables_of_real_tables(shared_data: Path) -> None:
+    manifest = load_manifest(shared_data / "hannover-cxr" / "manifest.csv", check_files=False)
+    data = DataConfig(context_columns=["sex", "crp_val", "po2_val"])
+    with pytest.raises(InputError, match=r"manifest.csv:\d+ \[hn-.*column crp_val: '-inf' is no number"):
+        learn_rules(add_context(manifest, data, 0, needed=True).records, data, manifest.path)
+    data = replace(data, context_missing=["-inf"])
+    records = add_context(manifest, data, 0, needed=True).records
+    rules = learn_rules(records, data, manifest.path)
+    assert [column.kind for column in rules.columns] == ["category", "number", "number"]
+    empty = sum(not row.extra["crp_val"] for row in records)
+    assert rules.counts(records)["crp_val"]["missing"] == empty + 2
+    notes = load_manifest(shared_data / "cxr-notes" / "manifest.csv", check_files=False)
+    data = DataConfig(context_columns=["age", "sex"], context_as="text")
+    rules = learn_rules(add_context(notes, data, 0, needed=True).split("train"), data, notes.path)
+    words = {rules.written("", row.context) for row in add_context(notes, data, 0, needed=True).records}
+    assert "age high, sex male." in words and not any(re.search(r"\d", text) for text in words)
