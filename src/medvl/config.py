@@ -56,6 +56,11 @@ class DataConfig:
     # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
     balance: Literal["none", "siim"] = "none"
     also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl suggest)
+    # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/context.md.
+    context_columns: list[str] | dict[str, Literal["auto", "number", "category"]] = field(default_factory=list)
+    context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
+    context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]
+    context_shuffle: bool = False  # a control: every record gets the context of another patient of its split
     num_workers: int = 0
     cache_mb: int = 1024  # decoded images and masks kept in memory
 

@@ -1,4 +1,4 @@
-"""A trained model is a folder: model.safetensors, config.yaml, text/, card.json, card.md, format_version.
+"""A trained model is a folder: model.safetensors, config.yaml, text/, context/, card.json, card.md, format_version.
 
 A RUN folder (which holds its model under model/) is accepted wherever a MODEL is.
 """
@@ -17,6 +17,7 @@ from medvl.files import write_json, write_text
 if TYPE_CHECKING:
     from torch import nn
 
+    from medvl.data.context import ContextRules
     from medvl.tasks.segment import TextGuidedSegmenter
     from medvl.text.encoder import TextEncoder
 
@@ -58,6 +59,7 @@ def save_model(
     encoder = module.text_encoder or encoder  # an averaged module has its own, averaged too
     if encoder is not None and module.uses_text:
         encoder.save(folder / "text")
+    _save_context(folder / "context", module)
     write_json(folder / "card.json", {"format": FORMAT_VERSION, "classes": list(classes), **card})
     write_card(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}
@@ -106,8 +108,31 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
         )
     network.load_state_dict(weights)
     kinds: dict[str, type[TextGuidedSegmenter]] = {"pretrain": Pretrainer, "classify": Classifier}
-    module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder)
+    module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder, load_context(folder))
+    if module.context_tokens is not None:
+        module.context_tokens.load_state_dict(load_file(str(folder / "context" / "tokens.safetensors")))
     return module.eval(), encoder, config, card
+
+
+def load_context(folder: str | Path) -> ContextRules | None:
+    """How a model reads the clinical variables beside the text; None where it takes none."""
+    from medvl.data.context import ContextRules
+
+    path = find_model(folder) / "context" / "rules.json"
+    return ContextRules.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _save_context(folder: Path, module: TextGuidedSegmenter) -> None:
+    from safetensors.torch import save_file
+
+    if module.context is None:
+        return
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "rules.json", module.context.to_dict())
+    if module.context_tokens is not None:
+        state = module.context_tokens.state_dict()
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, str(folder / "tokens.tmp"))
+        os.replace(folder / "tokens.tmp", folder / "tokens.safetensors")
 
 
 def update_card(folder: str | Path, **entries: Any) -> None:
@@ -139,7 +164,7 @@ def write_card(folder: Path) -> None:
     for key in ("summary", "data", "licence", "attribution", "command"):
         if card.get(key):
             lines.append(f"- **{key}**: {card[key]}")
-    for key in ("model", "text_encoder", "parameters", "classes", "laterality", "seed", "manifest_hash", "versions"):
+    for key in _CARD_LINES:
         if card.get(key) is not None:
             lines.append(f"- {key}: {json.dumps(card[key]) if isinstance(card[key], (list, dict)) else card[key]}")
     lines.append(f"- test split opened: {times_test_opened(folder)} time(s)")
@@ -156,9 +181,14 @@ def write_card(folder: Path) -> None:
     if card.get("limits"):
         lines += ["", "## Limits", "", *[f"- {limit}" for limit in card["limits"]]]
     lines += ["", "The vocabulary of a built-in text encoder holds words seen at least 3 times in the training texts."]
+    if card.get("context"):
+        lines += ["", "Categories of clinical variables are kept where at least 3 training patients share them."]
     write_text(folder / "card.md", "\n".join(lines) + "\n")
 
 
 _OWN_LINE = {"mean_recall", "macro_auc"}  # metrics of tasks that have no masks to score
+_CARD_LINES = (
+    "model", "text_encoder", "context", "parameters", "classes", "laterality", "seed", "manifest_hash", "versions",
+)  # fmt: skip
 _CARD_METRICS = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
 

@@ -112,6 +112,8 @@ class FakePredictor:
     uses_text: bool = True
     class_values: dict[str, list[int]] | None = None
     mode: str = "binary"
+    context: None = None
+    context_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.images: list[Path] = []
@@ -123,7 +125,8 @@ class FakePredictor:
         self.images.append(image)
         return self
 
-    def segment_many(self, phrases: list[str]) -> list[Any]:
+    def segment_many(self, phrases: list[str], contexts: list[Any]) -> list[Any]:
+        assert contexts == [{}] * len(phrases)
         self.asked += phrases
         return [SimpleNamespace(probs=self._probs(phrase), spacing_mm=(0.2, 0.2)) for phrase in phrases]
 

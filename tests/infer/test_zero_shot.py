@@ -63,6 +63,8 @@ class KnownEncoder:
 
 
 class KnownModule:
+    context = None
+
     def __init__(self, network: KnownNetwork) -> None:
         self.network = network
 
@@ -72,8 +74,8 @@ class KnownModule:
     def to(self, device: object) -> KnownModule:
         return self
 
-    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return torch.tensor(list(TEXTS.values()))[ids]  # (n, 1, 2)
+    def text_features(self, ids: Tensor, mask: Tensor, context: None) -> tuple[Tensor, Tensor]:
+        return torch.tensor(list(TEXTS.values()))[ids], mask  # (n, 1, 2)
 
 
 def known(cells: Any, size: Grid, *, padded: Grid | None = None, resize: str = "stretch", **more: Any) -> ZeroShot:

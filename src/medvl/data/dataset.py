@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Batch:
     ids: tuple[str, ...]
     patients: tuple[str, ...]
     body: Tensor | None = None  # (B, H, W) bool
+    context: tuple[Mapping[str, str], ...] = ()  # one per row, as the records have it
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -68,6 +69,7 @@ class Batch:
             self.ids,
             self.patients,
             None if self.body is None else self.body.to(device, non_blocking=True),
+            self.context,
         )
 
 
@@ -280,4 +282,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ids=tuple(row.id for row in rows),
         patients=tuple(row.patient for row in rows),
         body=_stack([sample.body for sample in samples]),
+        context=tuple(row.context for row in rows),
     )

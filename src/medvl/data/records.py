@@ -69,6 +69,7 @@ class Record:
     licence: str | None
     extra: Mapping[str, str]  # every other column
     line: int
+    context: Mapping[str, str] = field(default_factory=dict)  # of data.context_columns; see data/context.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from medvl.evaluate.evaluator import load_true_mask
 from medvl.evaluate.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
 from medvl.evaluate.sources import MaskSource, predicted_masks
 from medvl.evaluate.summary import CaseRow
-from medvl.evaluate.text_probe import CONDITIONS, ProbeRow
+from medvl.evaluate.text_probe import CONDITIONS, OTHER_CONTEXT, ProbeRow
 
 CASES_EACH = 3  # best, median, worst
 PROBE_CASES = 3
@@ -30,6 +30,7 @@ CONDITION_NAMES = {
     "shuffled": "another patient's",
     "side_swapped": "left and right swapped",
     "negated": "negated",
+    OTHER_CONTEXT: "its own, another patient's clinical variables",
 }
 
 
@@ -191,7 +192,8 @@ def _case_panels(
 def _probe_context(
     probe: Mapping[str, Any], rows: Sequence[ProbeRow], pictures: Pictures | None, include_text: bool, several: bool
 ) -> dict[str, Any]:
-    conditions = [(CONDITION_NAMES[name], probe["conditions"][name]) for name in CONDITIONS]
+    there = probe["conditions"]
+    conditions = [(CONDITION_NAMES[name], there[name]) for name in CONDITIONS if name in there]
     swap, lines = probe["side_swap"], []
     if swap["num"]:
         share = swap["share_changing_side"]
@@ -238,7 +240,8 @@ def _probe_panels(
         if true.patient in patients or len(result) == PROBE_CASES:
             continue
         patients.add(true.patient)
-        ordered = [strip[name] for name in CONDITIONS if name in strip]
+        # The pictures are asked with a text, not with a context.
+        ordered = [strip[name] for name in CONDITIONS if name in strip and name != OTHER_CONTEXT]
         panels = pictures.panels(true.id, true.class_name, [row.text for row in ordered])
         result.append(
             [

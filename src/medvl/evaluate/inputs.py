@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_config, make_config, manifest_path
+from medvl.data.context import add_context, column_kinds, say_unknown
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
@@ -18,7 +19,10 @@ from medvl.evaluate.summary import MGCA_BATCH
 from medvl.model_folder import find_model
 
 # What may differ between training and evaluation without making another model of it.
-READING_KEYS = ("text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality")
+READING_KEYS = (
+    "text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality",
+    "context_missing", "context_shuffle",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Inputs:
     data: DataConfig
     model_folder: Path | None
     training_manifest: Path | None
+    context_seed: int = 0  # of `data.context_shuffle`: the run's
 
     @property
     def mgca_batch(self) -> int:
@@ -42,13 +47,18 @@ class Inputs:
             raise InputError("no manifest", expected="a manifest after the model or folder")
         if str(path).startswith(ASSET_PREFIX):
             path = manifest_path(Config(data=DataConfig(manifest=str(path))))
-        return load_manifest(
+        manifest = load_manifest(
             path,
             text_column=self.data.text_column,
             classes=self.data.classes,
             empty_means_absent=self.data.empty_means_absent,
             constant_text=self.data.constant_text,
         )
+        manifest = add_context(manifest, self.data, self.context_seed, needed=False)
+        if isinstance(self.source, PredictorSource) and (rules := self.source.predictor.context) is not None:
+            rules.check(manifest.records, manifest.path)
+            say_unknown(rules, manifest.records)
+        return manifest
 
 
 def is_model(target: str | Path) -> bool:
@@ -96,10 +106,17 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
     with (folder / "model.safetensors").open("rb") as file:
         model_hash = hashlib.file_digest(file, "sha256").hexdigest()
     extra: dict[str, Any] = {"model_hash": model_hash}
+    if data.context_columns:
+        extra["context"] = {
+            "columns": list(column_kinds(data)),
+            "as": data.context_as,
+            "shuffled": data.context_shuffle,
+        }
     if changes:
         extra["overrides"] = list(overrides)
     trained_on = manifest_path(predictor.config) if predictor.config.data.manifest else None
-    return Inputs(PredictorSource(predictor, str(target), extra), data, folder, trained_on)
+    source = PredictorSource(predictor, str(target), extra)
+    return Inputs(source, data, folder, trained_on, predictor.config.train.seed)
 
 
 def read_as_trained(config: Config, manifest: str | Path, overrides: Sequence[str]) -> tuple[Manifest, DataConfig]:

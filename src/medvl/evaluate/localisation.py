@@ -73,7 +73,7 @@ def localisation(
     num_left = len(records) - len(rows)
     config = replace(config, data=replace(config.data, val_phrases_per_image=1))
     cache = FeatureCache(encoder) if encoder.prefix_frozen else None
-    task = PretrainTask(config, module, TextInput(encoder, cache, True))
+    task = PretrainTask(config, module, TextInput(encoder, cache, True, context=module.context))
     names = [target] + ([lungs] if lungs else [])
     cases: list[dict[str, Any]] = []
     num_empty = 0

@@ -164,7 +164,7 @@ class PredictorSource:
     def __init__(self, predictor: Predictor, model: str, extra: Mapping[str, Any] | None = None) -> None:
         self.predictor, self.model, self._extra = predictor, model, dict(extra or {})
         self._image: Path | None = None
-        self._answers: dict[str, Segmentation] = {}
+        self._answers: dict[tuple[str, tuple[str, ...]], Segmentation] = {}  # of a text and a context
 
     @property
     def uses_text(self) -> bool:
@@ -194,14 +194,21 @@ class PredictorSource:
     def probs(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, ProbArray]]:
         """Probabilities on the native grid; the answers about the current image are kept."""
         self._open(records[0])
-        asked = [text if self.predictor.uses_text else "" for text in texts]
-        missing = [text for text in dict.fromkeys(asked) if text not in self._answers]
+        names = self.predictor.context_columns
+        asked = [
+            (text if self.predictor.uses_text else "", tuple(record.context.get(name, "") for name in names))
+            for record, text in zip(records, texts, strict=True)
+        ]
+        missing = [key for key in dict.fromkeys(asked) if key not in self._answers]
         if missing:
             if len(self._answers) + len(missing) > 64:
                 self._answers.clear()  # bounds memory on images with very many phrases
                 missing = list(dict.fromkeys(asked))
-            self._answers |= dict(zip(missing, self.predictor.segment_many(missing), strict=True))
-        return [self._by_class(record, self._answers[text]) for record, text in zip(records, asked, strict=True)]
+            answers = self.predictor.segment_many(
+                [text for text, _ in missing], contexts=[dict(zip(names, cells, strict=True)) for _, cells in missing]
+            )
+            self._answers |= dict(zip(missing, answers, strict=True))
+        return [self._by_class(record, self._answers[key]) for record, key in zip(records, asked, strict=True)]
 
     def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
         """Probabilities above 0.5."""

@@ -6,7 +6,9 @@ true mask.
 - shuffled: the text of another patient, of other words.
 - side_swapped: left and right exchanged; only rows whose text names exactly one side.
 - negated: the same findings denied.
+- other_context: of models with clinical variables, its own text beside the variables of another patient.
 
+In all others the clinical variables stay the record's own (true), and so does the image.
 Intervals are by patient, and each condition has its paired difference to the true text.
 """
 
@@ -16,7 +18,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ from medvl.progress import track
 BoolArray = NDArray[np.bool_]
 
 FORMAT = "medvl-probe/1"
-CONDITIONS = ("true", "empty", "shuffled", "side_swapped", "negated")
+OTHER_CONTEXT = "other_context"
+CONDITIONS = ("true", "empty", "shuffled", "side_swapped", "negated", OTHER_CONTEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,14 @@ def probe(
     if not records:
         raise InputError(f"no annotated record of the {split} split has a text", file=manifest.path)
     num_rows = len(records)
-    texts = probe_texts(records, seed)
+    texts, contexts = probe_texts(records, seed), other_contexts(records, seed)
     if max_rows is not None and max_rows < num_rows:
         keep = np.sort(np.random.default_rng(seed).choice(num_rows, max_rows, replace=False))
         records, texts = [records[i] for i in keep], [texts[i] for i in keep]
     source.check(records, manifest.classes)
     asked = {record.id: own for record, own in zip(records, texts, strict=True)}
+    for name in contexts.keys() & asked.keys():
+        asked[name] = {**asked[name], OTHER_CONTEXT: asked[name]["true"]}
     rows: list[ProbeRow] = []
     groups = by_image(records)
     for group in track(groups, "text probe", len(groups)):
@@ -105,7 +110,11 @@ def probe(
         for start in range(0, len(pairs), RECORDS_AT_ONCE):
             chunk = pairs[start : start + RECORDS_AT_ONCE]
             chunk_texts = [asked[record.id][condition] for record, condition in chunk]
-            answers = predicted_masks(source, [record for record, _ in chunk], chunk_texts, threshold)
+            told = [
+                replace(record, context=contexts[record.id]) if condition == OTHER_CONTEXT else record
+                for record, condition in chunk
+            ]
+            answers = predicted_masks(source, told, chunk_texts, threshold)
             for (record, condition), text, answer in zip(chunk, chunk_texts, answers, strict=True):
                 rows += _score(record, condition, text, answer, empty_mask, slice_index)
     result = without_nan(
@@ -156,6 +165,19 @@ def probe_texts(records: Sequence[Record], seed: int = 0) -> list[dict[str, str]
     return result
 
 
+def other_contexts(records: Sequence[Record], seed: int = 0) -> dict[str, Mapping[str, str]]:
+    """{record id: the clinical variables of another patient, of other values}, drawn (seeded); {} without any."""
+    rng = np.random.default_rng([seed, 2])
+    found: dict[str, Mapping[str, str]] = {}
+    for record in records:
+        if not record.context:
+            continue
+        others = [r.context for r in records if r.patient != record.patient and r.context != record.context]
+        if others:
+            found[record.id] = others[int(rng.integers(len(others)))]
+    return found
+
+
 def side_of(text: str) -> str | None:
     """The one side, left or right, that the text names, else None."""
     sides = {finding.side for finding in findings(text) if finding.side is not None}
@@ -204,6 +226,8 @@ def _conditions(rows: Sequence[ProbeRow], seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for condition in CONDITIONS:
         own = [row for row in rows if row.condition == condition]
+        if condition == OTHER_CONTEXT and not own:
+            continue  # a model without clinical variables
         patients = [row.patient for row in own]
         values = np.array([row.dice for row in own])
         own_true = np.array([true[row.id, row.class_name].dice for row in own])
@@ -256,6 +280,8 @@ def _notes(records: Sequence[Record], num_rows: int, rows: Sequence[ProbeRow]) -
         notes.append(f"{len(records)} of {num_rows} rows were probed, a seeded choice")
     for condition in CONDITIONS:
         num = len({row.id for row in rows if row.condition == condition})
+        if num == 0 and condition == OTHER_CONTEXT:
+            continue
         if num == 0:
             notes.append(f"{condition}: applies to no row")
         elif num < len(records):

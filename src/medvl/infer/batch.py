@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from medvl.data.context import Context
 from medvl.data.images import image_size
 from medvl.data.records import write_manifest
 from medvl.errors import Fault, InputError
@@ -27,8 +28,11 @@ def predict_files(
     *,
     threshold: float = 0.5,
     device: str = "cpu",
+    context: Context | None = None,
 ) -> list[dict[str, Any]]:
     """Segment every image by every text into `out`; returns the rows of predictions.csv.
+
+    `context`: the clinical variables beside the texts, {"age": "63"}, of all images; what is not given is missing.
 
     Files are `<id>__<phrase-slug>.png` (0/255, native size), `.nii.gz` where the spacing is known, `_overlay.png`.
     All unreadable images are reported together before anything is written.
@@ -56,7 +60,8 @@ def predict_files(
     console = Console(stderr=True)
     for name, path in track(names.items(), "predict", console=console, disable=not console.is_terminal):
         image = as_image(path, predictor.config)
-        results = predictor.set_image(image).segment_many(list(texts) or [""], threshold)
+        asked = list(texts) or [""]
+        results = predictor.set_image(image).segment_many(asked, threshold, [context or {}] * len(asked))
         report_notes(results, name)
         for result in results:
             rows += [_write(out, name, image, part, label) for label, part in _by_class(result)]

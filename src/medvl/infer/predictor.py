@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvl.config import Config
+from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import load_image, prepare
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
@@ -71,7 +72,7 @@ class Predictor:
         if encoder is not None and encoder.frozen and module.uses_text:
             cache = FeatureCache(encoder, cache_dir)
         self.encoder = encoder if module.uses_text else None
-        self._text = TextInput(self.encoder, cache, module.uses_text)
+        self._text = TextInput(self.encoder, cache, module.uses_text, context=module.context)
         self._features: tuple[Tensor, ...] | None = None
         self._affine: Affine | None = None
         self._image: Image | None = None
@@ -112,12 +113,39 @@ class Predictor:
             self._features = self.module.network.encode_image(tensor)
         return self
 
-    def segment(self, phrase: str = "", threshold: float = 0.5) -> Segmentation:
-        """The mask that `phrase` names in the current image; a model without text ignores the phrase."""
-        return self.segment_many([phrase], threshold)[0]
+    @property
+    def context(self) -> ContextRules | None:
+        """How the clinical variables beside the phrase are read; None where the model takes none."""
+        return self.module.context
 
-    def segment_many(self, phrases: Sequence[str], threshold: float = 0.5) -> list[Segmentation]:
-        """`segment` for several phrases; the image is not encoded again."""
+    @property
+    def context_columns(self) -> tuple[str, ...]:
+        """The clinical variables that the model takes beside the phrase, e.g. ("age", "sex")."""
+        return () if self.context is None else self.context.names
+
+    def segment(self, phrase: str = "", threshold: float = 0.5, context: Context | None = None) -> Segmentation:
+        """The mask that `phrase` names in the current image; a model without text ignores the phrase.
+
+        Args:
+            context: values of `context_columns`, as a manifest's cells would say them: {"age": "63", "sex": "m"}. What
+                is not given is missing, which the answer's warnings say.
+
+        Raises:
+            InputError: no image yet, a threshold outside [0, 1], or a context that the model does not take.
+        """
+        return self.segment_many([phrase], threshold, None if context is None else [context])[0]
+
+    def segment_many(
+        self, phrases: Sequence[str], threshold: float = 0.5, contexts: Sequence[Context] | None = None
+    ) -> list[Segmentation]:
+        """`segment` for several phrases, each with its own context; the image is not encoded again."""
+        contexts = [{}] * len(phrases) if contexts is None else contexts
+        unknown = sorted({name for row in contexts for name in row} - set(self.context_columns))
+        if unknown:
+            raise InputError(
+                f"the model takes no {', '.join(unknown)} beside the phrase",
+                expected=", ".join(self.context_columns) or "no clinical variables at all",
+            )
         if self._features is None or self._affine is None or self._image is None:
             raise InputError("no image", remedy="call set_image(...) first")
         if not 0.0 <= threshold <= 1.0:
@@ -125,24 +153,25 @@ class Predictor:
         results: list[Segmentation] = []
         for start in range(0, len(phrases), PHRASES_AT_ONCE):
             chunk = list(phrases[start : start + PHRASES_AT_ONCE])
-            for phrase, probs in zip(chunk, self._probs(chunk), strict=True):
+            rows = list(contexts[start : start + PHRASES_AT_ONCE])
+            for phrase, row, probs in zip(chunk, rows, self._probs(chunk, rows), strict=True):
                 native = self._affine.invert_map(probs)  # (K, H, W)
                 native = native[0] if len(self.classes) == 1 else native
                 mask = native > threshold
-                notes = self._notes(phrase, bool(mask.any()))
+                notes = self._notes(phrase, row, bool(mask.any()))
                 results.append(Segmentation(mask, native, self._image.spacing_mm, phrase, self.classes, notes))
         return results
 
     @torch.inference_mode()
-    def _probs(self, phrases: list[str]) -> NDArray[np.float32]:
-        tokens, mask = self._text(phrases, self.device)
-        if self.module.text_encoder is not None and tokens is not None:
-            tokens = self.module.text_encoder(tokens, mask)  # (n, L, D)
+    def _probs(self, phrases: list[str], contexts: Sequence[Context] = ()) -> NDArray[np.float32]:
+        tokens, mask = self._text(phrases, self.device, contexts)
+        values = self._text.context_values(len(phrases), contexts, self.device)
+        features, mask = self.module.text_features(tokens, mask, values)  # (n, k + L, D)
         index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)  # every phrase asks the one image
-        logits = self.module.network.decode(self._features, tokens, mask, index, size=self.config.data.image_size)
+        logits = self.module.network.decode(self._features, features, mask, index, size=self.config.data.image_size)
         return probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
 
-    def _notes(self, phrase: str, found: bool) -> tuple[str, ...]:
+    def _notes(self, phrase: str, context: Context, found: bool) -> tuple[str, ...]:
         notes = []
         if self.uses_text and self.encoder is not None:
             if not phrase.strip():
@@ -150,9 +179,12 @@ class Predictor:
             unknown = self.encoder.unknown_words([phrase])
             if unknown:
                 notes.append(f"words the model has never seen: {', '.join(sorted(unknown))}")
-            tokens = self.encoder.tokenize([phrase])
+            tokens = self.encoder.tokenize(self._text.written([phrase], [context]))
             if tokens.num_truncated:
                 notes.append(f"the phrase was cut to {self.encoder.max_tokens} tokens")
+        lacking = [] if self.context is None else self.context.lacking(context)
+        if lacking:
+            notes.append(f"taken as missing beside the phrase: {', '.join(lacking)}")
         if not found:
             notes.append("nothing was found for this phrase")
         return tuple(notes)

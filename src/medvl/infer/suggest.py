@@ -34,6 +34,7 @@ from rich.progress import track
 from torch import Tensor
 
 from medvl.config import Config, manifest_path
+from medvl.data.context import Context, add_context
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record, load_manifest, write_manifest
@@ -124,7 +125,7 @@ def suggest(
             rows += _rows(order, case, manifest, {})
     else:
         cache = FeatureCache(encoder) if encoder is not None and encoder.frozen and module.uses_text else None
-        text = TextInput(encoder if module.uses_text else None, cache, module.uses_text)
+        text = TextInput(encoder if module.uses_text else None, cache, module.uses_text, context=module.context)
         reader = _Reader(module.eval().to(device), text, config, tuple(card["classes"]), _store(run), device)
         found = reader.parts([rows for case in cases for rows in case.images.values()])
         rows = _scored(cases, found, reader.features(labelled), num, diversity, manifest)
@@ -264,7 +265,11 @@ class _Reader:
         maps = self._encode(sample)
         probs = np.concatenate(
             [
-                self._probs(maps, sample.texts[start : start + ROWS_AT_ONCE])
+                self._probs(
+                    maps,
+                    sample.texts[start : start + ROWS_AT_ONCE],
+                    [row.context for row in sample.rows[start : start + ROWS_AT_ONCE]],
+                )
                 for start in range(0, len(sample.texts), ROWS_AT_ONCE)
             ]
         )  # (rows, K, H, W)
@@ -283,12 +288,13 @@ class _Reader:
         )
 
     @torch.inference_mode()
-    def _probs(self, maps: tuple[Tensor, ...], texts: Sequence[str]) -> FloatArray:
-        tokens, mask = self.text(texts, torch.device(self.device))
-        if self.module.text_encoder is not None and tokens is not None:
-            tokens = self.module.text_encoder(tokens, mask)  # (rows, L, D)
+    def _probs(self, maps: tuple[Tensor, ...], texts: Sequence[str], context: Sequence[Context]) -> FloatArray:
+        device = torch.device(self.device)
+        tokens, mask = self.text(texts, device, context)
+        values = self.text.context_values(len(texts), context, device)
+        features, mask = self.module.text_features(tokens, mask, values)  # (rows, L, D)
         index = torch.zeros(len(texts), dtype=torch.long, device=self.device)
-        logits = self.module.network.decode(maps, tokens, mask, index, size=self.config.data.image_size)
+        logits = self.module.network.decode(maps, features, mask, index, size=self.config.data.image_size)
         probs: FloatArray = probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
         return probs
 
@@ -345,7 +351,7 @@ def _rows(
 
 def _manifest(config: Config) -> Manifest:
     data = config.data
-    return load_manifest(
+    manifest = load_manifest(
         manifest_path(config),
         text_column=data.text_column,
         classes=data.classes,
@@ -353,6 +359,7 @@ def _manifest(config: Config) -> Manifest:
         constant_text=data.constant_text,
         check_files=False,  # it would open the masks
     )
+    return add_context(manifest, data, config.train.seed, needed=True)
 
 
 def _store(run: str | Path) -> PseudoLabelStore | None:

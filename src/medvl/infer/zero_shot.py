@@ -26,7 +26,7 @@ from medvl.config import Config
 from medvl.data.dataset import prepare
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 from medvl.infer.predictor import EMPTY_PHRASE, as_image
 from medvl.model_folder import load_model
 from medvl.tasks.pretrain import Pretrainer
@@ -75,7 +75,10 @@ class ZeroShot:
         self.device = torch.device(device)
         self.module = module.eval().to(self.device)
         cache = FeatureCache(encoder) if encoder.prefix_frozen else None
-        self._text = TextInput(encoder, cache, True)
+        if module.context is not None:
+            names = ", ".join(module.context.names)
+            warn(f"this model was trained with {names} beside its texts: they are taken as missing of every phrase")
+        self._text = TextInput(encoder, cache, True, context=module.context)
         self._texts: dict[str, Tensor] = {}  # normalised vectors (d,)
         self._image: Image | None = None
         self._affine: Affine | None = None
@@ -202,7 +205,8 @@ class ZeroShot:
         for start in range(0, len(missing), TEXTS_AT_ONCE):
             chunk = missing[start : start + TEXTS_AT_ONCE]
             tokens, mask = self._text(chunk, self.device)
-            features = self.module.encode_text(tokens, mask)
+            values = self._text.context_values(len(chunk), (), self.device)
+            features, mask = self.module.text_features(tokens, mask, values)
             assert features is not None
             vectors = F.normalize(self.module.network.text_forward(features, mask).float(), dim=1)
             self._texts |= dict(zip(chunk, vectors, strict=True))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medvl.config import Config
+from medvl.data.context import ContextRules
 from medvl.data.dataset import Batch
 from medvl.distributed import gather_objects, gather_with_grad
 from medvl.errors import InputError
@@ -44,25 +45,29 @@ class Pretrainer(TextGuidedSegmenter):
     network: G2D
 
     def forward(  # type: ignore[override]  # pairs in, not rows
-        self, image: Tensor, text: Tensor, text_mask: Tensor, decode: bool = True
+        self, image: Tensor, text: Tensor, text_mask: Tensor, decode: bool = True, context: Tensor | None = None
     ) -> tuple[ImageOutput, Tensor]:
-        """(B, C, H, W), tokens (B, L) or features (B, L, D), (B, L) -> what G2D says, texts' vectors (B, d)."""
-        output, vectors = self.network(image, self.encode_text(text, text_mask), text_mask, decode)
+        """(B, C, H, W), tokens (B, L) or features (B, L, D), (B, L), (B, k) -> what G2D says, texts' vectors (B, d)."""
+        features, mask = self.text_features(text, text_mask, context)
+        output, vectors = self.network(image, features, mask, decode)
         assert isinstance(output, ImageOutput) and isinstance(vectors, Tensor)
         return output, vectors
 
 
-def build_pretrainer(config: Config, texts: Iterable[str]) -> tuple[Pretrainer, TextEncoder]:
+def build_pretrainer(
+    config: Config, texts: Iterable[str], context: ContextRules | None = None
+) -> tuple[Pretrainer, TextEncoder]:
     """G2D and text encoder of a configuration, initialised from `train.seed`.
 
     Args:
         texts: the training texts, of which the built-in encoder learns its vocabulary.
+        context: how the clinical variables beside the text are read.
     """
     torch.manual_seed(config.train.seed)
     encoder = configured_encoder(config.text, list(texts), config.train.seed)
     if encoder is None:
         raise InputError("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
-    return Pretrainer(G2D(**g2d_options(config, encoder)), encoder), encoder
+    return Pretrainer(G2D(**g2d_options(config, encoder)), encoder, context), encoder
 
 
 def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
@@ -227,8 +232,9 @@ class PretrainTask(Task):
         return pseudo_mask(cells, size, batch.body, self.config.pretrain.mask)
 
     def _forward(self, batch: Batch, module: nn.Module | None, decode: bool) -> tuple[ImageOutput, Tensor]:
-        tokens, mask = self.text(batch.texts, batch.image.device)
-        output, vectors = (module or self.module)(batch.image, tokens, mask, decode)
+        tokens, mask = self.text(batch.texts, batch.image.device, batch.context)
+        context = self.text.context_values(len(batch.texts), batch.context, batch.image.device)
+        output, vectors = (module or self.module)(batch.image, tokens, mask, decode, context)
         return output, vectors
 
     def _align(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -296,6 +302,7 @@ def _split(batch: Batch, num_parts: int) -> list[Batch]:
                 ids=batch.ids[a:b],
                 patients=batch.patients[a:b],
                 body=None if batch.body is None else batch.body[a:b],
+                context=batch.context[a:b],
             )
         )
     return parts

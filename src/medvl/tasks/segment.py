@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from medvl.config import Config
+from medvl.data.context import ContextRules
 from medvl.data.dataset import Batch
 from medvl.errors import InputError
+from medvl.models.context_tokens import ContextTokens
 from medvl.models.registry import build_model, option_names
 from medvl.objectives.overlap import deep_supervision, segmentation_loss
 from medvl.tasks.task import Task
@@ -31,11 +33,18 @@ class TextGuidedSegmenter(nn.Module):
     stored a second time.
     """
 
-    def __init__(self, network: nn.Module, text_encoder: TextEncoder | None) -> None:
+    def __init__(
+        self, network: nn.Module, text_encoder: TextEncoder | None, context: ContextRules | None = None
+    ) -> None:
+        """`context`: how the clinical variables beside the text are read; as tokens, they have a layer here."""
         super().__init__()
+        self.context = context
         self.network: Any = network  # LViT, UNet: encode_image, decode, uses_text
         self.text_encoder = text_encoder if text_encoder is not None and not text_encoder.frozen else None
         self._frozen: tuple[str, ...] = ()
+        self.context_tokens: ContextTokens | None = None
+        if context is not None and context.mode == "tokens":  # made last: the network starts as it does without them
+            self.context_tokens = ContextTokens(context.num_categories, int(network.text_dim))  # type: ignore[arg-type]
 
     def freeze(self, *parts: str) -> None:
         """Parts of the network (names of its submodules) that keep weights and statistics from now on.
@@ -77,27 +86,50 @@ class TextGuidedSegmenter(nn.Module):
         features: Tensor = self.text_encoder(text, text_mask)
         return features
 
-    def forward(self, image: Tensor, image_index: Tensor, text: Tensor | None, text_mask: Tensor | None) -> Tensor:
-        """(B, C, H, W), (N,), tokens (N, L) or features (N, L, D), (N, L) -> logits (N, K, H, W)."""
-        logits = self.network(image, self.encode_text(text, text_mask), text_mask, image_index)
+    def text_features(
+        self, text: Tensor | None, text_mask: Tensor | None, context: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """`encode_text`, with the context's tokens before those of the text: (N, k + L, D) and (N, k + L).
+
+        Args:
+            context: (N, k) values of the clinical variables, NaN = missing; None for a model without their tokens.
+        """
+        features = self.encode_text(text, text_mask)
+        if self.context_tokens is None or features is None:
+            return features, text_mask
+        assert context is not None and text_mask is not None
+        return self.context_tokens.before(features, text_mask, context)
+
+    def forward(
+        self,
+        image: Tensor,
+        image_index: Tensor,
+        text: Tensor | None,
+        text_mask: Tensor | None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, H, W), (N,), tokens (N, L) or features (N, L, D), (N, L), (N, k) -> logits (N, K, H, W)."""
+        features, text_mask = self.text_features(text, text_mask, context)
+        logits = self.network(image, features, text_mask, image_index)
         assert isinstance(logits, Tensor)
         return logits
 
 
 def build_segmenter(
-    config: Config, num_classes: int, texts: Iterable[str]
+    config: Config, num_classes: int, texts: Iterable[str], context: ContextRules | None = None
 ) -> tuple[TextGuidedSegmenter, TextEncoder | None]:
     """Network and text encoder of a configuration, initialised from `train.seed`.
 
     Args:
         texts: the training texts, of which the built-in encoder learns its vocabulary.
+        context: how the clinical variables beside the text are read.
     """
     torch.manual_seed(config.train.seed)
     takes_text = "text_dim" in option_names(config.model.name) and config.model.options.get("text_merge") != "none"
     text = config.text if takes_text else replace(config.text, encoder="none")
     encoder = configured_encoder(text, list(texts), config.train.seed)
     network = build_model(config.model.name, **network_options(config, num_classes, encoder))
-    return TextGuidedSegmenter(network, encoder), encoder
+    return TextGuidedSegmenter(network, encoder, context), encoder
 
 
 def network_options(config: Config, num_classes: int, encoder: TextEncoder | None) -> dict[str, Any]:
@@ -150,8 +182,9 @@ class SegmentTask(Task):
 
     def logits(self, batch: Batch, module: nn.Module | None = None) -> Tensor:
         """Logits (N, K, H, W) of a batch, by `module` (e.g. the averaged weights) or the task's own."""
-        tokens, mask = self.text(batch.texts, batch.image.device)
-        result = (module or self.module)(batch.image, batch.image_index, tokens, mask)
+        tokens, mask = self.text(batch.texts, batch.image.device, batch.context)
+        context = self.text.context_values(len(batch.texts), batch.context, batch.image.device)
+        result = (module or self.module)(batch.image, batch.image_index, tokens, mask, context)
         assert isinstance(result, Tensor)
         return result
 

@@ -133,6 +133,24 @@ def _pair_lines(pairs: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _context_lines(context: dict[str, Any]) -> list[str]:
+    """What is known beside the texts, and of how many records it is not."""
+    lines = [
+        f"  context as {context['as']}"
+        + (" OF ANOTHER PATIENT (data.context_shuffle, a control)" if context["shuffled"] else "")
+    ]
+    for name, column in context["columns"].items():
+        kind = "number" if column["kind"] == "number" else f"one of {', '.join(column['categories'])}"
+        splits = [
+            f"{split} {own['missing']} of {own['records']} missing"
+            + (f" and {own['unknown']} unknown" if own["unknown"] else "")
+            for split, own in column.items()
+            if isinstance(own, dict)
+        ]
+        lines.append(f"         {name}: {kind}; {', '.join(splits)}")
+    return lines
+
+
 def plan_text(plan: dict[str, Any], config: Config) -> str:
     """The plan as a person reads it."""
     end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
@@ -147,6 +165,7 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
         *protocol_lines(plan),
         *(_label_lines(plan["labels"]) if "labels" in plan else []),
         *(_pair_lines(plan["pairs"]) if "pairs" in plan else []),
+        *(_context_lines(plan["context"]) if "context" in plan else []),
         *plan.get("lines", ()),
         *([f"  views  {plan['other_views']} records of other views take no part"] if "other_views" in plan else []),
         *([f"  init   {config.init}: {plan['init']}"] if "init" in plan else []),

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medvl.config import WEIGHTS_PREFIX, Config, split_init
 from medvl.data.class_labels import FeatureDataset
+from medvl.data.context import ContextRules
 from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record
@@ -30,6 +31,7 @@ from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
 from medvl.train.prepare_classify import classification
+from medvl.train.prepare_context import context_differences, context_plan, context_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,10 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
                 file=manifest.path,
                 expected=f"some of {', '.join(views)}",
             )
+    context = context_rules(config, manifest, splits)
     makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify}
-    ready = makers[config.task](config, manifest, splits, fabric, out)
+    ready = makers[config.task](config, manifest, splits, context, fabric, out)
+    ready.plan.update(context_plan(config, context, ready.splits))
     if config.data.views is not None:
         ready.plan["other_views"] = num_other_views
     if fabric.world_size > 1:
@@ -69,29 +73,35 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
 
 
 def _segment(
-    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+    config: Config,
+    manifest: Manifest,
+    splits: dict[str, Sequence[Record]],
+    context: ContextRules | None,
+    fabric: Fabric,
+    out: Path,
 ) -> Prepared:
     for name, rows in splits.items():
         if all(mask is None for row in rows for mask in row.masks.values()):
             raise InputError(
                 f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
             )
-    texts = sorted({row.text for row in splits["train"]})  # those of unlabelled records too: a text is no label
+    texts = _written(splits["train"], context)  # those of unlabelled records too: a text is no label
+    with_text = any(row.text.strip() for row in splits["train"])
     splits["train"], hidden, label_plan = training_records(splits["train"], config)
     plan: dict[str, Any] = {"labels": label_plan}
-    module, encoder, taken = _build(config, manifest, texts)
+    module, encoder, taken = _build(config, manifest, texts, context)
     if taken is not None:
         plan["init"] = taken
     if config.train.freeze_encoder:
         module.freeze("encoder")
-    if encoder is not None and module.uses_text and not any(text.strip() for text in texts):
+    if encoder is not None and module.uses_text and not with_text:
         raise InputError(
             "no record of the train split has a text",
             file=manifest.path,
             expected=f"texts in the column {config.data.text_column}",
             remedy="set data.text_column, or text.encoder=none for a model without text",
         )
-    text = TextInput(encoder, _cache(config, encoder, out), module.uses_text)
+    text = TextInput(encoder, _cache(config, encoder, out), module.uses_text, context=module.context)
     task = SegmentTask(config, module, text)
     if config.semi.on:
         task = SemiSegmentTask(
@@ -110,7 +120,12 @@ def _segment(
 
 
 def _pretrain(
-    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+    config: Config,
+    manifest: Manifest,
+    splits: dict[str, Sequence[Record]],
+    context: ContextRules | None,
+    fabric: Fabric,
+    out: Path,
 ) -> Prepared:
     unused = [
         name
@@ -140,8 +155,8 @@ def _pretrain(
                 file=manifest.path,
                 expected=f"pairs of image and text (column {config.data.text_column})",
             )
-    texts = sorted({row.text for row in splits["train"]})
-    module, encoder = build_pretrainer(config, texts)
+    texts = _written(splits["train"], context)
+    module, encoder = build_pretrainer(config, texts, context)
     taken: dict[str, Any] = {}
     prefix, path = split_init(config.init or "")
     if prefix == WEIGHTS_PREFIX:
@@ -152,10 +167,15 @@ def _pretrain(
             raise InputError(
                 "init is another network", file=path, expected="a run of task: pretrain with the same text encoder"
             )
+        if others := context_differences(own, config):
+            raise InputError(f"init has another context ({'; '.join(others)})", file=path, expected="the same")
         encoder = other_encoder
         taken["init"] = continue_from(module.network, other.network, path)
-        module = Pretrainer(module.network, encoder)
-    task = PretrainTask(config, module, TextInput(encoder, _cache(config, encoder, out), True))
+        module = Pretrainer(module.network, encoder, context)
+        if other.context_tokens is not None and module.context_tokens is not None:
+            module.context_tokens.load_state_dict(other.context_tokens.state_dict())
+    text = TextInput(encoder, _cache(config, encoder, out), True, context=context)
+    task = PretrainTask(config, module, text)
     data = replace(config.data, val_phrases_per_image=1)
     # Without a decoder that learns pseudo masks, they are drawn (in validation's panels) all the same.
     body = {"val": config.pretrain.mask.body_mask}
@@ -168,7 +188,10 @@ def _pretrain(
     if config.pretrain.bucket_texts:
         counts = encoder.tokenize(texts).mask.sum(dim=1).tolist()
         length_of = dict(zip(texts, counts, strict=True))
-        lengths = [max(length_of[row.text] for row in rows) for rows in datasets["train"].groups]
+        words = [
+            text.written([row.text for row in rows], [row.context for row in rows]) for rows in datasets["train"].groups
+        ]
+        lengths = [max(length_of[one] for one in own) for own in words]
     size, seed = config.train.batch_size, config.train.seed
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     samplers: dict[str, BatchSampler] = {
@@ -185,7 +208,12 @@ def _pretrain(
 
 
 def _classify(
-    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+    config: Config,
+    manifest: Manifest,
+    splits: dict[str, Sequence[Record]],
+    _context: ContextRules | None,  # an image classifier takes no text: `context_rules` refuses it
+    fabric: Fabric,
+    out: Path,
 ) -> Prepared:
     return Prepared(*classification(config, manifest, splits, fabric, _data_loader))
 
@@ -202,20 +230,20 @@ def _negatives(config: Config, world_size: int) -> str:
 
 
 def _build(
-    config: Config, manifest: Manifest, texts: list[str]
+    config: Config, manifest: Manifest, texts: list[str], context: ContextRules | None
 ) -> tuple[TextGuidedSegmenter, TextEncoder | None, str | None]:
     """Network and text encoder, new ones or those of `init`; and what was taken over from a pre-trained one."""
     prefix, path = split_init(config.init or "")
     if not path:
-        return (*build_segmenter(config, len(manifest.classes), texts), None)
+        return (*build_segmenter(config, len(manifest.classes), texts, context), None)
     if prefix == WEIGHTS_PREFIX:
-        fresh, encoder = build_segmenter(config, len(manifest.classes), texts)
+        fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
         return fresh, encoder, load_foreign(fresh.network, path)
     module, encoder, own, card = load_model(path)
     if prefix:
         if not isinstance(module.network, G2D):
             raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
-        fresh, encoder = build_segmenter(config, len(manifest.classes), texts)
+        fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
         taken = start_from_g2d(fresh.network, module.network, config.init_parts, path)
         return fresh, encoder, str(taken)
     differences = [
@@ -223,6 +251,7 @@ def _build(
         for name in ("task", "model", "text")
         if getattr(own, name) != getattr(config, name)
     ]
+    differences += context_differences(own, config)
     if tuple(card["classes"]) != manifest.classes:
         differences.append(f"classes: {', '.join(card['classes'])} there, {', '.join(manifest.classes)} here")
     if differences:
@@ -233,6 +262,11 @@ def _build(
             remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
         )
     return module, encoder, None
+
+
+def _written(records: Sequence[Record], context: ContextRules | None) -> list[str]:
+    """The distinct texts of records, as the text encoder reads them."""
+    return sorted({row.text if context is None else context.written(row.text, row.context) for row in records})
 
 
 def _cache(config: Config, encoder: TextEncoder | None, out: Path) -> FeatureCache | None:
@@ -277,9 +311,7 @@ def _loader(
     return _data_loader(dataset, sampler, config, fabric)
 
 
-def _data_loader(
-    dataset: Dataset[Sample], sampler: BatchSampler, config: Config, fabric: Fabric
-) -> DataLoader[Sample]:
+def _data_loader(dataset: Dataset[Sample], sampler: BatchSampler, config: Config, fabric: Fabric) -> DataLoader[Sample]:
     return DataLoader(
         dataset,
         batch_sampler=sampler,

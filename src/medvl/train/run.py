@@ -13,12 +13,14 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from medvl.config import Config, config_dict, load_config, manifest_path, save_config
+from medvl.data.context import add_context
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError
 from medvl.files import write_json
 from medvl.model_folder import save_model
 from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions
+from medvl.tasks.text_input import TextInput
 from medvl.train.checkpoint import Progress
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
@@ -49,7 +51,7 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     plan |= ready.plan | protocol_plan(config_dict(config))
     monitor.say(plan_text(plan, config))
     if encoder is not None and task.text.uses_text:
-        _say_text(monitor, encoder, ready.splits["train"])
+        _say_text(monitor, encoder, task.text, ready.splits["train"])
     if dry_run:
         return out
     if fabric.is_global_zero:
@@ -78,13 +80,14 @@ def open_manifest(config: Config, path: Path | None = None) -> Manifest:
     """Load the manifest of a configuration (or another one, read the same way)."""
     if path is None and not config.data.manifest:
         raise InputError("no manifest", expected="data.manifest in the recipe or data.manifest=FILE")
-    return load_manifest(
+    manifest = load_manifest(
         path or manifest_path(config),
         text_column=config.data.text_column,
         classes=config.data.classes,
         empty_means_absent=config.data.empty_means_absent,
         constant_text=config.data.constant_text,
     )
+    return add_context(manifest, config.data, config.train.seed, needed=True)
 
 
 def _fabric(config: Config) -> Fabric:
@@ -117,8 +120,8 @@ def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> 
     return config
 
 
-def _say_text(monitor: Monitor, encoder: Any, records: Sequence[Record]) -> None:
-    texts = sorted({row.text for row in records})
+def _say_text(monitor: Monitor, encoder: Any, text: TextInput, records: Sequence[Record]) -> None:
+    texts = sorted(set(text.written([row.text for row in records], [row.context for row in records])))
     tokens = encoder.tokenize(texts)
     lengths = tokens.mask.sum(dim=1)
     num_without = sum(not row.text.strip() for row in records)
@@ -140,6 +143,7 @@ def _card(config: Config, manifest: Manifest, plan: dict[str, Any], progress: Pr
         "split_hash": manifest.split_hash(),
         "model": {"name": config.model.name, "size": config.model.size, **config.model.options},
         "text_encoder": config.text.encoder,
+        "context": plan.get("context"),
         "parameters": plan["parameters"],
         "laterality": config.data.laterality,
         "seed": config.train.seed,

@@ -12,7 +12,13 @@ from medvl.config import config_dict, load_config
 from medvl.train.sweep import Sweep
 from medvl.train.zero_shot_cells import Asked, score_asked
 
-ASKED = {"true": "true text", "empty": "empty", "shuffled": "another patient's", "side_swapped": "sides swapped"}
+ASKED = {
+    "true": "true text",
+    "empty": "empty",
+    "shuffled": "another patient's",
+    "side_swapped": "sides swapped",
+    "other_context": "another patient's clinical variables",  # only where a model takes any
+}
 LONG = ("by_class", "by_phrase", "by_group", "model")  # tables that rows hold what is asked for of, and a path
 Scorer = Callable[[Path, Sweep, Path | None], dict[str, Any]]
 
@@ -42,7 +48,7 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
         max_rows = None if plan.probe is True else plan.probe
         conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).result["conditions"]
         rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
-        for name in ("empty", "shuffled", "side_swapped"):
+        for name in (name for name in ASKED if name != "true" and conditions.get(name, {}).get("num")):
             rows.append(
                 {"name": ASKED[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
             )
