@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, make_config, manifest_path
+from medvl.config import Config, config_dict
 from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.records import Manifest
 from medvl.errors import InputError, warn
 from medvl.evaluate.classification import (
     METRICS,
@@ -36,7 +36,7 @@ from medvl.evaluate.classification import (
     published_practice,
 )
 from medvl.evaluate.classification_figures import pr_svg, reliability_svg, roc_svg
-from medvl.evaluate.inputs import parse_overrides
+from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
@@ -82,7 +82,7 @@ def evaluate_classifier(
         raise InputError(
             "a threshold where the most probable class is taken", file=model, remedy="leave out --threshold"
         )
-    records, data = _read(config, manifest, overrides)
+    records, data = read_as_trained(config, manifest, overrides)
     classes = tuple(card["classes"])
     labels, num_other_views = _labels(records, split, classes, config)
 
@@ -200,19 +200,6 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
             told = ", ".join(f"{name} {_number(value)}" for name, value in macro.items())
             lines.append(f"  {rule}: macro {told}")
     return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, roc.svg, pr.svg, reliability.svg"])
-
-
-def _read(config: Config, manifest: str | Path, overrides: Sequence[str]) -> tuple[Manifest, DataConfig]:
-    tree = config_dict(config)
-    changed = {**tree["data"], **parse_overrides(overrides)}
-    data = make_config({**tree, "data": changed}, source="overrides").data
-    path = Path(manifest)
-    if str(manifest).startswith(ASSET_PREFIX):
-        path = manifest_path(Config(data=DataConfig(manifest=str(manifest))))
-    found = load_manifest(
-        path, text_column=data.text_column, classes=data.classes, empty_means_absent=data.empty_means_absent
-    )
-    return found, data
 
 
 def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[ClassLabels, int]:

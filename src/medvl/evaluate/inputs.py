@@ -78,7 +78,7 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
         return Inputs(FolderSource(Path(target), window=data.window, slice_index=data.slice_index), data, None, None)
     folder = find_model(target)
     task = task_of(target)
-    if task == "classify":
+    if task in ("classify", "detect"):
         raise InputError(
             f"a model of task: {task} has no masks",
             file=target,
@@ -100,6 +100,20 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
         extra["overrides"] = list(overrides)
     trained_on = manifest_path(predictor.config) if predictor.config.data.manifest else None
     return Inputs(PredictorSource(predictor, str(target), extra), data, folder, trained_on)
+
+
+def read_as_trained(config: Config, manifest: str | Path, overrides: Sequence[str]) -> tuple[Manifest, DataConfig]:
+    """A manifest as a model's configuration reads it, and that with the overrides `data.KEY=VALUE`."""
+    tree = config_dict(config)
+    changed = {**tree["data"], **parse_overrides(overrides)}
+    data = make_config({**tree, "data": changed}, source="overrides").data
+    path = Path(manifest)
+    if str(manifest).startswith(ASSET_PREFIX):
+        path = manifest_path(Config(data=DataConfig(manifest=str(manifest))))
+    found = load_manifest(
+        path, text_column=data.text_column, classes=data.classes, empty_means_absent=data.empty_means_absent
+    )
+    return found, data
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

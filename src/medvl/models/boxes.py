@@ -5,6 +5,7 @@ A box is (x0, y0, x1, y1), edges in pixels. Shapes: n m boxes, A anchors.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor, max_iou: float) -> Tenso
     boxes, classes = boxes[order], classes[order]
     beats = (box_iou(boxes, boxes) >= max_iou) & (classes[:, None] == classes[None, :])
     rows = torch.triu(beats, diagonal=1).cpu().numpy()  # (n, n): row i removes later boxes
-    gone = rows[0] & False if len(rows) else rows.any(axis=-1)
+    gone = np.zeros(len(rows), dtype=np.bool_)
     kept = []
     for i, row in enumerate(rows):
         if not gone[i]:

@@ -30,6 +30,7 @@ from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
 from medvl.train.prepare_classify import classification
+from medvl.train.prepare_detect import detection
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
                 file=manifest.path,
                 expected=f"some of {', '.join(views)}",
             )
-    makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify}
+    makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify, "detect": _detect}
     ready = makers[config.task](config, manifest, splits, fabric, out)
     if config.data.views is not None:
         ready.plan["other_views"] = num_other_views
@@ -188,6 +189,12 @@ def _classify(
     config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
 ) -> Prepared:
     return Prepared(*classification(config, manifest, splits, fabric, _data_loader))
+
+
+def _detect(
+    config: Config, manifest: Manifest, splits: dict[str, Sequence[Record]], fabric: Fabric, out: Path
+) -> Prepared:
+    return Prepared(*detection(config, manifest, splits, fabric, _data_loader))
 
 
 def _negatives(config: Config, world_size: int) -> str:

@@ -290,7 +290,8 @@ def _write_boxes(path: Path, cases: Iterable[Case]) -> int:
 
 def _columns(rows: Sequence[dict[str, str]], masks: Sequence[str], unknown_labels: bool) -> list[str]:
     """The columns in the manifest's order, without those that are empty throughout."""
-    order = ["id", "image", "text", *masks, "boxes", "labels", "labels_unknown", "patient", "study", "view", "split", "licence"]
+    order = ["id", "image", "text", *masks, "boxes", "labels", "labels_unknown", "patient"]
+    order += ["study", "view", "split", "licence"]
     order += [name for name in dict.fromkeys(name for row in rows for name in row) if name not in order]
     keep = {"id", "image", "split", *masks} | ({"labels_unknown"} if unknown_labels else set())
     kept = [name for name in order if name in keep or any(row.get(name) for row in rows)]
