@@ -203,6 +203,29 @@ def detection_metrics(
     return {"metrics": metrics, "by_class": by_class}
 
 
+def lead(
+    first: Sequence[ImageBoxes],
+    second: Sequence[ImageBoxes],
+    num_classes: int,
+    threshold: float,
+    *,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """`map` and `coco_ap` of `first` less those of `second`, on the same images, with intervals by patient.
+
+    Both are computed in the same draws of patients: that interval, not two overlapping ones, says whether one is ahead.
+    """
+    result = {}
+    for name, ious, cut in (("map", PUBLISHED_IOUS, threshold), ("coco_ap", COCO_IOUS, 0.0)):
+        pair = [Ranking([one.above(cut) for one in images], ious, num_classes) for images in (first, second)]
+        one = np.ones(len(first))
+        difference = pair[0].mean_over(one) - pair[1].mean_over(one)
+        draws = [_draws(ranking, first, num_draws, seed) for ranking in pair]
+        result[name] = _percentiles(difference, draws[0] - draws[1], len(first)).to_dict()
+    return result
+
+
 def image_row(image: ImageBoxes, threshold: float) -> dict[str, float | int]:
     """What cases.csv says of one image: num_true, num_pred, matched50 and recall50 at IoU .5, and ap.
 
@@ -269,14 +292,21 @@ def _xywh(box: FloatArray) -> list[float]:
 def _interval(
     ranking: Ranking, images: Sequence[ImageBoxes], estimate: float, num_draws: int, seed: int
 ) -> Interval:
-    names, code = np.unique([image.patient for image in images] or [""], return_inverse=True)
-    with_truth = {image.patient for image in images if len(image.true_classes)}
-    if len(with_truth) < 2:
-        return Interval(estimate, math.nan, math.nan, len(images))
+    return _percentiles(estimate, _draws(ranking, images, num_draws, seed), len(images))
+
+
+def _draws(ranking: Ranking, images: Sequence[ImageBoxes], num_draws: int, seed: int) -> FloatArray:
+    """(num_draws,) mAP of resampled patients; none where fewer than two patients have true boxes."""
+    if len({image.patient for image in images if len(image.true_classes)}) < 2:
+        return np.zeros(0)
+    names, code = np.unique([image.patient for image in images], return_inverse=True)
     times = (one for part in resampled(len(names), num_draws, seed) for one in part)  # (P,) each
-    draws = np.array([ranking.mean_over(one[code]) for one in times])
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Interval(estimate, float(low), float(high), len(images))
+    return np.array([ranking.mean_over(one[code]) for one in times])
+
+
+def _percentiles(estimate: float, draws: FloatArray, num: int) -> Interval:
+    low, high = np.nanpercentile(draws, [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
+    return Interval(estimate, float(low), float(high), num)
 
 
 def mean_ap(ap: FloatArray) -> float:

@@ -31,6 +31,7 @@ from medvl.evaluate.detection import (
     ImageBoxes,
     detection_metrics,
     image_row,
+    lead,
     match,
 )
 from medvl.evaluate.inputs import read_as_trained
@@ -47,6 +48,7 @@ BATCH = 16
 BASELINE = (
     "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"
 )
+OPTIMISTIC = "val chose the checkpoint of the model: its metrics there are optimistic"
 
 
 def evaluate_detector(
@@ -63,7 +65,8 @@ def evaluate_detector(
 ) -> dict[str, Any]:
     """Score a RUN or MODEL of `task: detect` and return the summary; with `out` write the files there.
 
-    `metrics` and `baseline.metrics` are {name: {mean, lo, hi, num}}; see `evaluate.detection.WHAT`.
+    `metrics` and `baseline.metrics` are {name: {mean, lo, hi, num}}; see `evaluate.detection.WHAT`. `baseline.lead` is
+    the model's less the baseline's, paired by patient.
 
     Args:
         manifest: as for training; None = the one that the model was trained on.
@@ -87,7 +90,8 @@ def evaluate_detector(
     guesses = _guesses(images, labels, card.get("mean_boxes", {}))
     found = detection_metrics(images, classes, threshold, num_draws=num_draws, seed=seed)
     baseline = detection_metrics(guesses, classes, threshold, num_draws=num_draws, seed=seed)
-    notes = []
+    ahead = lead(images, guesses, len(classes), threshold, num_draws=num_draws, seed=seed)
+    notes = [OPTIMISTIC] if split == "val" else []
     if labels.counts["other_names"]:
         others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
         notes.append(f"boxes that are no class of the model are not scored: {others}")
@@ -132,7 +136,7 @@ def evaluate_detector(
         "num_with_boxes": sum(bool(boxes) for boxes in labels.boxes),
         "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
         **found,
-        "baseline": {"what": BASELINE, "boxes": card.get("mean_boxes", {}), **baseline},
+        "baseline": {"what": BASELINE, "boxes": card.get("mean_boxes", {}), "lead": ahead, **baseline},
         "notes": notes,
     }
     plain: dict[str, Any] = without_nan(summary)
@@ -157,6 +161,8 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
     for name in METRICS:
         value = summary["metrics"][name]
         lines.append(f"  {name:<14} {_cell(value):<24} {_cell(guess[name]):<24} {value['num']}")
+    told = (f"{name} {_cell(value)}" for name, value in summary["baseline"]["lead"].items())
+    lines += ["", f"  ahead of the fixed mean box (paired by patient): {'; '.join(told)}"]
     lines += ["", *(f"  {name:<14} {WHAT[name]}" for name in METRICS)]
     lines += ["", f"  {'class':<24} {'map':>6} {'AP50':>6}  true predicted"]
     for name, row in summary["by_class"].items():

@@ -97,9 +97,12 @@ def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float],
         x0, y0, x1, y1 = (round(value * scale) for value in corners)
         cv2.rectangle(canvas, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), PREDICTED, 2)
         text = caption.encode("ascii", "replace").decode()  # cv2's font has no other letters
-        place = (x0 + 3, min(y0 + 16, canvas.shape[0] - 4))
-        for colour, thickness in (((0, 0, 0), 3), (PREDICTED, 1)):  # readable on any ground
-            cv2.putText(canvas, text[:60], place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
+        (wide, high), below = cv2.getTextSize(text[:60], cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+        left, base = max(0, min(x0, canvas.shape[1] - wide - 6)), min(y0 + high + 6, canvas.shape[0] - below)
+        cv2.rectangle(canvas, (left, base - high - 6), (left + wide + 6, base + below), (0, 0, 0), cv2.FILLED)
+        cv2.putText(
+            canvas, text[:60], (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, 0.5, PREDICTED, 1, cv2.LINE_AA
+        )
     picture = PILImage.fromarray(canvas)
     _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
 
