@@ -16,11 +16,10 @@ from medvl.evaluate.detection import (
     Ranking,
     average_precision,
     coco_ap,
-    detection_metrics,
     image_row,
-    lead,
     match,
     mean_ap,
+    score,
 )
 
 A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]
@@ -43,7 +42,7 @@ def image(
 
 
 def ap(images: list[ImageBoxes], iou: float = 0.5, num_classes: int = 1) -> float:
-    return mean_ap(average_precision(images, (iou,), num_classes))
+    return float(mean_ap(average_precision(images, (iou,), num_classes)))
 
 
 def test_by_hand() -> None:
@@ -80,7 +79,7 @@ def test_images_without_boxes_count_in_one_convention_only() -> None:
         image([], [(B, 0.95)], "nothing there"),
         image([A], [(A, 0.3)], "too unsure"),
     ]
-    found = detection_metrics(images, ("x",), 0.5, num_draws=20)["metrics"]
+    found = score(images, ("x",), 0.5, num_draws=20).metrics()
     assert found["map_published"]["mean"] == 1 and found["map_published"]["num"] == 1
     # The wrong one first, then right: precision 1/2 up to recall 1/2.
     assert found["map"]["mean"] == pytest.approx(0.5 * 51 / 101) and found["map"]["num"] == 3
@@ -111,7 +110,7 @@ def images_of_two_classes(draw: st.DrawFn) -> list[ImageBoxes]:
 def test_ours_is_that_of_faster_coco_eval(images: list[ImageBoxes]) -> None:
     whole, at_half = coco_ap(images, 2)
     assert ap(images, 0.5, 2) == pytest.approx(at_half, abs=1e-9, nan_ok=True)
-    assert mean_ap(average_precision(images, COCO_IOUS, 2)) == pytest.approx(whole, abs=1e-9, nan_ok=True)
+    assert float(mean_ap(average_precision(images, COCO_IOUS, 2))) == pytest.approx(whole, abs=1e-9, nan_ok=True)
 
 
 def test_weights_are_repetitions() -> None:
@@ -122,32 +121,33 @@ def test_weights_are_repetitions() -> None:
     ]
     weights = np.array([2.0, 0, 1, 3])
     repeated = [one for one, times in zip(images, weights, strict=True) for _ in range(int(times))]
-    found = Ranking(images, PUBLISHED_IOUS, 1).ap(weights)
-    assert found == pytest.approx(average_precision(repeated, PUBLISHED_IOUS, 1), abs=0.02)
-    assert Ranking(images, (0.5,), 1).ap(np.ones(4)) == pytest.approx(average_precision(images, (0.5,), 1))
-    assert np.isnan(Ranking(images, (0.5,), 1).ap(np.zeros(4))).all()
+    ranking = Ranking(images, PUBLISHED_IOUS, 1)
+    found = ranking.ap(np.stack([weights, np.ones(4), np.zeros(4)]))  # (3, K, T)
+    assert found[0] == pytest.approx(average_precision(repeated, PUBLISHED_IOUS, 1), abs=0.02)
+    assert found[1] == pytest.approx(average_precision(images, PUBLISHED_IOUS, 1)) and np.isnan(found[2]).all()
+    assert ranking.mean_over(weights[None])[0] == pytest.approx(found[0].mean())
 
 
 def test_intervals_are_by_patient_and_repeatable() -> None:
     images = [image([A, B], [(A, 0.9), (B if i % 2 else C, 0.8)], f"p{i}") for i in range(12)]
-    first = detection_metrics(images, ("x",), 0.5, num_draws=100, seed=1)["metrics"]
-    assert first == detection_metrics(images, ("x",), 0.5, num_draws=100, seed=1)["metrics"]
+    first = score(images, ("x",), 0.5, num_draws=100, seed=1).metrics()
+    assert first == score(images, ("x",), 0.5, num_draws=100, seed=1).metrics()
     for name, value in first.items():
         assert value["lo"] < value["mean"] < value["hi"], name
     of_one = [ImageBoxes(one.id, "p", *(getattr(one, n) for n in list(one.__dataclass_fields__)[2:])) for one in images]
-    alone = detection_metrics(of_one, ("x",), 0.5, num_draws=10)["metrics"]
+    alone = score(of_one, ("x",), 0.5, num_draws=10).metrics()
     assert all(value["lo"] is None for value in alone.values()) and alone["map"]["mean"] == first["map"]["mean"]
 
 
 def test_a_lead_is_paired_by_patient() -> None:
     good = [image([A, B], [(A, 0.9), (B if i % 3 else C, 0.8)], f"p{i}") for i in range(12)]
     bad = [image([A, B], [(A, 0.9)], f"p{i}") for i in range(12)]
-    metrics = [detection_metrics(images, ("x",), 0.5, num_draws=10)["metrics"] for images in (good, bad)]
-    found = lead(good, bad, 1, 0.5, num_draws=100)
+    both = [score(images, ("x",), 0.5, num_draws=100) for images in (good, bad)]
+    found = both[0].lead(both[1])
     for name in ("map", "coco_ap"):
-        assert found[name]["mean"] == pytest.approx(metrics[0][name]["mean"] - metrics[1][name]["mean"])
+        assert found[name]["mean"] == pytest.approx(both[0].estimates[name] - both[1].estimates[name])
         assert 0 < found[name]["lo"] < found[name]["mean"] < found[name]["hi"]
-    assert lead(good, good, 1, 0.5, num_draws=10)["map"] == {"mean": 0, "lo": 0, "hi": 0, "num": 12}
+    assert both[0].lead(both[0])["map"] == {"mean": 0, "lo": 0, "hi": 0, "num": 12}
 
 
 def test_the_row_of_an_image_and_its_way_to_another_process() -> None:

@@ -82,7 +82,7 @@ def test_encoders_and_their_errors(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = YOLO(f"hf:{tmp_path}", in_channels=1, image_size=64).eval()
     assert model.grids(64, 64)[0] == (32, 2, 2) and model(torch.rand(1, 1, 64, 64)).shape == (1, 3 * 84, 6)
-    vit = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+    vit = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(vit))
     with pytest.raises(InputError, match="three or more, of which the last three double"):
         YOLO(f"hf:{tmp_path}", in_channels=3, image_size=224)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name)
 from numpy.typing import NDArray
 
 from medvl.evaluate.classification import resampled
@@ -31,6 +32,7 @@ IntArray = NDArray[np.int64]
 PUBLISHED_IOUS = tuple(round(0.40 + 0.05 * i, 2) for i in range(8))  # MGCA, G2D: .40 to .75
 COCO_IOUS = tuple(round(0.50 + 0.05 * i, 2) for i in range(10))
 RECALLS = np.linspace(0, 1, 101)
+MAX_NUMBERS = 4_000_000  # of a batch of weightings; bounds memory
 METRICS = ("map", "map_published", "coco_ap", "coco_ap50", "recall50", "precision50")
 WHAT = {
     "map": "IoU .40 to .75, predictions from the score threshold on, all images count",
@@ -117,42 +119,87 @@ class Ranking:
             self.parts.append((right[:, own], owner[own], true))
 
     def ap(self, weights: FloatArray) -> FloatArray:
-        """Weights of the images (n,) -> (K, T); NaN of a class without true boxes."""
-        result = np.full((len(self.parts), self.num_ious), math.nan)
+        """Weights of the images (S, n), S weightings at once -> (S, K, T); NaN of a class without true boxes."""
+        num = len(weights)
+        result = np.full((num, len(self.parts), self.num_ious), math.nan)
+        levels = torch.from_numpy(RECALLS).expand(num, self.num_ious, -1).contiguous()  # (S, T, 101)
         for k, (right, owner, true) in enumerate(self.parts):
-            num_true = float(weights @ true)
-            if not num_true:
-                continue
-            weight = weights[owner]  # (D_k,)
-            tp = np.cumsum(right * weight, axis=1)  # (T, D_k)
-            seen = np.cumsum(weight)
-            precision = np.divide(tp, seen, out=np.zeros_like(tp), where=seen > 0)
-            precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-            recall = tp / num_true
-            padded = np.concatenate([precision, np.zeros((self.num_ious, 1))], axis=1)  # beyond the last recall: 0
-            for t in range(self.num_ious):
-                result[k, t] = padded[t, np.searchsorted(recall[t] + 1e-12, RECALLS, side="left")].mean()
+            num_true = weights @ true  # (S,)
+            weight = torch.from_numpy(weights[:, owner])  # (S, D)
+            tp = (weight[:, None] * torch.from_numpy(right)).cumsum(dim=2)  # (S, T, D)
+            precision = tp / weight.cumsum(dim=1).clamp(min=1e-12)[:, None]
+            falling = precision.flip(2).cummax(dim=2).values.flip(2) if len(owner) else precision
+            padded = F.pad(falling, (0, 1))  # beyond the last recall: 0
+            recall = tp / torch.from_numpy(num_true).clamp(min=1e-12)[:, None, None]
+            places = torch.searchsorted((recall + 1e-12).contiguous(), levels)  # (S, T, 101)
+            result[:, k] = padded.gather(2, places).mean(dim=2).numpy()
+            result[num_true <= 0, k] = math.nan
         return result
 
-    def mean_over(self, weights: FloatArray) -> float:
-        """Mean over thresholds and over the classes with true boxes; NaN where there are none."""
-        return mean_ap(self.ap(weights))
+    def mean_over(self, weights: FloatArray) -> FloatArray:
+        """Weights (S, n) -> (S,) means over thresholds and over the classes with true boxes; NaN where there are none.
+
+        So many weightings at once as need some 100 MB.
+        """
+        most = max(1, MAX_NUMBERS // (self.num_ious * max([1, *(len(owner) for _, owner, _ in self.parts)])))
+        parts = [mean_ap(self.ap(weights[start : start + most])) for start in range(0, len(weights), most)]
+        return np.asarray(np.concatenate(parts))
 
 
 def average_precision(images: Sequence[ImageBoxes], ious: Sequence[float], num_classes: int) -> FloatArray:
     """AP of each class and threshold, (K, T), every image counted once."""
-    return Ranking(images, ious, num_classes).ap(np.ones(len(images)))
+    return Ranking(images, ious, num_classes).ap(np.ones((1, len(images))))[0]
 
 
-def detection_metrics(
+def mean_ap(ap: FloatArray) -> FloatArray:
+    """AP (..., K, T) -> (...), the mean over thresholds, then over the classes with true boxes; NaN without any."""
+    over_thresholds = ap.mean(axis=-1)  # (..., K)
+    known = ~np.isnan(over_thresholds)
+    total = np.where(known, over_thresholds, 0).sum(axis=-1)
+    num = known.sum(axis=-1)
+    return np.asarray(np.divide(total, num, out=np.full(num.shape, math.nan), where=num > 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Metrics of some images: estimates, how many images or boxes they are of, draws of patients (none where fewer than
+    two patients have true boxes); and the classes one by one."""
+
+    estimates: dict[str, float]
+    nums: dict[str, int]
+    draws: dict[str, FloatArray]
+    ratios: dict[str, Interval]
+    by_class: dict[str, dict[str, float | int]]
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """{name: {mean, lo, hi, num}}, see `WHAT`."""
+        found = {
+            name: _percentiles(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()
+        }
+        return {name: interval.to_dict() for name, interval in (found | self.ratios).items()}
+
+    def lead(self, other: Scored) -> dict[str, dict[str, Any]]:
+        """`map` and `coco_ap` less those of `other`, scored on the same images with the same seed.
+
+        The draws of patients are the same for both: this interval, not two that overlap, says whether one is ahead.
+        """
+        return {
+            name: _percentiles(
+                self.estimates[name] - other.estimates[name], self.draws[name] - other.draws[name], self.nums[name]
+            ).to_dict()
+            for name in ("map", "coco_ap")
+        }
+
+
+def score(
     images: Sequence[ImageBoxes],
     classes: Sequence[str],
     threshold: float,
     *,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
-) -> dict[str, Any]:
-    """`metrics` {name: {mean, lo, hi, num}} (see `WHAT`; `num` is the images, or boxes, that count) and `by_class`.
+) -> Scored:
+    """All metrics of some images (see `WHAT`).
 
     Args:
         threshold: score from which on a box is a prediction, for all but the two COCO metrics.
@@ -168,62 +215,36 @@ def detection_metrics(
         "coco_ap": (images, COCO_IOUS),
         "coco_ap50": (images, COCO_IOUS[:1]),
     }
-    coco = dict(zip(("coco_ap", "coco_ap50"), coco_ap(images, num_classes), strict=True))
-    metrics = {}
+    estimates = {}
+    draws = {}
+    by_class: dict[str, dict[str, float | int]] = {
+        name: {
+            "num_true": sum(int((image.true_classes == k).sum()) for image in images),
+            "num_predicted": sum(int((image.classes == k).sum()) for image in sure),
+        }
+        for k, name in enumerate(classes)
+    }
     for name, (chosen, ious) in sets.items():
         ranking = Ranking(chosen, ious, num_classes)
-        estimate = coco.get(name, ranking.mean_over(np.ones(len(chosen))))
-        metrics[name] = _interval(ranking, chosen, estimate, num_draws, seed).to_dict()
+        ap = ranking.ap(np.ones((1, len(chosen))))[0]  # (K, T)
+        estimates[name] = float(mean_ap(ap))
+        draws[name] = _draws(ranking, chosen, num_draws, seed)
+        for k, kind in enumerate(classes):
+            by_class[kind][name] = float(ap[k].mean())
+    estimates |= dict(zip(("coco_ap", "coco_ap50"), coco_ap(images, num_classes), strict=True))
     hits = np.array([match(image, (0.5,))[0].sum() for image in sure], dtype=np.float64)
     true = np.array([len(image.true_classes) for image in sure], dtype=np.float64)
     predicted = np.array([len(image.scores) for image in sure], dtype=np.float64)
-    patients = [image.patient for image in images]
     pair = ratio_intervals(
         np.stack([hits, hits], axis=1),
         np.stack([true, predicted], axis=1),
-        patients,
+        [image.patient for image in images],
         num=[int(true.sum()), int(predicted.sum())],
         num_draws=num_draws,
         seed=seed,
     )
-    metrics |= {name: one.to_dict() for name, one in zip(("recall50", "precision50"), pair, strict=True)}
-    ap = {
-        "map": average_precision(sure, PUBLISHED_IOUS, num_classes).mean(axis=1),
-        "coco_ap": average_precision(images, COCO_IOUS, num_classes).mean(axis=1),
-        "coco_ap50": average_precision(images, COCO_IOUS[:1], num_classes).mean(axis=1),
-    }
-    by_class = {
-        name: {
-            "num_true": sum(int((image.true_classes == k).sum()) for image in images),
-            "num_predicted": sum(int((image.classes == k).sum()) for image in sure),
-            **{key: float(values[k]) for key, values in ap.items()},
-        }
-        for k, name in enumerate(classes)
-    }
-    return {"metrics": metrics, "by_class": by_class}
-
-
-def lead(
-    first: Sequence[ImageBoxes],
-    second: Sequence[ImageBoxes],
-    num_classes: int,
-    threshold: float,
-    *,
-    num_draws: int = NUM_DRAWS,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """`map` and `coco_ap` of `first` less those of `second`, on the same images, with intervals by patient.
-
-    Both are computed in the same draws of patients: that interval, not two overlapping ones, says whether one is ahead.
-    """
-    result = {}
-    for name, ious, cut in (("map", PUBLISHED_IOUS, threshold), ("coco_ap", COCO_IOUS, 0.0)):
-        pair = [Ranking([one.above(cut) for one in images], ious, num_classes) for images in (first, second)]
-        one = np.ones(len(first))
-        difference = pair[0].mean_over(one) - pair[1].mean_over(one)
-        draws = [_draws(ranking, first, num_draws, seed) for ranking in pair]
-        result[name] = _percentiles(difference, draws[0] - draws[1], len(first)).to_dict()
-    return result
+    nums = {name: len(chosen) for name, (chosen, _) in sets.items()}
+    return Scored(estimates, nums, draws, dict(zip(("recall50", "precision50"), pair, strict=True)), by_class)
 
 
 def image_row(image: ImageBoxes, threshold: float) -> dict[str, float | int]:
@@ -240,7 +261,7 @@ def image_row(image: ImageBoxes, threshold: float) -> dict[str, float | int]:
         "num_pred": len(sure.scores),
         "matched50": matched,
         "recall50": matched / num_true if num_true else math.nan,
-        "ap": mean_ap(average_precision([sure], PUBLISHED_IOUS, num_classes)),
+        "ap": float(mean_ap(average_precision([sure], PUBLISHED_IOUS, num_classes))),
     }
 
 
@@ -289,27 +310,14 @@ def _xywh(box: FloatArray) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _interval(
-    ranking: Ranking, images: Sequence[ImageBoxes], estimate: float, num_draws: int, seed: int
-) -> Interval:
-    return _percentiles(estimate, _draws(ranking, images, num_draws, seed), len(images))
-
-
 def _draws(ranking: Ranking, images: Sequence[ImageBoxes], num_draws: int, seed: int) -> FloatArray:
     """(num_draws,) mAP of resampled patients; none where fewer than two patients have true boxes."""
     if len({image.patient for image in images if len(image.true_classes)}) < 2:
         return np.zeros(0)
     names, code = np.unique([image.patient for image in images], return_inverse=True)
-    times = (one for part in resampled(len(names), num_draws, seed) for one in part)  # (P,) each
-    return np.array([ranking.mean_over(one[code]) for one in times])
+    return np.concatenate([ranking.mean_over(times[:, code]) for times in resampled(len(names), num_draws, seed)])
 
 
 def _percentiles(estimate: float, draws: FloatArray, num: int) -> Interval:
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
     return Interval(estimate, float(low), float(high), num)
-
-
-def mean_ap(ap: FloatArray) -> float:
-    """(K, T) -> the mean over thresholds, then classes with true boxes."""
-    known = ap[~np.isnan(ap).any(axis=1)]
-    return float(known.mean()) if len(known) else math.nan

@@ -29,10 +29,9 @@ from medvl.evaluate.detection import (
     PUBLISHED_IOUS,
     WHAT,
     ImageBoxes,
-    detection_metrics,
     image_row,
-    lead,
     match,
+    score,
 )
 from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
@@ -88,9 +87,8 @@ def evaluate_detector(
     labels, num_other_views = _labels(records, split, classes, config)
     images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, torch.device(device))
     guesses = _guesses(images, labels, card.get("mean_boxes", {}))
-    found = detection_metrics(images, classes, threshold, num_draws=num_draws, seed=seed)
-    baseline = detection_metrics(guesses, classes, threshold, num_draws=num_draws, seed=seed)
-    ahead = lead(images, guesses, len(classes), threshold, num_draws=num_draws, seed=seed)
+    found = score(images, classes, threshold, num_draws=num_draws, seed=seed)
+    fixed = score(guesses, classes, threshold, num_draws=num_draws, seed=seed)
     notes = [OPTIMISTIC] if split == "val" else []
     if labels.counts["other_names"]:
         others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
@@ -135,8 +133,15 @@ def evaluate_detector(
         "num_left_out": {"not_annotated": labels.counts["not_annotated"], "other_views": num_other_views},
         "num_with_boxes": sum(bool(boxes) for boxes in labels.boxes),
         "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
-        **found,
-        "baseline": {"what": BASELINE, "boxes": card.get("mean_boxes", {}), "lead": ahead, **baseline},
+        "metrics": found.metrics(),
+        "by_class": found.by_class,
+        "baseline": {
+            "what": BASELINE,
+            "boxes": card.get("mean_boxes", {}),
+            "lead": found.lead(fixed),
+            "metrics": fixed.metrics(),
+            "by_class": fixed.by_class,
+        },
         "notes": notes,
     }
     plain: dict[str, Any] = without_nan(summary)
@@ -248,9 +253,9 @@ def _detection_table(images: Sequence[ImageBoxes], classes: Sequence[str]) -> st
     rows: list[dict[str, Any]] = []
     for image in images:
         overlap = match(image, (0.5,))[1]
-        for box, score, kind, iou in zip(image.boxes, image.scores, image.classes, overlap, strict=True):
+        for box, value, kind, iou in zip(image.boxes, image.scores, image.classes, overlap, strict=True):
             corners = dict(zip(("x0", "y0", "x1", "y1"), box.round(2).tolist(), strict=True))
-            rows.append({"id": image.id, "class": classes[kind], "score": float(score), **corners, "iou": float(iou)})
+            rows.append({"id": image.id, "class": classes[kind], "score": float(value), **corners, "iou": float(iou)})
     return _csv(rows, ("id", "class", "score", "x0", "y0", "x1", "y1", "iou"))
 
 

@@ -163,9 +163,9 @@ class DetectTask(Task):
         num = len(self.classes)
         sure = [image.above(self.config.detect.score_threshold) for image in images]
         return {
-            self.metric: mean_ap(average_precision(images, PUBLISHED_IOUS, num)),
-            "map": mean_ap(average_precision(sure, PUBLISHED_IOUS, num)),
-            "ap50": mean_ap(average_precision(images, COCO_IOUS[:1], num)),
+            self.metric: float(mean_ap(average_precision(images, PUBLISHED_IOUS, num))),
+            "map": float(mean_ap(average_precision(sure, PUBLISHED_IOUS, num))),
+            "ap50": float(mean_ap(average_precision(images, COCO_IOUS[:1], num))),
             "loss": float(totals["loss_sum"]) / max(float(totals["num"]), 1.0),
         }
 
