@@ -325,6 +325,27 @@ def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2
         train(config_of(films, "model.size=mini", f"init=g2d:{g2d}"), films / "next")
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("frozen", ["true", "false"])
+def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path, frozen: str) -> None:
+    """Half a batch each; the boxes are not spread evenly over them."""
+    words = ["train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0", f"train.freeze_encoder={frozen}"]
+    for num, size in ((1, 8), (2, 4)):
+        done = medvl(
+            "train", films / "recipe.yaml", *words, f"train.devices={num}", f"train.batch_size={size}",
+            "--out", tmp_path / str(num),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+        for n in (1, 2)
+    )
+    name = "network.embed.0.out.weight"
+    assert torch.allclose(one[name], two[name], atol=1e-4)
+    val = [logged(tmp_path / str(n), "val")[-1] for n in (1, 2)]
+    assert val[0]["loss"] == pytest.approx(val[1]["loss"], rel=1e-3)
+
+
 @pytest.mark.shared
 def test_lesions_on_real_radiographs(shared_data: Path, tmp_path: Path) -> None:
     """Through the command line, boxes of the components of the radiologists' masks: it runs; 26 films teach little."""

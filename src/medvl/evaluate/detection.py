@@ -143,12 +143,12 @@ class Ranking:
         """
         most = max(1, MAX_NUMBERS // (self.num_ious * max([1, *(len(owner) for _, owner, _ in self.parts)])))
         parts = [mean_ap(self.ap(weights[start : start + most])) for start in range(0, len(weights), most)]
-        return np.asarray(np.concatenate(parts))
+        return np.concatenate(parts)
 
 
 def average_precision(images: Sequence[ImageBoxes], ious: Sequence[float], num_classes: int) -> FloatArray:
     """AP of each class and threshold, (K, T), every image counted once."""
-    return Ranking(images, ious, num_classes).ap(np.ones((1, len(images))))[0]
+    return np.asarray(Ranking(images, ious, num_classes).ap(np.ones((1, len(images))))[0])
 
 
 def mean_ap(ap: FloatArray) -> FloatArray:
