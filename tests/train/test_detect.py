@@ -326,10 +326,13 @@ def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("frozen", ["true", "false"])
-def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path, frozen: str) -> None:
-    """Half a batch each; the boxes are not spread evenly over them."""
-    words = ["train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0", f"train.freeze_encoder={frozen}"]
+def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path) -> None:
+    """Half a batch each; the boxes are not spread evenly over them.
+
+    With an updated encoder Adam's first steps, the signs of its smallest gradients, are rounding and differ by twice
+    the rate; BatchNorm over ranks is tested in tests/models/test_batch_norm.py.
+    """
+    words = ["train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0", "train.freeze_encoder=true"]
     for num, size in ((1, 8), (2, 4)):
         done = medvl(
             "train", films / "recipe.yaml", *words, f"train.devices={num}", f"train.batch_size={size}",
