@@ -52,6 +52,7 @@ small machines and small sets; they are ours. S and B of LViT are a guess about 
   `medvl.objectives.overlap.deep_supervision`; `options: {deep_supervision: false}` switches it off.
 - `encoder_unet` has the size of its image encoder, see below. LViT takes one of those (not `ucnn_*`, which is its own)
   as its CNN branch: `options: {cnn: resnet18}`.
+- `task: detect` has YOLOv3's head on any of the image encoders below (`model: {size: resnet50}`): see detection.md.
 - `unet_plus_plus` is built without deep supervision.
 - `clipseg` is as large as its weights: `model: {name: clipseg, size: folder, options: {folder: FOLDER}}` with
   `text: {encoder: "hf:FOLDER"}`. One class; the image tower stays frozen. No weights ship, none are fetched.

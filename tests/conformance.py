@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medvl.errors import InputError
+from medvl.objectives.detection import DetectConfig, detection_loss
 from medvl.objectives.overlap import segmentation_loss
 
 TEXT_DIM = 24
@@ -231,3 +232,45 @@ class Conformance:
         other = self.inputs(model, num_images=2, num_rows=3)
         with torch.no_grad():
             torch.testing.assert_close(program.module()(**other), model(**other), rtol=0, atol=1e-8)
+
+
+def check_detector(build: Build, folder: Path) -> None:
+    """What the rest of medvl takes for granted about a detector: `build(in_channels=, num_classes=, image_size=)`."""
+    torch.manual_seed(0)
+    side = 64
+    for num_classes, channels in ((1, 1), (3, 3)):
+        model = build(in_channels=channels, num_classes=num_classes, image_size=side).double()
+        # In train mode a single image must do, and every weight must learn.
+        model.train()(randn(1, channels, side, side)).square().sum().backward()
+        dead = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+        assert not dead, f"without a gradient: {sorted(dead)}"
+        assert all(b.isfinite().all() for b in model.buffers())
+        model.zero_grad()
+        model(randn(4, channels, side, side)).pow(3).sum().backward()
+        dead = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+        assert not dead, f"dead weights: {sorted(dead)}"
+        model.eval()
+        for height, width in ((64, 64), (96, 64), (33, 70), (20, 130)):
+            image = randn(2, channels, height, width)
+            logits = model(image)
+            places = model.places(height, width)
+            assert logits.shape == (2, len(places), 5 + num_classes) and logits.isfinite().all()
+            boxes, scores = model.decode_boxes(logits, height, width)
+            assert boxes.shape == (2, len(places), 4) and scores.shape == (2, len(places), num_classes)
+            assert (boxes >= 0).all() and (boxes[..., 0::2] <= width).all() and (boxes[..., 1::2] <= height).all()
+            assert (boxes[..., 2:] >= boxes[..., :2]).all() and ((scores >= 0) & (scores <= 1)).all()
+            torch.testing.assert_close(model(image[1:]), logits[1:], rtol=0, atol=1e-8)  # images are independent
+        with pytest.raises(InputError, match="expected"):
+            model(randn(2, 4 - channels, side, side))
+        model.set_anchors([[i + 1, 2 * i + 1] for i in range(9)])
+        save_file(model.state_dict(), str(folder / "model.safetensors"))
+        other = build(in_channels=channels, num_classes=num_classes, image_size=side).double().eval()
+        other.load_state_dict(load_file(str(folder / "model.safetensors")))
+        image = randn(1, channels, side, side)
+        for a, b in zip(*(m.decode_boxes(m(image), side, side) for m in (model, other)), strict=True):
+            assert torch.equal(a, b)
+    model = model.float().train().to("meta")  # nothing to read there: a branch on a value would raise
+    logits = model(torch.empty(2, channels, side, side, device="meta"))
+    boxes = torch.empty(2, 3, 5, device="meta")
+    detection_loss(logits, boxes, model.anchors, model.grids(side, side), DetectConfig())["loss"].backward()
+    assert all(p.grad is not None for p in model.parameters())

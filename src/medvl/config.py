@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from medvl.data.geometry import AugmentConfig
 from medvl.errors import Fault, InputError, nearest
 from medvl.fidelity import Preset, preset_values
+from medvl.objectives.detection import DetectConfig
 from medvl.objectives.pseudo_mask import PseudoMaskConfig
 from medvl.protocols import protocol_values
 
@@ -36,6 +37,7 @@ class DataConfig:
     classes: list[str] | dict[str, list[int]] | None = None  # mask_NAME columns, or {name: values of a label map}
     views: list[str] | None = None  # values of the column view that are trained on, e.g. [PA, AP]; None = all
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
+    boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
     image_size: tuple[int, int] = (224, 224)  # (H, W) at the model
     resize: Literal["stretch", "letterbox"] = "stretch"
     in_channels: Literal[1, 3] = 3
@@ -195,7 +197,7 @@ class TrainConfig:
 class Config:
     """A whole run."""
 
-    task: Literal["segment", "pretrain", "classify"] = "segment"
+    task: Literal["segment", "pretrain", "classify", "detect"] = "segment"
     fidelity: Preset = "medvl"
     protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/protocols.py
     # A RUN or MODEL folder of the same network; g2d:RUN, a pre-trained one; weights:FILE, the image encoder of another
@@ -209,6 +211,7 @@ class Config:
     semi: SemiConfig = field(default_factory=SemiConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -251,7 +254,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 # Tasks whose network takes no text -> that network.
-_WITHOUT_TEXT = {"classify": "classifier"}
+_WITHOUT_TEXT = {"classify": "classifier", "detect": "yolo"}
 
 
 def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -268,6 +271,8 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     text = tree.setdefault("text", {})
     if isinstance(text, dict) and tree.get("task") in _WITHOUT_TEXT:
         text.setdefault("encoder", "none")
+    if tree.get("task") == "detect" and isinstance(tree.setdefault("train", {}), dict):
+        tree["train"].setdefault("freeze_encoder", True)  # as published
     own = isinstance(model, dict) and model.get("name") == method
     for key, value in preset_values(preset, source, method).items():
         if key.startswith("model.options.") and not own:

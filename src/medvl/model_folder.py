@@ -75,7 +75,9 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     from medvl.models.classifier import ImageClassifier
     from medvl.models.g2d import G2D
     from medvl.models.registry import build_model
+    from medvl.models.yolo import YOLO
     from medvl.tasks.classify import Classifier, classifier_options
+    from medvl.tasks.detect import Detector, detector_options
     from medvl.tasks.pretrain import Pretrainer, g2d_options
     from medvl.tasks.segment import TextGuidedSegmenter, network_options
     from medvl.text.encoder import load_text_encoder
@@ -94,6 +96,8 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
         network = G2D(**g2d_options(config, encoder))
     elif config.task == "classify":
         network = ImageClassifier(**classifier_options(config, len(card["classes"])))
+    elif config.task == "detect":
+        network = YOLO(**detector_options(config, len(card["classes"])))
     else:
         network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
     weights = load_file(str(folder / "model.safetensors"))
@@ -107,7 +111,11 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
             remedy="config.yaml and model.safetensors must be of the same run",
         )
     network.load_state_dict(weights)
-    kinds: dict[str, type[TextGuidedSegmenter]] = {"pretrain": Pretrainer, "classify": Classifier}
+    kinds: dict[str, type[TextGuidedSegmenter]] = {
+        "pretrain": Pretrainer,
+        "classify": Classifier,
+        "detect": Detector,
+    }
     module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder, load_context(folder))
     if module.context_tokens is not None:
         module.context_tokens.load_state_dict(load_file(str(folder / "context" / "tokens.safetensors")))
@@ -186,7 +194,7 @@ def write_card(folder: Path) -> None:
     write_text(folder / "card.md", "\n".join(lines) + "\n")
 
 
-_OWN_LINE = {"mean_recall", "macro_auc"}  # metrics of tasks that have no masks to score
+_OWN_LINE = {"mean_recall", "macro_auc", "map"}  # metrics of tasks that have no masks to score
 _CARD_LINES = (
     "model", "text_encoder", "context", "parameters", "classes", "laterality", "seed", "manifest_hash", "versions",
 )  # fmt: skip

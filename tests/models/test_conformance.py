@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from conformance import check_model
+from conformance import check_detector, check_model
 from torch import Tensor
 
 from medvl.models.baselines import DynUNet
 from medvl.models.cross_attention_unet import PixelTextAttention
 from medvl.models.registry import MODELS, build_model, option_names
+from medvl.models.yolo import YOLO
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "slots": ("lvit", {"text_merge": "slots"}),
@@ -84,3 +85,8 @@ def test_conformance(variant: str, tmp_path: Path) -> None:
         text_lengths=(1, 7, options.get("num_slots", 10)) if slots else (1, 7, 40),
         export=variant not in SLOW_EXPORT,
     )
+
+
+@pytest.mark.parametrize("size", ["nano", "efficientnet_lite0", "ucnn_nano"])
+def test_detector_conformance(size: str, tmp_path: Path) -> None:
+    check_detector(partial(YOLO, size, head_channels=16), tmp_path)

@@ -17,6 +17,7 @@ from medvl.cli import (
     convert,
     data,
     demo,
+    detect,
     doctor,
     evaluate,
     ground,
@@ -52,6 +53,7 @@ app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("localise")(localise.localise)
 app.command("classify")(classify.classify)
+app.command("detect")(detect.detect)
 app.command("ground")(ground.ground)
 app.command("report")(evaluate.report)
 app.command("compare")(compare.compare)

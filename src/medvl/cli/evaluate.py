@@ -19,7 +19,10 @@ class EmptyMask(StrEnum):
 
 def evaluate(
     source: Annotated[str, typer.Argument(help="model or run folder, medvl:lvit_regions, or a folder of masks")],
-    manifest: Annotated[Path, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet, or medvl:cxr_regions")],
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet, or medvl:cxr_regions; default the model's own"),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="how to read the data, e.g. data.text_column=text_derived")
     ] = None,
@@ -45,12 +48,12 @@ def evaluate(
     counts it and of the positives, HD95, ASSD and lesions, each with a 95 % interval by patient. A folder of masks
     holds <id>.png or <id>__<phrase-slug>.png, and for several classes <id>__<class>.png. Of a classifier (task:
     classify): AUC, average precision, F1, calibration and the curves; its thresholds are chosen on val unless one is
-    given.
+    given. Of a detector (task: detect): both mAPs, COCO's AP, a fixed mean box beside them, and detections.csv; the
+    threshold is the lowest score of a prediction.
     """
     import json
 
     from medvl.errors import InputError
-    from medvl.evaluate.classifier import as_text as classifier_text
     from medvl.evaluate.evaluator import choose_threshold, log_test
     from medvl.evaluate.evaluator import evaluate as run
     from medvl.evaluate.inputs import open_inputs, task_of
@@ -59,17 +62,22 @@ def evaluate(
     from medvl.model_folder import update_card as write_metrics
 
     words = list(overrides or [])
+    if manifest is not None and "=" in str(manifest) and not manifest.exists():  # left out, an override follows
+        words, manifest = [str(manifest), *words], None
     if text_column is not None:
         words.append(f"data.text_column={text_column}")
-    if task_of(source) == "classify":
+    task = task_of(source)
+    if task in ("classify", "detect"):
         given = {
             "--empty-mask": empty_mask is not EmptyMask.one,
             "--group-by": bool(group_by),
             "--no-surface": not surface,
             "--probe": probe or probe_rows is not None,
         }
-        summary = _classifier(source, manifest, words, out, split, threshold, given, update_card, seed, device)
-        print(json.dumps(summary) if as_json else classifier_text(summary, out))
+        summary, text = _without_masks(
+            task, source, manifest, words, out, split, threshold, given, update_card, seed, device
+        )
+        print(json.dumps(summary) if as_json else text)
         return
     inputs = open_inputs(source, words, device=device)
     if inputs.model_folder is None and (threshold or probe or update_card):
@@ -167,9 +175,10 @@ def report(
     print(json.dumps({"report": str(path), "summary": summary}) if as_json else str(path))
 
 
-def _classifier(
+def _without_masks(
+    task: str,
     source: str,
-    manifest: Path,
+    manifest: Path | None,
     words: list[str],
     out: Path,
     split: str,
@@ -178,26 +187,42 @@ def _classifier(
     update_card: bool,
     seed: int,
     device: str,
-) -> dict[str, Any]:
-    """Score a classifier; log test and write the card as for masks. `given`: options that are about masks."""
+) -> tuple[dict[str, Any], str]:
+    """Score a classifier or detector; log test and write the card as for masks. `given`: options that are about masks.
+
+    -> the summary, and as a text.
+    """
+    from medvl.config import load_config, manifest_path
     from medvl.errors import InputError
-    from medvl.evaluate.classifier import evaluate_classifier
+    from medvl.evaluate import classifier, detector
     from medvl.evaluate.evaluator import log_test
+    from medvl.model_folder import find_model
     from medvl.model_folder import update_card as write_metrics
 
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
-        raise InputError(f"{', '.join(wrong)} for a classifier", file=source, remedy="leave it out: it is about masks")
+        kind = {"classify": "classifier", "detect": "detector"}[task]
+        raise InputError(f"{', '.join(wrong)} for a {kind}", file=source, remedy="leave it out: it is about masks")
     value = None if threshold in (None, "val") else _number(threshold)
-    summary = evaluate_classifier(
-        source, manifest, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
-    )
+    if task == "detect":
+        if threshold == "val":
+            raise InputError("--threshold val for a detector", file=source, expected="a score from 0 to 1")
+        summary = detector.evaluate_detector(
+            source, manifest, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
+        )
+        text = detector.as_text(summary, out)
+    else:
+        own = manifest_path(load_config(find_model(source) / "config.yaml")) if manifest is None else manifest
+        summary = classifier.evaluate_classifier(
+            source, own, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
+        )
+        text = classifier.as_text(summary, out)
     if split == "test":
         log_test(source, summary)
     if update_card:
         means = {name: metric["mean"] for name, metric in summary["metrics"].items()}
         write_metrics(source, metrics={split: {**means, "num_cases": summary["num_cases"]}})
-    return summary
+    return summary, text
 
 
 def _number(threshold: str | None) -> float:

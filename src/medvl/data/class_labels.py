@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +144,19 @@ def class_labels(
     return ClassLabels(tuple(classes), tuple(kept), values, counts)
 
 
-def labelled_part(labels: ClassLabels, config: Config) -> tuple[ClassLabels, dict[str, Any]]:
+class _Labels(Protocol):
+    """Labels of images: these, or boxes."""
+
+    @property
+    def records(self) -> tuple[Record, ...]: ...
+
+    def take(self, keep: NDArray[np.bool_]) -> Self: ...
+
+
+Labels = TypeVar("Labels", bound=_Labels)
+
+
+def labelled_part(labels: Labels, config: Config) -> tuple[Labels, dict[str, Any]]:
     """The images in `data.label_fraction` (the nested draw of `labelled_patients`), and counts."""
     seed = config.train.seed if config.data.label_seed is None else config.data.label_seed
     # The draw is among units with an annotation, which for segmentation is a mask.

@@ -26,6 +26,7 @@ from medvl.data.records import MaskRef, Record
 from medvl.errors import InputError
 
 FloatArray = NDArray[np.float32]
+NO_BOX, MOVED_OUT = -1.0, -2.0  # in place of a box's class: padding; augmentation moved it out of the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Sample:
     target: FloatArray  # (n, K, H, W) in {0, 1}; NaN where not annotated
     affine: Affine
     body: NDArray[np.bool_] | None = None  # (H, W), where the body is in the image as augmented
+    boxes: FloatArray | None = None  # (m, 5) class, x0, y0, x1, y1 on the model's grid; see data/box_labels.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Batch:
     patients: tuple[str, ...]
     body: Tensor | None = None  # (B, H, W) bool
     context: tuple[Mapping[str, str], ...] = ()  # one per row, as the records have it
+    boxes: Tensor | None = None  # (B, M, 5) class (below 0: none), x0, y0, x1, y1
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -70,6 +73,7 @@ class Batch:
             self.patients,
             None if self.body is None else self.body.to(device, non_blocking=True),
             self.context,
+            None if self.boxes is None else self.boxes.to(device, non_blocking=True),
         )
 
 
@@ -266,6 +270,18 @@ def _stack(masks: Sequence[NDArray[np.bool_] | None]) -> Tensor | None:
     return torch.from_numpy(np.stack(found)) if found else None
 
 
+def _pad(boxes: Sequence[FloatArray | None]) -> Tensor | None:
+    """(m, 5) of each image -> (B, M, 5), M at least 1, with class NO_BOX behind them; None where there are none."""
+    found = [own for own in boxes if own is not None]
+    if not found:
+        return None
+    padded = np.zeros((len(found), max(1, *(len(own) for own in found)), 5), dtype=np.float32)
+    padded[:, :, 0] = NO_BOX
+    for row, own in zip(padded, found, strict=True):
+        row[: len(own)] = own
+    return torch.from_numpy(padded)
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples; each image stands once, each row names its image."""
     rows = [row for sample in samples for row in sample.rows]
@@ -283,4 +299,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         patients=tuple(row.patient for row in rows),
         body=_stack([sample.body for sample in samples]),
         context=tuple(row.context for row in rows),
+        boxes=_pad([sample.boxes for sample in samples]),
     )

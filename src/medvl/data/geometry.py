@@ -102,6 +102,17 @@ class Affine:
                 result.append(Box(box.label, float(low[0]), float(low[1]), float(high[0]), float(high[1])))
         return tuple(result)
 
+    def invert_boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, 4) x0, y0, x1, y1 on the target grid -> (n, 4) on the source grid: upright boxes, clipped to the source.
+
+        A box wholly outside becomes one without area at the edge.
+        """
+        corners = boxes[:, [[0, 1], [0, 3], [2, 1], [2, 3]]] - 0.5  # (n, 4, 2), edges -> centres
+        inverse = _inverse(self.matrix)
+        moved = corners @ inverse[:, :2].T + inverse[:, 2] + 0.5  # (n, 4, 2)
+        sides = self.source_size[::-1]
+        return np.concatenate([moved.min(axis=1).clip(0, sides), moved.max(axis=1).clip(0, sides)], axis=1)  # (n, 4)
+
     def apply_text(self, text: str) -> str:
         """The text with left/right and upper/lower swapped as the affine flips (unchanged with text_rule "keep")."""
         if self.text_rule == "keep" or not (self.left_right or self.up_down):

@@ -45,7 +45,7 @@ Sides are the patient's: `data.laterality: patient`. Licence: {licence}.
 - `manifest.csv`: one row per film. `mask` = all lesions the report names, `mask_KIND` = those of one kind ({kinds}), `none` where there is none.
   `mask_left_lung`, `mask_right_lung`: the visible lungs, with what lies in them, without the part behind the heart. `mask_body`: the patient. `lesions`: kind,
   side, thirds of the visible lung that hold a quarter of it or more (effusion and pneumothorax: three quarters), size.
-- `boxes.csv`: one box per lesion.
+- `boxes.csv`: one box per lesion; cls `none` of a film without any.
 """  # noqa: E501
 
 
@@ -174,6 +174,8 @@ def make_phantoms(
                 "source": "phantom",
             }
             rows.append(row)
+            if not phantom.boxes:
+                boxes.append({"id": phantom.id, "cls": ABSENT})
             for box in phantom.boxes:
                 corners = (box.x0, box.y0, box.x1, box.y1)
                 boxes.append(dict(zip(_BOXES, (phantom.id, box.label, *map(str, corners)), strict=True)))

@@ -2,8 +2,7 @@
 
 Columns: `id, image, text, mask | mask_NAME, mask_values, boxes, labels, patient, study, view, split, licence` and any
 further one. Paths are relative to the manifest. `group` is read as patient and `label` as labels; `labels` and
-`mask_values` are separated by `|`. A `boxes.csv` beside the manifest (id, cls, x0, y0, x1, y1) gives boxes; so does a
-cell `boxes` of "label x0 y0 x1 y1" separated by `|`.
+`mask_values` are separated by `|`. Boxes stand in the column `boxes` or in a `boxes.csv` (see `data/box_table.py`).
 
 An empty mask cell means NOT ANNOTATED: no loss, not scored. The word `none` means looked for and absent: an empty mask.
 """
@@ -21,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from medvl.data.box_table import Box as Box
+from medvl.data.box_table import box_cell, boxes_file, joined
 from medvl.data.tables import Table, read_table, write_table
 from medvl.errors import Fault, InputError, nearest, warn
 
@@ -42,17 +43,6 @@ class MaskRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """A box in pixels of the native image."""
-
-    label: str
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
-@dataclass(frozen=True, slots=True)
 class Record:
     """One row: an image, a text, and what the text refers to."""
 
@@ -70,6 +60,7 @@ class Record:
     extra: Mapping[str, str]  # every other column
     line: int
     context: Mapping[str, str] = field(default_factory=dict)  # of data.context_columns; see data/context.py
+    boxes_absent: bool = False  # boxes were looked for and there is none; without boxes False = not annotated
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +90,7 @@ class Manifest:
         for record in sorted(self.records, key=lambda record: record.id):
             masks = {name: self._mask_row(mask) for name, mask in sorted(record.masks.items())}
             boxes = [[box.label, box.x0, box.y0, box.x1, box.y1] for box in record.boxes]
+            boxes += [[ABSENT]] if record.boxes_absent else []
             row: list[object] = [
                 record.id,
                 self._name(record.image),
@@ -220,7 +212,8 @@ class _Reader:
         """Every row with an id and an image; the rest are faults."""
         if not self._columns():
             return []
-        boxes = self._boxes_file()
+        boxes, faults = boxes_file(self.table.path)
+        self.faults += faults
         seen: dict[str, int] = {}
         found = []
         for line, row in self.table.rows:
@@ -307,12 +300,17 @@ class _Reader:
             remedy = _did_you_mean(nearest(split, SPLITS))
             self.fault(f"unknown split {split}", line, name, expected=", ".join(SPLITS), remedy=remedy)
         labels = row.get("labels", row.get("label", ""))
+        cell = box_cell(row.get("boxes", ""), self.table.path, line, name)
+        self.faults += cell[2]
+        found, absent, contradict = joined(cell, boxes, name)
+        if contradict:
+            self.fault("boxes and boxes.csv: one says none", line, name, expected="the same in both")
         return Record(
             id=name,
             image=self._path(row["image"]) if row["image"] else Path(),
             text=row.get(self.text_column, ""),
             masks=self._masks(line, row),
-            boxes=(*self._boxes_cell(line, row), *boxes.get(name, ())),
+            boxes=found,
             labels=tuple(label.strip() for label in labels.split("|") if label.strip()),
             patient=row.get("patient", row.get("group", "")),
             study=row.get("study") or None,
@@ -321,6 +319,7 @@ class _Reader:
             licence=row.get("licence") or None,
             extra={column: row[column] for column in self.extra},
             line=line,
+            boxes_absent=absent,
         )
 
     def _path(self, cell: str) -> Path:
@@ -350,37 +349,6 @@ class _Reader:
                 masks[name] = MaskRef(self._path(path), self.values.get(name, values if column == "mask" else None))
         return masks
 
-    def _boxes_cell(self, line: int, row: Mapping[str, str]) -> list[Box]:
-        found = []
-        for text in filter(None, row.get("boxes", "").split("|")):
-            parts = text.rsplit(maxsplit=4)
-            box = _box(parts[0], parts[1:]) if len(parts) == 5 else None
-            if box is None:
-                self.fault(f"box {text.strip()!r}", line, row["id"], expected="label x0 y0 x1 y1 with x0 < x1, y0 < y1")
-            else:
-                found.append(box)
-        return found
-
-    def _boxes_file(self) -> dict[str, list[Box]]:
-        path = self.table.path.with_name("boxes.csv")
-        boxes: dict[str, list[Box]] = {}
-        if not path.is_file() or path == self.table.path:
-            return boxes
-        table = read_table(path)
-        self.faults += table.faults
-        label = "cls" if "cls" in table.columns else "label"
-        absent = [name for name in ("id", label, "x0", "y0", "x1", "y1") if name not in table.columns]
-        if absent:
-            self.faults.append(Fault(f"no column {', '.join(absent)}", path, 1, expected="id, cls, x0, y0, x1, y1"))
-            return boxes
-        for line, row in table.rows:
-            box = _box(row[label], [row["x0"], row["y0"], row["x1"], row["y1"]])
-            if box is None:
-                self.faults.append(Fault("not a box", path, line, row["id"], "numbers with x0 < x1 and y0 < y1"))
-            else:
-                boxes.setdefault(row["id"], []).append(box)
-        return boxes
-
     def _patients(self, records: list[Record]) -> None:
         """Without a patient every row is its own one; that can hide a leak, so it is said."""
         alone = [i for i, record in enumerate(records) if not record.patient]
@@ -394,11 +362,3 @@ class _Reader:
 
 def _did_you_mean(like: str | None) -> str | None:
     return None if like is None else f"did you mean {like}?"
-
-
-def _box(label: str, corners: Sequence[str]) -> Box | None:
-    try:
-        x0, y0, x1, y1 = (float(value) for value in corners)
-    except ValueError:
-        return None
-    return Box(label, x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.data.box_table import cell_of
 from medvl.data.records import ABSENT, NOT_A_MASK, Manifest, Record, load_manifest, write_manifest
 from medvl.data.tables import read_table
 from medvl.errors import Fault, InputError, nearest, warn
@@ -184,7 +185,7 @@ def _write(
             if cell and cell.lower() != ABSENT and is_path and not Path(cell).is_absolute():
                 row[name] = Path(os.path.relpath(source / cell, target)).as_posix()
         if moves_boxes:
-            row["boxes"] = "|".join(f"{b.label} {b.x0:g} {b.y0:g} {b.x1:g} {b.y1:g}" for b in record.boxes)
+            row["boxes"] = cell_of(record.boxes, record.boxes_absent)
         rows.append(row)
     write_manifest(out, rows, columns)
     records = Counter(row["split"] for row in rows)

@@ -88,7 +88,7 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
         return Inputs(FolderSource(Path(target), window=data.window, slice_index=data.slice_index), data, None, None)
     folder = find_model(target)
     task = task_of(target)
-    if task == "classify":
+    if task in ("classify", "detect"):
         raise InputError(
             f"a model of task: {task} has no masks",
             file=target,

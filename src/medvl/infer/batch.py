@@ -37,19 +37,7 @@ def predict_files(
     Files are `<id>__<phrase-slug>.png` (0/255, native size), `.nii.gz` where the spacing is known, `_overlay.png`.
     All unreadable images are reported together before anything is written.
     """
-    names: dict[str, Path] = {}
-    faults = []
-    for path in images:
-        name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-        if name in names:
-            faults.append(Fault(f"two images are called {name}", file=path, remedy="predict them into two folders"))
-        names[name] = path
-        try:
-            image_size(path)
-        except InputError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise InputError(faults)
+    names = named_images(images)
     predictor = Predictor.load(model, device=device)
     if predictor.uses_text and not texts:
         raise InputError("this model is guided by text", expected='--text "right upper zone"')
@@ -67,6 +55,24 @@ def predict_files(
             rows += [_write(out, name, image, part, label) for label, part in _by_class(result)]
     write_manifest(out / "predictions.csv", [{k: str(v) for k, v in row.items()} for row in rows], list(COLUMNS))
     return rows
+
+
+def named_images(images: Sequence[Path]) -> dict[str, Path]:
+    """Name of the files to be written -> image. InputError of all images that cannot be read or share a name."""
+    names: dict[str, Path] = {}
+    faults = []
+    for path in images:
+        name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+        if name in names:
+            faults.append(Fault(f"two images are called {name}", file=path, remedy="predict them into two folders"))
+        names[name] = path
+        try:
+            image_size(path)
+        except InputError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise InputError(faults)
+    return names
 
 
 def _by_class(result: Segmentation) -> list[tuple[str, Segmentation]]:

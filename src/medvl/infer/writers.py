@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -81,6 +81,28 @@ def write_overlay(
         text = caption.encode("ascii", "replace").decode()  # cv2's font has no other letters
         cv2.putText(bar, text[:90], (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         canvas = np.vstack([canvas, bar])
+    picture = PILImage.fromarray(canvas)
+    _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float], str]]) -> None:
+    """The image with boxes (x0, y0, x1, y1 in native pixels) in orange, each with its caption."""
+    from PIL import Image as PILImage
+
+    height, width = image.pixels.shape[:2]
+    scale = max(1, -(-MIN_OVERLAY // max(height, width)))
+    grey = np.rint(255 * image.as_channels(3).transpose(1, 2, 0)).astype(np.uint8)  # (H, W, 3)
+    canvas = cv2.resize(grey, (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
+    for corners, caption in boxes:
+        x0, y0, x1, y1 = (round(value * scale) for value in corners)
+        cv2.rectangle(canvas, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), PREDICTED, 2)
+        text = caption.encode("ascii", "replace").decode()  # cv2's font has no other letters
+        (wide, high), below = cv2.getTextSize(text[:60], cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+        left, base = max(0, min(x0, canvas.shape[1] - wide - 6)), min(y0 + high + 6, canvas.shape[0] - below)
+        cv2.rectangle(canvas, (left, base - high - 6), (left + wide + 6, base + below), (0, 0, 0), cv2.FILLED)
+        cv2.putText(
+            canvas, text[:60], (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, 0.5, PREDICTED, 1, cv2.LINE_AA
+        )
     picture = PILImage.fromarray(canvas)
     _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
 

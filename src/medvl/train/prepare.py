@@ -32,6 +32,7 @@ from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
 from medvl.train.prepare_classify import classification
 from medvl.train.prepare_context import context_differences, context_plan, context_rules
+from medvl.train.prepare_detect import detection
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
                 expected=f"some of {', '.join(views)}",
             )
     context = context_rules(config, manifest, splits)
-    makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify}
+    makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify, "detect": _detect}
     ready = makers[config.task](config, manifest, splits, context, fabric, out)
     ready.plan.update(context_plan(config, context, ready.splits))
     if config.data.views is not None:
@@ -216,6 +217,17 @@ def _classify(
     out: Path,
 ) -> Prepared:
     return Prepared(*classification(config, manifest, splits, fabric, _data_loader))
+
+
+def _detect(
+    config: Config,
+    manifest: Manifest,
+    splits: dict[str, Sequence[Record]],
+    _context: ContextRules | None,  # as above
+    fabric: Fabric,
+    out: Path,
+) -> Prepared:
+    return Prepared(*detection(config, manifest, splits, fabric, _data_loader))
 
 
 def _negatives(config: Config, world_size: int) -> str:

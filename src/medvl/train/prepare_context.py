@@ -59,8 +59,8 @@ def context_plan(config: Config, rules: ContextRules | None, splits: Mapping[str
 
 
 def _check_network(config: Config, num_columns: int) -> None:
-    if config.task == "classify" or config.text.encoder == "none":
-        what = "task: classify" if config.task == "classify" else "text.encoder: none"
+    if config.task in ("classify", "detect") or config.text.encoder == "none":
+        what = f"task: {config.task}" if config.task in ("classify", "detect") else "text.encoder: none"
         raise InputError(
             f"data.context_columns with {what}: clinical variables stand beside a text",
             expected="a task and an encoder that read text",

@@ -152,6 +152,7 @@ def _card(config: Config, manifest: Manifest, plan: dict[str, Any], progress: Pr
         "versions": versions(),
         "machine": machine(),
         "metrics": {"val during training": {**val, "grid": "model"}},
+        **({"mean_boxes": plan["mean_boxes"]} if "mean_boxes" in plan else {}),  # what a detector is compared with
     }
 
 

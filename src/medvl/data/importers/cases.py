@@ -45,6 +45,7 @@ class Case:
     text: str = ""
     masks: Mapping[str, Sequence[Shape] | None] = field(default_factory=dict)
     boxes: Sequence[Box] = ()
+    boxes_absent: bool = False  # boxes were looked for and there is none
     labels: Sequence[str] = ()
     labels_unknown: Sequence[str] = ()
     patient: str = ""
@@ -273,6 +274,7 @@ def _paint(cases: Sequence[Case], columns: Mapping[str, str], folder: Path) -> t
 def _row(case: Case, base: Path) -> dict[str, str]:
     row = {"id": case.id, "image": Path(os.path.relpath(case.image, base)).as_posix(), "text": case.text}
     row |= {"labels": "|".join(case.labels), "labels_unknown": "|".join(case.labels_unknown), "patient": case.patient}
+    row["boxes"] = ABSENT if case.boxes_absent else ""
     return row | {"study": case.study, "view": case.view, "split": case.split} | dict(case.extra)
 
 
@@ -288,7 +290,8 @@ def _write_boxes(path: Path, cases: Iterable[Case]) -> int:
 
 def _columns(rows: Sequence[dict[str, str]], masks: Sequence[str], unknown_labels: bool) -> list[str]:
     """The columns in the manifest's order, without those that are empty throughout."""
-    order = ["id", "image", "text", *masks, "labels", "labels_unknown", "patient", "study", "view", "split", "licence"]
+    order = ["id", "image", "text", *masks, "boxes", "labels", "labels_unknown", "patient"]
+    order += ["study", "view", "split", "licence"]
     order += [name for name in dict.fromkeys(name for row in rows for name in row) if name not in order]
     keep = {"id", "image", "split", *masks} | ({"labels_unknown"} if unknown_labels else set())
     kept = [name for name in order if name in keep or any(row.get(name) for row in rows)]

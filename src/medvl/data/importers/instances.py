@@ -46,7 +46,10 @@ def case_of(
         }
     boxes = [boxed(instance.label, instance.box) for instance in instances if instance.box is not None]
     labels = tuple(label for label in categories if any(instance.label == label for instance in instances))
-    return Case(ident, image, split, masks=masks, boxes=boxes, labels=labels, size=size)
+    none = not instances
+    return Case(
+        ident, image, split, masks=masks, boxes=boxes, boxes_absent=none, labels=labels, size=size
+    )
 
 
 def counted(instances: Sequence[Instance]) -> Counter[str]:

@@ -52,7 +52,10 @@ def import_object_cxr(folder: str | Path, out: str | Path) -> ImportResult:
             boxes = [boxed(LABELS[0], shape.bounds()) for shape in found]
             masks = {"mask": found}
             ident = safe_id(f"{name}_{Path(image).stem}")
-            cases.append(Case(ident, own[0], split, masks=masks, boxes=boxes, labels=LABELS if found else ()))
+            labels = LABELS if found else ()
+            cases.append(
+                Case(ident, own[0], split, masks=masks, boxes=boxes, boxes_absent=not boxes, labels=labels)
+            )
         if missing:
             what = f"of {len(shapes)} images are missing or stand in several folders"
             faults.append(summed_up(what, missing, table, f"each once in {name}/"))

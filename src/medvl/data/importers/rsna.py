@@ -49,6 +49,7 @@ def import_rsna(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
             split[name],
             masks={"mask": [Rectangle(box) for box in found]},
             boxes=[boxed(LABELS[0], box) for box in found],
+            boxes_absent=not found,
             labels=LABELS if found else (),
             patient=name,
             size=(canvas, canvas),

@@ -1,0 +1,117 @@
+"""From a configuration and a manifest with boxes to what the loop takes (see `train/prepare.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
+from medvl.data.class_labels import labelled_part
+from medvl.data.dataset import Sample
+from medvl.data.records import Manifest, Record
+from medvl.data.sampler import EpochSampler
+from medvl.errors import InputError
+from medvl.model_folder import load_model
+from medvl.models.bridge import load_foreign, start_from_g2d
+from medvl.models.g2d import G2D
+from medvl.tasks.detect import Detector, DetectTask, build_detector, detect_lines
+from medvl.train.prepare_classify import MakeLoader
+
+Parts = tuple[
+    DetectTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
+]
+
+
+def detection(
+    config: Config,
+    manifest: Manifest,
+    splits: Mapping[str, Sequence[Record]],
+    fabric: Fabric,
+    make_loader: MakeLoader,
+) -> Parts:
+    """Task, no text encoder, classes, records, loaders and plan (the fields of `Prepared`) of `task: detect`.
+
+    Raises:
+        InputError: keys that it does not take, and what is wrong with the boxes.
+    """
+    unused = [
+        name
+        for name, value, default in (
+            ("fidelity", config.fidelity, "medvl"),
+            ("text.encoder", config.text.encoder, "none"),
+            ("semi.epi", config.semi.epi, "none"),
+            ("semi.lv_bank", config.semi.lv_bank, "none"),
+            ("data.phrases_per_image", config.data.phrases_per_image, 1),
+            ("data.p_empty_text", config.data.p_empty_text, 0.0),
+            ("data.rows_per_image", config.data.rows_per_image, None),
+            ("data.draw_by", config.data.draw_by, None),
+            ("data.also_labelled", config.data.also_labelled, None),
+            ("train.steps_per_epoch", config.train.steps_per_epoch, None),
+        )
+        if value != default
+    ]
+    if unused or config.model.name != "yolo":
+        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
+        raise InputError(f"task: detect does not take {what}", expected="the default there, and model.name: yolo")
+    classes = find_box_classes(manifest, splits["train"], config)
+    labels = {name: box_labels(rows, classes, config) for name, rows in splits.items()}
+    labels["train"], fraction = labelled_part(labels["train"], config)
+    for name, part in labels.items():
+        if not any(part.boxes):
+            raise InputError(
+                f"no annotated image of the {name} split has a box of {', '.join(classes)}", file=manifest.path
+            )
+    module, taken = _build_detector(config, classes)
+    if config.detect.anchors == "fit":
+        module.network.set_anchors(fit_anchors(labels["train"], config))
+    elif not isinstance(config.detect.anchors, str):
+        module.network.set_anchors(config.detect.anchors)
+    if config.train.freeze_encoder:
+        module.freeze("encoder")
+    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    loaders = {}
+    for name, part in labels.items():
+        train = name == "train"
+        dataset = BoxDataset(part, config.data, seed=config.train.seed, train=train)
+        sampler = EpochSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=train, **place)
+        loaders[name] = make_loader(dataset, sampler, config, fabric)
+    anchors = module.network.anchors.flatten(0, 1).tolist()
+    plan: dict[str, Any] = {
+        "boxes": {name: {**part.counts, "per_class": part.per_class()} for name, part in labels.items()}
+        | {"labelled": fraction},
+        "anchors": anchors,
+        "mean_boxes": mean_boxes(labels["train"]),
+        "lines": detect_lines(config, labels, fraction, anchors),
+        "not_annotated": {name: part.counts["not_annotated"] for name, part in labels.items()},
+    }
+    if taken is not None:
+        plan["init"] = taken
+    used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
+    return DetectTask(config, module, classes), None, classes, used, loaders, plan
+
+
+def _build_detector(config: Config, classes: tuple[str, ...]) -> tuple[Detector, str | None]:
+    """The network, a new one or that of `init`; and what was taken over from a pre-trained one."""
+    prefix, path = split_init(config.init or "")
+    fresh = build_detector(config, len(classes))
+    if not path:
+        return fresh, None
+    if prefix == WEIGHTS_PREFIX:
+        return fresh, load_foreign(fresh.network, path)
+    module, _, own, card = load_model(path)
+    if prefix:
+        if not isinstance(module.network, G2D):
+            raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
+        return fresh, str(start_from_g2d(fresh.network, module.network, "encoder", path))
+    if not isinstance(module, Detector) or own.model != config.model or tuple(card["classes"]) != classes:
+        raise InputError(
+            "init is another network",
+            file=path,
+            expected=f"a run of task: detect with the same model and the classes {', '.join(classes)}",
+            remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
+        )
+    return module, "all tensors of that detector"
