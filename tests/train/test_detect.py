@@ -24,6 +24,7 @@ from medvl.data.box_labels import BoxDataset, box_labels
 from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
+from medvl.evaluate.compare import compare
 from medvl.evaluate.detector import evaluate_detector
 from medvl.evaluate.inputs import open_inputs
 from medvl.infer.detect import detect_files
@@ -35,6 +36,7 @@ from medvl.tasks.detect import DetectTask, build_detector
 from medvl.tasks.pretrain import build_pretrainer
 from medvl.train import loop
 from medvl.train.run import train
+from medvl.train.sweep_run import run_sweep
 
 
 @pytest.fixture(scope="module")
@@ -367,10 +369,28 @@ def test_lesions_on_real_radiographs(shared_data: Path, tmp_path: Path) -> None:
     assert summary["classes"] == ["ggo", "consolidation"] and summary["num_with_boxes"] > 0
     assert 0 <= summary["metrics"]["map"]["mean"] <= 1 and summary["baseline"]["metrics"]["map"]["mean"] is not None
     kinds = ["ggo", "consolidation"]
-    listed = load_manifest(
-        shared_data / "cxr-lesion" / "manifest.csv", classes=kinds, empty_means_absent=kinds
-    ).records
+    listed = load_manifest(shared_data / "cxr-lesion" / "manifest.csv", classes=kinds, empty_means_absent=kinds).records
     found = box_labels(listed, kinds, load_config(recipe, [*words, *masks]))
     assert len(found.records) == len(listed) and sum(map(len, found.boxes)) > 50
     for row, boxes in zip(listed, found.boxes, strict=True):  # boxes.csv was made of the same masks
         assert set(boxes) == set(row.boxes)
+
+
+def test_detectors_are_scored_by_a_sweep_and_compared(films: Path, tmp_path: Path) -> None:
+    recipe = films / "recipe.yaml"
+    path = tmp_path / "sweep.yaml"
+    fast: dict[str, Any] = {"train.epochs": 1, "train.max_steps": 2, "train.val_every": 1}
+    fast["data.manifest"] = str(films / "manifest.csv")
+    path.write_text(
+        json.dumps({"recipe": str(recipe), "overrides": fast, "variants": {"a": {}, "b": {"train.lr": 0.01}}})
+    )
+    outcomes = run_sweep(path, tmp_path / "out")
+    assert [outcome.error for outcome in outcomes] == ["", ""]
+    cell = json.loads((tmp_path / "out" / "results" / "a-seed0.json").read_text())
+    assert cell["format"] == "medvl-detection/1" and {"map", "coco_ap"} <= set(cell["metrics"])
+    assert cell["labels"]["labelled_images"] == 32 and cell["num_cases"] == 12 and cell["baseline"]["metrics"]
+    runs = [str(tmp_path / "out" / f"{name}-seed0") for name in "ab"]
+    result = compare(runs, out=tmp_path / "compared", pictures=True)
+    recall = result["methods"][0]["metrics"]["recall50"]
+    assert result["task"] == "detect" and recall["mean"] == pytest.approx(cell["metrics"]["recall50"]["mean"])
+    assert result["pictures"]["num_cases"] == 6 and (tmp_path / "compared" / "cases.png").is_file()

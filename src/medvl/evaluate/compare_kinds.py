@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.errors import InputError
-from medvl.evaluate import classifier, evaluator, grounding, zero_shot_classification
+from medvl.evaluate import classifier, detector, evaluator, grounding, zero_shot_classification
 from medvl.evaluate.classification import ScoredClass, resampled
 from medvl.evaluate.classifier_report import read_label_cases
 from medvl.evaluate.evaluator import POOLED_NOTE
@@ -307,7 +307,6 @@ _OVERLAP_TESTS = {
     "dice_pooled": "the two methods swapped within patients, pooled Dice computed anew",
 }
 _SAME_SET = ("manifest_hash", "split_hash")
-DETECTION_FORMAT = "medvl-detection/1"
 # One entry for each kind of evaluation folder.
 KINDS = (
     Kind(
@@ -342,7 +341,7 @@ KINDS = (
     ),
     Kind(
         "detect",
-        DETECTION_FORMAT,
+        detector.FORMAT,
         "detection",
         (*_SAME_SET, "grid", "classes", "threshold"),
         "number of true boxes",

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.config import make_config
+from medvl.data.box_labels import box_labels
 from medvl.data.images import read_image
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError, warn
@@ -179,7 +181,8 @@ def _contour(axes: Any, mask: BoolArray, colour: str, width: float, *, filled: b
 def _truth(axes: Any, run: ScoredRun, record: Record, key: Key) -> None:
     """The true contour, or the true boxes."""
     if run.kind.task == "detect":
-        for box in record.boxes:
+        config = make_config(run.summary["config"])
+        for box in box_labels([record], run.summary["classes"], config).boxes[0]:
             _box(axes, (box.x0, box.y0, box.x1, box.y1), TRUE)
         return
     name = key[1] if run.kind.task == "segment" else str(run.summary["target"])
@@ -295,8 +298,6 @@ def _manifest(run: ScoredRun) -> Manifest:
     if run.kind.task == "segment":
         return open_inputs(str(summary["model"]), summary.get("overrides") or ()).manifest(path)
     if run.kind.task in ("classify", "detect"):
-        from medvl.config import make_config
-
         return read_as_trained(make_config(summary["config"]), path, summary.get("overrides") or ())[0]
     target = summary.get("target", "mask")
     return load_manifest(path, classes=[target] if target != "mask" else None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from medvl.config import ASSET_PREFIX, load_config, manifest_path
 from medvl.errors import InputError
-from medvl.evaluate import classifier
+from medvl.evaluate import classifier, detector
 from medvl.evaluate.evaluator import log_folder, log_test
 from medvl.evaluate.inputs import read_as_trained
 from medvl.model_folder import find_model
@@ -31,6 +31,11 @@ class Scored:
 SCORED = {
     "classify": Scored(
         classifier.FORMAT, classifier.evaluate_classifier, lambda summary: summary["threshold_source"] != "fixed"
+    ),
+    "detect": Scored(
+        detector.FORMAT,
+        detector.evaluate_detector,
+        lambda summary: summary["threshold"] == summary["config"]["detect"]["score_threshold"],
     ),
 }
 

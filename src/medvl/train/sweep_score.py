@@ -104,6 +104,20 @@ def score_classification(run: Path, sweep: Sweep, manifest_path: Path | None) ->
     return {**kept, "labels": labels, "rows": [], "minutes": _minutes(_logged(run))}
 
 
+def score_detection(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, Any]:
+    """The summary of a detector, the fixed mean box in it, with `labels` (how many images it learned from), `minutes`.
+
+    The evaluation stays in RUN/report/SPLIT. `rows_by` and `probe` are of masks and play no part.
+    """
+    from medvl.evaluate.stored import stored_scores
+
+    _, summary = stored_scores(
+        run, manifest_path, split=sweep.evaluate.split, overrides=sweep.scoring_words, device=device_of(run)
+    )
+    kept = {key: value for key, value in summary.items() if key != "model"}
+    return {**kept, "labels": _plan(run)["boxes"]["labelled"], "rows": [], "minutes": _minutes(_logged(run))}
+
+
 def score_zero_shot(asked: Asked, run: Path, out: Path) -> dict[str, Any]:
     """The summary of a cell that asks the finished `run`, see `score_asked`, without the tables of its decisions."""
     start = time.perf_counter()
@@ -119,6 +133,7 @@ SCORERS: dict[str, Scorer] = {
     "segment": score_segmentation,
     "pretrain": score_pretraining,
     "classify": score_classification,
+    "detect": score_detection,
 }
 
 
