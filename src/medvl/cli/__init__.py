@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from medvl.cli import (
+    benchmark,
     classify,
     compare,
     convert,
@@ -51,6 +52,7 @@ app.command("pretrain-text")(tokenizer.pretrain_text)
 app.command("train")(train)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
+app.command("benchmark")(benchmark.benchmark)
 app.command("localise")(localise.localise)
 app.command("classify")(classify.classify)
 app.command("detect")(detect.detect)
