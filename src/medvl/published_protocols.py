@@ -190,7 +190,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("train.freeze_encoder", True, "G2D, paper; MGCA, program"),
                 Setting("data.image_size", (224, 224), "G2D, paper; MGCA, program", note="Plain resize, no aspect."),
                 Setting("data.augment.scheme", "none", "MGCA, program", "second-hand"),
-                Setting("detect.anchors", "published", "MGCA, program", "second-hand", "YOLOv3's, scaled to the image."),
+                Setting("detect.anchors", "published", "MGCA, program", "second-hand", "YOLOv3's, scaled."),
                 Setting("detect.assign", "each_scale", "MGCA, program", "second-hand"),
                 Setting("train.optimizer", "adamw", "G2D, paper; MGCA, program"),
                 Setting("train.lr", 5e-4, "G2D, paper; MGCA, program", "second-hand"),

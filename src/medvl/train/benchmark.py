@@ -147,10 +147,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What there is of one row and column: a number per seed, by the table's convention and by medvl's (0 to 1)."""
+    """What there is of one row and column: a number per seed, by the table's convention and by medvl's (0 to 1).
 
-    published: list[float]
-    ours: list[float]
+    None: run, and undefined (MGCA's mAP where no image has both a prediction and a true box).
+    """
+
+    published: list[float | None]
+    ours: list[float | None]
 
 
 @dataclass
@@ -344,15 +347,14 @@ def _measured(found: Sequence[Mapping[str, Any]], published: Path_, ours: Path_)
     return Measured(_values(found, published), _values(found, ours))
 
 
-def _values(found: Sequence[Mapping[str, Any]], path: Path_) -> list[float]:
-    """The value at `path` of each result, undefined ones left out; a key `*part*` or `part*` matches by its text."""
-    values = []
+def _values(found: Sequence[Mapping[str, Any]], path: Path_) -> list[float | None]:
+    """The value at `path` of each result, None where undefined; a key `*part*` or `part*` matches by its text."""
+    values: list[float | None] = []
     for content in found:
         node: Any = content
         for key in path:
             node = _child(node, key)
-        if node is not None:
-            values.append(float(node))
+        values.append(None if node is None else float(node))
     return values
 
 

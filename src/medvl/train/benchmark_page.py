@@ -34,7 +34,7 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
     lines += [
         f"Measured rows: split `{given.split}`, {given.seeds} seed{'s' if given.seeds > 1 else ''} planned, percent; "
         "the number by the table's own convention, in brackets medvl's where the two differ; several seeds: mean ± sd "
-        "(how many). A cell that has not been run is empty.",
+        "(how many). A cell that has not been run is empty; undefined: run, but the measure has no value there.",
         "",
     ]
     if given.overrides:
@@ -84,10 +84,10 @@ def as_csv(benchmark: Benchmark) -> str:
     table = benchmark.table
     for (row, column, of), cell in benchmark.cells.items():
         if cell.published:
-            ours = _percent(statistics.mean(cell.ours)) if cell.ours else EMPTY
-            spread = _percent(statistics.stdev(cell.published)) if len(cell.published) > 1 else EMPTY
-            value = _percent(statistics.mean(cell.published))
-            writer.writerow([column, of, row, "measured", len(cell.published), value, spread, ours])
+            known, ours = ([v for v in values if v is not None] for values in (cell.published, cell.ours))
+            value, other = (_percent(statistics.mean(values)) if values else "undefined" for values in (known, ours))
+            spread = _percent(statistics.stdev(known)) if len(known) > 1 else EMPTY
+            writer.writerow([column, of, row, "measured", len(cell.published), value, spread, other])
     for method, cells in table.rows.items():
         for column, values in zip(table.columns, cells, strict=True):
             for of, value in zip(table.of, values, strict=True):
@@ -117,12 +117,15 @@ def as_json(benchmark: Benchmark, given: Given, version: str) -> dict[str, Any]:
     }
 
 
-def _over_seeds(values: Sequence[float]) -> str:
-    if not values:
-        return EMPTY
+def _over_seeds(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "undefined"
     if len(values) == 1:
-        return _percent(values[0])
-    return f"{_percent(statistics.mean(values))} ± {_percent(statistics.stdev(values))} ({len(values)})"
+        return _percent(known[0])
+    spread = f" ± {_percent(statistics.stdev(known))}" if len(known) > 1 else ""
+    gone = f", {len(values) - len(known)} undefined" if len(known) < len(values) else ""
+    return f"{_percent(statistics.mean(known))}{spread} ({len(known)}{gone})"
 
 
 def _percent(value: float) -> str:

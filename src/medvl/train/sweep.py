@@ -25,7 +25,7 @@ from annotated_types import Ge, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, load_config
+from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, load_config, split_init
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
 from medvl.settings import PATH_KEYS
@@ -161,7 +161,8 @@ class Sweep:
             prefix, name = _split_reference(value)
             return prefix + str((out / self.cell(name, cell.grid, cell.seed).name).resolve())
         if isinstance(value, str) and (key in PATH_KEYS or DATA in value):
-            return self._path(value, data)
+            prefix, path = split_init(value) if key == "init" else ("", value)
+            return prefix + self._path(path, data)
         return value
 
     def _path(self, name: str, data: Path | None) -> str:

@@ -1,0 +1,191 @@
+"""Miniatures of the published tables, on discs and bars drawn here in the manifests that `medvl import` writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from medvl.cli import app
+from medvl.config import load_config
+from medvl.errors import InputError
+from medvl.published_tables import published_table, table_names
+from medvl.train.benchmark import PRETRAININGS, Given, column_of, run_benchmark
+from medvl.train.benchmark_page import as_csv, as_markdown
+from medvl.train.run import train
+
+SMALL = ["data.image_size=[32, 32]", "train.epochs=1", "train.max_steps=2", "train.batch_size=4", "train.patience=null"]
+SMALL += ["train.accelerator=cpu", "data.num_workers=0"]
+
+
+def draw(folder: Path, label: str) -> None:
+    """manifest.csv of 12 train, 6 val and 6 test images; every other one has a disc, which is `label`."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    lines = ["id,image,text,mask,labels,boxes,patient,split"]
+    for i in range(24):
+        disc = (y - 10 - i % 5) ** 2 + (x - 12) ** 2 < 30
+        pixels = rng.normal(90, 12, y.shape) + 120 * (disc if i % 2 else (abs(y - 24) < 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray((255 * disc).astype(np.uint8)).save(folder / f"m{i}.png")
+        split = "train" if i < 12 else "val" if i < 18 else "test"
+        mask = f"m{i}.png" if i % 2 else "none"
+        found = label if i % 2 else ""
+        box = f"{label} 6 {4 + i % 5} 18 {16 + i % 5}" if i % 2 else "none"
+        text = f"there is {'a disc' if i % 2 else 'a bar'} {i % 3}"
+        lines.append(f"c{i},{i}.png,{text},{mask},{found},{box},p{i},{split}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SIIM-ACR and RSNA in miniature."""
+    folder = tmp_path_factory.mktemp("sets")
+    draw(folder / "siim", "pneumothorax")
+    draw(folder / "rsna", "pneumonia")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(data: Path) -> Path:
+    """A pre-training of two steps."""
+    path = data / "pretrain.yaml"
+    path.write_text(
+        "task: pretrain\ndata: {image_size: [32, 32], in_channels: 1}\ntext: {encoder: builtin, dim: 32}\n"
+        "model: {size: nano}\npretrain: {decoder: pseudo_mask, warmup_steps: 1, num_panels: 0}\n"
+        "train: {epochs: 1, max_steps: 2, batch_size: 8, warmup_steps: 0, accelerator: cpu}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, recipe: Path) -> Path:
+    """A pre-trained run."""
+    out = data / "run"
+    train(load_config(recipe, [f"data.manifest={data / 'siim' / 'manifest.csv'}"]), out)
+    return out
+
+
+def call(*words: str) -> int:
+    """The exit code of the command line."""
+    try:
+        return int(app(list(words), standalone_mode=False) or 0)
+    except InputError as error:
+        print(error)
+        return error.exit_code
+
+
+def test_published_tables_are_whole() -> None:
+    assert table_names() == [f"g2d-table{n}" for n in ("1", "2a", "2b", "3", "4", "5", "7", "8")]
+    for name in table_names():
+        table = published_table(name)
+        assert all(column_of(table, column) for column in table.columns)
+        for cells in table.rows.values():
+            assert [len(cell) for cell in cells] == [len(table.of)] * len(table.columns)
+            assert all(value is None or 0 <= value <= 100 for cell in cells for value in cell)
+    assert published_table("g2d-table1").rows["G2D (encoder-decoder)"][0] == (65.6, 66.9, 68.4)
+    assert published_table("g2d-table5").rows["b threshold: median"] == ((58.8,), (12.5,), (75.6,))
+    with pytest.raises(InputError, match="g2d-table2a"):
+        published_table("g2d-table2")
+
+
+def test_every_ablation_row_of_the_paper_is_pretrained_or_said_to_be_impossible() -> None:
+    ours = {"a decoder: pseudo segmentation", "b threshold: 85 %", "c projector: 128", "d heads aggregated"}
+    ours |= {"e heads: 4", "f both", "e heads: 3"}
+    assert set(published_table("g2d-table5").rows) - ours == set(PRETRAININGS["g2d-table5"]) - {"pseudo masks"}
+    assert set(PRETRAININGS["g2d-table8"]) == set(published_table("g2d-table8").rows)
+
+
+def test_table1_of_the_sets_that_are_here(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["benchmark", "g2d-table1", *SMALL, "--data", str(data), "--run", f"mine={run}", "--fractions", "1.0"]
+    words += ["--out", str(out), "--split", "val"]
+    only = published_table("g2d-table1")
+    assert call(*words, "--dry-run") == 0
+    dry = capsys.readouterr().out
+    assert "absent  Object-CXR detection" in dry and "not run  ImageNet" in dry
+    assert not (out / "cells").exists()
+    assert call(*words) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("# g2d-table1") and (out / "benchmark.md").read_text() in page
+    cells = json.loads((out / "benchmark.json").read_text())
+    measured = {(row["method"], row["column"]): row for row in cells["measured"]}
+    for name in ("SIIM segmentation", "RSNA segmentation"):
+        assert {row for row, column in measured if column == name} == {
+            "random", "mine (encoder)", "mine (encoder-decoder)",
+        }  # fmt: skip
+    assert {row for row, column in measured if column == "RSNA detection"} == {"random", "mine"}
+    assert cells["open"] == [] and cells["failed"] == []
+    result = json.loads(next((out / "cells" / "results").glob("SIIM*100*mine__encoder_decoder*")).read_text())
+    told = measured["mine (encoder-decoder)", "SIIM segmentation"]
+    assert told["published_convention"] == [result["metrics"]["dice_mgca"]["mean"]]
+    assert told["medvl"] == [result["metrics"]["dice_per_image"]["mean"]]
+    assert result["config"]["data"]["balance"] == "siim" and result["config"]["train"]["freeze_encoder"]
+    assert "| G2D (encoder-decoder), *published* | 65.6 | 66.9 | 68.4 |" in page
+    assert "Object-CXR detection: Object-CXR: 9,000" in page and "Not at the protocol's settings" in page
+    rows = list(csv.DictReader((out / "benchmark.csv").open()))
+    assert {row["kind"] for row in rows} == {"measured", "published"}
+    assert not [row for row in rows if row["kind"] == "measured" and row["column"] == "Object-CXR detection"]
+    assert len([row for row in rows if row["kind"] == "published"]) == sum(
+        value is not None for cells in only.rows.values() for cell in cells for value in cell
+    )
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")}
+    assert call(*words) == 0  # nothing is run again
+    assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")} == before
+
+
+def test_zero_shot_tables_ask_the_runs(data: Path, run: Path, tmp_path: Path) -> None:
+    for name, column in (("g2d-table2a", "SIIM grounding"), ("g2d-table2b", "RSNA zero-shot")):
+        table, out = published_table(name), tmp_path / name
+        made = run_benchmark(table, Given(data=data, out=out, runs={"mine": run}, split="test"))
+        file = json.loads((out / "results" / f"{column.replace(' ', '_').replace('-', '_')}__mine.json").read_text())
+        assert file["num_cases"] == (3 if name.endswith("a") else 6)
+        for number, of in enumerate(table.of):
+            cell = made.cells["mine", column, of]
+            assert len(cell.published) == 1 and 0 <= cell.published[0] <= 1
+            assert number or cell.published == cell.ours  # AUC and recall know no second convention
+        assert "mine |" in as_markdown(made, Given(data=data, out=out))
+        assert ",mine,measured,1," in as_csv(made)
+    with pytest.raises(InputError, match="--run NAME=RUN"):
+        run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x"))
+
+
+def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:
+    table = published_table("g2d-table8")
+    given = Given(data=data, out=tmp_path / "out", overrides=("train.max_steps=2",))
+    with pytest.raises(InputError, match="medvl import mimic-cxr"):
+        run_benchmark(table, given)
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    for name, other in (("siim", "siim"), ("mimic-cxr", "rsna")):
+        (sets / name).symlink_to(data / other)
+    given = Given(data=sets, out=tmp_path / "out", pretrain=recipe, split="val", overrides=tuple(SMALL))
+    with pytest.raises(InputError, match="--pretrain"):
+        run_benchmark(table, Given(data=sets, out=tmp_path / "out"))
+    made = run_benchmark(table, given, dry_run=True)
+    sweep = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
+    assert sweep["variants"]["pre-training, shuffled pseudo masks"]["pretrain.shuffle_masks"] is True
+    names = [name for name in sweep["variants"] if not name.startswith("pre-training")]
+    assert names == ["SIIM segmentation 1 %, shuffled pseudo masks", "SIIM segmentation 1 %, pseudo masks"]
+    assert sweep["variants"][names[0]]["init"] == "g2d:@pre-training, shuffled pseudo masks"
+    assert {one["column"] for one in made.absent} == {"RSNA detection", "CXR14 fine-tuned"}
+    assert all(outcome.state == "open" for outcome in made.outcomes) and len(made.outcomes) == 4
+
+
+def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no set of g2d-table4 is in"):
+        (tmp_path / "empty").mkdir()
+        run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "empty", out=tmp_path / "out"))
+    with pytest.raises(InputError, match="no such folder"):
+        run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "nowhere", out=tmp_path / "out"))
+    assert call("benchmark", "g2d-table1", "--data", str(data), "--fractions", "0.3") == 2
+    assert call("benchmark", "g2d-table1", "--data", str(data), "--run", "mine") == 2
+    assert call("benchmark") == 0
