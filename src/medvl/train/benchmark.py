@@ -216,9 +216,9 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
             dry_run=dry_run,
         )
         folder = given.out / ("cells/results" if given.overrides else "results")
-        for variant, (row, column, of) in named.items():
+        for variant, (row, name, of) in named.items():
             found = [_read(path) for path in sorted(folder.glob(f"{slug(variant)}-seed*.json"))]
-            cells[row, column, of] = _measured(found, trained[column].published[0], trained[column].ours[0])
+            cells[row, name, of] = _measured(found, trained[name].published[0], trained[name].ours[0])
             rows.append(row)
     for name, column in asked.items():
         for row, run in given.runs.items():
@@ -243,8 +243,8 @@ def write_sweep(
         assert given.pretrain is not None
         for row, changes in made.items():
             manifest = f"$DATA/{PRETRAIN_SET}/manifest.csv"
-            recipe = str(given.pretrain.resolve())
-            variants[f"pre-training, {row}"] = {"recipe": recipe, "data.manifest": manifest, **changes}
+            said = {"recipe": str(given.pretrain.resolve()), "data.manifest": manifest}
+            variants[f"pre-training, {row}"] = {**said, **changes}
     for name, column in columns.items():
         recipe = {**column.recipe, "data": {**column.recipe["data"], "manifest": f"$DATA/{column.layout}/manifest.csv"}}
         file = f"{slug(name)}.yaml"

@@ -90,9 +90,9 @@ def as_csv(benchmark: Benchmark) -> str:
             writer.writerow([column, of, row, "measured", len(cell.published), value, spread, other])
     for method, cells in table.rows.items():
         for column, values in zip(table.columns, cells, strict=True):
-            for of, value in zip(table.of, values, strict=True):
-                if value is not None:
-                    writer.writerow([column, of, method, "published", EMPTY, value, EMPTY, EMPTY])
+            for of, number in zip(table.of, values, strict=True):
+                if number is not None:
+                    writer.writerow([column, of, method, "published", EMPTY, number, EMPTY, EMPTY])
     return out.getvalue()
 
 
