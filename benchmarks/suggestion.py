@@ -46,7 +46,7 @@ def cell(variant: str, seed: int, run: Path, words: list[str]) -> None:
         resume = (run / "checkpoints" / "last" / "state.pt").exists()
         config = None if resume else load_config(RECIPE, [*COMMON, f"train.seed={seed}", *words])
         train(config, run, resume=resume, command="python benchmarks/suggestion.py")
-    found = score_segmentation(run, load_sweep(ROOT / "recipes" / "ladder_regions.yaml"), None)
+    found = score_segmentation(run, load_sweep(ROOT / "recipes" / "ladder.yaml"), None)
     found |= {"variant": variant, "seed": seed, "recipe": RECIPE.name, "command": "python benchmarks/suggestion.py"}
     write_json(path, without_machine_paths(found, {ROOT: ".", Path.home(): "~"}))
     print(path.name, "written", file=sys.stderr)
