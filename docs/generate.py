@@ -80,15 +80,36 @@ def protocols_page() -> str:
 
 
 def results_page(results: Path, recipes: Path) -> str:
-    """docs/results.md: one section per folder of results, planned ones included."""
+    """docs/results.md: contents, one section per folder of results, and the experiments that are only planned."""
     described = planned_sweeps(recipes)
     folders = {path.resolve() for path in results.iterdir() if path.is_dir() and any(path.glob("*.json"))}
-    pages = [f"# Results\n\n{HEAD}"]
+    contents, pages, planned = [], [], []
     for folder in sorted(folders | set(described)):
         if folder in described and (folder / "about.json").exists():
             sys.exit(f"{folder} is described by a sweep and by its about.json: keep one")
-        pages.append(section(folder, described.get(folder) or read_about(folder)))
-    return "\n".join(pages)
+        about = described.get(folder) or read_about(folder)
+        if folder not in folders:
+            planned.append(f"- {about.title}: 0 of {len(about.names or ())} cells. `{about.command}`")
+            continue
+        contents.append(f"- [{about.title}](#{anchor(about.title)}){standing(folder, about)}")
+        pages.append(section(folder, about))
+    head = [f"# Results\n\n{HEAD}", *contents]
+    tail = ["## Planned: no cell has been run yet", "", *planned, ""] if planned else []
+    return "\n".join([*head, "", *pages, *tail])
+
+
+def anchor(title: str) -> str:
+    """The name that a page's heading gets as the target of a link."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
+
+
+def standing(folder: Path, about: About) -> str:
+    """How much of a sweep is done; nothing for results that no sweep made."""
+    if about.names is None:
+        return ""
+    num = sum((folder / f"{name}.json").exists() for name in about.names)
+    return f": {num} of {len(about.names)} cells"
 
 
 def planned_sweeps(recipes: Path) -> dict[Path, About]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -27,6 +30,14 @@ def shared_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have the shared data folder at {folder}")
     pytest.skip("the shared data folder is not beside this checkout")
+
+
+@pytest.fixture(scope="session")
+def generate() -> ModuleType:
+    """docs/generate.py as a module."""
+    folder = Path(__file__).resolve().parents[1] / "docs"
+    sys.path.insert(0, str(folder))  # it imports its neighbours
+    return importlib.import_module("generate")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -296,17 +294,6 @@ def test_the_command_line(run: Path) -> None:
 # --- the results page
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    """docs/generate.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_generate_g2d", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["docs_generate_g2d"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 MACHINE = {"machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}, "split": "val"}
 
 
@@ -349,8 +336,7 @@ def sweep(tmp_path: Path) -> Path:
 
 def test_pre_trainings_have_a_table_of_their_own(generate: ModuleType, sweep: Path) -> None:
     results = sweep.parent / "results"
-    empty = generate.results_page(results, sweep)
-    assert "| alignment | 0 / 2 |  |  |  |  |  |  |  |" in empty and "| scratch | 0 / 2 |  |" in empty
+    assert ": 0 of 8 cells" in generate.results_page(results, sweep)
     for seed, recall in enumerate((0.2, 0.4)):
         (results / "g2d" / f"g2d-seed{seed}.json").write_text(pretraining_cell("g2d", seed, recall))
     alone = json.loads(pretraining_cell("alignment", 0, 0.3))

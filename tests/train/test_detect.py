@@ -302,6 +302,7 @@ def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
         (("data.boxes_from=masks",), "no record of the train split has a mask"),
         (("data.augment.scheme=released",), "scheme: medvl or none"),
         (("init=weights:nowhere.pth",), "nowhere.pth"),
+        (("data.context_columns=[view]",), "context_columns with task: detect"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(

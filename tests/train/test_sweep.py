@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -450,18 +449,6 @@ def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path) -> Non
 # --- the page made of it
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    """docs/generate.py as a module."""
-    sys.path.insert(0, str(ROOT / "docs"))  # it imports its neighbours
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["docs_generate"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def result(variant: str, seed: int, value: float, **more: Any) -> str:
     metric = {"mean": value, "lo": value - 0.1, "hi": value + 0.1, "num": 4}
     names = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
@@ -486,7 +473,7 @@ def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
     folder = tmp_path / "results" / "ladder"
     folder.mkdir(parents=True)
     empty = generate.results_page(tmp_path / "results", path.parent)
-    assert "| b | 0.1 | 0 / 2 |  |" in empty and "No cell has been run yet." in empty
+    assert "- A ladder: 0 of 10 cells. `medvl sweep sweep.yaml --out runs/tiny`" in empty and "|" not in empty
     for seed, value in ((0, 0.5), (1, 0.7)):
         (folder / f"b-lr_0_2-seed{seed}.json").write_text(result("b", seed, value, grid_point={"train.lr": 0.2}))
     (folder / "a-lr_0_1-seed0.json").write_text(result("a", 0, 0.4, grid_point={"train.lr": 0.1}))
@@ -499,6 +486,7 @@ def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
         "| b | 0.2 | 2 / 2 | all | 4 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.600 ± 0.141 |",
         "| a | 0.2 | 0 / 3 |  |  |  |  |  |  |",
     ]
+    assert "- [A ladder](#a-ladder): 3 of 10 cells" in page
     assert page.count("- a note") == 1 and "medvl sweep sweep.yaml --out runs/tiny" in page
     (folder / "c-seed0.json").write_text(result("c", 0, 0.1))
     with pytest.raises(SystemExit, match=r"c-seed0\.json is of no cell"):

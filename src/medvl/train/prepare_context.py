@@ -59,8 +59,9 @@ def context_plan(config: Config, rules: ContextRules | None, splits: Mapping[str
 
 
 def _check_network(config: Config, num_columns: int) -> None:
-    if config.task in ("classify", "detect") or config.text.encoder == "none":
-        what = f"task: {config.task}" if config.task in ("classify", "detect") else "text.encoder: none"
+    without_text = config.task in ("classify", "detect")
+    if without_text or config.text.encoder == "none":
+        what = f"task: {config.task}" if without_text else "text.encoder: none"
         raise InputError(
             f"data.context_columns with {what}: clinical variables stand beside a text",
             expected="a task and an encoder that read text",
