@@ -50,6 +50,7 @@ def task_table(task: str, about: About, names: Sequence[str], cells: list[dict[s
     columns += [*(["labelled images"] if learned else []), "scored", *metrics]
     columns += ["F1 / accuracy / MCC"] if task == "zero-shot classify" else []
     columns += ["shuffled phrase, Dice", "chance, Dice"] if task == "ground" else []
+    columns += ["fixed mean box: map, coco_ap", "lead in coco_ap [95 %]"] if task == "detect" else []
     columns += ["minutes"]
     lines = [f"**{TITLES[task]}**", "", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for head, group in rows_of(about, names, cells):
@@ -61,6 +62,10 @@ def task_table(task: str, about: About, names: Sequence[str], cells: list[dict[s
             row += [_decided(group)] if task == "zero-shot classify" else []
             if task == "ground":
                 row += [mean([_method(cell, name) for cell in group], "dice", False) for name in _CONTROLS]
+            if task == "detect":
+                fixed = [cell["baseline"]["metrics"] for cell in group]
+                row.append(", ".join(mean(fixed, name, False) for name in ("map", "coco_ap")))
+                row.append(mean([cell["baseline"]["lead"] for cell in group], "coco_ap"))
             row.append(f"{statistics.mean(cell['minutes'] for cell in group):.2f}")
         lines.append("| " + " | ".join([*head, *row]) + " |")
     return lines

@@ -181,9 +181,11 @@ def test_boxes_have_a_table_of_whatever_was_measured(generate: ModuleType, tmp_p
     found = {"format": "medvl-detection/1", "variant": "yolo", "seed": 0, "split": "val", "num_cases": 4, "minutes": 1}
     found |= {"metrics": {"map": metric, "coco_ap": metric}, "manifest": "m.csv", "threshold": 0.5}
     found |= {"threshold_source": "fixed", "machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}}
+    found["baseline"] = {"metrics": {"map": {"mean": 0.125}, "coco_ap": {"mean": 0.1}}, "lead": {"coco_ap": metric}}
     (folder / "yolo-seed0.json").write_text(json.dumps(found))
     page = generate.results_page(tmp_path / "results", tmp_path / "recipes")
-    assert "| yolo | 1 / 2 |  | 4 | 0.250 [0.200, 0.300] | 0.250 | 1.00 |" in page
+    row = "| yolo | 1 / 2 |  | 4 | 0.250 [0.200, 0.300] | 0.250 | 0.125, 0.100 | 0.250 [0.200, 0.300] | 1.00 |"
+    assert row in page
 
 
 @pytest.mark.parametrize(

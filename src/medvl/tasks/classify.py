@@ -57,7 +57,12 @@ def build_classifier(config: Config, num_classes: int) -> Classifier:
 
 def classifier_options(config: Config, num_classes: int) -> dict[str, Any]:
     """The constructor arguments of a configuration's network. InputError on an option that it does not have."""
-    known = constructor_names(ImageClassifier)
+    return image_network_options(ImageClassifier, "classifier", config, num_classes)
+
+
+def image_network_options(network: type[nn.Module], name: str, config: Config, num_classes: int) -> dict[str, Any]:
+    """The arguments of a network that takes images alone; `name` is what an error calls it."""
+    known = constructor_names(network)
     set_here: dict[str, Any] = {
         "size": config.model.size,
         "in_channels": config.data.in_channels,
@@ -67,8 +72,8 @@ def classifier_options(config: Config, num_classes: int) -> dict[str, Any]:
     for key in config.model.options:
         if key not in known or key in set_here:
             raise InputError(
-                f"model.options.{key} is no option of classifier",
-                expected=", ".join(name for name in known if name not in set_here),
+                f"model.options.{key} is no option of {name}",
+                expected=", ".join(option for option in known if option not in set_here),
             )
     return {**set_here, **config.model.options}
 

@@ -19,12 +19,11 @@ from medvl.config import Config
 from medvl.data.box_labels import BoxLabels
 from medvl.data.dataset import MOVED_OUT, Batch
 from medvl.distributed import gather_objects
-from medvl.errors import InputError
 from medvl.evaluate.detection import COCO_IOUS, PUBLISHED_IOUS, ImageBoxes, average_precision, mean_ap
 from medvl.models.boxes import nms
-from medvl.models.registry import constructor_names
 from medvl.models.yolo import YOLO
 from medvl.objectives.detection import detection_loss
+from medvl.tasks.classify import image_network_options
 from medvl.tasks.segment import TextGuidedSegmenter
 from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
@@ -62,20 +61,7 @@ def build_detector(config: Config, num_classes: int) -> Detector:
 
 def detector_options(config: Config, num_classes: int) -> dict[str, Any]:
     """The constructor arguments of a configuration's network. InputError on an option that it does not have."""
-    known = constructor_names(YOLO)
-    set_here: dict[str, Any] = {
-        "size": config.model.size,
-        "in_channels": config.data.in_channels,
-        "num_classes": num_classes,
-        "image_size": config.data.image_size,
-    }
-    for key in config.model.options:
-        if key not in known or key in set_here:
-            raise InputError(
-                f"model.options.{key} is no option of yolo",
-                expected=", ".join(name for name in known if name not in set_here),
-            )
-    return {**set_here, **config.model.options}
+    return image_network_options(YOLO, "yolo", config, num_classes)
 
 
 @torch.no_grad()

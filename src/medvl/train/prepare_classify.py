@@ -9,17 +9,13 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
-from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.config import Config
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
 from medvl.data.dataset import Sample
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler
 from medvl.errors import InputError
-from medvl.model_folder import load_model
-from medvl.models.bridge import load_foreign, start_from_g2d
-from medvl.models.g2d import G2D
 from medvl.tasks.classify import (
-    Classifier,
     ClassifyTask,
     build_classifier,
     class_weights,
@@ -27,6 +23,7 @@ from medvl.tasks.classify import (
     pooled_features,
 )
 from medvl.tasks.feature_store import FeatureStore
+from medvl.train.start_image import start_image_network
 
 Parts = tuple[
     ClassifyTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
@@ -88,7 +85,7 @@ def classification(
             file=manifest.path,
             remedy="a larger val split, or other classify.classes",
         )
-    module, taken = _build_classifier(config, classes)
+    module, taken = start_image_network(config, build_classifier(config, len(classes)), classes)
     multiclass, linear = settings.labels == "multiclass", settings.mode == "linear"
     if linear:
         module.freeze("encoder")
@@ -128,26 +125,3 @@ def classification(
         plan["init"] = taken
     used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
     return task, None, classes, used, loaders, plan
-
-
-def _build_classifier(config: Config, classes: tuple[str, ...]) -> tuple[Classifier, str | None]:
-    """The network, a new one or that of `init`; and what was taken over from a pre-trained one."""
-    prefix, path = split_init(config.init or "")
-    fresh = build_classifier(config, len(classes))
-    if not path:
-        return fresh, None
-    if prefix == WEIGHTS_PREFIX:
-        return fresh, load_foreign(fresh.network, path)
-    module, _, own, card = load_model(path)
-    if prefix:
-        if not isinstance(module.network, G2D):
-            raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
-        return fresh, str(start_from_g2d(fresh.network, module.network, "encoder", path))
-    if not isinstance(module, Classifier) or own.model != config.model or tuple(card["classes"]) != classes:
-        raise InputError(
-            "init is another network",
-            file=path,
-            expected=f"a run of task: classify with the same model and the classes {', '.join(classes)}",
-            remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
-        )
-    return module, "all tensors of that classifier"

@@ -8,18 +8,16 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.config import Config
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import Sample
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import EpochSampler
 from medvl.errors import InputError
-from medvl.model_folder import load_model
-from medvl.models.bridge import load_foreign, start_from_g2d
-from medvl.models.g2d import G2D
-from medvl.tasks.detect import Detector, DetectTask, build_detector, detect_lines
+from medvl.tasks.detect import DetectTask, build_detector, detect_lines
 from medvl.train.prepare_classify import MakeLoader
+from medvl.train.start_image import start_image_network
 
 Parts = tuple[
     DetectTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
@@ -65,7 +63,7 @@ def detection(
             raise InputError(
                 f"no annotated image of the {name} split has a box of {', '.join(classes)}", file=manifest.path
             )
-    module, taken = _build_detector(config, classes)
+    module, taken = start_image_network(config, build_detector(config, len(classes)), classes)
     if config.detect.anchors == "fit":
         module.network.set_anchors(fit_anchors(labels["train"], config))
     elif not isinstance(config.detect.anchors, str):
@@ -92,26 +90,3 @@ def detection(
         plan["init"] = taken
     used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
     return DetectTask(config, module, classes), None, classes, used, loaders, plan
-
-
-def _build_detector(config: Config, classes: tuple[str, ...]) -> tuple[Detector, str | None]:
-    """The network, a new one or that of `init`; and what was taken over from a pre-trained one."""
-    prefix, path = split_init(config.init or "")
-    fresh = build_detector(config, len(classes))
-    if not path:
-        return fresh, None
-    if prefix == WEIGHTS_PREFIX:
-        return fresh, load_foreign(fresh.network, path)
-    module, _, own, card = load_model(path)
-    if prefix:
-        if not isinstance(module.network, G2D):
-            raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
-        return fresh, str(start_from_g2d(fresh.network, module.network, "encoder", path))
-    if not isinstance(module, Detector) or own.model != config.model or tuple(card["classes"]) != classes:
-        raise InputError(
-            "init is another network",
-            file=path,
-            expected=f"a run of task: detect with the same model and the classes {', '.join(classes)}",
-            remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
-        )
-    return module, "all tensors of that detector"
