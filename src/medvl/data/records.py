@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -115,10 +116,15 @@ class Manifest:
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
 
     def _name(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.path.parent)).as_posix()
+        return _relative(str(path), str(self.path.parent))
 
     def _mask_row(self, mask: MaskRef | None) -> list[object] | None:
         return None if mask is None else [mask.path and self._name(mask.path), mask.values]
+
+
+@lru_cache(maxsize=65536)  # the same image and mask stand in many rows
+def _relative(path: str, folder: str) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def load_manifest(

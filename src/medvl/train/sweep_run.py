@@ -228,7 +228,9 @@ class _Work:
         """What differs between the settings of a result file and those that the sweep has now."""
         stored = json.loads(self.result(cell).read_text(encoding="utf-8"))
         config = config_dict(self.sweep.config(cell, self.out, self.data or Path("DATA"), self.words))
-        found = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS})
+        without_lv = config.get("semi", {}).get("lv_bank") == "none"
+        idle = {"semi.lv_alpha", "semi.lv_similarity"} if without_lv else set()  # settings of what is switched off
+        found = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS, *idle})
         if cell.asked is not None:
             found |= differences(stored.get("asked") or {}, asdict(cell.asked))
         return f"made with other settings ({said(found)}): remove the file to run it again" if found else ""
