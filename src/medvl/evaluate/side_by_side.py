@@ -129,8 +129,9 @@ def _draw(
 
     with_truth = reference.kind.ratios is not None or reference.kind.task == "segment"
     titles = ["image", *(["truth"] if with_truth else []), *cells]
-    figure = Figure(figsize=(2.0 * len(titles), 2.55 * len(rows)), dpi=110, layout="constrained")
-    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    heights = [max(1.2, 2.0 * pixels.shape[0] / pixels.shape[1]) + 0.6 for _, _, pixels in rows]  # inches, with caption
+    figure = Figure(figsize=(2.0 * len(titles), sum(heights)), dpi=110, layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for i, (name, key, pixels) in enumerate(rows):
         case = reference.cases[key]
         label = f"{name}: {key[0]}" + (f", {key[1]}" if key[1] not in ("", "mask") else "")
