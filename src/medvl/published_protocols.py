@@ -214,6 +214,9 @@ PROTOCOLS: dict[str, Protocol] = {
             "`map_published` of `medvl evaluate`: images without a prediction or without a true box are left out",
             (
                 "The checkpoint is chosen by mAP over all scores; theirs by that from 0.5 on, which is 0 at first.",
+                "A place that holds a box has no loss of an empty one; in theirs it keeps it where its anchor's IoU is "
+                "0.5 or less, so that their confidences are lower.",
+                "Of two boxes at one place the first is learned, in theirs the last.",
                 "A frozen encoder stays in eval mode; in theirs its BatchNorm statistics go on moving.",
                 _OWN_NORM,
                 _OWN_DECAY,

@@ -15,7 +15,8 @@ from medvl.cli import app
 from medvl.config import load_config
 from medvl.errors import InputError
 from medvl.published_tables import published_table, table_names
-from medvl.train.benchmark import PRETRAININGS, Given, column_of, run_benchmark
+from medvl.train.benchmark import PRETRAININGS, column_of, run_benchmark
+from medvl.train.benchmark_given import Given
 from medvl.train.benchmark_page import as_csv, as_markdown
 from medvl.train.run import train
 
@@ -137,6 +138,10 @@ def test_table1_of_the_sets_that_are_here(
     assert len([row for row in rows if row["kind"] == "published"]) == sum(
         value is not None for cells in only.rows.values() for cell in cells for value in cell
     )
+    assert call(*words, "--seeds", "2", "--dry-run") == 0
+    for other in (["--split", "test"], ["train.lr=0.5"]):  # what lies there is of another split, of other settings
+        assert call(*[word for word in words if word not in ("--split", "val")], *other) == 2
+    assert "another" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")}
     assert call(*words) == 0  # nothing is run again
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")} == before
@@ -146,7 +151,8 @@ def test_zero_shot_tables_ask_the_runs(data: Path, run: Path, tmp_path: Path) ->
     for name, column in (("g2d-table2a", "SIIM grounding"), ("g2d-table2b", "RSNA zero-shot")):
         table, out = published_table(name), tmp_path / name
         made = run_benchmark(table, Given(data=data, out=out, runs={"mine": run}, split="test"))
-        file = json.loads((out / "results" / f"{column.replace(' ', '_').replace('-', '_')}__mine.json").read_text())
+        kept = f"{column.replace(' ', '_').replace('-', '_')}__mine.json"
+        file = json.loads((out / "cells" / "results" / kept).read_text())
         assert file["num_cases"] == (3 if name.endswith("a") else 6)
         for number, of in enumerate(table.of):
             cell = made.cells["mine", column, of]
@@ -156,6 +162,29 @@ def test_zero_shot_tables_ask_the_runs(data: Path, run: Path, tmp_path: Path) ->
         assert ",mine,measured,1," in as_csv(made)
     with pytest.raises(InputError, match="--run NAME=RUN"):
         run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x"))
+    with pytest.raises(InputError, match="that row is there already"):
+        run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x", runs={"random": run}))
+
+
+def test_on_val_the_honest_threshold_is_told_from_the_published_practice(data: Path, run: Path, tmp_path: Path) -> None:
+    table = published_table("g2d-table2b")  # a model folder will do
+    given = Given(data=data, out=tmp_path / "out", runs={"mine": run / "model"}, split="val")
+    made = run_benchmark(table, given)
+    file = json.loads((tmp_path / "out" / "cells" / "results" / "RSNA_zero_shot__mine.json").read_text())
+    honest, published = (
+        next(rules for name, rules in file["decisions"].items() if ("published" in name) is wanted)
+        for wanted in (False, True)
+    )
+    cell = made.cells["mine", "RSNA zero-shot", "F1"]
+    assert cell.ours == [honest["max f1"]["macro"]["f1"]["mean"]]
+    assert cell.published == [published["max f1 (MedKLIP)"]["macro"]["f1"]["mean"]] and cell.published[0] is not None
+    draw(tmp_path / "sets" / "siim", "pneumothorax")
+    (tmp_path / "sets" / "rsna").symlink_to(data / "rsna")
+    table_file = tmp_path / "sets" / "siim" / "manifest.csv"
+    table_file.write_text("\n".join(x for x in table_file.read_text().split("\n") if not x.endswith(",val")))
+    made = run_benchmark(table, Given(data=tmp_path / "sets", out=tmp_path / "other", runs={"mine": run}))
+    assert [name for name, _ in made.failed] == ["SIIM zero-shot, mine"]  # without val; the other column is there
+    assert made.cells["mine", "RSNA zero-shot", "AUC"].published
 
 
 def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -175,7 +204,8 @@ def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path)
     assert sweep["variants"]["pre-training, shuffled pseudo masks"]["pretrain.shuffle_masks"] is True
     names = [name for name in sweep["variants"] if not name.startswith("pre-training")]
     assert names == ["SIIM segmentation 1 %, shuffled pseudo masks", "SIIM segmentation 1 %, pseudo masks"]
-    assert sweep["variants"][names[0]]["init"] == "g2d:@pre-training, shuffled pseudo masks"
+    start = {"model.size": "nano", "init": "g2d:@pre-training, shuffled pseudo masks"}
+    assert sweep["variants"][names[0]] == {"recipe": "SIIM_segmentation.yaml", "data.label_fraction": 0.01, **start}
     assert {one["column"] for one in made.absent} == {"RSNA detection", "CXR14 fine-tuned"}
     assert all(outcome.state == "open" for outcome in made.outcomes) and len(made.outcomes) == 4
 

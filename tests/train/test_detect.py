@@ -32,6 +32,7 @@ from medvl.infer.predictor import Predictor
 from medvl.model_folder import load_model, save_model
 from medvl.models.classifier import ImageClassifier
 from medvl.models.image_encoder import build_image_encoder
+from medvl.models.yolo import published_anchors
 from medvl.tasks.detect import DetectTask, build_detector
 from medvl.tasks.pretrain import build_pretrainer
 from medvl.train import loop
@@ -288,6 +289,18 @@ def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in network.encoder.state_dict().items())
 
 
+def test_a_detector_that_goes_on_has_the_anchors_that_its_recipe_names(films: Path, tmp_path: Path) -> None:
+    own = [[8 + i, 9 + 2 * i] for i in range(9)]
+    train(config_of(films, f"detect.anchors={own}", "train.max_steps=1"), tmp_path / "fitted")
+    start = f"init={tmp_path / 'fitted'}"
+    train(config_of(films, start, "detect.anchors=published", "train.max_steps=1"), tmp_path / "run")
+    anchors = {
+        name: load_file(str(tmp_path / name / "model" / "model.safetensors"))["anchors"] for name in ("fitted", "run")
+    }
+    assert torch.equal(anchors["run"], published_anchors(config_of(films).data.image_size))
+    assert not torch.equal(anchors["run"], anchors["fitted"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -303,6 +316,7 @@ def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
         (("data.augment.scheme=released",), "scheme: medvl or none"),
         (("init=weights:nowhere.pth",), "nowhere.pth"),
         (("data.context_columns=[view]",), "context_columns with task: detect"),
+        (("data.balance=siim",), "does not take data.balance"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(

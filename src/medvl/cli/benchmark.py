@@ -31,7 +31,8 @@ def benchmark(
     from medvl import __version__
     from medvl.errors import InputError
     from medvl.published_tables import published_table, table_names
-    from medvl.train.benchmark import Given, run_benchmark
+    from medvl.train.benchmark import run_benchmark
+    from medvl.train.benchmark_given import Given
     from medvl.train.benchmark_page import as_json as content
     from medvl.train.benchmark_page import as_markdown, write_page
     from medvl.train.sweep_run import as_table
@@ -65,7 +66,7 @@ def benchmark(
         print("\n".join([cells, *gone, *(f"not run  {text}" for text in made.left_out)]))
     else:
         print(as_markdown(made, given))
-    if any(outcome.error for outcome in made.outcomes):
+    if made.failed:
         raise typer.Exit(2)
 
 

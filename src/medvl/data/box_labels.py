@@ -212,7 +212,7 @@ class BoxDataset(SegmentDataset):
     def __init__(self, labels: BoxLabels, config: DataConfig, *, seed: int, train: bool) -> None:
         """`train`: augmented (`data.augment`), anew in every epoch."""
         rows = [replace(row, text="", masks={"boxes": MaskRef(None)}) for row in labels.records]
-        config = replace(config, phrases_per_image=1, p_empty_text=0.0, draw_by=None)
+        config = replace(config, phrases_per_image=1, val_phrases_per_image=None, p_empty_text=0.0, draw_by=None)
         super().__init__(rows, ("boxes",), config, seed=seed, train=train)
         self.labels, self.names = labels, labels.classes
         self._of = {row.image: boxes for row, boxes in zip(labels.records, labels.boxes, strict=True)}

@@ -230,9 +230,10 @@ def _learn(name: str, kind: str, records: Sequence[Record], file: Path, faults: 
             fault("has fewer than two different numbers in the train split", "leave it out of data.context_columns")
             return None
         edges = np.quantile(read, [0.2, 0.4, 0.6, 0.8])
-        return Column(
-            name, "number", float(np.mean(read)), float(np.std(read)), tuple(float(f"{edge:.3g}") for edge in edges)
-        )
+        sd = float(np.std(read))
+        # Rounded, for an edge may be a patient's own value; to digits of the deviation, so that years have five fifths.
+        rounded = np.round(edges, 1 - math.floor(math.log10(sd))).tolist()
+        return Column(name, "number", float(np.mean(read)), sd, tuple(rounded))
     patients: dict[str, set[str]] = {}
     for cell, patient in filled:
         patients.setdefault(cell.casefold(), set()).add(patient)

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def evaluate_detector(
     records, data = read_as_trained(config, manifest, overrides)
     classes = tuple(card["classes"])
     threshold = config.detect.score_threshold if threshold is None else threshold
-    labels, num_other_views = _labels(records, split, classes, config)
+    labels, num_other_views = _labels(records, split, classes, replace(config, data=data))
     images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, torch.device(device))
     guesses = _guesses(images, labels, card.get("mean_boxes", {}))
     found = score(images, classes, threshold, num_draws=num_draws, seed=seed)

@@ -146,6 +146,8 @@ class Predictor:
                 f"the model takes no {', '.join(unknown)} beside the phrase",
                 expected=", ".join(self.context_columns) or "no clinical variables at all",
             )
+        missing = {word.strip().casefold() for word in self.config.data.context_missing}
+        contexts = [{k: "" if v.strip().casefold() in missing else v for k, v in row.items()} for row in contexts]
         if self._features is None or self._affine is None or self._image is None:
             raise InputError("no image", remedy="call set_image(...) first")
         if not 0.0 <= threshold <= 1.0:

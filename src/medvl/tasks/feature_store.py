@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +74,7 @@ class FeatureStore:
                 if str(stored["key"]) != self.key:
                     raise ValueError("of another encoder")
                 digests, features = stored["digests"], stored["features"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             warn(f"{self.path} cannot be used and is made anew: {error}")
             return {}
         return dict(zip(digests.tolist(), features, strict=True))

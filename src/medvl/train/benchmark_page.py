@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medvl.files import write_json, write_text
-from medvl.train.benchmark import Benchmark, Given, Measured
+from medvl.train.benchmark import Benchmark, Measured
+from medvl.train.benchmark_given import Given
 
 FORMAT = "medvl-benchmark/1"
 EMPTY = ""
@@ -37,8 +38,8 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
         "(how many). A cell that has not been run is empty; undefined: run, but the measure has no value there.",
         "",
     ]
-    if given.overrides:
-        lines += [f"Not at the protocol's settings: `{' '.join(given.overrides)}`.", ""]
+    if given.changed:
+        lines += [f"Not at the protocol's settings: `{' '.join(given.changed)}`.", ""]
     missing = {one["column"] for one in benchmark.absent}
     for name in table.columns:
         lines += [f"## {name}", ""]
@@ -62,7 +63,8 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
         lines.append("")
     lines += [f"- not run: {text}" for text in benchmark.left_out]
     lines += [f"- {text}" for text in benchmark.notes]
-    lines += [f"- failed: {one.cell.name}: {one.error}" for one in benchmark.outcomes if one.error]
+    lines += [f"- failed: {name}: {error}" for name, error in benchmark.failed]
+    lines += [f"- {one.cell.name}: {one.note}" for one in benchmark.outcomes if one.state == "done" and one.note]
     if any("*" in method for method in table.rows):
         lines.append("- `*`: the method used extra annotations (the paper's mark)")
     return "\n".join(lines).rstrip() + "\n"
@@ -103,7 +105,7 @@ def as_json(benchmark: Benchmark, given: Given, version: str) -> dict[str, Any]:
         "table": benchmark.table.name,
         "split": given.split,
         "seeds": given.seeds,
-        "overrides": list(given.overrides),
+        "overrides": given.changed,
         "version": version,
         "measured": [
             {"method": row, "column": column, "of": of, "published_convention": cell.published, "medvl": cell.ours}
@@ -112,7 +114,7 @@ def as_json(benchmark: Benchmark, given: Given, version: str) -> dict[str, Any]:
         ],
         "absent": benchmark.absent,
         "not_run": benchmark.left_out,
-        "failed": [{"cell": one.cell.name, "error": one.error} for one in benchmark.outcomes if one.error],
+        "failed": [{"cell": name, "error": error} for name, error in benchmark.failed],
         "open": [one.cell.name for one in benchmark.outcomes if one.state != "done"],
     }
 

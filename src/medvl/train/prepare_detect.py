@@ -15,6 +15,7 @@ from medvl.data.dataset import Sample
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import EpochSampler
 from medvl.errors import InputError
+from medvl.models.yolo import published_anchors
 from medvl.tasks.detect import DetectTask, build_detector, detect_lines
 from medvl.train.prepare_classify import MakeLoader
 from medvl.train.start_image import start_image_network
@@ -48,6 +49,7 @@ def detection(
             ("data.rows_per_image", config.data.rows_per_image, None),
             ("data.draw_by", config.data.draw_by, None),
             ("data.also_labelled", config.data.also_labelled, None),
+            ("data.balance", config.data.balance, "none"),
             ("train.steps_per_epoch", config.train.steps_per_epoch, None),
         )
         if value != default
@@ -64,9 +66,12 @@ def detection(
                 f"no annotated image of the {name} split has a box of {', '.join(classes)}", file=manifest.path
             )
     module, taken = start_image_network(config, build_detector(config, len(classes)), classes)
+    # Always, for the network of `init` brings its own.
     if config.detect.anchors == "fit":
         module.network.set_anchors(fit_anchors(labels["train"], config))
-    elif not isinstance(config.detect.anchors, str):
+    elif config.detect.anchors == "published":
+        module.network.anchors.copy_(published_anchors(config.data.image_size))
+    else:
         module.network.set_anchors(config.detect.anchors)
     if config.train.freeze_encoder:
         module.freeze("encoder")
