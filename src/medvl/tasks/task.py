@@ -12,8 +12,6 @@ from medvl.data.dataset import Batch
 from medvl.tasks.panels import Panel
 from medvl.tasks.text_input import TextInput
 
-Reduce = Callable[[Tensor], Tensor]
-
 
 class Task:
     """One `training_step`, one `validation_step`, and hooks that a task fills where it needs them.
