@@ -120,6 +120,9 @@ class SemiConfig:
     )
     storage: Literal["float16", "uint8"] = "float16"
     weight: Annotated[float, Ge(0)] = 1.0
+    # balanced (LViT's own, for masks) calls foreground what is likelier than its share: pseudo labels that are made of
+    # such predictions grow from visit to visit
+    ce_balance: Literal["plain", "balanced"] = "plain"
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
     lv_similarity: Literal["encoder", "findings"] = "encoder"
     lv_alpha: Annotated[float, Ge(0)] = 1.0  # the paper: 0.1; chosen on validation, see medvl/fidelity.py

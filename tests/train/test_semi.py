@@ -287,6 +287,32 @@ def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path
     assert shown == [bool(r.text) and r.id in hidden for r in records if r.id in batch.ids]
 
 
+@pytest.mark.parametrize("balance", ["plain", "balanced"])
+def test_pseudo_labels_have_a_cross_entropy_of_their_own(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: str
+) -> None:
+    """Balanced for the masks, it must not be balanced for the pseudo labels unless asked: they would grow."""
+    options = ["data.label_fraction=0.4", "semi.epi=labels", "semi.ramp=0", "objective.ce_balance=balanced"]
+    config = load_config(tiny_recipe, [*options, f"semi.ce_balance={balance}"])
+    task, manifest, hidden = make_task(config, tmp_path)
+    records, _, _ = training_records(manifest.split("train"), config)
+    dataset = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
+    batch = collate([dataset[0, place] for place in range(len(dataset))])
+    label = torch.zeros_like(batch.target)
+    label[..., :3, :5] = 1  # a small one
+    logits = torch.randn(label.shape, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: 0.9 * label)
+    monkeypatch.setattr(task, "logits", lambda *_: logits)
+    task.begin(None, 0)
+    losses = task.training_step(batch)
+    probs, label = (x[~batch.annotated] for x in (logits.sigmoid(), label))  # (N, H, W)
+    each = -(label * probs.log() + (1 - label) * (1 - probs).log())
+    parts = ((each * label).sum() / label.sum(), (each * (1 - label)).sum() / (1 - label).sum())
+    entropy = each.mean() if balance == "plain" else sum(parts) / 2
+    overlap, sizes = (label * probs).flatten(1).sum(1), (label + probs.square()).flatten(1).sum(1)
+    assert losses["unsup_loss"].item() == pytest.approx((entropy + (1 - 2 * overlap / sizes).mean()).item(), rel=1e-5)
+
+
 def test_constant_text(tiny_recipe: Path, tiny_manifest: Path) -> None:
     bare = load_manifest(tiny_manifest, text_column="text")
     assert all(r.text for r in bare.records)

@@ -130,7 +130,7 @@ class SemiSegmentTask(SegmentTask):
                 mode=objective.mode,
                 dice_weight=semi.weight,
                 ce_weight=semi.weight,
-                ce_balance=objective.ce_balance,
+                ce_balance=semi.ce_balance,
                 dice=objective.dice,
                 focal_gamma=objective.focal_gamma,
             )["loss"]
