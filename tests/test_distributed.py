@@ -107,8 +107,8 @@ def batch(step: int, rows: slice) -> dict[str, Tensor]:
 def loss_of(module: nn.Module, step: int, rows: slice) -> Tensor:
     data = batch(step, rows)
     image, text, logits = module(data["image"], data["text"])
-    same = same_pairs(TEXTS[rows], PATIENTS[rows], "cpu")
-    vla = gathered_info_nce(image, text, same=same, sigma=0.5)["loss"]
+    same = same_pairs(TEXTS[rows], PATIENTS[rows], "cpu", equal_rows=True)
+    vla = gathered_info_nce(image, text, same=same, sigma=0.5, equal_rows=True)["loss"]
     bce = class_balanced_bce_from_logits(logits[:, 1:], data["target"], data["annotated"])
     ce = cross_entropy_from_logits(logits, data["target"], data["annotated"], balanced=True)
     dice = dice_loss_from_logits(logits[:, 1:], data["target"])  # a mean over a rank's own rows
