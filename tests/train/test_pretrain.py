@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest
 from medvl.data.sampler import LengthSampler
 from medvl.errors import InputError
+from medvl.evaluate.localisation import as_text, localisation
 from medvl.tasks import pretrain
 from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
@@ -112,6 +114,16 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     summary = json.loads(found.stdout)
     assert set(summary["methods"]) == {"attention", "pseudo mask", "decoder", "shuffled", "chance"}
     assert summary["num_cases"] == 8 and (tmp_path / "where" / "cases.csv").is_file()
+    assert set(summary["by_split"]) == {"val"} and summary["by_split"]["val"]["methods"] == summary["methods"]
+    of_all = localisation(str(run), load_manifest(pairs / "manifest.csv"), split="all", target="mask", out=tmp_path)
+    by_split = of_all["by_split"]
+    assert {name: own["num_cases"] for name, own in by_split.items()} == {"train": 24, "val": 8}
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    for name, own in by_split.items():
+        scores = [float(row["dice"]) for row in rows if (row["split"], row["method"]) == (name, "pseudo mask")]
+        assert own["methods"]["pseudo mask"]["dice"]["mean"] == pytest.approx(np.mean(scores))
+        assert own["differences"].keys() == of_all["differences"].keys() and own["num_patients"] == own["num_cases"]
+    assert "split train: 24 cases, 24 patients" in as_text(of_all) and "split train" not in as_text(summary)
 
     seg = tmp_path / "seg"
     words = ["task=segment", "model.name=encoder_unet", "model.options={}", "text.encoder=none", "train.epochs=1"]
