@@ -104,8 +104,9 @@ def test_in_the_audit(tmp_path: Path) -> None:
     }
     assert audit.counts["reports"]["headers"] == 1 and audit.exit_code == 0
     text = audit_text(audit)
-    assert "reports: num 3, over 112 words 0, open end 1, empty 0, too short 0, headers 1, marks 1, list numbers 1" in text
-    assert "warning: report_marks: 1 of 3 reports hold de-identification marks" in text
+    expected = "reports: num 3, over 112 words 0, open end 1, empty 0, too short 0, headers 1, marks 1, list numbers 1"
+    assert expected in text
+    assert "warning: report_marks: 1 of 3 reports hold de-identification marks (___, XXXX); medvl import" in text
     short = audit_manifest(path, max_tokens=6)  # tokens are no words: the rules of reports stay
     assert short.counts["reports"] == audit.counts["reports"]
     assert "texts at max_tokens (6 tokens): 3 of 3 cut" in audit_text(short)

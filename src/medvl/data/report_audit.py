@@ -16,6 +16,7 @@ from medvl.data.records import Record
 from medvl.data.report_sections import MIN_WORDS, count_headers, count_list_numbers, count_marks, num_words
 
 MGCA_WORDS = 112  # MGCA cuts a report behind them; nothing here does
+_MENDED = "; medvl import reports takes them out"
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s+\S)")
 _CLOSED = re.compile(r"[.!?:][\"')\]]*$")
 
@@ -26,7 +27,7 @@ class ReportIssue:
 
     kind: str
     num: int  # reports
-    is_fault: bool  # cleaning would mend it; else it is for the reader to judge
+    is_fault: bool  # of a text to train on; else it is for the reader to judge
     ids: tuple[str, ...]  # of their records
     message: str
 
@@ -53,8 +54,9 @@ class ReportAudit:
 def audit_reports(records: Sequence[Record]) -> ReportAudit:
     """Count the reports of `records` that each rule finds.
 
-    over_112_words: MGCA would cut it. open_end: no full stop at the end, so cut before, or typed so. empty: no word. too_short: fewer than 3 words. headers: "FINDINGS:" and the like. marks: `___`, XXXX.
-    list_numbers: "1. " before a sentence. duplicates: another study has the same text (case and white space aside).
+    over_112_words: MGCA would cut it. open_end: no full stop at the end, so cut before, or typed so. empty: no word.
+    too_short: fewer than 3 words. headers: "FINDINGS:" and the like. marks: `___`, XXXX. list_numbers: "1. " before a
+    sentence. duplicates: another study has the same text (case and white space aside).
     """
     reports: dict[tuple[str, str, str], list[str]] = {}
     for record in records:
@@ -92,9 +94,9 @@ def audit_reports(records: Sequence[Record]) -> ReportAudit:
             lambda text: 0 < lengths[text] < MIN_WORDS,
             f"have fewer than {MIN_WORDS} words and say next to nothing",
         ),
-        issue("headers", True, lambda text: count_headers(text) > 0, "hold section headers, e.g. FINDINGS:"),
-        issue("marks", True, lambda text: count_marks(text) > 0, "hold de-identification marks (___ or XXXX)"),
-        issue("list_numbers", True, lambda text: count_list_numbers(text) > 0, "hold list numbers, e.g. 1."),
+        issue("headers", True, lambda text: count_headers(text) > 0, f"hold section headers, e.g. FINDINGS:{_MENDED}"),
+        issue("marks", True, lambda text: count_marks(text) > 0, f"hold de-identification marks (___, XXXX){_MENDED}"),
+        issue("list_numbers", True, lambda text: count_list_numbers(text) > 0, f"hold list numbers, e.g. 1.{_MENDED}"),
         issue(
             "duplicates",
             False,
