@@ -180,7 +180,8 @@ class TrainConfig:
     lr_min: float = 0.0
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "warm_restarts", "constant"] = "cosine"
-    restart_epochs: int = 10  # length of one cycle of warm_restarts
+    restart_epochs: int = 10  # length of one cycle of warm_restarts, whose rate then changes from epoch to epoch
+    restart_steps: Annotated[int, Ge(1)] | None = None  # its length in steps instead; the rate changes with each
     warmup_steps: int = 100
     clip_norm: float | None = 1.0
     freeze_encoder: bool = False  # the image encoder keeps its weights and its BatchNorm statistics

@@ -155,13 +155,26 @@ G2D: tuple[Difference, ...] = (
         "pretrain.same_is_no_negative", False, False, True,
         "Reports repeat: the same text of another study is a true pair, not a negative.", "read",
     ),
-    Difference("pretrain.bucket_texts", False, False, True, "Less padding; the paper pads all texts to 256.", "read"),
+    Difference(
+        "pretrain.bucket_texts", False, False, True,
+        "A text is padded to the longest of its batch: batches of similar length pad less. (Released: all to 256.)",
+        "read",
+    ),
     Difference("train.optimizer", "adamw", "adamw", "adamw", "All agree.", "read"),
     Difference("train.lr", 2e-4, 2e-5, 2e-4, "The paper's rate goes with batches of 2,048.", "read"),
     Difference("train.weight_decay", 1e-8, 1e-8, 1e-8, "All agree.", "read"),
     Difference(
         "train.schedule", "cosine", "warm_restarts", "cosine",
-        "Released: a restart every 200 iterations, about 108 in a run.", "read",
+        "Restarts throw the rate up again to the end; see the next row.", "read",
+    ),
+    Difference(
+        "train.restart_steps", None, 200, None,
+        "Released: a restart every 200 iterations, about 108 in a run, the rate stepped at each.", "read",
+    ),
+    Difference("train.lr_min", 0.0, 1e-8, 0.0, "The paper gives no floor.", "read"),
+    Difference(
+        "train.warmup_steps", 100, 0, 100,
+        "The paper warms up linearly and does not say how long (100 is a guess); released: not at all.", "read",
     ),
     Difference("train.clip_norm", None, None, 1.0, "One bad batch must not undo an epoch.", "read"),
     Difference(

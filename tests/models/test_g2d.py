@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from medvl.errors import InputError
 from medvl.models.bridge import start_from_g2d
 from medvl.models.g2d import G2D
 from medvl.models.registry import build_model
+from medvl.text.layers import SplitLayers
 
 
 def make(size: str = "nano", **options: Any) -> G2D:
@@ -240,3 +242,23 @@ def test_another_encoder_is_refused() -> None:
         start_from_g2d(build_model("lvit", size="nano", in_channels=1, text_merge="none"), make(), "encoder", "run")
     with pytest.raises(InputError, match="cannot start from g2d"):
         start_from_g2d(build_model("unet", size="nano"), make(), "encoder", "run")
+
+
+def test_a_step_makes_fewer_flops_than_the_released_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/g2d_flops.py at full size, on tensors without content; the released step was counted as 168.9."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "g2d_flops.py"
+    spec = importlib.util.spec_from_file_location("g2d_flops", path)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(SplitLayers, "_compare", lambda self: None)  # needs numbers; tests/text compares the halves
+    bert = benchmark.bert
+
+    def without_content() -> nn.Module:
+        with torch.device("meta"):
+            return bert()
+
+    monkeypatch.setattr(benchmark, "bert", without_content)
+    released = benchmark.released()
+    assert released == pytest.approx(168.9, abs=0.1)
+    assert released / benchmark.ours(benchmark.lengths_of(None, "text"), cached=False) >= 1.8

@@ -30,6 +30,7 @@ from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
 from medvl.train import loop
 from medvl.train.run import train
+from medvl.train.schedule import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +338,9 @@ def test_presets_of_g2d() -> None:
     released = make_config({"task": "pretrain", "fidelity": "released"})
     assert released.model.name == "g2d" and released.pretrain.mask.strict and not released.pretrain.mask.body_mask
     assert released.pretrain.vla == "sum" and released.pretrain.decoder_loss == "released"
+    schedule = released.train
+    assert (schedule.schedule, schedule.restart_steps, schedule.warmup_steps) == ("warm_restarts", 200, 0)
+    assert schedule.lr_min == 1e-8 and learning_rate(schedule, 200, 1000, 50) == learning_rate(schedule, 0, 1000, 50)
     paper = make_config({"task": "pretrain", "fidelity": "paper"})
     assert paper.pretrain.mask.smooth == "bilateral" and paper.pretrain.mask.domain == "image"
 

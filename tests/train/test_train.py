@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +246,7 @@ def test_schedule() -> None:
     assert by_epoch[0] == by_epoch[10] == by_epoch[20] == 1.0
     assert by_epoch[5] == pytest.approx(0.55)
     assert learning_rate(restarts, 4, 1000, 5) == 1.0  # the released program steps once per epoch
+    by_step = replace(restarts, restart_steps=200)  # of the released G2D
+    rates = [learning_rate(by_step, step, 1000, 5) for step in range(401)]
+    assert rates[0] == rates[200] == rates[400] == 1.0 and rates[100] == pytest.approx(0.55)
+    assert rates[:200] == sorted(set(rates[:200]), reverse=True) and rates[199] == pytest.approx(0.1, abs=1e-3)
