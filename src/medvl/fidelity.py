@@ -99,6 +99,11 @@ LVIT: tuple[Difference, ...] = (
         "second-hand",
     ),
     Difference(
+        "semi.lv_similarity", "encoder", "encoder", "encoder",
+        "TextSim of the paper. `findings` compares the sides first, then zones and terms. Equally similar texts give "
+        "the mean of their masks, whatever their order.", "second-hand",
+    ),
+    Difference(
         "semi.start", "predict", "predict", "first_visit",
         "The paper predicts all unlabelled images before training; with the warm-up the first visit does as well.",
         "second-hand",
