@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from medvl import errors
 from medvl.config import Config, load_config
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import fit
@@ -27,6 +29,7 @@ from medvl.tasks import semi_segment
 from medvl.tasks.segment import build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
 from medvl.tasks.text_input import TextInput
+from medvl.train.prepare import prepare
 from medvl.train.run import train
 
 SEMI = [
@@ -138,11 +141,11 @@ def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path
         assert task._store.read(batch.ids[0]).mean() == pytest.approx(want, abs=2e-3)
 
 
-@pytest.mark.parametrize("poison", ["other", "gone"])
+@pytest.mark.parametrize("poison", ["other", "never opened"])
 def test_hidden_masks_do_not_reach_the_weights(
     finished: Path, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
 ) -> None:
-    """NaN in the log, other pixels or no file at all behind the hidden masks: the weights stay the same."""
+    """NaN in the log; other pixels behind the hidden masks, or none of them opened: the weights stay the same."""
     folder = Path(shutil.copytree(tiny_manifest.parent, tmp_path / "copy"))
     config = load_config(folder / "recipe.yaml", SEMI)
     records, hidden, counts = training_records(load_manifest(folder / "manifest.csv").split("train"), config)
@@ -157,7 +160,7 @@ def test_hidden_masks_do_not_reach_the_weights(
         return np.full(config.data.image_size, np.nan)
 
     monkeypatch.setattr(semi_segment, "hidden_mask", nans)
-    if poison == "gone":
+    if poison == "never opened":
         real = SegmentDataset._mask
 
         def guarded(self: SegmentDataset, record: object, name: str) -> object:
@@ -269,6 +272,54 @@ def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"no training record is unlabelled.*label_fraction"):
         train(load_config(tiny_recipe, ["semi.epi=labels"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["semi.lv_bank=labelled", "text.encoder=none"], r"encoder without a text encoder; remedy: .*findings"),
+        (["semi.lv_bank=captions", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
+         r"captions has one class, and there are 2; remedy: semi.lv_bank: labelled"),
+        (["semi.lv_bank=labelled", "data.manifest=silent.csv"], r"bank of the LV loss is empty"),
+        (["semi.epi=labels", "data.balance=siim"], r"data.balance: siim with semi.*remedy: data.balance: none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before_there_is_a_run(
+    tiny_recipe: Path, tmp_path: Path, options: Sequence[str], message: str, dry_run: bool
+) -> None:
+    table = (tiny_recipe.parent / "manifest.csv").read_text()
+    plain = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    records, _, _ = training_records(load_manifest(plain.data.manifest).split("train"), plain)
+    for record in records:  # the labelled ones lose their text
+        table = table.replace(f"{record.id},{record.image.name},{record.text},", f"{record.id},{record.image.name},,")
+    silent = tiny_recipe.parent / "silent.csv"
+    silent.write_text(table)
+    words = [word.replace("silent.csv", str(silent)) for word in options]
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", *words])
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run", dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_semi_runs_on_one_device(tiny_recipe: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, SEMI)
+    two = SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
+    with pytest.raises(InputError, match=r"run on one device; expected train.devices: 1"):
+        prepare(config, load_manifest(config.data.manifest), two, tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_semi_without_init_warns(
+    finished: Path,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for options, warns in ([], True), ([f"init={finished}"], False):
+        monkeypatch.setattr(errors, "_warned", set())
+        train(load_config(tiny_recipe, [*SEMI, *options]), tmp_path / "run", dry_run=True)
+        assert ("semi without init" in capsys.readouterr().err) == warns
 
 
 def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path: Path) -> None:
