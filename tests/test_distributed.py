@@ -35,6 +35,11 @@ from medvl.objectives.overlap import (
     cross_entropy_from_logits,
     dice_loss_from_logits,
 )
+from medvl.objectives.pixel_alignment import (
+    pixel_alignment_loss,
+    reconstruction_loss,
+    released_pixel_alignment_loss,
+)
 
 Found = dict[str, Any]
 BATCH = 6
@@ -107,8 +112,8 @@ def batch(step: int, rows: slice) -> dict[str, Tensor]:
 def loss_of(module: nn.Module, step: int, rows: slice) -> Tensor:
     data = batch(step, rows)
     image, text, logits = module(data["image"], data["text"])
-    same = same_pairs(TEXTS[rows], PATIENTS[rows], "cpu")
-    vla = gathered_info_nce(image, text, same=same, sigma=0.5)["loss"]
+    same = same_pairs(TEXTS[rows], PATIENTS[rows], "cpu", equal_rows=True)
+    vla = gathered_info_nce(image, text, same=same, sigma=0.5, equal_rows=True)["loss"]
     bce = class_balanced_bce_from_logits(logits[:, 1:], data["target"], data["annotated"])
     ce = cross_entropy_from_logits(logits, data["target"], data["annotated"], balanced=True)
     dice = dice_loss_from_logits(logits[:, 1:], data["target"])  # a mean over a rank's own rows
@@ -130,6 +135,30 @@ def train(module: nn.Module, wrapped: nn.Module, optimizer: torch.optim.Optimize
     return {"losses": losses, "gradients": gradients, "state": module.state_dict()}
 
 
+DECODERS: dict[str, Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]] = {
+    "pseudo mask": pixel_alignment_loss,
+    "pseudo mask, released": released_pixel_alignment_loss,
+    "reconstruction": lambda logits, target, _: reconstruction_loss(logits, target),
+}
+
+
+def decoder_losses(module: nn.Module, wrapped: nn.Module, rows: slice) -> Found:
+    """Loss and gradients of what G2D's decoder is trained with; the valid pairs lie unevenly over the rows."""
+    valid = torch.ones(BATCH, 3, dtype=torch.bool)
+    valid[3:, 1:] = False
+    valid[5] = False
+    target = torch.rand(BATCH, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    found = {}
+    for name, loss in DECODERS.items():
+        module.zero_grad()
+        data = batch(0, rows)
+        losses = loss(wrapped(data["image"], data["text"])[2], target[rows], valid[rows])
+        losses["loss"].backward()
+        gradients = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
+        found[name] = {"losses": {key: value.detach() for key, value in losses.items()}, "gradients": gradients}
+    return found
+
+
 # --- the two processes ---------------------------------------------------------------------------------------------
 
 
@@ -142,6 +171,7 @@ def process(number: int, folder: str) -> None:
         "collectives": collectives(number),
         "uneven": [uneven(of_rank(number, sizes)) for sizes in UNEVEN],
         **under_ddp(of_rank(number, (3, 3))),
+        "decoders": [decoders(of_rank(number, sizes)) for sizes in ((3, 3), (4, 2))],
     }
     torch.save(found, f"{folder}/{number}.pt")
     dist.barrier()
@@ -215,6 +245,11 @@ def under_ddp(rows: slice) -> Found:
     return {"trained": trained, "cached": {"loss": loss.detach(), "gradients": gradients}}
 
 
+def decoders(rows: slice) -> Found:
+    module = convert_batch_norm(made(Network))
+    return decoder_losses(module, DistributedDataParallel(module, find_unused_parameters=True), rows)
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What each of the two processes found."""
@@ -273,6 +308,18 @@ def test_two_processes_train_as_one_with_the_whole_batch(two: list[Found]) -> No
     module.eval()
     data = batch(2, slice(None))
     close(torch.cat([first["eval"], second["eval"]]), module(data["image"], data["text"])[2].detach())
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("case", [0, 1], ids=["3 and 3 rows", "4 and 2 rows"])
+def test_the_decoders_losses_are_those_of_the_whole_batch(two: list[Found], case: int, name: str) -> None:
+    module = made(Network)
+    whole = decoder_losses(module, module, slice(None))[name]
+    assert all((whole["gradients"][key] != 0).any() for key in ("stem.0.weight", "low.0.weight", "head.weight"))
+    for part in (one["decoders"][case][name] for one in two):
+        torch.testing.assert_close(part["losses"], whole["losses"], rtol=1e-5, atol=1e-6)
+        for key, gradient in whole["gradients"].items():
+            torch.testing.assert_close(part["gradients"][key], gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_the_batch_needs_all_of_it(two: list[Found]) -> None:

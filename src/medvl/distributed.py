@@ -43,12 +43,16 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_with_grad(x: Tensor) -> Tensor:
+def gather_with_grad(x: Tensor, *, equal_rows: bool = False) -> Tensor:
     """The rows of all ranks: (B_r, ...) -> (B, ...), in the order of the ranks.
 
     The number of rows may differ between ranks (a last batch; none at all too); all else of the shape may not. Backward
     a rank gets, for its own rows, the sum over ranks of what flowed back there. Types without gradient are gathered
     all the same. On one process it returns `x`.
+
+    Args:
+        equal_rows: every rank has as many rows as this one (as every training batch of pairs has): their numbers are
+            then not exchanged, for which the host would wait for the device.
 
     Raises:
         InputError: `x` is a scalar, which has no rows.
@@ -57,7 +61,9 @@ def gather_with_grad(x: Tensor) -> Tensor:
         raise InputError("a scalar to gather over ranks", expected="(rows, ...)", remedy="sum_over_ranks, or x[None]")
     if world_size() == 1:
         return x
-    counts = stack_over_ranks(torch.tensor(x.shape[0], device=x.device)).tolist()  # W
+    counts = [x.shape[0]] * world_size()
+    if not equal_rows:
+        counts = stack_over_ranks(torch.tensor(x.shape[0], device=x.device)).tolist()  # W
     gathered: Tensor = _Gather.apply(x, counts)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return gathered
 

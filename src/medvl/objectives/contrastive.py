@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medvl.device import to_device
 from medvl.distributed import gather_with_grad
 from medvl.errors import InputError
 
@@ -81,6 +82,7 @@ def gathered_info_nce(
     sigma: float = SIGMA,
     same: Tensor | None = None,
     reduction: Literal["mean", "sum"] = "mean",
+    equal_rows: bool = False,
 ) -> dict[str, Tensor]:
     """`info_nce` of the whole batch: the negatives of every rank, with gradient to all of them.
 
@@ -90,12 +92,15 @@ def gathered_info_nce(
     Args:
         image, text: (B_r, D), this rank's.
         same: (B, B) bool over all ranks, as `same_pairs` gives it.
+        equal_rows: as in `gather_with_grad`.
     """
-    image, text = (gather_with_grad(_exact(x)) for x in (image, text))  # (B, D)
+    image, text = (gather_with_grad(_exact(x), equal_rows=equal_rows) for x in (image, text))  # (B, D)
     return info_nce(image, text, sigma=sigma, same=same, reduction=reduction)
 
 
-def same_pairs(texts: Sequence[str], patients: Sequence[str], device: torch.device | str) -> Tensor:
+def same_pairs(
+    texts: Sequence[str], patients: Sequence[str], device: torch.device | str, *, equal_rows: bool = False
+) -> Tensor:
     """Which pairs of the whole batch have the same text (but for case and white space) or the same patient.
 
     64-bit hashes are exchanged between ranks, never the texts.
@@ -103,6 +108,7 @@ def same_pairs(texts: Sequence[str], patients: Sequence[str], device: torch.devi
     Args:
         texts, patients: of this rank's pairs. Records without a patient must carry distinct ones, as a manifest does.
         device: of the result, and of the exchange.
+        equal_rows: as in `gather_with_grad`.
 
     Returns:
         (B, B) bool, symmetric, true on the diagonal.
@@ -111,8 +117,8 @@ def same_pairs(texts: Sequence[str], patients: Sequence[str], device: torch.devi
         [_hash(" ".join(text.split()).casefold()), _hash(patient)]
         for text, patient in zip(texts, patients, strict=True)
     ]
-    own = torch.tensor(rows, dtype=torch.int64, device=device).view(-1, 2)  # (B_r, 2)
-    keys = gather_with_grad(own)  # (B, 2)
+    own = to_device(torch.tensor(rows, dtype=torch.int64).view(-1, 2), device)  # (B_r, 2)
+    keys = gather_with_grad(own, equal_rows=equal_rows)  # (B, 2)
     return (keys[:, None] == keys[None]).any(dim=2)  # (B, B)
 
 

@@ -22,6 +22,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
+from medvl.device import to_device
 from medvl.models.boxes import size_iou
 
 Weight = Annotated[float, Ge(0)]
@@ -92,7 +93,7 @@ def assign(
     chosen = chosen & is_box[:, :, None, None]  # (B, M, 3, A)
     places, within, offset = [], [], 0
     for stride, h, w in grids:
-        limit = torch.tensor([w - 1, h - 1], device=boxes.device)
+        limit = to_device(torch.tensor([w - 1, h - 1]), boxes.device)
         cell = torch.minimum((centre / stride).floor().long().clamp(min=0), limit)  # (B, M, 2) column, row
         first = offset + (cell[..., 1] * w + cell[..., 0]) * per_map
         places.append(first[..., None] + torch.arange(per_map, device=boxes.device))  # (B, M, A)

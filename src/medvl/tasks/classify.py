@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from medvl.config import Config
 from medvl.data.class_labels import ClassDataset, ClassLabels
 from medvl.data.dataset import Batch, Sample, collate
+from medvl.device import to_device
 from medvl.distributed import gather_objects, gather_with_grad, sum_over_ranks
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc
@@ -144,7 +145,7 @@ class ClassifyTask(Task):
         return logits
 
     def _loss(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        weight = None if self.weight is None else self.weight.to(logits.device)
+        weight = None if self.weight is None else to_device(self.weight, logits.device)
         return label_loss(logits, target, multiclass=self.config.classify.labels == "multiclass", weight=weight)
 
 

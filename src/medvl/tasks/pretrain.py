@@ -128,7 +128,8 @@ class PretrainTask(Task):
 
         "micro": each part is a batch of its own, with its own negatives. "cached": the vectors of all parts first,
         without graph; the alignment of the whole batch gives their gradients; then each part again with graph (Gao et
-        al., arXiv 2101.06983). BatchNorm sees the parts in both.
+        al., arXiv 2101.06983). In training BatchNorm normalises each part by itself in both modes; with BatchNorm in
+        eval mode the gradients of "cached" are those of the whole batch.
         """
         num_parts = self.config.pretrain.accumulate
         if num_parts == 1:
@@ -149,29 +150,41 @@ class PretrainTask(Task):
         self, batch: Batch, parts: list[Batch], module: nn.Module | None, backward: Callable[[Tensor], None]
     ) -> dict[str, Tensor]:
         cached = CachedEmbeddings(len(parts), module=module or self.module)
-
-        def vectors_of(part: Batch, decode: bool) -> tuple[ImageOutput, Tensor]:
-            return self._forward(part, module, decode)
+        targets: list[tuple[Tensor, Tensor]] = []  # of the parts; the second pass has the same attention
 
         def first(i: int) -> tuple[Tensor, Tensor]:
-            output, vectors = vectors_of(parts[i], False)
+            output, vectors = self._forward(parts[i], module, False)
+            if self.decoding and self.config.pretrain.decoder == "pseudo_mask":
+                target = self.mask_of(output, parts[i])
+                targets.append((target.mask, target.valid))
             return output.pooled, vectors
 
         image, text = cached.embed(first)
+        mask, valid = map(torch.cat, zip(*targets, strict=True)) if targets else (None, None)
+        if mask is not None and valid is not None and self.config.pretrain.shuffle_masks:
+            mask, valid = self._shuffled(mask, valid)
         vla = self._align(image, text, batch)
         vla["loss"].backward()  # type: ignore[no-untyped-call]  # to the leaves that stand for the vectors, no further
         sums: dict[str, Tensor] = {}
+        start = 0
         for i, part in enumerate(parts):
-            share = len(part.ids) / len(batch.ids)
             with cached.replay(i):
-                output, vectors = vectors_of(part, self.decoding)
+                output, vectors = self._forward(part, module, self.decoding)
             loss = cached.surrogate(i, (output.pooled, vectors))
-            decoder = self._decoder_loss(output, part)
+            stop = start + len(part.ids)
+            decoder: dict[str, Tensor] = {}
+            if output.mask_logits is not None and mask is not None and valid is not None:
+                decoder = self._pixel_loss(
+                    output.mask_logits, mask[start:stop], valid[start:stop], num_valid=valid.sum()
+                )
+            elif output.mask_logits is not None:
+                decoder = reconstruction_loss(output.mask_logits, part.image, num_images=len(batch.ids))
             if decoder:
-                loss = loss + share * self.config.pretrain.decoder_weight * decoder["loss"]
+                loss = loss + self.config.pretrain.decoder_weight * decoder["loss"]
             backward(loss)
             for name, value in decoder.items():
-                sums[f"decoder_{name}"] = sums.get(f"decoder_{name}", 0) + share * value.detach()
+                sums[f"decoder_{name}"] = sums.get(f"decoder_{name}", 0) + value.detach()
+            start = stop
         total = vla["loss"].detach() + self.config.pretrain.decoder_weight * sums.get("decoder_loss", 0)
         return {"loss": total, "vla_loss": vla["loss"].detach(), **sums}
 
@@ -241,8 +254,10 @@ class PretrainTask(Task):
         pretrain = self.config.pretrain
         same = None
         if pretrain.same_is_no_negative:
-            same = same_pairs(batch.source_texts, batch.patients, batch.image.device)
-        return gathered_info_nce(image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla)
+            same = same_pairs(batch.source_texts, batch.patients, batch.image.device, equal_rows=True)
+        return gathered_info_nce(
+            image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla, equal_rows=True
+        )  # of equal length on every rank: LengthSampler
 
     def _total(self, vla: dict[str, Tensor], output: ImageOutput, batch: Batch) -> dict[str, Tensor]:
         decoder = self._decoder_loss(output, batch)
@@ -262,16 +277,26 @@ class PretrainTask(Task):
         target = self.mask_of(output, batch)
         mask, valid = target.mask, target.valid
         if pretrain.shuffle_masks if shuffle is None else shuffle:
-            shift = self._shift(len(batch.ids))
-            mask, valid = mask.roll(shift, dims=0), valid.roll(shift, dims=0)
-        loss = pixel_alignment_loss if pretrain.decoder_loss == "paper" else released_pixel_alignment_loss
-        return loss(output.mask_logits, mask, valid)
+            mask, valid = self._shuffled(mask, valid)
+        return self._pixel_loss(output.mask_logits, mask, valid)
 
-    def _shift(self, num: int) -> int:
-        """A rotation by 1 to num - 1 places leaves no image its own mask; a pure function of (seed, step)."""
+    def _pixel_loss(
+        self, mask_logits: Tensor, mask: Tensor, valid: Tensor, num_valid: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        paper = self.config.pretrain.decoder_loss == "paper"
+        loss = pixel_alignment_loss if paper else released_pixel_alignment_loss
+        return loss(mask_logits, mask, valid, num_valid=num_valid)
+
+    def _shuffled(self, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The masks of other images: rotated by 1 to B - 1 places, so that no image keeps its own.
+
+        A pure function of (seed, step).
+        """
+        num = len(mask)
         if num < 2:
             raise InputError("masks of one image cannot be shuffled", remedy="a batch (or part) of at least 2 images")
-        return int(np.random.default_rng([self.config.train.seed, self.step]).integers(1, num))
+        shift = int(np.random.default_rng([self.config.train.seed, self.step]).integers(1, num))
+        return mask.roll(shift, dims=0), valid.roll(shift, dims=0)
 
     def _draw(self, batch: Batch, output: ImageOutput) -> None:
         wanted = self.config.pretrain.num_panels - len(self._panels)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medvl.data.context import Context, ContextRules
+from medvl.device import to_device
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
 
@@ -43,10 +44,10 @@ class TextInput:
         written = self.written(list(texts), context)
         if self.cache is not None:
             features, mask = self.cache.features(written)
-            return features.to(device), mask.to(device)
+            return to_device(features, device), to_device(mask, device)
         tokens = self.encoder.tokenize(written)
         self.num_truncated += tokens.num_truncated
-        return tokens.ids.to(device), tokens.mask.to(device)
+        return to_device(tokens.ids, device), to_device(tokens.mask, device)
 
     def written(self, texts: Sequence[str], context: Sequence[Context] = ()) -> list[str]:
         """The texts as the encoder reads them."""
@@ -58,4 +59,4 @@ class TextInput:
         """(N, k) values of the context's tokens, NaN = missing (all of them without rows); None without such tokens."""
         if self.context is None or self.context.mode != "tokens":
             return None
-        return torch.from_numpy(self.context.values(context or [{}] * num_texts)).to(device)
+        return to_device(torch.from_numpy(self.context.values(context or [{}] * num_texts)), device)

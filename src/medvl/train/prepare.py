@@ -239,7 +239,10 @@ def _negatives(config: Config, world_size: int) -> str:
         part = -(-whole // pretrain.accumulate)
         return f"of the part only: {part} pairs, in {pretrain.accumulate} parts of a batch of {whole}"
     if pretrain.accumulate > 1:
-        return f"of the whole batch of {whole} pairs, computed in {pretrain.accumulate} parts (cached embeddings)"
+        return (
+            f"of the whole batch of {whole} pairs, computed in {pretrain.accumulate} parts (cached embeddings; "
+            "BatchNorm normalises each part by itself)"
+        )
     return f"of the whole batch of {whole} pairs"
 
 
