@@ -37,7 +37,13 @@ from medvl.train.run import open_manifest
 RECIPES = Path(__file__).parents[1] / "recipes"
 WARM = 5
 PHANTOMS = "PHANTOMS"
-FULL_LVIT = ["semi.epi=none", "semi.lv_bank=none", "data.label_fraction=1.0", "data.image_size=[224,224]", "model.size=B"]
+FULL_LVIT = [
+    "semi.epi=none",
+    "semi.lv_bank=none",
+    "data.label_fraction=1.0",
+    "data.image_size=[224,224]",
+    "model.size=B",
+]
 FULL_G2D = [PHANTOMS, "text.encoder=builtin", "text.train_layers=0", "pretrain.warmup_steps=0", "data.num_workers=8"]
 # name: recipe, precision, overrides. The text encoder of G2D is the built-in one: no weights are needed.
 WORKLOADS: dict[str, tuple[str, str, list[str]]] = {
@@ -103,7 +109,9 @@ def measure(name: str, num_steps: int, folder: Path) -> dict[str, Any]:
             def show(message: Any, *_: Any) -> None:
                 if "synchroniz" in str(message):
                     own = [f for f in traceback.extract_stack() if "medvl" in f.filename or "lightning" in f.filename]
-                    seen.append(f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}" if own else "elsewhere")
+                    seen.append(
+                        f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}" if own else "elsewhere"
+                    )
 
             warnings.showwarning = show  # type: ignore[assignment]
             waiting = [next(source) for _ in range(4)]

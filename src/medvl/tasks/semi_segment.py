@@ -30,6 +30,7 @@ from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import read_mask
 from medvl.data.records import Record
+from medvl.device import to_device
 from medvl.errors import InputError, warn
 from medvl.files import write_json
 from medvl.models.weight_average import update_average
@@ -143,7 +144,7 @@ class SemiSegmentTask(SegmentTask):
             share = ((target > 0.5).flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
             parts["pseudo_fraction"] = share
         if self._bank is not None:
-            masks = self._retrieved(batch).to(logits.device)  # (N, K, H, W)
+            masks = to_device(self._retrieved(batch), logits.device)  # (N, K, H, W)
             lv = lv_loss(probs_from_logits(logits, objective.mode), masks, open_pairs)
             total = total + ramp * semi.lv_alpha * lv
             parts["lv_loss"] = lv.detach()
@@ -218,16 +219,15 @@ class SemiSegmentTask(SegmentTask):
             rows.append(n)
             views.append(view)
         if rows and semi.update == "visit":
-            on_host = probs[rows].to("cpu", non_blocking=True)
+            # Whole, as choosing rows would send their numbers to the device and wait.
+            on_host = probs.detach().to("cpu", non_blocking=True)
             event = None
             if probs.is_cuda:
                 event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 event.record()
-            self._pending += [
-                (batch.ids[n], view, on_host[i], event) for i, (n, view) in enumerate(zip(rows, views, strict=True))
-            ]
-        weight = torch.from_numpy(past).to(probs.device, non_blocking=True)
-        return weight * torch.from_numpy(old).to(probs.device, non_blocking=True) + (1 - weight) * probs
+            self._pending += [(batch.ids[n], view, on_host[n], event) for n, view in zip(rows, views, strict=True)]
+        weight = to_device(torch.from_numpy(past), probs.device)
+        return weight * to_device(torch.from_numpy(old), probs.device) + (1 - weight) * probs
 
     def _flush(self) -> None:
         """Move the last step's predictions back to their records' grids and into the store."""
