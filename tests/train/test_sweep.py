@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +22,7 @@ from medvl.errors import InputError
 from medvl.settings import differences, flat
 from medvl.train import run as run_module
 from medvl.train.sweep import Sweep, load_sweep
-from medvl.train.sweep_run import as_table, run_sweep, without_machine_paths
+from medvl.train.sweep_run import POLL_S, as_table, run_sweep, without_machine_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = {"train.max_steps": 1, "train.val_every": 1}
@@ -413,6 +415,26 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(tiny_recipe: Path, tmp_
         (outcome,) = run_sweep(path, tmp_path / "out")
         assert (outcome.state, outcome.note) == ("open", "another process is at it")
         other.communicate("\n")
+
+
+def test_a_cell_waits_for_the_run_that_another_process_is_at(
+    tiny_recipe: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"first": {}, "second": {"init": "@first"}}
+    path, lock = write(tmp_path, tiny_recipe, variants=variants), tmp_path / "out" / ".locks" / "first-seed0"
+    lock.parent.mkdir(parents=True)
+    handle, looks = os.open(lock, os.O_RDWR | os.O_CREAT), []
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if looks.count(POLL_S) == 2:  # the other process ends without the run that is waited for
+            os.close(handle)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    first, second = run_sweep(path, tmp_path / "out")
+    assert first.note == "another process is at it" and looks.count(POLL_S) == 2
+    assert "needs the run @first, which is not finished" in second.error
 
 
 def test_absolute_paths_leave_a_result_file() -> None:
