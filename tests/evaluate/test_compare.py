@@ -100,7 +100,14 @@ def test_the_numbers_by_hand(write: Write) -> None:
     assert ours["metrics"]["iou_pooled"]["by_seed"] == pytest.approx([16 / 20, 1.0])
     # Per patient the seeds' mean differences are 2/9, 2/9, 1/9, 1/9: all of one sign, hence 2 of 16 patterns.
     change = image["difference"]
-    assert change["mean"] == pytest.approx(1 / 6) and 1 / 9 - 1e-9 <= change["lo"] < change["hi"] <= 2 / 9 + 1e-9
+    # Drawn are patients and seeds: with seed 0 twice the difference is 0 where only the patients that it misses are in.
+    assert change["mean"] == pytest.approx(1 / 6) and 0 <= change["lo"] < 1 / 9 < change["hi"] <= 2 / 9 + 1e-9
+    assert ours["interval_over"] == "patients and seeds" and method(result, "lr=1.0")["interval_over"] == "patients"
+    assert ours["difference_over"] == "patients, and the seeds of each method apart"
+    assert result["bootstrap"]["unit"] == "patient and seed"
+    said = "\n".join(result["notes"])
+    assert "over patients and seeds (two-level bootstrap" in said and "drawn apart in the difference: lr=0.001" in said
+    assert "2 seeds are few" in said
     assert image["p"] == pooled["p"] == 2 / 16
     assert image["p_holm"] == pooled["p_holm"] == 4 / 16  # a family of two
     base = method(result, "lr=1.0")["metrics"]["dice_per_image"]
@@ -109,6 +116,28 @@ def test_the_numbers_by_hand(write: Write) -> None:
     assert result["test"]["exact"] and result["test"]["permutations"] == 16
     assert any("one run only" in note and "lr=1.0" in note for note in result["notes"])
     assert any("p cannot be below 0.125" in note for note in result["notes"])
+
+
+def test_methods_of_the_same_seeds_are_paired_in_them(write: Write) -> None:
+    """Seed 1 is right on more patients than seed 0 under both methods, and the second method on one more under both."""
+    good = {0: ("p0", "p0 p1"), 1: ("p0 p1 p2", "p0 p1 p2 p3")}
+    runs = {
+        (seed, i): write(f"m{i}-seed{seed}", Model(names, train__seed=seed, train__lr=1.0 + i))
+        for seed, both in good.items()
+        for i, names in enumerate(both)
+    }
+    order = [runs[0, 0], runs[1, 0], runs[1, 1], runs[0, 1]]
+    result = compare(order, names=["one", "two"])
+    two = method(result, "two")
+    assert two["seeds"] == ["1", "0"] and two["difference_over"] == "patients and seeds"
+    assert not any("apart" in note for note in result["notes"])
+    change = two["metrics"]["dice_per_image"]["difference"]
+    assert change["mean"] == pytest.approx((1 - BAD) / 4)
+    # Each seed's gain is one patient's 2/9, so that a draw that took other seeds for the two methods could be below 0.
+    assert change["lo"] == pytest.approx(0) and change["hi"] <= 2 / 9 + 1e-9
+    single = compare([runs[0, 0], runs[0, 1]], names=["one", "two"])
+    assert single["bootstrap"]["unit"] == "patient" and method(single, "two")["difference_over"] == "patients"
+    assert "intervals and tests are over patients" in single["notes"]
 
 
 def test_holm_is_over_all_comparisons_and_both_conventions(write: Write) -> None:
@@ -319,6 +348,8 @@ def test_files_keep_the_conventions_apart_and_fetch_nothing(write: Write, tmp_pa
     assert [row["method"] for row in rows] == ["lr=0.001", "lr=1.0", "<c>"]
     for row, one in zip(rows, result["methods"], strict=True):
         assert [float(row[name]) for name in OVERLAP] == [one["metrics"][name]["mean"] for name in OVERLAP]
+    assert [row["interval_over"] for row in rows] == ["patients"] * 3
+    assert [row["difference_over"] for row in rows] == ["", "patients", "patients"]
     assert rows[0]["dice_pooled_difference"] == "" and float(rows[1]["dice_pooled_p_holm"]) == 1.0
     text = (tmp_path / "out" / "compare.html").read_text()
     page = Page(text)
