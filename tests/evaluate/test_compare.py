@@ -140,6 +140,15 @@ def test_methods_of_the_same_seeds_are_paired_in_them(write: Write) -> None:
     assert "intervals and tests are over patients" in single["notes"]
 
 
+def test_few_draws_of_few_labelled_patients_are_no_result(write: Write) -> None:
+    pairs = [(lr, seed) for lr in (1.0, 2.0) for seed in (0, 1)]
+    runs = [write(f"{lr}-seed{seed}", Model("p0", train__seed=seed, train__lr=lr)) for lr, seed in pairs]
+    for run, num in zip(runs, (7, 9, 8, 8), strict=True):
+        (Path(run) / "plan.json").write_text(json.dumps({"labels": {"labelled_patients": num}}))
+    said = [note for note in compare(runs, names=["a", "b"])["notes"] if "no result" in note]
+    assert said == ["few labelled patients and fewer than 10 draws, hence no result: a (7)"]
+
+
 def test_holm_is_over_all_comparisons_and_both_conventions(write: Write) -> None:
     runs = [write("a", Model("")), write("b", Model("p0 p1 p2 p3", train__lr=1)), write("c", Model("p0", train__lr=2))]
     result = compare(runs, names=["a", "b", "c"])

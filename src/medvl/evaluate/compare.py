@@ -24,6 +24,7 @@ from medvl.evaluate.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, ho
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
 from medvl.provenance import machine, versions
+from medvl.train.plan import ENOUGH_DRAWS, FEW_PATIENTS
 
 FORMAT = "medvl-compare/1"
 TASKS_FORMAT = "medvl-compare-tasks/1"
@@ -364,6 +365,16 @@ def _notes(
     single = [method.name for method in methods if len(method.runs) == 1]
     if single:
         notes.append(f"one run only, so no sd, and a difference may be its seed's: {'; '.join(single)}")
+    few = {
+        method.name: min(counts)
+        for method in methods
+        if len(method.runs) < ENOUGH_DRAWS
+        and (counts := [num for run in method.runs if (num := run.labelled_patients) is not None])
+        and min(counts) < FEW_PATIENTS
+    }
+    if few:
+        told = "; ".join(f"{name} ({num})" for name, num in few.items())
+        notes.append(f"few labelled patients and fewer than {ENOUGH_DRAWS} draws, hence no result: {told}")
     if len({len(method.runs) for method in methods}) > 1:
         notes.append("the methods have different numbers of seeds")
     if num_patients < 2:

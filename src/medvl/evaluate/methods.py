@@ -50,6 +50,16 @@ class ScoredRun:
         return str(self.config["train"]["seed"]) + (f" (labels {label_seed})" if label_seed is not None else "")
 
 
+    @property
+    def labelled_patients(self) -> int | None:
+        """Of how many patients it saw masks, from the run's plan; None where no run folder says it."""
+        plan = Path(self.target) / "plan.json"
+        if not plan.is_file():
+            return None
+        found = (json.loads(plan.read_text(encoding="utf-8")).get("labels") or {}).get("labelled_patients")
+        return None if found is None else int(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """Runs that differ in nothing but their seeds."""
