@@ -25,7 +25,7 @@ from medvl.evaluate.sources import FolderSource
 from medvl.evaluate.summary import OVERLAP
 from medvl.train.run import train
 
-from .conftest import Deaf, Listener, lung
+from .conftest import Deaf, Listener, lung, write_rows
 from .test_report import Page
 
 Write = Callable[..., str]
@@ -343,6 +343,67 @@ def test_names_must_fit(write: Write) -> None:
         InputError, match=r"named one as .* is, with other settings \(train\.lr: 0\.001 there, 1\.0 here"
     ):
         compare(runs, names=["one", "one", "one"])
+
+
+# --- pooled folds
+
+
+@pytest.fixture
+def folded(write: Write, phrases: Manifest) -> Callable[..., list[str]]:
+    """Two folds of four patients, evaluated by a model for each: p0 and p1 are the first, p2 and p3 the second."""
+
+    def build(name: str, good: str, first: str = "p0 p1", second: str = "p2 p3", **keys: Any) -> list[str]:
+        rows = list(csv.DictReader(phrases.path.open(newline="")))
+        runs = []
+        for fold, val in enumerate((first, second)):
+            for row in rows:
+                row["split"] = "val" if row["patient"] in val else "train"
+            path = write_rows(phrases.path.parent / f"fold{fold}.csv", rows)
+            source = Model(good, data__manifest=str(path), **keys)
+            runs.append(write(f"{name}-fold{fold}-seed{keys.get('train__seed', 0)}", source, load_manifest(path)))
+        return runs
+
+    return build
+
+
+def test_folds_are_pooled_by_hand(folded: Callable[..., list[str]], tmp_path: Path) -> None:
+    runs = [*folded("base", "p0"), *folded("better", "p0 p1 p3", train__lr=1.0)]
+    result = compare(runs[::-1], names=["better", "base"], reference="base", folds=True, out=tmp_path / "out")
+    assert (result["num_cases"], result["num_patients"]) == (12, 4) and not (tmp_path / "out" / "cases.png").exists()
+    better = method(result, "better")
+    assert better["num_seeds"] == 1 and better["runs"] == [" + ".join([runs[3], runs[2]])]
+    image, pooled = better["metrics"]["dice_per_image"], better["metrics"]["dice_pooled"]
+    assert image["mean"] == pytest.approx((3 + BAD) / 4)
+    # One patient of each fold gains 2/9: of four patients drawn, none to all of them are of the two.
+    assert image["difference"] == {"mean": pytest.approx(1 / 9), "lo": 0.0, "hi": pytest.approx(2 / 9), "num": 12}
+    assert image["p"] == 0.5  # the two gains have one sign in half of the patterns
+    # 16 of 16 pixels; the base 4 right (8 of 8) and three with 12 of 18; better 12 of 12 and 4 of 6.
+    assert pooled["difference"]["mean"] == pytest.approx(2 * 16 / (16 + 18) - 2 * 16 / (16 + 22))
+    assert any("cases of 2 folds pooled" in note for note in result["notes"])
+    assert (tmp_path / "out" / "compare.html").is_file()
+
+
+def test_pooled_folds_have_seeds_and_must_be_folds(folded: Callable[..., list[str]], write: Write) -> None:
+    base = [run for seed in (0, 1) for run in folded("base", "p0", train__seed=seed)]
+    other = [run for seed in (0, 1) for run in folded("other", "p0 p2", train__lr=1.0, train__seed=seed)]
+    result = compare([*base, *other], folds=True)
+    assert [one["name"] for one in result["methods"]] == ["lr=0.001", "lr=1.0"]
+    assert [one["seeds"] for one in result["methods"]] == [["0", "1"]] * 2
+    with pytest.raises(InputError, match=r"manifest_hash: .*fold0\.csv, .*fold1\.csv there, .*fold0\.csv here"):
+        compare([*base, *other[:3]], folds=True)
+    with pytest.raises(InputError, match=r"no two runs differ in data.manifest alone; expected the folds"):
+        compare([base[0], other[0]], folds=True)
+    with pytest.raises(InputError, match=r"3 cases are in another fold too: film1_"):
+        compare(folded("twice", "p0", second="p1 p2", train__lr=2.0), folds=True)
+    split_patient = folded("leaky", "p0", train__lr=3.0)
+    path = Path(split_patient[1]) / "cases.csv"
+    path.write_text(path.read_text().replace(",p2,", ",p1,"))
+    with pytest.raises(InputError, match=r"1 patients are in another fold too: p1; remedy: folds by patient"):
+        compare(split_patient, folds=True)
+    with pytest.raises(InputError, match="threshold: 0.5 there, 0.4 here"):
+        compare([base[0], edit(base[1], threshold=0.4)], folds=True)
+    with pytest.raises(InputError, match="cannot be pooled: no configuration"):
+        compare([*base, write("masks", Deaf())], folds=True)
 
 
 # --- what is written

@@ -19,7 +19,15 @@ from typing import Any
 
 from medvl.errors import InputError, nearest
 from medvl.evaluate.compare_kinds import BOOTSTRAP, Measures
-from medvl.evaluate.methods import Method, ScoredRun, check_comparable, group_methods, open_runs, setting_table
+from medvl.evaluate.methods import (
+    Method,
+    ScoredRun,
+    check_comparable,
+    group_methods,
+    open_runs,
+    pool_folds,
+    setting_table,
+)
 from medvl.evaluate.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
@@ -39,6 +47,7 @@ def compare(
     names: Sequence[str] = (),
     reference: str | None = None,
     overrides: Sequence[str] = (),
+    folds: bool = False,
     out: Path | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -54,8 +63,9 @@ def compare(
     Args:
         targets, manifest_path, overrides: see `open_runs`.
         names: see `group_methods`; with several tasks one for each run.
+        folds: pool runs that differ in their manifest alone (see `pool_folds`); names are then of the pooled ones.
         reference: the method that the others are compared with; default the first (of each task that has not this one).
-        pictures: draw cases.png (see `side_by_side`) where images and predictions are at hand.
+        pictures: draw cases.png (see `side_by_side`) where images and predictions are at hand; not of pooled folds.
         include_text: False leaves phrases out of the pictures.
         seed: of the bootstrap and of the permutations.
 
@@ -65,6 +75,8 @@ def compare(
     if len(targets) < 2:
         raise InputError("one run cannot be compared", expected="two runs or more")
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
+    if folds:
+        runs = pool_folds(runs)
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)
@@ -78,7 +90,7 @@ def compare(
             f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
         )
     options = {"num_draws": num_draws, "num_permutations": num_permutations, "seed": seed}
-    drawn = {"pictures": pictures, "include_text": include_text, "device": device}
+    drawn = {"pictures": pictures and not folds, "include_text": include_text, "device": device}
     if len(by_task) == 1:
         return _compare(runs, split, names, reference, out, options, drawn)
     grouped = {}
@@ -375,6 +387,10 @@ def _notes(
     if few:
         told = "; ".join(f"{name} ({num})" for name, num in few.items())
         notes.append(f"few labelled patients and fewer than {ENOUGH_DRAWS} draws, hence no result: {told}")
+    num_folds = {len(run.folds) for method in methods for run in method.runs} - {0}
+    if num_folds:
+        told = " or ".join(map(str, sorted(num_folds)))
+        notes.append(f"cases of {told} folds pooled, each scored once, by the model of its fold")
     if len({len(method.runs) for method in methods}) > 1:
         notes.append("the methods have different numbers of seeds")
     if num_patients < 2:
