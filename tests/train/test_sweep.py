@@ -515,6 +515,33 @@ def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
         generate.results_page(tmp_path / "results", path.parent)
 
 
+def test_few_draws_of_few_patients_are_marked(generate: ModuleType, tiny_recipe: Path, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "recipes",
+        tiny_recipe,
+        grid={"data.label_fraction": [0.01, 0.5]},
+        variants={"EPI": {}, "old": {}, "many": {}},
+        seeds=10,
+        results="../results/ladder",
+    )
+    folder = tmp_path / "results" / "ladder"
+    folder.mkdir(parents=True)
+    for name, fraction, seeds in (("EPI", 0.01, 9), ("EPI", 0.5, 2), ("old", 0.01, 1), ("many", 0.01, 10)):
+        for seed in range(seeds):
+            config = {"data": {"label_fraction": fraction}}
+            more = {"config": config, "manifest_hash": "ab", "grid_point": {"data.label_fraction": fraction}}
+            if name != "old":  # which says nothing of its labels, and has the draw of the others
+                more["labels"] = {"labelled_patients": 3 if fraction == 0.01 else 8}
+            where = f"label_fraction_{str(fraction).replace('.', '_')}"
+            (folder / f"{name}-{where}-seed{seed}.json").write_text(result(name, seed, 0.5, **more))
+    page = generate.results_page(tmp_path / "results", path.parent)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    mark = " (3 labelled patients, fewer than ten draws: no result)"
+    standing = {tuple(cell.strip() for cell in row.split("|")[1:3]): row.split("|")[3].strip() for row in rows}
+    assert standing[("EPI", "0.01")] == f"9 / 10{mark}" and standing[("old", "0.01")] == f"1 / 10{mark}"
+    assert standing[("many", "0.01")] == "10 / 10" and standing[("EPI", "0.5")] == "2 / 10"
+
+
 def test_results_that_no_sweep_made_have_an_about_file(generate: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "shipped"
     folder.mkdir(parents=True)
