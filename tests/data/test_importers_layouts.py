@@ -18,7 +18,9 @@ from medvl.data.records import load_manifest
 from medvl.data.tables import write_table
 from medvl.errors import InputError
 
-NAMES = "lvit qata mosmed monuseg lung-regions mimic-cxr openi ms-cxr siim rsna object-cxr nih chexpert covidx coco"
+NAMES = (
+    "lvit qata mosmed monuseg lung-regions reports mimic-cxr openi ms-cxr siim rsna object-cxr nih chexpert covidx coco"
+)
 
 
 def test_every_layout_has_an_importer_parts_source_and_terms() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medvl.data.audit import audit_manifest, audit_text
 from medvl.data.records import Record, write_manifest
-from medvl.data.report_audit import MAX_WORDS, ReportAudit, audit_reports, looks_like_reports
+from medvl.data.report_audit import MGCA_WORDS, ReportAudit, audit_reports, looks_like_reports
 
 CLEAN = "No acute process. The lungs are clear."
 
@@ -36,7 +36,6 @@ def test_clean_reports() -> None:
     assert audit.as_dict() == {
         "num": 2,
         "look_like_reports": True,
-        "max_words": 112,
         **dict.fromkeys(ReportAudit.kinds(), 0),
     }
 
@@ -54,7 +53,7 @@ def test_clean_reports() -> None:
         ("Normal chest x-XXXX today.", "marks"),
         ("1. No acute process.", "list_numbers"),
         ("No acute process. 2. No effusion.", "list_numbers"),
-        (" ".join(["word"] * MAX_WORDS) + " more.", "cut"),
+        (" ".join(["word"] * MGCA_WORDS) + " more.", "over_112_words"),
         ("no ACUTE  process.\nThe lungs are clear.", "duplicates"),
     ],
 )
@@ -66,9 +65,8 @@ def test_each_rule(text: str, kind: str) -> None:
 
 
 def test_limits() -> None:
-    assert not found_by(audit_reports(records(" ".join(["word"] * (MAX_WORDS - 1)) + " more.")))
-    assert found_by(audit_reports(records(CLEAN, "One two three."), max_words=6))["cut"] == ("r0",)
-    assert "longer than 6 words" in audit_reports(records(CLEAN), max_words=6).issues[0].message
+    assert not found_by(audit_reports(records(" ".join(["word"] * (MGCA_WORDS - 1)) + " more.")))
+    assert "MGCA would cut" in audit_reports(records(CLEAN)).issues[0].message
     assert not found_by(audit_reports(records("Clear right lung."))) and not found_by(audit_reports([]))
 
 
@@ -106,9 +104,12 @@ def test_in_the_audit(tmp_path: Path) -> None:
     }
     assert audit.counts["reports"]["headers"] == 1 and audit.exit_code == 0
     text = audit_text(audit)
-    assert "reports: num 3, cut 0, open end 1, empty 0, too short 0, headers 1, marks 1, list numbers 1" in text
-    assert "warning: report_marks: 1 of 3 reports hold de-identification marks" in text
-    assert audit_manifest(path, max_tokens=6).counts["reports"]["cut"] == 2
+    expected = "reports: num 3, over 112 words 0, open end 1, empty 0, too short 0, headers 1, marks 1, list numbers 1"
+    assert expected in text
+    assert "warning: report_marks: 1 of 3 reports hold de-identification marks (___, XXXX); medvl import" in text
+    short = audit_manifest(path, max_tokens=6)  # tokens are no words: the rules of reports stay
+    assert short.counts["reports"] == audit.counts["reports"]
+    assert "texts at max_tokens (6 tokens): 3 of 3 cut" in audit_text(short)
     for row in rows:
         row["text"] = "upper zone, 1. XXXX"
     write_manifest(path, rows)
@@ -126,8 +127,7 @@ def test_all_open_i_reports(shared_data: Path) -> None:
     assert counts == {
         "num": 3561,
         "look_like_reports": True,
-        "max_words": 112,
-        "cut": 30,
+        "over_112_words": 30,
         "open_end": 230,
         "empty": 24,
         "too_short": 0,

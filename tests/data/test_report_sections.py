@@ -132,6 +132,28 @@ def test_odd_headers() -> None:
     assert found.other == {"please note": "the film is old."}
 
 
+def test_a_report_whose_line_breaks_were_lost() -> None:
+    one_line = " ".join(REPORT.split())
+    found = parse_sections(one_line)
+    assert found.findings.startswith("There is no focal") and found.findings.endswith("T8: mild loss of height.")
+    assert found.impression.startswith("1. No acute process") and found.comparison == "___"
+    assert found.indication == "___F with new cough. // pneumonia?"
+    found = parse_sections("CLINICAL HISTORY: Cough. FINDINGS/IMPRESSION: Clear. Heart: normal.")
+    assert (found.indication, found.impression, found.findings) == ("Cough.", "Clear. Heart: normal.", "")
+    assert parse_sections("FINDINGS: Clear.\n Compared IMPRESSION: none").impression == ""  # it has its line breaks
+
+
+def test_small_headers() -> None:
+    small = "indication: cough. findings: the lungs are clear. the following findings: none. impression: normal chest."
+    for text in (small, small.replace(". findings", ".\nfindings").replace(". impression", "\n\n impression ")):
+        found = parse_sections(text)
+        assert found.indication.startswith("cough") and found.impression == "normal chest."
+        assert found.findings.startswith("the lungs are clear. the following findings: none")
+        assert count_headers(text) == 3
+    assert parse_sections("Findings: clear. impression: mine").impression == ""  # it has its capitals
+    assert parse_sections("the findings: none").headers == () and count_headers("the findings: none") == 0
+
+
 def test_last_paragraph() -> None:
     usual = " INDICATION:  Cough.\n \n COMPARISON:  ___.\n \n The lungs are clear.\n \n No effusion.\n"
     found = parse_sections(usual)
@@ -172,6 +194,11 @@ def test_flags_and_limits() -> None:
     cut = report_text(Sections(impression="one two three four"), max_words=3)
     assert cut.cut and cut.text == "one two three" and cut.num_words_cut == 1
     assert not report_text(Sections(impression="one two three four"), max_words=4).cut
+    long = Sections(impression="1. Seen by Dr. Smith.", findings="Nodule of 2.5 cm. No effusion - at all.")
+    kept = {n: report_text(long, max_words=n) for n in (3, 4, 7, 8, 11, 12)}
+    assert [kept[n].text for n in (3, 4, 7)] == ["Seen by Dr.", "Seen by Dr. Smith.", "Seen by Dr. Smith."]
+    assert kept[8].text == kept[11].text == "Seen by Dr. Smith. Nodule of 2.5 cm." and kept[11].num_words_cut == 4
+    assert kept[12].text.endswith("- at all.") and not kept[12].cut and kept[8].findings.endswith("at all.")
     with pytest.raises(ValueError, match="at least 1"):
         report_text(Sections(impression="one"), max_words=0)
     assert num_words("a - 2 . ...") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -22,6 +23,8 @@ from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest
 from medvl.data.sampler import LengthSampler
 from medvl.errors import InputError
+from medvl.evaluate.localisation import as_text, localisation
+from medvl.model_folder import load_model
 from medvl.tasks import pretrain
 from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
@@ -112,6 +115,16 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     summary = json.loads(found.stdout)
     assert set(summary["methods"]) == {"attention", "pseudo mask", "decoder", "shuffled", "chance"}
     assert summary["num_cases"] == 8 and (tmp_path / "where" / "cases.csv").is_file()
+    assert set(summary["by_split"]) == {"val"} and summary["by_split"]["val"]["methods"] == summary["methods"]
+    of_all = localisation(str(run), load_manifest(pairs / "manifest.csv"), split="all", target="mask", out=tmp_path)
+    by_split = of_all["by_split"]
+    assert {name: own["num_cases"] for name, own in by_split.items()} == {"train": 24, "val": 8}
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    for name, own in by_split.items():
+        scores = [float(row["dice"]) for row in rows if (row["split"], row["method"]) == (name, "pseudo mask")]
+        assert own["methods"]["pseudo mask"]["dice"]["mean"] == pytest.approx(np.mean(scores))
+        assert own["differences"].keys() == of_all["differences"].keys() and own["num_patients"] == own["num_cases"]
+    assert "split train: 24 cases, 24 patients" in as_text(of_all) and "split train" not in as_text(summary)
 
     seg = tmp_path / "seg"
     words = ["task=segment", "model.name=encoder_unet", "model.options={}", "text.encoder=none", "train.epochs=1"]
@@ -336,6 +349,37 @@ def test_the_other_schools_train_too_and_go_on_as_pseudo_masks(pairs: Path, tmp_
     then = train(config_of(pairs, f"init={first}", "train.epochs=1"), tmp_path / "then")
     plan = json.loads((then / "plan.json").read_text())
     assert "taken over" in plan["init"] and ("0 are new" in plan["init"]) == (decoder == "reconstruction")
+
+
+def save_backbone(folder: Path, kind: str) -> None:
+    """A tiny transformers model with random weights; nothing is fetched."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    if kind == "convnext":
+        hf.ConvNextModel(hf.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24])).save_pretrained(folder)
+    else:
+        config = hf.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56)
+        hf.Dinov2Model(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("kind", "decoder"), [("convnext", "pseudo_mask"), ("dinov2", "none")])
+def test_a_transformers_backbone_is_pre_trained(pairs: Path, tmp_path: Path, kind: str, decoder: str) -> None:
+    save_backbone(tmp_path / "hf", kind)
+    words = [f"model.size=hf:{tmp_path / 'hf'}", f"pretrain.decoder={decoder}", "train.epochs=1"]
+    run = train(config_of(pairs, *words), tmp_path / "run")
+    module = load_model(str(run))[0].eval()
+    output = module.network.image_forward(torch.rand(1, 1, 64, 64))
+    assert (output.mask_logits is None) == (decoder == "none")
+    started, _ = build_pretrainer(config_of(pairs, *words), ["Opacity."])
+    own, before = module.network.unet.encoder.state_dict(), started.network.unet.encoder.state_dict()
+    assert any(not torch.equal(own[name], before[name]) for name in own)
+
+
+def test_a_backbone_with_one_map_has_no_decoder(pairs: Path, tmp_path: Path) -> None:
+    save_backbone(tmp_path / "hf", "dinov2")
+    with pytest.raises(InputError, match=r"maps at strides 14; expected three or more.*pretrain.decoder: none"):
+        train(config_of(pairs, f"model.size=hf:{tmp_path / 'hf'}"), tmp_path / "run")
 
 
 @pytest.mark.soak

@@ -11,7 +11,7 @@ import typer
 
 def import_(
     layout: Annotated[str, typer.Argument(help="a published layout; medvl doctor lists them")],
-    folder: Annotated[Path, typer.Argument(help="folder in that layout; lung-regions also takes a manifest")],
+    folder: Annotated[Path, typer.Argument(help="folder in that layout; lung-regions, reports: also a manifest")],
     out: Annotated[Path, typer.Option(help="manifest file to write, masks/ beside it; lung-regions: new folder")],
     max_size: Annotated[int | None, typer.Option(help="lung-regions: shrink images to this longest side")] = None,
     licence: Annotated[str | None, typer.Option(help="lung-regions: licence to write into each row")] = None,
@@ -24,6 +24,8 @@ def import_(
     images: Annotated[Path | None, typer.Option(help="ms-cxr: folder of MIMIC-CXR-JPG")] = None,
     views: Annotated[str | None, typer.Option(help="mimic-cxr: views to keep, with commas between")] = None,
     reports: Annotated[Path | None, typer.Option(help="mimic-cxr: folder or zip of the reports")] = None,
+    text_column: Annotated[str | None, typer.Option(help="reports: column of the reports as typed [text]")] = None,
+    max_words: Annotated[int | None, typer.Option(help="reports: cut behind a sentence within so many words")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
 ) -> None:
     """Turn a published layout into a manifest. Faults are reported together, and nothing is written then.
@@ -39,6 +41,7 @@ def import_(
     chosen = get_layout(layout)
     given: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
     given |= {"unmentioned": unmentioned, "images": images, "reports": reports}
+    given |= {"text_column": text_column, "max_words": max_words}
     given["views"] = None if views is None else tuple(_names(views))
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:

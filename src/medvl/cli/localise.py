@@ -13,7 +13,7 @@ def localise(
     manifest: Annotated[Path, typer.Argument(help="manifest whose masks are looked for; default texts are not read")],
     target: Annotated[str, typer.Option(help="column of the mask: mask, or NAME of mask_NAME")] = "mask",
     lungs: Annotated[str | None, typer.Option(help="NAME of the column of the lung field, for comparison")] = None,
-    split: Annotated[str, typer.Option(help="train, val, test, or all (each case says which it is of)")] = "val",
+    split: Annotated[str, typer.Option(help="train, val, test, or all (then each split apart too)")] = "val",
     out: Annotated[Path | None, typer.Option(help="folder for cases.csv and summary.json")] = None,
     seed: Annotated[int, typer.Option(help="of the order in which masks are shuffled")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,

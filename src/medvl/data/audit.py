@@ -89,7 +89,7 @@ def audit_manifest(
     leaks = [*_patient_leaks(records), *_content_leaks(records)]
     findings += leaks
     findings += _text_findings(records, max_tokens)
-    reports = audit_reports(records, max_words=max_tokens)
+    reports = audit_reports(records)
     findings += _report_findings(reports)
     empty = _empty_masks(records)
     findings += _mask_findings(records, manifest.classes, empty)
@@ -143,7 +143,7 @@ def audit_text(audit: Audit, *, num_faults: int = 20) -> str:
             )
     if counts["reports"]["look_like_reports"]:
         parts = [f"{name.replace('_', ' ')} {counts['reports'][name]}" for name in ("num", *ReportAudit.kinds())]
-        lines.append(f"reports: {', '.join(parts)}; longer than {counts['reports']['max_words']} words counts as cut")
+        lines.append(f"reports: {', '.join(parts)}")
     lines.append("")
     order = {"error": 0, "warning": 1, "info": 2}
     shown = sorted(audit.findings, key=lambda finding: order[finding.severity])

@@ -15,7 +15,8 @@ from typing import Any
 from medvl.data.records import Record
 from medvl.data.report_sections import MIN_WORDS, count_headers, count_list_numbers, count_marks, num_words
 
-MAX_WORDS = 112  # where MGCA cuts a report
+MGCA_WORDS = 112  # MGCA cuts a report behind them; nothing here does
+_MENDED = "; medvl import reports takes them out"
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s+\S)")
 _CLOSED = re.compile(r"[.!?:][\"')\]]*$")
 
@@ -26,7 +27,7 @@ class ReportIssue:
 
     kind: str
     num: int  # reports
-    is_fault: bool  # cleaning would mend it; else it is for the reader to judge
+    is_fault: bool  # of a text to train on; else it is for the reader to judge
     ids: tuple[str, ...]  # of their records
     message: str
 
@@ -37,28 +38,26 @@ class ReportAudit:
 
     num: int  # reports, empty ones included
     look_like_reports: bool
-    max_words: int
     issues: tuple[ReportIssue, ...]
 
     @staticmethod
     def kinds() -> tuple[str, ...]:
         """The names of the rules."""
-        return ("cut", "open_end", "empty", "too_short", "headers", "marks", "list_numbers", "duplicates")
+        return ("over_112_words", "open_end", "empty", "too_short", "headers", "marks", "list_numbers", "duplicates")
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts for audit.json: num, look_like_reports, max_words, and each rule with its number of reports."""
+        """Counts for audit.json: num, look_like_reports, and each rule with its number of reports."""
         counts: dict[str, Any] = {"num": self.num, "look_like_reports": self.look_like_reports}
-        return counts | {"max_words": self.max_words} | {issue.kind: issue.num for issue in self.issues}
+        return counts | {issue.kind: issue.num for issue in self.issues}
 
 
-def audit_reports(records: Sequence[Record], *, max_words: int | None = None) -> ReportAudit:
+def audit_reports(records: Sequence[Record]) -> ReportAudit:
     """Count the reports of `records` that each rule finds.
 
-    cut: more words than `max_words` (default 112, as MGCA). open_end: no full stop at the end, so cut before, or typed
-    so. empty: no word. too_short: fewer than 3 words. headers: "FINDINGS:" and the like. marks: `___`, XXXX.
-    list_numbers: "1. " before a sentence. duplicates: another study has the same text (case and white space aside).
+    over_112_words: MGCA would cut it. open_end: no full stop at the end, so cut before, or typed so. empty: no word.
+    too_short: fewer than 3 words. headers: "FINDINGS:" and the like. marks: `___`, XXXX. list_numbers: "1. " before a
+    sentence. duplicates: another study has the same text (case and white space aside).
     """
-    limit = MAX_WORDS if max_words is None else max_words
     reports: dict[tuple[str, str, str], list[str]] = {}
     for record in records:
         key = record.patient, record.study or record.patient, record.text
@@ -76,7 +75,12 @@ def audit_reports(records: Sequence[Record], *, max_words: int | None = None) ->
         return ReportIssue(kind, len(found), is_fault, ids, f"{len(found)} of {num} reports {what}")
 
     issues = (
-        issue("cut", False, lambda text: lengths[text] > limit, f"are longer than {limit} words, what follows is cut"),
+        issue(
+            "over_112_words",
+            False,
+            lambda text: lengths[text] > MGCA_WORDS,
+            f"have more than {MGCA_WORDS} words: MGCA would cut them there; here only text.max_tokens cuts",
+        ),
         issue(
             "open_end",
             False,
@@ -90,9 +94,9 @@ def audit_reports(records: Sequence[Record], *, max_words: int | None = None) ->
             lambda text: 0 < lengths[text] < MIN_WORDS,
             f"have fewer than {MIN_WORDS} words and say next to nothing",
         ),
-        issue("headers", True, lambda text: count_headers(text) > 0, "hold section headers, e.g. FINDINGS:"),
-        issue("marks", True, lambda text: count_marks(text) > 0, "hold de-identification marks (___ or XXXX)"),
-        issue("list_numbers", True, lambda text: count_list_numbers(text) > 0, "hold list numbers, e.g. 1."),
+        issue("headers", True, lambda text: count_headers(text) > 0, f"hold section headers, e.g. FINDINGS:{_MENDED}"),
+        issue("marks", True, lambda text: count_marks(text) > 0, f"hold de-identification marks (___, XXXX){_MENDED}"),
+        issue("list_numbers", True, lambda text: count_list_numbers(text) > 0, f"hold list numbers, e.g. 1.{_MENDED}"),
         issue(
             "duplicates",
             False,
@@ -100,7 +104,7 @@ def audit_reports(records: Sequence[Record], *, max_words: int | None = None) ->
             "have the same text as another study: as contrastive pairs they contradict each other",
         ),
     )
-    return ReportAudit(num, looks_like_reports(lengths), limit, issues)
+    return ReportAudit(num, looks_like_reports(lengths), issues)
 
 
 def looks_like_reports(texts: Iterable[str]) -> bool:

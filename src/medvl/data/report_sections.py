@@ -30,6 +30,14 @@ _HEADER = re.compile(
 # Inside a text that was cut out already: known names only, for "PLEASE NOTE:" is content.
 _INLINE_HEADER = re.compile(rf"(?<![A-Za-z])(?:{_KNOWN}|IM\w?P?RES{{1,3}}IONS?|{_CAPITALISED})\s*:")
 
+# In a report that writes them all small: at its start, after a line break or the end of a sentence.
+_SMALL_HEADER = re.compile(rf"(?:^|(?<=[\n.!?;]))[ \t]*(?:{_KNOWN.lower()})[ \t]*:")
+# In a report on one line, whose line breaks were lost: with what belongs before the known name.
+_JOINED_HEADER = re.compile(
+    rf"(?<![A-Za-z/])(?:(?:CLINICAL|FINAL|PROVISIONAL|REASON FOR(?: THE)?)[ \t]+)?"
+    rf"(?:(?:{_KNOWN})[ \t]*(?:/|&|AND)[ \t]*)*(?:{_KNOWN}|{_CAPITALISED})[ \t]*:"
+)
+
 _EXACT = {
     **dict.fromkeys(("conclusion", "conclusions", "opinion", "summary"), "impression"),
     **dict.fromkeys(("report", "chest", "finding"), "findings"),
@@ -136,12 +144,19 @@ def parse_sections(text: str) -> Sections:
        fewer than four letters stay inside their section; every other header begins a section of `other` under its own
        name in lower case.
     3. Empty sections are left out, and of each name the last section counts.
-    4. With neither impression nor findings, the last paragraph is what stands after the first blank line of the last
+    4. Where line breaks were lost (a report on one line) a known name with its colon begins a section anywhere, and a
+       report without any such name in capitals or capitalised may have them small ("findings: "), at its start, at that
+       of a line or after a sentence.
+    5. With neither impression nor findings, the last paragraph is what stands after the first blank line of the last
        section (notifications, recommendations and addenda aside); the whole text where there is no header at all and
        only one paragraph.
     """
     found: list[tuple[str, str]] = []
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not _INLINE_HEADER.search(text):
+        text = _SMALL_HEADER.sub(lambda match: match[0].upper(), text)
+    if "\n" not in text.strip():
+        text = _JOINED_HEADER.sub(lambda match: f"\n{match[0]}", text)
     name, start = "preamble", 0
     headers: list[str] = []
     for match in _HEADER.finditer(text):
@@ -208,31 +223,46 @@ def report_text(sections: Sections, *, max_words: int | None = None, min_words: 
     stops and spaces before punctuation are removed. Case is kept.
 
     Args:
-        max_words: keep the first words only; what is cut is counted. None cuts nothing.
+        max_words: keep the first whole sentences that have no more words together (of a longer first sentence its
+            first words); what is cut is counted. None cuts nothing.
         min_words: fewer are flagged as too short; the text is given all the same.
     """
     names = ("impression", "findings") if sections.impression or sections.findings else ("last_paragraph",)
     parts = {name: _clean(getattr(sections, name)) for name in names}
     used = tuple(name for name, part in parts.items() if part.text)
     text = " ".join(parts[name].text for name in used)
-    pieces = text.split()
-    cut: list[str] = []
-    if max_words is not None:
-        if max_words < 1:
-            raise ValueError(f"max_words is {max_words}, at least 1 is needed")
-        pieces, cut = pieces[:max_words], pieces[max_words:]
+    kept = text if max_words is None else _first_sentences(text, max_words)
     return CleanReport(
-        text=" ".join(pieces),
+        text=kept,
         impression=parts["impression"].text if "impression" in parts else "",
         findings=parts["findings"].text if "findings" in parts else "",
         used=used,
-        num_words=num_words(" ".join(pieces)),
-        num_words_cut=len(cut),
+        num_words=num_words(kept),
+        num_words_cut=num_words(text) - num_words(kept),
         num_marks=sum(part.num_marks for part in parts.values()),
         num_list_numbers=sum(part.num_list_numbers for part in parts.values()),
         num_headers=sum(part.num_headers for part in parts.values()),
         min_words=min_words,
     )
+
+
+def _first_sentences(text: str, max_words: int) -> str:
+    if max_words < 1:
+        raise ValueError(f"max_words is {max_words}, at least 1 is needed")
+    if num_words(text) <= max_words:
+        return text
+    first, *rest = sentences(text)
+    if num_words(first) > max_words:
+        pieces = first.split()
+        ends = [i + 1 for i, piece in enumerate(pieces) if num_words(piece)]
+        return " ".join(pieces[: ends[max_words - 1]])
+    kept, num = [first], num_words(first)
+    for sentence in rest:
+        num += num_words(sentence)
+        if num > max_words:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
 
 
 def num_words(text: str) -> int:
@@ -253,8 +283,8 @@ def count_marks(text: str) -> int:
 
 
 def count_headers(text: str) -> int:
-    """Known headers ("FINDINGS:", "Impression:") anywhere in a text."""
-    return len(_INLINE_HEADER.findall(text))
+    """Known headers ("FINDINGS:", "Impression:") anywhere in a text, or, if there is none, the small ones."""
+    return len(_INLINE_HEADER.findall(text) or _SMALL_HEADER.findall(text))
 
 
 def count_list_numbers(text: str) -> int:

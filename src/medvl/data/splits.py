@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvl.data.box_table import cell_of
-from medvl.data.records import ABSENT, NOT_A_MASK, Manifest, Record, load_manifest, write_manifest
-from medvl.data.tables import read_table
+from medvl.data.moved_rows import moved_rows
+from medvl.data.records import Manifest, Record, load_manifest, write_manifest
 from medvl.errors import Fault, InputError, nearest, warn
 
 NAMES = ("train", "val", "test")
@@ -165,28 +163,12 @@ def _check_filled(numbers: Mapping[str, int], names: Sequence[str], manifest: Ma
 def _write(
     manifest: Manifest, out: Path, groups: Mapping[str, str], splits: Mapping[str, str], folds: Mapping[str, str]
 ) -> SplitFile:
-    table = read_table(manifest.path)
-    source, target = manifest.path.parent.resolve(), out.parent.resolve()
-    columns = [*table.columns, *(name for name in ("split", *(["fold"] if folds else [])) if name not in table.columns)]
-    paths = [
-        name for name in table.columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)
-    ]
-    moves_boxes = source != target and (source / "boxes.csv").is_file()
-    if moves_boxes and "boxes" not in columns:
-        columns.append("boxes")
-    rows = []
-    for (_, row), record in zip(table.rows, manifest.records, strict=True):
-        row = row | {"split": splits[groups[record.id]]}
+    columns, rows = moved_rows(manifest, out)
+    columns += [name for name in ("split", *(["fold"] if folds else [])) if name not in columns]
+    for row, record in zip(rows, manifest.records, strict=True):
+        row["split"] = splits[groups[record.id]]
         if folds:
             row["fold"] = folds.get(groups[record.id], "")
-        for name in paths if source != target else ():
-            cell = row[name]
-            is_path = name in ("image", "mask") or (source / cell).is_file()  # mask_NAME may also be a remark
-            if cell and cell.lower() != ABSENT and is_path and not Path(cell).is_absolute():
-                row[name] = Path(os.path.relpath(source / cell, target)).as_posix()
-        if moves_boxes:
-            row["boxes"] = cell_of(record.boxes, record.boxes_absent)
-        rows.append(row)
     write_manifest(out, rows, columns)
     records = Counter(row["split"] for row in rows)
     counted = Counter(splits[group] for group in set(groups.values()))

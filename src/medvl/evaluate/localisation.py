@@ -55,7 +55,7 @@ def localisation(
     Args:
         model: RUN or MODEL folder of `task: pretrain`.
         manifest: read so that `target` (and `lungs`) are among its classes.
-        split: of the manifest; "all" = every record with that mask (the cases say which split they are of).
+        split: of the manifest; "all" = every record with that mask (the summary's `by_split` has each split apart).
         target: class whose mask is looked for. Records where it is not annotated, or empty, are left out and counted.
         lungs: class of the lung field, for the method `lungs`.
 
@@ -91,7 +91,7 @@ def localisation(
         raise InputError(
             f"no record of split {split} has a mask of {target}", file=manifest.path, expected="at least one"
         )
-    methods = list(dict.fromkeys(case["method"] for case in cases))
+    splits = sorted({case["split"] for case in cases})
     summary = {
         "format": "medvl-localisation/1",
         "model": str(model),
@@ -106,13 +106,11 @@ def localisation(
         "machine": machine(),
         "grid": f"model {config.data.image_size[0]}x{config.data.image_size[1]}",
         "threshold": 0.5,
-        "num_cases": len({case["id"] for case in cases}),
-        "num_patients": len({case["patient"] for case in cases}),
         "num_without_mask": num_left,
         "num_empty": num_empty,
         "bootstrap": {"unit": "patient", "draws": 2000, "seed": 0, "confidence": 0.95},
-        "methods": {name: _intervals([case for case in cases if case["method"] == name]) for name in methods},
-        "differences": _differences(cases, methods),
+        **_summary(cases),
+        "by_split": {name: _summary([case for case in cases if case["split"] == name]) for name in splits},
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -125,20 +123,26 @@ def localisation(
 
 
 def as_text(summary: dict[str, Any]) -> str:
-    """The summary for a terminal."""
+    """The summary for a terminal; where several splits were scored, each of them too."""
     lines = [
         f"{summary['target']} of {summary['num_cases']} cases, {summary['num_patients']} patients, split "
         f"{summary['split']}, {summary['grid']}; {summary['num_without_mask']} records without that mask and "
         f"{summary['num_empty']} with an empty one are left out",
-        f"{'method':<12}" + "".join(f"{name + ' [95 %]':>24}" for name in METRICS),
+        *_table(summary["methods"]),
     ]
-    for name, metrics in summary["methods"].items():
-        cells = []
-        for metric in METRICS:
-            value = metrics[metric]
-            cells.append("" if value["mean"] is None else _cell(value))
-        lines.append(f"{name:<12}" + "".join(f"{cell:>24}" for cell in cells))
+    if len(summary["by_split"]) > 1:
+        for name, own in summary["by_split"].items():
+            lines += ["", f"split {name}: {own['num_cases']} cases, {own['num_patients']} patients"]
+            lines += _table(own["methods"])
     return "\n".join(lines)
+
+
+def _table(methods: dict[str, Any]) -> list[str]:
+    lines = [f"{'method':<12}" + "".join(f"{name + ' [95 %]':>24}" for name in METRICS)]
+    for name, metrics in methods.items():
+        cells = ["" if metrics[metric]["mean"] is None else _cell(metrics[metric]) for metric in METRICS]
+        lines.append(f"{name:<12}" + "".join(f"{cell:>24}" for cell in cells))
+    return lines
 
 
 def _cell(value: dict[str, Any]) -> str:
@@ -224,6 +228,17 @@ def _auroc(values: FloatArray, target: BoolArray) -> float:
         return float("nan")
     ranks = rankdata(values.ravel())
     return float((ranks[target.ravel()].sum() - num * (num + 1) / 2) / (num * (target.size - num)))
+
+
+def _summary(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts, each method's metrics and the paired differences of these cases."""
+    methods = list(dict.fromkeys(case["method"] for case in cases))
+    return {
+        "num_cases": len({case["id"] for case in cases}),
+        "num_patients": len({case["patient"] for case in cases}),
+        "methods": {name: _intervals([case for case in cases if case["method"] == name]) for name in methods},
+        "differences": _differences(cases, methods),
+    }
 
 
 def _intervals(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:

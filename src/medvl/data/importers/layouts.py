@@ -139,6 +139,16 @@ _ALL = (
         note="--out is a new folder",
     ),
     Layout(
+        "reports",
+        "reports as typed in a column of any manifest: sections, cleaned text, counts",
+        "reports:import_reports",
+        (Part("manifest with a column of reports", ("manifest.csv",)),),
+        "your own set",
+        "those of your set",
+        options=("text_column", "max_words"),
+        note="instead of the folder a manifest may be given; the column is --text-column",
+    ),
+    Layout(
         "mimic-cxr",
         "MIMIC-CXR-JPG with the reports of MIMIC-CXR: 377,110 radiographs, 227,835 reports",
         "mimic_cxr:import_mimic_cxr",

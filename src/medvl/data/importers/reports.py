@@ -1,0 +1,80 @@
+"""Any manifest with a column of reports as they were typed: sections, cleaned text, counts.
+
+The layout is the manifest's own; the rules are those of `report_sections`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from medvl.data.importers.result import ImportResult
+from medvl.data.moved_rows import moved_rows
+from medvl.data.records import load_manifest, write_manifest
+from medvl.data.report_sections import CleanReport, Sections, parse_sections, report_text
+from medvl.errors import InputError
+
+MADE = ("text", "text_findings", "text_impression")
+
+
+def import_reports(
+    source: str | Path, out: str | Path, *, text_column: str = "text", max_words: int | None = None
+) -> ImportResult:
+    """Write the manifest again with `text` made of its reports: impression + " " + findings, or the last paragraph.
+
+    A report without any header is taken whole. Every row and column stays (an empty or too short report leaves its row
+    without text); `text_findings` and `text_impression` are added, and the column of the reports is kept unless it is
+    `text` itself.
+
+    Args:
+        source: a manifest, or a folder with manifest.csv.
+        text_column: the column of the reports.
+        max_words: cut behind the last whole sentence within so many words; None cuts nothing.
+
+    `counts` of the result, over the distinct reports: reports, with_sections, last_paragraph (that stands in), whole
+    (no header), empty (no word), too_short (fewer than 3 words), cut and words_cut (`max_words`), sections_replaced (a
+    later one of the same name counts), marks, list_numbers and headers (taken out).
+
+    Raises:
+        InputError: faults of the manifest, no such column, a column that would be overwritten, no text in any report.
+    """
+    source, out = Path(source), Path(out)
+    source = source / "manifest.csv" if source.is_dir() else source
+    if max_words is not None and max_words < 1:
+        raise InputError(f"--max-words is {max_words}", expected="at least 1")
+    manifest = load_manifest(source, text_column=text_column)
+    columns, rows = moved_rows(manifest, out)
+    if taken := [name for name in MADE if name in columns and name != text_column]:
+        raise InputError(
+            f"the manifest has a column {taken[0]}, which would be overwritten",
+            file=source,
+            expected=f"{', '.join(MADE)} free, but for the column of the reports",
+            remedy="--text-column text, where that holds the reports; or rename the column",
+        )
+    cleaned: dict[str, CleanReport] = {}
+    counts: Counter[str] = Counter()
+    for report in dict.fromkeys(record.text for record in manifest.records if record.text):
+        sections = parse_sections(report)
+        if not sections.headers:
+            sections = Sections(last_paragraph=report)
+        clean = cleaned[report] = report_text(sections, max_words=max_words)
+        kind = "whole" if not sections.headers else "with_sections"
+        counts["last_paragraph" if sections.headers and clean.used == ("last_paragraph",) else kind] += 1
+        counts["empty"] += clean.empty
+        counts["too_short"] += clean.too_short
+        counts["cut"] += clean.cut
+        counts["words_cut"] += clean.num_words_cut
+        counts["sections_replaced"] += sections.num_replaced
+        counts["marks"] += clean.num_marks
+        counts["list_numbers"] += clean.num_list_numbers
+        counts["headers"] += clean.num_headers
+    if all(clean.empty or clean.too_short for clean in cleaned.values()):
+        raise InputError(f"no report in column {text_column} has a text", file=source, expected="reports")
+    for row, record in zip(rows, manifest.records, strict=True):
+        row |= dict.fromkeys(MADE, "")
+        own = cleaned.get(record.text)
+        if own is not None and not (own.empty or own.too_short):
+            row |= dict(zip(MADE, (own.text, own.findings, own.impression), strict=True))
+    write_manifest(out, rows, [*columns, *(name for name in MADE if name not in columns)])
+    splits = Counter(record.split or "(none)" for record in manifest.records)
+    return ImportResult(out, dict(splits), {"reports": len(cleaned), **counts}, manifest.warnings)

@@ -1,0 +1,37 @@
+"""The rows of a manifest, all its columns, as they must stand in another place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medvl.data.box_table import cell_of
+from medvl.data.records import ABSENT, NOT_A_MASK, Manifest
+from medvl.data.tables import read_table
+
+
+def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """-> columns and rows, one per record in its order: paths relative to `out`, boxes of a boxes.csv in a column.
+
+    Args:
+        manifest: loaded without faults.
+        out: the manifest that will be written.
+    """
+    table = read_table(manifest.path)
+    source, target = manifest.path.parent.resolve(), out.parent.resolve()
+    columns, rows = list(table.columns), [dict(row) for _, row in table.rows]
+    if source == target:
+        return columns, rows
+    paths = [name for name in columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)]
+    moves_boxes = (source / "boxes.csv").is_file()
+    if moves_boxes and "boxes" not in columns:
+        columns.append("boxes")
+    for row, record in zip(rows, manifest.records, strict=True):
+        for name in paths:
+            cell = row[name]
+            is_path = name in ("image", "mask") or (source / cell).is_file()  # mask_NAME may also be a remark
+            if cell and cell.lower() != ABSENT and is_path and not Path(cell).is_absolute():
+                row[name] = Path(os.path.relpath(source / cell, target)).as_posix()
+        if moves_boxes:
+            row["boxes"] = cell_of(record.boxes, record.boxes_absent)
+    return columns, rows

@@ -1,0 +1,86 @@
+"""Reports as typed in a column of anybody's manifest, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medvl.cli import app
+from medvl.data.importers.reports import import_reports
+from medvl.data.records import load_manifest, write_manifest
+from medvl.errors import InputError
+
+REPORTS = {
+    "lines": "FINAL REPORT\nINDICATION: Cough.\nFINDINGS:\n1. Clear lungs, seen by Dr. ___.\nIMPRESSION: No change.",
+    "joined": "INDICATION: Cough. FINDINGS: Large heart. IMPRESSION: Cardiomegaly, as before.",
+    "small": "findings: the heart is large. impression: cardiomegaly is new.",
+    "plain": "The lungs are clear.\n\nNo effusion.",
+    "paragraph": "INDICATION: Cough.\n\nThe lungs are clear. Signed.",
+    "short": "IMPRESSION: Normal.",
+    "nothing": "FINDINGS: ___.",
+    "none": "",
+}
+TEXTS = {
+    "lines": "No change. Clear lungs, seen by Dr.",
+    "joined": "Cardiomegaly, as before. Large heart.",
+    "small": "cardiomegaly is new. the heart is large.",
+    "plain": "The lungs are clear. No effusion.",
+    "paragraph": "The lungs are clear. Signed.",
+}
+
+
+def manifest(folder: Path, column: str, **more: str) -> Path:
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "x.png")
+    rows = [
+        {"id": name, "image": "x.png", column: text, "mask": "none", "split": "train", "age": "5", **more}
+        for name, text in REPORTS.items()
+    ]
+    write_manifest(folder / "manifest.csv", rows)
+    return folder / "manifest.csv"
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    source, out = manifest(tmp_path / "in", "report"), tmp_path / "out" / "clean.csv"
+    done = CliRunner().invoke(
+        app, ["import", "reports", str(source), "--text-column", "report", "--out", str(out), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    counts = json.loads(done.stdout)["counts"]
+    assert counts == {
+        "reports": 7, "with_sections": 5, "last_paragraph": 1, "whole": 1, "empty": 1, "too_short": 1, "cut": 0,
+        "words_cut": 0, "sections_replaced": 0, "marks": 2, "list_numbers": 1, "headers": 0,
+    }  # fmt: skip
+    records = {record.id: record for record in load_manifest(out).records}
+    assert {name: record.text for name, record in records.items()} == {name: TEXTS.get(name, "") for name in REPORTS}
+    assert all(record.image.is_file() and record.extra["age"] == "5" for record in records.values())
+    assert records["joined"].extra["text_findings"] == "Large heart."
+    assert records["joined"].extra["text_impression"] == "Cardiomegaly, as before."
+    assert records["lines"].extra["report"] == REPORTS["lines"] and records["plain"].masks["mask"] is not None
+
+
+def test_the_column_text_is_replaced_and_cut_behind_a_sentence(tmp_path: Path) -> None:
+    source = manifest(tmp_path / "in", "text")
+    result = import_reports(source.parent, tmp_path / "in" / "clean.csv", max_words=4)
+    records = {record.id: record.text for record in load_manifest(result.manifest).records}
+    assert records["joined"] == "Cardiomegaly, as before." and records["plain"] == "The lungs are clear."
+    assert result.counts["cut"] == 5 and result.counts["words_cut"] == 5 + 2 + 4 + 2 + 1
+    assert result.num_records == {"train": len(REPORTS)}
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "clean.csv"
+    taken = manifest(tmp_path / "taken", "report", text="my own text")
+    with pytest.raises(InputError, match=r"a column text, which would be overwritten.*--text-column text"):
+        import_reports(taken, out, text_column="report")
+    with pytest.raises(InputError, match="column nothing"):
+        import_reports(taken, out, text_column="nothing")
+    with pytest.raises(InputError, match="--max-words is 0"):
+        import_reports(taken, out, max_words=0)
+    with pytest.raises(InputError, match="no report in column age has a text"):
+        import_reports(manifest(tmp_path / "free", "report"), out, text_column="age")
+    assert not out.exists()
