@@ -13,40 +13,43 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.data.reports import mirror_text, names_side
+from medvl.data.reports import mirror_text
 from medvl.data.tables import read_table
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-def lost_sides(text: str, max_tokens: int) -> set[str]:
-    """The sides that the whole text names and its first `max_tokens` tokens do not."""
-    kept = " ".join(TOKEN.findall(text)[:max_tokens])
-    return sides(text) - sides(kept)
+def named_sides(text: str) -> list[str | None]:
+    """What each token of the text names: "left", "right", or neither.
+
+    A token names a side if swapping the sides changes it, so that "left" as a verb does not. That is asked of the whole
+    text: of a cut one "all left" may be all that is left.
+    """
+    mirrored = mirror_text(text, left_right=True)
+    spelt = mirror_text(mirrored, left_right=True)  # the text itself, its misspelt sides put right
+    pairs = zip(TOKEN.findall(spelt), TOKEN.findall(mirrored), strict=True)
+    return [None if word == other else "left" if word[0] in "lL" else "right" for word, other in pairs]
 
 
-def sides(text: str) -> set[str]:
-    """ "left", "right", or both, as words of the text."""
-    words = set(re.findall(r"[a-z]+", text.lower())) if names_side(text) else set()
-    # A word counts if swapping sides would change it, so that "left" as a verb does not.
-    moved = set(re.findall(r"[a-z]+", mirror_text(text, left_right=True).lower())) if words else set()
-    both = words & moved & {"left", "right"}
-    return both | ((words ^ moved) & words & {"left", "right"})
+def kept_and_lost(text: str, max_tokens: int) -> tuple[set[str], set[str]]:
+    """The sides that the first `max_tokens` tokens of the text name, and those that only the rest names."""
+    start = " ".join(TOKEN.findall(text)[:max_tokens])
+    end = len(named_sides(start))  # in the spelt text, where words that were run together are parted
+    sides = named_sides(text)
+    kept = {side for side in sides[:end] if side}
+    return kept, {side for side in sides[end:] if side} - kept
 
 
 def count(texts: Sequence[str], max_tokens: int) -> dict[str, int]:
-    """Numbers of texts: all, cut, losing the left, losing the right, left without any side."""
-    lost = [lost_sides(text, max_tokens) for text in texts]
-    none_left = [
-        bool(gone) and not sides(" ".join(TOKEN.findall(text)[:max_tokens]))
-        for text, gone in zip(texts, lost, strict=True)
-    ]
+    """Numbers of texts: all, cut, naming both sides, losing the left, the right, every side."""
+    found = [kept_and_lost(text, max_tokens) for text in texts]
     return {
         "texts": len(texts),
         "cut": sum(len(TOKEN.findall(text)) > max_tokens for text in texts),
-        "lose the left": sum("left" in gone for gone in lost),
-        "lose the right": sum("right" in gone for gone in lost),
-        "no side left": sum(none_left),
+        "name both sides": sum(kept | lost == {"left", "right"} for kept, lost in found),
+        "lose the left": sum("left" in lost for _, lost in found),
+        "lose the right": sum("right" in lost for _, lost in found),
+        "no side left": sum(bool(lost) and not kept for kept, lost in found),
     }
 
 

@@ -13,7 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from result_cells import TASKS, About, grid_titles, interval, machines, mean, over_seeds, rows_of, task_of
+from result_cells import (
+    TASKS,
+    About,
+    grid_titles,
+    interval,
+    labelled_patients,
+    machines,
+    mean,
+    no_result,
+    over_seeds,
+    rows_of,
+    task_of,
+)
 from task_tables import task_footer, task_table
 
 from medvl import protocols
@@ -83,6 +95,7 @@ def results_page(results: Path, recipes: Path) -> str:
     """docs/results.md: contents, one section per folder of results, and the experiments that are only planned."""
     described = planned_sweeps(recipes)
     folders = {path.resolve() for path in results.iterdir() if path.is_dir() and any(path.glob("*.json"))}
+    patients = labelled_patients([cell for folder in sorted(folders) for cell in files_of(folder).values()])
     contents, pages, planned = [], [], []
     for folder in sorted(folders | set(described)):
         if folder in described and (folder / "about.json").exists():
@@ -91,6 +104,7 @@ def results_page(results: Path, recipes: Path) -> str:
         if folder not in folders:
             planned.append(f"- {about.title}: 0 of {len(about.names or ())} cells. `{about.command}`")
             continue
+        about.patients = patients
         contents.append(f"- [{about.title}](#{anchor(about.title)}){standing(folder, about)}")
         pages.append(section(folder, about))
     head = [f"# Results\n\n{HEAD}", *contents]
@@ -195,7 +209,7 @@ def pseudo_labels(about: About, names: Sequence[str], cells: list[dict[str, Any]
         for key in ("store_dice", "pseudo_fraction"):
             values = [cell["pseudo_labels"][key] for cell in group if cell["pseudo_labels"][key]]
             told.append(" → ".join(f"{statistics.mean(row[i] for row in values):.2f}" for i in (0, -1)))
-        lines.append(f"| {' | '.join(head[:-1])} | {len(group)} | {told[0]} | {told[1]} |")
+        lines.append(f"| {' | '.join(head[:-1])} | {len(group)}{no_result(about, group)} | {told[0]} | {told[1]} |")
     if not lines:
         return []
     columns = [
@@ -306,12 +320,18 @@ def comparison(path: Path) -> list[str]:
 
 def read_cells(folder: Path, about: About) -> list[dict[str, Any]]:
     """The result files of a folder, by name. One that its sweep does not plan is an error, not a silent row."""
-    apart = {folder / "about.json", *folder.glob(LOCALISATION)}
-    paths = [path for path in sorted(folder.glob("*.json")) if path not in apart]
-    strays = [path.name for path in paths if about.names is not None and path.stem not in about.names]
+    found = files_of(folder)
+    strays = [path.name for path in found if about.names is not None and path.stem not in about.names]
     if strays:
         sys.exit(f"{folder}: {', '.join(strays)} is of no cell that the sweep plans; remove it or plan it")
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return list(found.values())
+
+
+def files_of(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Path -> content of the result files of a folder."""
+    apart = {folder / "about.json", *folder.glob(LOCALISATION)}
+    paths = [path for path in sorted(folder.glob("*.json")) if path not in apart]
+    return {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def table_cells(row: dict[str, Any] | None, group: list[dict[str, Any]]) -> list[str]:

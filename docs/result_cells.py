@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medvl.train.plan import ENOUGH_DRAWS, FEW_PATIENTS
+
 # Kinds of cells in the order of their tables, by the format of their result files; what has none of these is segment.
 TASKS = {
     "pretrain": "medvl-pretraining/1",
@@ -16,6 +18,16 @@ TASKS = {
     "zero-shot classify": "medvl-zero-shot-classification/1",
     "ground": "medvl-grounding/1",
 }
+
+
+# (hash of the manifest, label fraction, of patients or images): what the number of labelled patients follows from.
+Draw = tuple[str, float, str]
+
+
+def draw_of(cell: Mapping[str, Any]) -> Draw | None:
+    """None for a cell without a configuration."""
+    data = (cell.get("config") or {}).get("data")
+    return data and (cell["manifest_hash"], data.get("label_fraction", 1.0), data.get("label_by", "patient"))
 
 
 def task_of(cell: Mapping[str, Any]) -> str:
@@ -38,6 +50,7 @@ class About:
     names: frozenset[str] | None = None  # of the result files of a sweep; None = any
     tasks: Mapping[str, str] = field(default_factory=dict)  # variant -> what its cells are of, see TASKS
     once: frozenset[str] = frozenset()  # variants that the grid does not touch
+    patients: Mapping[Draw, int] = field(default_factory=dict)  # labelled ones, of cells that do not say it themselves
 
 
 def grid_titles(about: About, names: Sequence[str]) -> list[str]:
@@ -58,9 +71,28 @@ def rows_of(
             here = {} if once else point
             group = [cell for cell in cells if cell["variant"] == name and cell.get("grid_point", {}) == here]
             if group or about.names is not None:
-                done = f"{len(group)} / {about.planned.get(name, 1)}"
+                done = f"{len(group)} / {about.planned.get(name, 1)}{no_result(about, group)}"
                 values = [str(value) for value in here.values()] or [""] * columns
                 yield [name, *values, done], group
+
+
+def labelled_patients(cells: Sequence[Mapping[str, Any]]) -> dict[Draw, int]:
+    """The fewest labelled patients of each draw that a cell tells."""
+    found: dict[Draw, int] = {}
+    for cell in cells:
+        draw, num = draw_of(cell), (cell.get("labels") or {}).get("labelled_patients")
+        if draw is not None and num is not None:
+            found[draw] = min(num, found.get(draw, num))
+    return found
+
+
+def no_result(about: About, group: Sequence[Mapping[str, Any]]) -> str:
+    """What must stand beside a mean over too few draws of too few patients; "" otherwise."""
+    known = about.patients | labelled_patients(group)
+    counts = [known[draw] for cell in group if (draw := draw_of(cell)) in known]
+    if not counts or min(counts) >= FEW_PATIENTS or len(group) >= ENOUGH_DRAWS:
+        return ""
+    return f" ({min(counts)} labelled patients, fewer than ten draws: no result)"
 
 
 def interval(metric: dict[str, Any] | None, sign: str = "") -> str:

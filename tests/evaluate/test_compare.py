@@ -25,7 +25,7 @@ from medvl.evaluate.sources import FolderSource
 from medvl.evaluate.summary import OVERLAP
 from medvl.train.run import train
 
-from .conftest import Deaf, Listener, lung
+from .conftest import Deaf, Listener, lung, write_rows
 from .test_report import Page
 
 Write = Callable[..., str]
@@ -100,7 +100,14 @@ def test_the_numbers_by_hand(write: Write) -> None:
     assert ours["metrics"]["iou_pooled"]["by_seed"] == pytest.approx([16 / 20, 1.0])
     # Per patient the seeds' mean differences are 2/9, 2/9, 1/9, 1/9: all of one sign, hence 2 of 16 patterns.
     change = image["difference"]
-    assert change["mean"] == pytest.approx(1 / 6) and 1 / 9 - 1e-9 <= change["lo"] < change["hi"] <= 2 / 9 + 1e-9
+    # Drawn are patients and seeds: with seed 0 twice the difference is 0 where only the patients that it misses are in.
+    assert change["mean"] == pytest.approx(1 / 6) and 0 <= change["lo"] < 1 / 9 < change["hi"] <= 2 / 9 + 1e-9
+    assert ours["interval_over"] == "patients and seeds" and method(result, "lr=1.0")["interval_over"] == "patients"
+    assert ours["difference_over"] == "patients, and the seeds of each method apart"
+    assert result["bootstrap"]["unit"] == "patient and seed"
+    said = "\n".join(result["notes"])
+    assert "over patients and seeds (two-level bootstrap" in said and "drawn apart in the difference: lr=0.001" in said
+    assert "2 seeds are few" in said
     assert image["p"] == pooled["p"] == 2 / 16
     assert image["p_holm"] == pooled["p_holm"] == 4 / 16  # a family of two
     base = method(result, "lr=1.0")["metrics"]["dice_per_image"]
@@ -109,6 +116,37 @@ def test_the_numbers_by_hand(write: Write) -> None:
     assert result["test"]["exact"] and result["test"]["permutations"] == 16
     assert any("one run only" in note and "lr=1.0" in note for note in result["notes"])
     assert any("p cannot be below 0.125" in note for note in result["notes"])
+
+
+def test_methods_of_the_same_seeds_are_paired_in_them(write: Write) -> None:
+    """Seed 1 is right on more patients than seed 0 under both methods, and the second method on one more under both."""
+    good = {0: ("p0", "p0 p1"), 1: ("p0 p1 p2", "p0 p1 p2 p3")}
+    runs = {
+        (seed, i): write(f"m{i}-seed{seed}", Model(names, train__seed=seed, train__lr=1.0 + i))
+        for seed, both in good.items()
+        for i, names in enumerate(both)
+    }
+    order = [runs[0, 0], runs[1, 0], runs[1, 1], runs[0, 1]]
+    result = compare(order, names=["one", "two"])
+    two = method(result, "two")
+    assert two["seeds"] == ["1", "0"] and two["difference_over"] == "patients and seeds"
+    assert not any("apart" in note for note in result["notes"])
+    change = two["metrics"]["dice_per_image"]["difference"]
+    assert change["mean"] == pytest.approx((1 - BAD) / 4)
+    # Each seed's gain is one patient's 2/9, so that a draw that took other seeds for the two methods could be below 0.
+    assert change["lo"] == pytest.approx(0) and change["hi"] <= 2 / 9 + 1e-9
+    single = compare([runs[0, 0], runs[0, 1]], names=["one", "two"])
+    assert single["bootstrap"]["unit"] == "patient" and method(single, "two")["difference_over"] == "patients"
+    assert "intervals and tests are over patients" in single["notes"]
+
+
+def test_few_draws_of_few_labelled_patients_are_no_result(write: Write) -> None:
+    pairs = [(lr, seed) for lr in (1.0, 2.0) for seed in (0, 1)]
+    runs = [write(f"{lr}-seed{seed}", Model("p0", train__seed=seed, train__lr=lr)) for lr, seed in pairs]
+    for run, num in zip(runs, (7, 9, 8, 8), strict=True):
+        (Path(run) / "plan.json").write_text(json.dumps({"labels": {"labelled_patients": num}}))
+    said = [note for note in compare(runs, names=["a", "b"])["notes"] if "no result" in note]
+    assert said == ["few labelled patients and fewer than 10 draws, hence no result: a (7)"]
 
 
 def test_holm_is_over_all_comparisons_and_both_conventions(write: Write) -> None:
@@ -307,6 +345,67 @@ def test_names_must_fit(write: Write) -> None:
         compare(runs, names=["one", "one", "one"])
 
 
+# --- pooled folds
+
+
+@pytest.fixture
+def folded(write: Write, phrases: Manifest) -> Callable[..., list[str]]:
+    """Two folds of four patients, evaluated by a model for each: p0 and p1 are the first, p2 and p3 the second."""
+
+    def build(name: str, good: str, first: str = "p0 p1", second: str = "p2 p3", **keys: Any) -> list[str]:
+        rows = list(csv.DictReader(phrases.path.open(newline="")))
+        runs = []
+        for fold, val in enumerate((first, second)):
+            for row in rows:
+                row["split"] = "val" if row["patient"] in val else "train"
+            path = write_rows(phrases.path.parent / f"fold{fold}.csv", rows)
+            source = Model(good, data__manifest=str(path), **keys)
+            runs.append(write(f"{name}-fold{fold}-seed{keys.get('train__seed', 0)}", source, load_manifest(path)))
+        return runs
+
+    return build
+
+
+def test_folds_are_pooled_by_hand(folded: Callable[..., list[str]], tmp_path: Path) -> None:
+    runs = [*folded("base", "p0"), *folded("better", "p0 p1 p3", train__lr=1.0)]
+    result = compare(runs[::-1], names=["better", "base"], reference="base", folds=True, out=tmp_path / "out")
+    assert (result["num_cases"], result["num_patients"]) == (12, 4) and not (tmp_path / "out" / "cases.png").exists()
+    better = method(result, "better")
+    assert better["num_seeds"] == 1 and better["runs"] == [" + ".join([runs[3], runs[2]])]
+    image, pooled = better["metrics"]["dice_per_image"], better["metrics"]["dice_pooled"]
+    assert image["mean"] == pytest.approx((3 + BAD) / 4)
+    # One patient of each fold gains 2/9: of four patients drawn, none to all of them are of the two.
+    assert image["difference"] == {"mean": pytest.approx(1 / 9), "lo": 0.0, "hi": pytest.approx(2 / 9), "num": 12}
+    assert image["p"] == 0.5  # the two gains have one sign in half of the patterns
+    # 16 of 16 pixels; the base 4 right (8 of 8) and three with 12 of 18; better 12 of 12 and 4 of 6.
+    assert pooled["difference"]["mean"] == pytest.approx(2 * 16 / (16 + 18) - 2 * 16 / (16 + 22))
+    assert any("cases of 2 folds pooled" in note for note in result["notes"])
+    assert (tmp_path / "out" / "compare.html").is_file()
+
+
+def test_pooled_folds_have_seeds_and_must_be_folds(folded: Callable[..., list[str]], write: Write) -> None:
+    base = [run for seed in (0, 1) for run in folded("base", "p0", train__seed=seed)]
+    other = [run for seed in (0, 1) for run in folded("other", "p0 p2", train__lr=1.0, train__seed=seed)]
+    result = compare([*base, *other], folds=True)
+    assert [one["name"] for one in result["methods"]] == ["lr=0.001", "lr=1.0"]
+    assert [one["seeds"] for one in result["methods"]] == [["0", "1"]] * 2
+    with pytest.raises(InputError, match=r"manifest_hash: .*fold0\.csv, .*fold1\.csv there, .*fold0\.csv here"):
+        compare([*base, *other[:3]], folds=True)
+    with pytest.raises(InputError, match=r"no two runs differ in data.manifest alone; expected the folds"):
+        compare([base[0], other[0]], folds=True)
+    with pytest.raises(InputError, match=r"3 cases are in another fold too: film1_"):
+        compare(folded("twice", "p0", second="p1 p2", train__lr=2.0), folds=True)
+    split_patient = folded("leaky", "p0", train__lr=3.0)
+    path = Path(split_patient[1]) / "cases.csv"
+    path.write_text(path.read_text().replace(",p2,", ",p1,"))
+    with pytest.raises(InputError, match=r"1 patients are in another fold too: p1; remedy: folds by patient"):
+        compare(split_patient, folds=True)
+    with pytest.raises(InputError, match=r"threshold: 0\.5 there, 0\.4 here"):
+        compare([base[0], edit(base[1], threshold=0.4)], folds=True)
+    with pytest.raises(InputError, match="cannot be pooled: no configuration"):
+        compare([*base, edit(write("masks", Deaf()), config=None)], folds=True)
+
+
 # --- what is written
 
 
@@ -319,6 +418,8 @@ def test_files_keep_the_conventions_apart_and_fetch_nothing(write: Write, tmp_pa
     assert [row["method"] for row in rows] == ["lr=0.001", "lr=1.0", "<c>"]
     for row, one in zip(rows, result["methods"], strict=True):
         assert [float(row[name]) for name in OVERLAP] == [one["metrics"][name]["mean"] for name in OVERLAP]
+    assert [row["interval_over"] for row in rows] == ["patients"] * 3
+    assert [row["difference_over"] for row in rows] == ["", "patients", "patients"]
     assert rows[0]["dice_pooled_difference"] == "" and float(rows[1]["dice_pooled_p_holm"]) == 1.0
     text = (tmp_path / "out" / "compare.html").read_text()
     page = Page(text)

@@ -177,7 +177,9 @@ def test_sums_by_patient() -> None:
 def test_the_mean_over_one_seed_is_the_plain_interval() -> None:
     rng = np.random.default_rng(0)
     top, bottom, patients = rng.random((30, 2)), 1 + rng.random((30, 2)), [f"p{i % 9}" for i in range(30)]
-    assert seed_means(top[None], bottom[None], patients).intervals() == ratio_intervals(top, bottom, patients)
+    for seeds in (None, ["7"]):
+        found = seed_means(top[None], bottom[None], patients, seeds=seeds)
+        assert found.intervals() == ratio_intervals(top, bottom, patients)
 
 
 def test_means_over_seeds_are_of_each_seeds_ratio() -> None:
@@ -185,8 +187,8 @@ def test_means_over_seeds_are_of_each_seeds_ratio() -> None:
     found = seed_means(tops, bottoms, ["a", "b"])
     assert found.by_seed.tolist() == [[0.2], [0.25]]
     assert found.means == pytest.approx([0.225]) and found.sds == pytest.approx([0.05 / math.sqrt(2)])
-    # Patients a a: (0.8 + 0.2) / 2; b b: (0 + 0.3) / 2; a b: 0.225. Both seeds see the same patients.
-    assert set(found.draws.ravel().round(9)) == {0.5, 0.15, 0.225}
+    # Patients a a: 0.8 and 0.2; b b: 0 and 0.3; a b: 0.2 and 0.25. Drawn are seed 0 twice, seed 1 twice, or both.
+    assert set(found.draws.ravel().round(9)) == {0.8, 0.2, 0.5, 0.0, 0.3, 0.15, 0.25, 0.225}
     assert np.isnan(seed_means(tops[:1], bottoms[:1], ["a", "b"]).sds).all()
     assert math.isnan(seed_means(tops, bottoms, ["a", "a"]).intervals()[0].lo)
 
@@ -194,11 +196,48 @@ def test_means_over_seeds_are_of_each_seeds_ratio() -> None:
 def test_differences_of_seed_means_are_paired() -> None:
     base = np.random.default_rng(0).random((3, 50, 1))
     patients, one = [f"p{i}" for i in range(50)], np.ones((3, 50, 1))
-    first, second = (
-        seed_means(base, one, patients),
-        seed_means(base[:1] * 0 + base.mean(axis=0) - 0.1, one[:1], patients),
-    )
+    first, second = seed_means(base, one, patients), seed_means(base - 0.1, one, patients)
     (found,) = first.minus(second)
     assert (found.mean, found.lo, found.hi) == pytest.approx((0.1, 0.1, 0.1))
     with pytest.raises(ValueError, match="same rows"):
         first.minus(seed_means(base[:, :49], one[:, :49], patients[:49]))
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    patients, one = [f"p{i}" for i in range(40)], np.ones((6, 40, 1))
+    agree = np.broadcast_to(0.6 + 0.1 * rng.standard_normal((1, 40, 1)), (6, 40, 1))
+    disagree = agree + np.array([-0.2, 0.2, -0.1, 0.1, -0.2, 0.2])[:, None, None]
+    widths = []
+    for values in (agree, disagree):
+        (found,) = seed_means(values, one, patients).intervals()
+        assert found.mean == pytest.approx(agree.mean())
+        widths.append(found.hi - found.lo)
+    (single,) = seed_means(agree[:1], one[:1], patients).intervals()
+    assert widths[0] == pytest.approx(single.hi - single.lo)  # nothing to add, and the patients are drawn alike
+    # Variances add: of the patients 0.1^2 / 40, of the seeds 0.03 / 6 (their offsets' mean square over six).
+    half = 1.96 * math.sqrt((widths[0] / 2 / 1.96) ** 2 + 0.03 / 6)
+    assert widths[1] / 2 == pytest.approx(half, rel=0.08) and widths[1] > 2 * widths[0]
+
+
+def test_two_seeds_and_no_spread_of_patients_by_hand() -> None:
+    values, one = np.array([0.0, 1.0])[:, None, None] * np.ones((2, 9, 1)), np.ones((2, 9, 1))
+    found = seed_means(values, one, [f"p{i}" for i in range(9)])
+    shares = [(found.draws == value).mean() for value in (0, 0.5, 1)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03) and sum(shares) == 1
+
+
+def test_the_same_seeds_are_paired_and_others_are_not() -> None:
+    rng = np.random.default_rng(1)
+    patients, one = [f"p{i}" for i in range(30)], np.ones((5, 30, 1))
+    offsets = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
+    base = 0.5 + 0.05 * rng.standard_normal((5, 30, 1)) + offsets[:, None, None]
+    first = seed_means(base + 0.03, one, patients, seeds=["4", "8", "2", "1", "0"])
+    order = [4, 2, 0, 1, 3]
+    second = seed_means(base[order], one, patients, seeds=["0", "2", "4", "8", "1"])  # the same, in another order
+    (paired,) = first.minus(second)
+    assert (paired.mean, paired.lo, paired.hi) == pytest.approx((0.03, 0.03, 0.03))
+    (apart,) = first.minus(seed_means(base, one, patients, seeds=["5", "6", "7", "9", "10"]))
+    assert apart.mean == pytest.approx(0.03) and apart.lo < -0.1 and apart.hi > 0.15
+    with pytest.raises(ValueError, match="5 names, 4 different ones, for 5 seeds"):
+        seed_means(base, one, patients, seeds=["0", "0", "1", "2", "3"])

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from medvl import errors
 from medvl.config import Config, load_config
-from medvl.data.dataset import SegmentDataset, collate
+from medvl.data.dataset import Batch, SegmentDataset, collate
+from medvl.data.geometry import fit
 from medvl.data.labels import fixed_rows, labelled_patients, training_records
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.records import Manifest, Record, load_manifest
 from medvl.data.sampler import MixedSampler
 from medvl.errors import InputError
 from medvl.model_folder import load_model
@@ -26,6 +29,7 @@ from medvl.tasks import semi_segment
 from medvl.tasks.segment import build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
 from medvl.tasks.text_input import TextInput
+from medvl.train.prepare import prepare
 from medvl.train.run import train
 
 SEMI = [
@@ -137,11 +141,11 @@ def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path
         assert task._store.read(batch.ids[0]).mean() == pytest.approx(want, abs=2e-3)
 
 
-@pytest.mark.parametrize("poison", ["other", "gone"])
+@pytest.mark.parametrize("poison", ["other", "never opened"])
 def test_hidden_masks_do_not_reach_the_weights(
     finished: Path, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
 ) -> None:
-    """NaN in the log, other pixels or no file at all behind the hidden masks: the weights stay the same."""
+    """NaN in the log; other pixels behind the hidden masks, or none of them opened: the weights stay the same."""
     folder = Path(shutil.copytree(tiny_manifest.parent, tmp_path / "copy"))
     config = load_config(folder / "recipe.yaml", SEMI)
     records, hidden, counts = training_records(load_manifest(folder / "manifest.csv").split("train"), config)
@@ -156,7 +160,7 @@ def test_hidden_masks_do_not_reach_the_weights(
         return np.full(config.data.image_size, np.nan)
 
     monkeypatch.setattr(semi_segment, "hidden_mask", nans)
-    if poison == "gone":
+    if poison == "never opened":
         real = SegmentDataset._mask
 
         def guarded(self: SegmentDataset, record: object, name: str) -> object:
@@ -270,6 +274,54 @@ def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["semi.lv_bank=labelled", "text.encoder=none"], r"encoder without a text encoder; remedy: .*findings"),
+        (["semi.lv_bank=captions", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
+         r"captions has one class, and there are 2; remedy: semi.lv_bank: labelled"),
+        (["semi.lv_bank=labelled", "data.manifest=silent.csv"], r"bank of the LV loss is empty"),
+        (["semi.epi=labels", "data.balance=siim"], r"data.balance: siim with semi.*remedy: data.balance: none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before_there_is_a_run(
+    tiny_recipe: Path, tmp_path: Path, options: Sequence[str], message: str, dry_run: bool
+) -> None:
+    table = (tiny_recipe.parent / "manifest.csv").read_text()
+    plain = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    records, _, _ = training_records(load_manifest(plain.data.manifest).split("train"), plain)
+    for record in records:  # the labelled ones lose their text
+        table = table.replace(f"{record.id},{record.image.name},{record.text},", f"{record.id},{record.image.name},,")
+    silent = tiny_recipe.parent / "silent.csv"
+    silent.write_text(table)
+    words = [word.replace("silent.csv", str(silent)) for word in options]
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", *words])
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run", dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_semi_runs_on_one_device(tiny_recipe: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, SEMI)
+    two = SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
+    with pytest.raises(InputError, match=r"run on one device; expected train.devices: 1"):
+        prepare(config, load_manifest(config.data.manifest), two, tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_semi_without_init_warns(
+    finished: Path,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for options, warns in ([], True), ([f"init={finished}"], False):
+        monkeypatch.setattr(errors, "_warned", set())
+        train(load_config(tiny_recipe, [*SEMI, *options]), tmp_path / "run", dry_run=True)
+        assert ("semi without init" in capsys.readouterr().err) == warns
+
+
 def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path: Path) -> None:
     config = load_config(tiny_recipe, SEMI)
     manifest = load_manifest(config.data.manifest)
@@ -285,6 +337,95 @@ def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path
     batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 7]])
     shown = task._retrieved(batch).flatten(1).any(dim=1).tolist()
     assert shown == [bool(r.text) and r.id in hidden for r in records if r.id in batch.ids]
+
+
+def half_unlabelled(
+    tiny_recipe: Path, folder: Path, options: Sequence[str]
+) -> tuple[SemiSegmentTask, Batch, list[Record]]:
+    """A task that has begun, one batch of the whole training split, labelled rows and unlabelled, and its records."""
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", "data.p_empty_text=0", *options])
+    task, manifest, hidden = make_task(config, folder)
+    task.begin(None, 0)
+    records, _, _ = training_records(manifest.split("train"), config)
+    dataset = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
+    batch = collate([dataset[0, place] for place in range(len(dataset))])
+    by_id = {r.id: r for r in records}
+    return task, batch, [by_id[ident] for ident in batch.ids]
+
+
+@pytest.mark.parametrize(("progress", "ramp", "factor"), [(0.05, 0.1, 0.5), (0, 0.1, 0), (0.4, 0.1, 1), (0, 0, 1)])
+@pytest.mark.parametrize(("balance", "entropy"), [("plain", 0.916291), ("balanced", 0.685242)])
+def test_the_total_by_hand(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    balance: str,
+    entropy: float,
+    progress: float,
+    ramp: float,
+    factor: float,
+) -> None:
+    """p = .8 in the upper quarter A, .2 below. Masks: A; pseudo labels: the upper 3/4; the bank's masks: the lower 1/2.
+
+    L_sup = (1 - 2(.25 * .8) / (.25 * .64 + .75 * .04 + .25)) / 2 + -ln .8 / 2 = .5 / 11 + .5 * .223144 = .157026.
+    Dice = 1 - 2(.25 * .8 + .5 * .2) / (.19 + .75) = .361702. In the cross entropy a third of the pseudo foreground
+    costs -ln .8, the other two thirds -ln .2 = 1.609438, the background -ln .8: plain (2 * .223144 + 2 * 1.609438) / 4
+    = .916291, balanced ((.223144 + 2 * 1.609438) / 3 + .223144) / 2 = .685242. LV = 1 - (.5 * .2) / sqrt(.19 * .5)
+    = .675557.
+    """
+    options = ["semi.epi=labels", "semi.lv_bank=labelled", "semi.weight=0.7", "semi.lv_alpha=0.1"]
+    task, batch, _ = half_unlabelled(
+        tiny_recipe, tmp_path, [*options, f"semi.ramp={ramp}", f"semi.ce_balance={balance}"]
+    )
+    assert batch.annotated.any() and not batch.annotated.all()
+    height = batch.target.shape[-2]
+    upper, most, lower = (torch.zeros_like(batch.target) for _ in range(3))
+    upper[..., : height // 4, :] = 1
+    is_open = ~batch.annotated[:, :, None, None]
+    most[..., : 3 * height // 4, :] = 0.9
+    lower[..., height // 2 :, :] = 1
+    batch = replace(batch, target=torch.where(is_open, torch.nan, upper))
+    probs = 0.2 + 0.6 * upper
+    # For rows with a mask both have what would change the loss if it were counted.
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: torch.where(is_open, most, 1 - upper))
+    monkeypatch.setattr(task, "_retrieved", lambda *_: torch.where(is_open, lower, upper))
+    monkeypatch.setattr(task, "logits", lambda *_: probs.logit())
+    task.progress = progress
+    losses = {name: value.item() for name, value in task.training_step(batch).items()}
+    assert losses["sup_loss"] == pytest.approx(0.157026, abs=2e-5)
+    assert losses["unsup_loss"] == pytest.approx(0.7 * (0.361702 + entropy), abs=2e-5)
+    assert losses["lv_loss"] == pytest.approx(0.675557, abs=2e-5)
+    want = 0.157026 + factor * (0.7 * (0.361702 + entropy) + 0.1 * 0.675557)
+    assert losses["loss"] == pytest.approx(want, abs=2e-5)
+
+
+@pytest.mark.parametrize("move", ["flip", "turn"])
+def test_the_original_text_retrieves_and_its_mask_moves_with_the_row(
+    tiny_recipe: Path, tmp_path: Path, move: str
+) -> None:
+    options = ["semi.lv_bank=labelled", "semi.lv_similarity=findings", "data.augment.p_flip_lr=1"]
+    still = ["data.augment.max_rotate_deg=0", "data.augment.max_shift=0", "data.augment.scale=[1, 1]"]
+    task, batch, records = half_unlabelled(tiny_recipe, tmp_path, [*options, *still])
+    assert all(affine.left_right for affine in batch.affines)
+    assert all(new != old == r.text for new, old, r in zip(batch.texts, batch.source_texts, records, strict=True))
+    size = task.config.data.image_size
+    if move == "turn":  # a quarter, (x, y) -> (H - 1 - y, x), after the plain resize
+        step = np.array([[0, -1, size[0] - 1], [1, 0, 0], [0, 0, 1.0]])
+        moved = []
+        for affine in batch.affines:
+            plain = fit(affine.source_size, size)
+            moved.append(replace(plain, matrix=(step @ np.vstack([plain.matrix, (0, 0, 1)]))[:2]))
+        batch = replace(batch, affines=tuple(moved))
+    masks = {}
+    for side in ("left", "right"):
+        known = [r for r in task._labelled if r.text == f"the {side} lung"]
+        masks[side] = np.mean([semi_segment._mask_on_grid(r, "mask", task.config) for r in known], axis=0)
+    assert masks["left"][:, : size[1] // 2].sum() == 0 < masks["right"][:, : size[1] // 2].sum()
+    found = task._retrieved(batch).numpy()
+    for n, record in enumerate(records):
+        mask = masks["left" if "left" in record.text else "right"]
+        want = mask[:, ::-1] if move == "flip" else np.rot90(mask, -1)
+        np.testing.assert_allclose(found[n, 0], want if record.id in task._ids else 0, atol=1e-4)
 
 
 @pytest.mark.parametrize("balance", ["plain", "balanced"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +22,7 @@ from medvl.errors import InputError
 from medvl.settings import differences, flat
 from medvl.train import run as run_module
 from medvl.train.sweep import Sweep, load_sweep
-from medvl.train.sweep_run import as_table, run_sweep, without_machine_paths
+from medvl.train.sweep_run import POLL_S, as_table, run_sweep, without_machine_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = {"train.max_steps": 1, "train.val_every": 1}
@@ -415,6 +417,26 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(tiny_recipe: Path, tmp_
         other.communicate("\n")
 
 
+def test_a_cell_waits_for_the_run_that_another_process_is_at(
+    tiny_recipe: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"first": {}, "second": {"init": "@first"}}
+    path, lock = write(tmp_path, tiny_recipe, variants=variants), tmp_path / "out" / ".locks" / "first-seed0"
+    lock.parent.mkdir(parents=True)
+    handle, looks = os.open(lock, os.O_RDWR | os.O_CREAT), []
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if looks.count(POLL_S) == 2:  # the other process ends without the run that is waited for
+            os.close(handle)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    first, second = run_sweep(path, tmp_path / "out")
+    assert first.note == "another process is at it" and looks.count(POLL_S) == 2
+    assert "needs the run @first, which is not finished" in second.error
+
+
 def test_absolute_paths_leave_a_result_file() -> None:
     roots = {Path("/home/me/out"): "$OUT", Path("/home/me"): "~"}
     value = {"a": ["/home/me/out/x y/z", "data.manifest=/mnt/sets/m.csv", "hf:/models/bert", "1/2", 3, None]}
@@ -491,6 +513,33 @@ def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
     (folder / "c-seed0.json").write_text(result("c", 0, 0.1))
     with pytest.raises(SystemExit, match=r"c-seed0\.json is of no cell"):
         generate.results_page(tmp_path / "results", path.parent)
+
+
+def test_few_draws_of_few_patients_are_marked(generate: ModuleType, tiny_recipe: Path, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "recipes",
+        tiny_recipe,
+        grid={"data.label_fraction": [0.01, 0.5]},
+        variants={"EPI": {}, "old": {}, "many": {}},
+        seeds=10,
+        results="../results/ladder",
+    )
+    folder = tmp_path / "results" / "ladder"
+    folder.mkdir(parents=True)
+    for name, fraction, seeds in (("EPI", 0.01, 9), ("EPI", 0.5, 2), ("old", 0.01, 1), ("many", 0.01, 10)):
+        for seed in range(seeds):
+            config = {"data": {"label_fraction": fraction}}
+            more = {"config": config, "manifest_hash": "ab", "grid_point": {"data.label_fraction": fraction}}
+            if name != "old":  # which says nothing of its labels, and has the draw of the others
+                more["labels"] = {"labelled_patients": 3 if fraction == 0.01 else 8}
+            where = f"label_fraction_{str(fraction).replace('.', '_')}"
+            (folder / f"{name}-{where}-seed{seed}.json").write_text(result(name, seed, 0.5, **more))
+    page = generate.results_page(tmp_path / "results", path.parent)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    mark = " (3 labelled patients, fewer than ten draws: no result)"
+    standing = {tuple(cell.strip() for cell in row.split("|")[1:3]): row.split("|")[3].strip() for row in rows}
+    assert standing[("EPI", "0.01")] == f"9 / 10{mark}" and standing[("old", "0.01")] == f"1 / 10{mark}"
+    assert standing[("many", "0.01")] == "10 / 10" and standing[("EPI", "0.5")] == "2 / 10"
 
 
 def test_results_that_no_sweep_made_have_an_about_file(generate: ModuleType, tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ def compare(
     names: Annotated[
         list[str] | None, typer.Option(help="a name for each method, or for each run; repeat for more")
     ] = None,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="pool runs that differ in data.manifest alone: folds of one set")
+    ] = False,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="draw the same cases under all methods")
     ] = True,
@@ -35,7 +38,7 @@ def compare(
     Dice and IoU in both conventions, of classifiers AUC (macro and of each class). Runs that differ in nothing but
     their seeds are one method. A run without an evaluation in RUN/report/SPLIT is evaluated first. Folders written by
     medvl evaluate (masks of any program included), classify and ground are taken as they are. Runs of several tasks
-    give one table a task.
+    give one table a task. With --folds the runs of a cross-validation are one run of all its cases.
     """
     import json
 
@@ -50,6 +53,7 @@ def compare(
         names=names or (),
         reference=reference,
         overrides=overrides,
+        folds=folds,
         out=out,
         device=device,
         seed=seed,

@@ -20,12 +20,21 @@ def training_records(records: Sequence[Record], config: Config) -> tuple[list[Re
     """The records that take part, the ids whose masks are hidden, and the counts for the plan.
 
     Without semi-supervision a record without a (visible) mask takes no part, unless its image has one.
+
+    Raises:
+        InputError: `data.balance: siim` with semi-supervision, or without images of both kinds.
     """
     data = config.data
     seed = config.train.seed if data.label_seed is None else data.label_seed
     kept = list(records) if data.rows_per_image is None else fixed_rows(records, data.rows_per_image, seed)
     balance: dict[str, Any] = {}
     if data.balance == "siim":
+        if config.semi.on:
+            raise InputError(
+                "data.balance: siim with semi: it reads every training mask, and unlabelled records must have none",
+                expected="one of the two",
+                remedy="data.balance: none, or semi.epi: none and semi.lv_bank: none",
+            )
         kept, balance = balanced(kept, seed, slice_index=data.slice_index)
     unit_of = label_units(kept, data.label_by)
     units = labelled_patients(kept, data.label_fraction, seed, data.label_by)

@@ -1,8 +1,10 @@
 """`medvl compare`: methods (runs that differ in nothing but their seeds) on the same cases.
 
-Each metric is the mean over a method's seeds, with its sd over seeds and a 95 % interval by patient. Differences to a
-reference are paired: the same patients are resampled for both, and the tests swap the two methods within patients (of
-AUC see `compare_kinds`). Runs of several tasks give one comparison a task, and nothing is averaged over tasks.
+Each metric is the mean over a method's seeds, with its sd over seeds and a 95 % interval: over patients of a single
+run, over patients and seeds of several (two-level bootstrap). Differences to a reference are paired: the same patients
+are resampled for both, and the same seeds where both have the same. The tests swap the two methods within patients and
+take the seeds as they are (of AUC see `compare_kinds`). Runs of several tasks give one comparison a task, and nothing
+is averaged over tasks.
 """
 
 from __future__ import annotations
@@ -17,14 +19,24 @@ from typing import Any
 
 from medvl.errors import InputError, nearest
 from medvl.evaluate.compare_kinds import BOOTSTRAP, Measures
-from medvl.evaluate.methods import Method, ScoredRun, check_comparable, group_methods, open_runs, setting_table
+from medvl.evaluate.methods import (
+    Method,
+    ScoredRun,
+    check_comparable,
+    group_methods,
+    open_runs,
+    pool_folds,
+    setting_table,
+)
 from medvl.evaluate.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
 from medvl.provenance import machine, versions
+from medvl.train.plan import ENOUGH_DRAWS, FEW_PATIENTS
 
 FORMAT = "medvl-compare/1"
 TASKS_FORMAT = "medvl-compare-tasks/1"
+FEW_SEEDS = 5  # below, the bootstrap over them takes less than 4/5 of their variance
 
 
 def compare(
@@ -35,6 +47,7 @@ def compare(
     names: Sequence[str] = (),
     reference: str | None = None,
     overrides: Sequence[str] = (),
+    folds: bool = False,
     out: Path | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -50,8 +63,9 @@ def compare(
     Args:
         targets, manifest_path, overrides: see `open_runs`.
         names: see `group_methods`; with several tasks one for each run.
+        folds: pool runs that differ in their manifest alone (see `pool_folds`); names are then of the pooled ones.
         reference: the method that the others are compared with; default the first (of each task that has not this one).
-        pictures: draw cases.png (see `side_by_side`) where images and predictions are at hand.
+        pictures: draw cases.png (see `side_by_side`) where images and predictions are at hand; not of pooled folds.
         include_text: False leaves phrases out of the pictures.
         seed: of the bootstrap and of the permutations.
 
@@ -61,6 +75,8 @@ def compare(
     if len(targets) < 2:
         raise InputError("one run cannot be compared", expected="two runs or more")
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
+    if folds:
+        runs = pool_folds(runs)
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)
@@ -74,7 +90,7 @@ def compare(
             f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
         )
     options = {"num_draws": num_draws, "num_permutations": num_permutations, "seed": seed}
-    drawn = {"pictures": pictures, "include_text": include_text, "device": device}
+    drawn = {"pictures": pictures and not folds, "include_text": include_text, "device": device}
     if len(by_task) == 1:
         return _compare(runs, split, names, reference, out, options, drawn)
     grouped = {}
@@ -123,7 +139,8 @@ def _compare(
     patients = [runs[0].cases[key].patient for key in keys]
     measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys])
     rows = [[[run.cases[key] for key in keys] for run in method.runs] for method in methods]  # per method (S, n)
-    found = [measures.means(one, patients, num_draws, seed) for one in rows]
+    seeds = [[run.seed or run.target for run in method.runs] for method in methods]  # of unknown ones each by itself
+    found = [measures.means(one, own, patients, num_draws, seed) for one, own in zip(rows, seeds, strict=True)]
     tests = {
         i: measures.p_values(one, rows[base], (found[i], found[base]), patients, num_permutations, seed)
         for i, one in enumerate(rows)
@@ -153,6 +170,8 @@ def _compare(
                 "num_seeds": len(method.runs),
                 "seeds": [run.seed for run in method.runs],
                 "runs": [run.target for run in method.runs],
+                "interval_over": _interval_over(seeds[i]),
+                "difference_over": None if i == base else _difference_over(seeds[i], seeds[base]),
                 "metrics": _metrics(
                     list(measures.titles),
                     found[i],
@@ -164,7 +183,12 @@ def _compare(
             for i, method in enumerate(methods)
         ],
         "settings": setting_table(methods),
-        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
+        "bootstrap": {
+            "unit": "patient and seed" if any(len(own) > 1 for own in seeds) else "patient",
+            "draws": num_draws,
+            "seed": seed,
+            "confidence": 0.95,
+        },
         "test": {
             **measures.tests,
             "unit": "patient",
@@ -177,7 +201,7 @@ def _compare(
         },
         "versions": versions(),
         "machine": machine(),
-        "notes": [*notes, *measures.notes(), *_notes(methods, measures, family, num_patients, num_permutations)],
+        "notes": [*notes, *measures.notes(), *_notes(methods, base, measures, family, num_patients, num_permutations)],
     }
     result = without_nan(result)
     assert isinstance(result, dict)
@@ -203,9 +227,11 @@ def as_csv(result: Mapping[str, Any]) -> str:
     parts = ("", "_sd", "_lo", "_hi", "_difference", "_difference_lo", "_difference_hi")
     tests = ("_p", "_p_holm")
     head = [f"{metric}{part}" for metric in metrics for part in (*parts, *(tests if metric in tested else ()))]
-    writer.writerow(["method", "reference", "seeds", "cases", "patients", *head])
+    over = ["interval_over", "difference_over"]
+    writer.writerow(["method", "reference", "seeds", "cases", "patients", *over, *head])
     for method in result["methods"]:
         row = [method["name"], result["reference"], method["num_seeds"], result["num_cases"], result["num_patients"]]
+        row += [method[name] for name in over]
         for metric in metrics:
             value = method["metrics"][metric]
             change = value["difference"] or {}
@@ -305,21 +331,66 @@ def _metrics(
     }
 
 
+def _interval_over(seeds: Sequence[str]) -> str:
+    return "patients" if len(seeds) == 1 else "patients and seeds"
+
+
+def _difference_over(seeds: Sequence[str], base: Sequence[str]) -> str:
+    """What is resampled for a difference, and whether the two methods are paired in it."""
+    if len(seeds) == len(base) == 1:
+        return "patients"
+    return "patients and seeds" if sorted(seeds) == sorted(base) else "patients, and the seeds of each method apart"
+
+
+def _intervals(methods: Sequence[Method], base: int, tests_alike: bool) -> list[str]:
+    """What the intervals are over, in words."""
+    counts = [len(method.runs) for method in methods]
+    if max(counts) == 1:
+        return ["intervals and tests are over patients"]
+    tests = "tests likewise" if tests_alike else "tests are over patients and take the seeds as they are"
+    notes = [
+        "intervals are over patients and seeds (two-level bootstrap: each draw takes patients, the same under every "
+        f"seed and method, and seeds), of a single run over patients; {tests}; the sd is over the seeds alone"
+    ]
+    seeds = [sorted(run.seed or run.target for run in method.runs) for method in methods]
+    apart = [method.name for method, own in zip(methods, seeds, strict=True) if own != seeds[base]]
+    if apart:
+        notes.append(f"other seeds than {methods[base].name}, hence drawn apart in the difference: {'; '.join(apart)}")
+    few = sorted({count for count in counts if 1 < count < FEW_SEEDS})
+    if few:
+        notes.append(f"{' or '.join(map(str, few))} seeds are few: the interval over them is too narrow")
+    return notes
+
+
 def _notes(
-    methods: Sequence[Method], measures: Measures, family: int, num_patients: int, num_permutations: int
+    methods: Sequence[Method], base: int, measures: Measures, family: int, num_patients: int, num_permutations: int
 ) -> list[str]:
     by_text: dict[str, list[str]] = {}
     for metric in measures.tested:
         by_text.setdefault(measures.tests[metric], []).append(measures.titles[metric].partition(" (")[0])
     told = "; ".join(f"p of {', '.join(names)}: {text}" for text, names in by_text.items())
     notes = [
-        "intervals and tests are over patients and take the seeds as they are; the sd is over the seeds alone",
+        *_intervals(methods, base, BOOTSTRAP in measures.tests.values()),
         f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
         "metrics)",
     ]
     single = [method.name for method in methods if len(method.runs) == 1]
     if single:
         notes.append(f"one run only, so no sd, and a difference may be its seed's: {'; '.join(single)}")
+    few = {
+        method.name: min(counts)
+        for method in methods
+        if len(method.runs) < ENOUGH_DRAWS
+        and (counts := [num for run in method.runs if (num := run.labelled_patients) is not None])
+        and min(counts) < FEW_PATIENTS
+    }
+    if few:
+        told = "; ".join(f"{name} ({num})" for name, num in few.items())
+        notes.append(f"few labelled patients and fewer than {ENOUGH_DRAWS} draws, hence no result: {told}")
+    num_folds = {len(run.folds) for method in methods for run in method.runs} - {0}
+    if num_folds:
+        told = " or ".join(map(str, sorted(num_folds)))
+        notes.append(f"cases of {told} folds pooled, each scored once, by the model of its fold")
     if len({len(method.runs) for method in methods}) > 1:
         notes.append("the methods have different numbers of seeds")
     if num_patients < 2:

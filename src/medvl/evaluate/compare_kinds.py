@@ -1,7 +1,8 @@
 """What `medvl compare` measures, by the kind of evaluation: which metrics, from which columns, with which test.
 
 Most metrics are ratios of sums over cases (`statistics.seed_means`). AUC is not: it is computed anew on every draw of
-patients, the same ones for every method, and its p is that of this paired bootstrap.
+patients, the same ones for every method, and its p is that of this paired bootstrap. Of several seeds the bootstrap is
+over patients and seeds (`statistics.over_seeds`).
 
 Shapes: S seeds, n cases, K classes, M metrics, P patients, T draws.
 """
@@ -23,13 +24,13 @@ from medvl.evaluate import classifier, detector, evaluator, grounding, zero_shot
 from medvl.evaluate.classification import ScoredClass, resampled
 from medvl.evaluate.classifier_report import read_label_cases
 from medvl.evaluate.evaluator import POOLED_NOTE
-from medvl.evaluate.statistics import SeedMeans, patient_sums, seed_means, sign_flip_test, swap_test
+from medvl.evaluate.statistics import SeedMeans, over_seeds, patient_sums, seed_means, sign_flip_test, swap_test
 from medvl.evaluate.summary import OVERLAP, CaseRow, read_case_table
 
 FloatArray = NDArray[np.float64]
 Key = tuple[str, str]  # id, class
 SWAP = "the two methods swapped within patients, the metric computed anew"
-BOOTSTRAP = "paired bootstrap by patient: twice the share of draws on the other side of 0"
+BOOTSTRAP = "paired bootstrap of the intervals: twice the share of draws on the other side of 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,17 @@ class Measures:
         """What a reader must know of these metrics."""
         return []
 
-    def means(self, runs: Sequence[Sequence[Any]], patients: Sequence[str], num_draws: int, seed: int) -> SeedMeans:
-        """Of one method; `runs[s][i]` is case i under seed s."""
+    def means(
+        self,
+        runs: Sequence[Sequence[Any]],
+        seeds: Sequence[str],
+        patients: Sequence[str],
+        num_draws: int,
+        seed: int,
+    ) -> SeedMeans:
+        """Of one method; `runs[s][i]` is case i under the training seed `seeds[s]`."""
         top, bottom = self.terms(runs)
-        return seed_means(top, bottom, patients, num_draws=num_draws, seed=seed)
+        return seed_means(top, bottom, patients, seeds=seeds, num_draws=num_draws, seed=seed)
 
     def terms(self, runs: Sequence[Sequence[Any]]) -> FloatArray:
         """Numerators and denominators, (2, S, n, M)."""
@@ -216,7 +224,12 @@ class Areas(Measures):
         return [left] if self.undefined else []
 
     def means(
-        self, runs: Sequence[Sequence[ScoredCase]], patients: Sequence[str], num_draws: int, seed: int
+        self,
+        runs: Sequence[Sequence[ScoredCase]],
+        seeds: Sequence[str],
+        patients: Sequence[str],
+        num_draws: int,
+        seed: int,
     ) -> SeedMeans:
         """Of one method, all seeds on the same draws of patients."""
         names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -225,10 +238,10 @@ class Areas(Measures):
         whole = np.ones((1, len(names)))
         by_seed = np.concatenate([self._values(c, r, whole, code) for c, r in zip(cases, right, strict=True)])  # (S, M)
         parts = [
-            np.mean([self._values(c, r, times, code) for c, r in zip(cases, right, strict=True)], axis=0)
+            np.stack([self._values(c, r, times, code) for c, r in zip(cases, right, strict=True)])
             for times in resampled(len(names), num_draws, seed)
         ]
-        draws = np.concatenate(parts)  # (T, M)
+        draws = over_seeds(np.concatenate(parts, axis=1), seeds, seed)  # (T, M)
         first = len(self.titles) - len(self.defined)
         usable = np.array([case.has_interval("auc") for case in cases[0]])
         draws[:, first:][:, ~usable] = math.nan

@@ -22,6 +22,8 @@ from medvl.settings import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 
 MAX_NAMED = 10  # cases that an error names
 MAX_KEYS = 4  # differing keys of which a method's name is made
+WITHOUT_SEED = MACHINE_KEYS | SEED_KEYS
+WITHOUT_FOLD = WITHOUT_SEED | {"data.manifest"}
 READ_FROM = ("data.text_column", "data.constant_text")  # where texts come from; runs may differ in it
 
 
@@ -34,6 +36,7 @@ class ScoredRun:
     summary: Mapping[str, Any]
     cases: Mapping[tuple[str, str], CaseRow | ScoredCase]
     folder: Path  # of cases.csv
+    folds: tuple[str, ...] = ()  # of pooled folds their targets
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -48,6 +51,14 @@ class ScoredRun:
             return ""
         label_seed = self.config["data"].get("label_seed")
         return str(self.config["train"]["seed"]) + (f" (labels {label_seed})" if label_seed is not None else "")
+
+    @property
+    def labelled_patients(self) -> int | None:
+        """Of how many patients it saw masks (the fewest of its folds), from the plan; None where no run says it."""
+        plans = [Path(target) / "plan.json" for target in self.folds or (self.target,)]
+        labels = [json.loads(plan.read_text(encoding="utf-8")).get("labels") for plan in plans if plan.is_file()]
+        found = [int(own["labelled_patients"]) for own in labels if own and "labelled_patients" in own]
+        return min(found, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,59 @@ def open_runs(
     if twice:
         raise InputError(f"given twice: {', '.join(twice)}")
     return [_open_run(target, split, manifest_path, overrides, device) for target in targets]
+
+
+def pool_folds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Runs that differ in their manifest alone -> one run of all their cases, which no two of them may share.
+
+    The manifests are folds of one set (`medvl split --folds`): each case is scored once, by the run whose fold it is.
+
+    Raises:
+        InputError: runs that cannot be pooled, or that share cases or patients.
+    """
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        if run.config is None or (run.kind.ratios is None and run.kind.task != "segment"):
+            what = "scores of different models have no common order" if run.config else "no configuration"
+            raise InputError(f"cannot be pooled: {what}", file=run.target, expected="runs of segment, ground or detect")
+        settings = json.dumps(_settings(run.config, WITHOUT_FOLD), sort_keys=True)
+        groups.setdefault(f"{run.kind.task} {run.seed} {settings}", []).append(run)
+    if all(len(group) == 1 for group in groups.values()):
+        raise InputError("no two runs differ in data.manifest alone", expected="the folds of a method, seed by seed")
+    return [_pooled(group) for group in groups.values()]
+
+
+def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
+    first = group[0]
+    assert first.config is not None
+    faults, cases = [], dict(first.cases)
+    for run in group[1:]:
+        found = _scored_otherwise(first, run)
+        if rest := {key: value for key, value in found.items() if key not in ("manifest_hash", "split_hash")}:
+            faults.append(Fault(f"not scored as {first.target} was: {said(rest)}", file=run.target))
+        shared = [key for key in run.cases if key in cases]
+        if shared:
+            faults.append(Fault(f"{len(shared)} cases are in another fold too: {_named(shared)}", file=run.target))
+        patients = {case.patient for case in cases.values()} & {case.patient for case in run.cases.values()}
+        if patients and not shared:
+            what = f"{len(patients)} patients are in another fold too: {', '.join(sorted(patients)[:MAX_NAMED])}"
+            faults.append(Fault(what, file=run.target, remedy="folds by patient: medvl split --folds"))
+        cases |= run.cases
+    if faults:
+        raise InputError(faults)
+    # The folds in one order, so that methods with the same ones have the same hashes.
+    order = sorted(group, key=lambda run: str(run.summary["manifest_hash"]))
+    hashes = {
+        key: hashlib.sha256("".join(run.summary[key] for run in order).encode()).hexdigest()
+        for key in ("manifest_hash", "split_hash")
+    }
+    names = sorted(str(run.summary["manifest"]) for run in group)
+    settings = _settings(first.config, WITHOUT_FOLD)
+    config = {**first.config, "init": settings.get("init")}
+    config["data"] = {**first.config["data"], "manifest": f"{len(group)} folds"}
+    summary = {**first.summary, **hashes, "manifest": ", ".join(names), "config": config}
+    targets = tuple(run.target for run in group)
+    return ScoredRun(" + ".join(targets), first.kind, summary, cases, first.folder, targets)
 
 
 def check_comparable(runs: Sequence[ScoredRun], split: str) -> list[str]:
@@ -257,14 +321,14 @@ def _named(keys: Sequence[tuple[str, str]]) -> str:
     return ", ".join(ids) + (" ..." if len(keys) > MAX_NAMED else "")
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any], leave_out: frozenset[str] = WITHOUT_SEED) -> dict[str, Any]:
     """What makes a method: the flat configuration without seeds and machine; `init` by what that run was made of."""
-    settings = {key: value for key, value in flat(config).items() if key not in MACHINE_KEYS | SEED_KEYS}
+    settings = {key: value for key, value in flat(config).items() if key not in leave_out}
     init = settings.get("init")
     if init and not init.startswith(ASSET_PREFIX):
         stored = Path(init) / "config.yaml"
         if stored.is_file():
-            origin = json.dumps(_settings(config_dict(load_config(stored))), sort_keys=True)
+            origin = json.dumps(_settings(config_dict(load_config(stored)), leave_out), sort_keys=True)
             settings["init"] = hashlib.sha256(origin.encode()).hexdigest()
         else:
             settings["init"] = _without_seed(init)

@@ -1,5 +1,8 @@
 """Intervals by patient: rows of one patient are not independent, so patients are resampled, not rows.
 
+A method that was trained with several seeds has intervals over patients and seeds: a two-level bootstrap that draws
+both with replacement. The seeds answer about the same patients, so that a draw of patients holds for all of them.
+
 Every metric is a ratio of sums over rows (a mean is the sum of values over their number, a pooled Dice twice the common
 pixels over all pixels), hence one bootstrap serves them all. Percentile bootstrap, 95 %, seeded.
 """
@@ -7,6 +10,7 @@ pixels over all pixels), hence one bootstrap serves them all. Percentile bootstr
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -102,8 +106,10 @@ def paired_difference(
 class SeedMeans:
     """M metrics of one method, each the mean over S training seeds, with the bootstrap draws of that mean.
 
-    `by_seed` is (S, M); `draws` is (num_draws, M), NaN where fewer than two patients contribute. Objects made of the
-    same patients with the same `seed` resampled the same patients, draw by draw, so that their difference is paired.
+    `by_seed` is (S, M); `draws` is (num_draws, M), NaN where fewer than two patients contribute. Of several seeds they
+    are over patients and seeds, of one over patients. Objects made of the same patients with the same `seed` resampled
+    the same patients, and those with the same training seeds the same of these, draw by draw: their difference is
+    paired in both.
     """
 
     by_seed: FloatArray
@@ -123,7 +129,7 @@ class SeedMeans:
         return np.asarray(self.by_seed.std(axis=0, ddof=1))
 
     def intervals(self, confidence: float = 0.95) -> list[Interval]:
-        """The means with their intervals by patient; the seeds are taken as they are."""
+        """The means with their intervals, over patients and, of several seeds, over these."""
         return _percentiles(self.means, self.draws, self.num, confidence)
 
     def minus(self, other: SeedMeans, confidence: float = 0.95) -> list[Interval]:
@@ -138,22 +144,46 @@ def seed_means(
     denominators: ArrayLike,
     patients: Sequence[str],
     *,
+    seeds: Sequence[str] | None = None,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> SeedMeans:
-    """Ratios of sums of every training seed, averaged over the seeds; patients are resampled for all seeds at once.
+    """Ratios of sums of every training seed, averaged over the seeds; see `over_seeds` for the interval.
 
     Args:
         numerators, denominators: (S, n, M) without NaN; row i is of `patients[i]` in every seed.
+        seeds: S names of the training seeds; default their places.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if top.ndim != 3 or top.shape != bottom.shape or top.shape[1] != len(patients):
         raise ValueError(f"numerators {top.shape}, denominators {bottom.shape}, {len(patients)} patients")
     by_patient = np.stack([patient_sums(top, patients), patient_sums(bottom, patients)], axis=1)  # (S, 2, P, M)
     by_seed = _ratio(by_patient[:, 0].sum(axis=1), by_patient[:, 1].sum(axis=1))  # (S, M)
-    draws = np.mean([_draws(one, num_draws, seed) for one in by_patient], axis=0)  # (draws, M): same patients each time
+    names = [str(i) for i in range(len(top))] if seeds is None else seeds
+    each = np.stack([_draws(one, num_draws, seed) for one in by_patient])  # (S, draws, M): same patients each time
+    draws = over_seeds(each, names, seed)  # (draws, M)
     draws[:, (by_patient[:, 1] > 0).sum(axis=1).min(axis=0) < 2] = math.nan
     return SeedMeans(by_seed, draws, len(patients))
+
+
+def over_seeds(draws: FloatArray, seeds: Sequence[str], seed: int) -> FloatArray:
+    """The upper level of the bootstrap: (S, T, M) draws of S seeds -> (T, M), means over S of these drawn again.
+
+    Which are drawn depends on their names and `seed` alone, in any order, so that methods of the same training seeds
+    draw the same ones; those of other seeds are drawn by themselves. A single seed stays as it is. Of few seeds the
+    interval is too narrow: their variance is taken (S - 1) / S times.
+    """
+    num_seeds, num_draws = draws.shape[:2]
+    if len(seeds) != num_seeds or len(set(seeds)) != num_seeds:
+        raise ValueError(f"{len(seeds)} names, {len(set(seeds))} different ones, for {num_seeds} seeds")
+    if num_seeds == 1:
+        return np.asarray(draws[0])
+    order = sorted(range(num_seeds), key=lambda i: seeds[i])
+    rng = np.random.default_rng([seed, zlib.crc32("\n".join(sorted(seeds)).encode())])
+    picked = rng.integers(num_seeds, size=(num_draws, num_seeds))
+    times = (picked[:, :, None] == np.arange(num_seeds)).sum(axis=1)  # (T, S): how often each seed was drawn
+    mean: FloatArray = np.einsum("ts,stm->tm", times / num_seeds, draws[order])
+    return mean
 
 
 def patient_sums(values: FloatArray, patients: Sequence[str]) -> FloatArray:

@@ -40,6 +40,15 @@ def lv_loss(probs: Tensor, bank_mask: Tensor, counted: Tensor) -> Tensor:
     return torch.where(keep, loss, 0).sum() / keep.sum().clamp(min=1)
 
 
+def empty_bank() -> InputError:
+    """The error of a bank without an entry."""
+    return InputError(
+        "the contrastive bank of the LV loss is empty",
+        expected="labelled records with a text and a mask that is not empty",
+        remedy="semi.lv_bank: captions, or none",
+    )
+
+
 class ContrastiveBank:
     """Texts with masks, and for each text asked the mask of the most similar of them.
 
@@ -57,11 +66,7 @@ class ContrastiveBank:
         kept = [i for i, mask in enumerate(masks) if mask.any()]
         self.num_empty = len(masks) - len(kept)
         if not kept:
-            raise InputError(
-                "the contrastive bank of the LV loss is empty",
-                expected="labelled records with a text and a mask that is not empty",
-                remedy="semi.lv_bank: captions, or none",
-            )
+            raise empty_bank()
         sums: dict[str, FloatArray] = {}
         counts: dict[str, int] = {}
         for i in kept:  # one entry per distinct text: the mean of its masks and how many there were

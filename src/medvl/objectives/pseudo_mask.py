@@ -24,7 +24,7 @@ from torch import Tensor
 
 from medvl.errors import InputError
 
-PERCENTILES = {"p85": 85, "p75": 75, "median": 50}
+PERCENTILES = {"p95": 95, "p85": 85, "p75": 75, "median": 50}
 CONSTANT = 1e-6  # relative range of a map below which it says nothing: a few units of float32
 EM_STEPS = 40
 EM_SMALLEST_SD = 0.02  # of a component, as a share of the map's range: no component shrinks onto one cell
@@ -38,7 +38,7 @@ class PseudoMaskConfig:
 
     aggregate: bool = True  # mean over the heads; False: one mask per head
     upsample: Literal["bilinear", "nearest"] = "bilinear"
-    threshold: Literal["p85", "p75", "median", "mean", "gmm"] = "p85"
+    threshold: Literal["p95", "p85", "p75", "median", "mean", "gmm"] = "p85"
     strict: bool = False  # > threshold instead of >= (gmm: its posterior is > 0.5 in either case)
     body_mask: bool = True
     domain: Literal["body", "image"] = "body"  # threshold over the body's pixels, or over the image with 0 outside it

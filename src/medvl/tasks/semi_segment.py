@@ -30,11 +30,12 @@ from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import read_mask
 from medvl.data.records import Record
+from medvl.device import to_device
 from medvl.errors import InputError, warn
 from medvl.files import write_json
 from medvl.models.weight_average import update_average
 from medvl.objectives.epi import PseudoLabelStore, beta_at
-from medvl.objectives.language_vision import ContrastiveBank, caption_bank, lv_loss
+from medvl.objectives.language_vision import ContrastiveBank, caption_bank, empty_bank, lv_loss
 from medvl.objectives.overlap import segmentation_loss
 from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, probs_from_logits
 from medvl.tasks.text_input import TextInput
@@ -66,6 +67,9 @@ class SemiSegmentTask(SegmentTask):
             hidden: ids whose masks exist but must not be used; only the log compares them with the pseudo labels.
             folder: where the pseudo labels and the retrieval of the bank are kept: the run's.
             encoder: for the similarity of texts; as it is now, before training.
+
+        Raises:
+            InputError: no record is unlabelled, or the bank of the LV loss cannot be made.
         """
         super().__init__(config, module, text)
         self.classes, self.hidden, self.folder, self._encoder = tuple(classes), hidden, folder, encoder
@@ -79,6 +83,7 @@ class SemiSegmentTask(SegmentTask):
                 expected="empty mask cells, or data.label_fraction below 1",
                 remedy="semi.epi: none and semi.lv_bank: none",
             )
+        self._check_bank()
         self.num_without_text = sum(not r.text.strip() for r in self._unlabelled)
         self._store: PseudoLabelStore | None = None
         self._teacher: nn.Module | None = None
@@ -139,7 +144,7 @@ class SemiSegmentTask(SegmentTask):
             share = ((target > 0.5).flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
             parts["pseudo_fraction"] = share
         if self._bank is not None:
-            masks = self._retrieved(batch).to(logits.device)  # (N, K, H, W)
+            masks = to_device(self._retrieved(batch), logits.device)  # (N, K, H, W)
             lv = lv_loss(probs_from_logits(logits, objective.mode), masks, open_pairs)
             total = total + ramp * semi.lv_alpha * lv
             parts["lv_loss"] = lv.detach()
@@ -182,7 +187,7 @@ class SemiSegmentTask(SegmentTask):
             classes=self.classes,
             hidden=self.hidden,
             folder=self.folder,
-            encoder=None,
+            encoder=self._encoder,
         )
         twin._is_twin = True
         return twin
@@ -214,16 +219,15 @@ class SemiSegmentTask(SegmentTask):
             rows.append(n)
             views.append(view)
         if rows and semi.update == "visit":
-            on_host = probs[rows].to("cpu", non_blocking=True)
+            # Whole, as choosing rows would send their numbers to the device and wait.
+            on_host = probs.detach().to("cpu", non_blocking=True)
             event = None
             if probs.is_cuda:
                 event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 event.record()
-            self._pending += [
-                (batch.ids[n], view, on_host[i], event) for i, (n, view) in enumerate(zip(rows, views, strict=True))
-            ]
-        weight = torch.from_numpy(past).to(probs.device, non_blocking=True)
-        return weight * torch.from_numpy(old).to(probs.device, non_blocking=True) + (1 - weight) * probs
+            self._pending += [(batch.ids[n], view, on_host[n], event) for n, view in zip(rows, views, strict=True)]
+        weight = to_device(torch.from_numpy(past), probs.device)
+        return weight * to_device(torch.from_numpy(old), probs.device) + (1 - weight) * probs
 
     def _flush(self) -> None:
         """Move the last step's predictions back to their records' grids and into the store."""
@@ -297,13 +301,10 @@ class SemiSegmentTask(SegmentTask):
         """The bank with its retrieval, which is kept in the run: a resumed run must retrieve the same."""
         semi, size = self.config.semi, self.config.data.image_size
         if semi.lv_bank == "captions":
-            if len(self.classes) != 1:
-                raise InputError("semi.lv_bank: captions has one class", expected="semi.lv_bank: labelled")
             texts, masks = caption_bank(size, self.config.data.laterality or "viewer")
         else:
             records = [record for record in self._labelled if record.text.strip()]
-            texts = [record.text for record in records]
-            masks = [np.stack([self._bank_mask(record, name) for name in self.classes]) for record in records]
+            texts, masks = [record.text for record in records], [self._bank_mask(record) for record in records]
         bank = ContrastiveBank(texts, masks)
         path = self.folder / "lv_bank.json"
         if resume and path.is_file():
@@ -311,10 +312,7 @@ class SemiSegmentTask(SegmentTask):
             return bank
         asked = sorted({record.text for record in self._unlabelled if record.text.strip()})
         if semi.lv_similarity == "encoder":
-            if self._encoder is None:
-                raise InputError(
-                    "semi.lv_similarity: encoder without a text encoder", remedy="semi.lv_similarity: findings"
-                )
+            assert self._encoder is not None
             similarity = encoder_similarity(self._encoder, asked, bank.texts)
         else:
             similarity = findings_similarity(asked, bank.texts)
@@ -326,10 +324,32 @@ class SemiSegmentTask(SegmentTask):
         write_json(path, bank.retrieved)
         return bank
 
-    def _bank_mask(self, record: Record, name: str) -> FloatArray:
-        mask = _mask_on_grid(record, name, self.config)
-        assert mask is not None  # labelled records have every mask
-        return mask
+    def _check_bank(self) -> None:
+        """What `_make_bank` would fail of, found before there is a run folder."""
+        semi = self.config.semi
+        if semi.lv_bank == "none":
+            return
+        if semi.lv_similarity == "encoder" and self._encoder is None:
+            raise InputError(
+                "semi.lv_similarity: encoder without a text encoder", remedy="semi.lv_similarity: findings"
+            )
+        if semi.lv_bank == "captions" and len(self.classes) != 1:
+            raise InputError(
+                f"semi.lv_bank: captions has one class, and there are {len(self.classes)}",
+                remedy="semi.lv_bank: labelled",
+            )
+        if semi.lv_bank == "labelled":
+            if not any(self._bank_mask(record).any() for record in self._labelled if record.text.strip()):
+                raise empty_bank()
+
+    def _bank_mask(self, record: Record) -> FloatArray:
+        """(K, H, W) of a labelled record, which has every mask."""
+        masks = []
+        for name in self.classes:
+            mask = _mask_on_grid(record, name, self.config)
+            assert mask is not None
+            masks.append(mask)
+        return np.stack(masks)
 
     def _retrieved(self, batch: Batch) -> Tensor:
         """(N, K, H, W): the bank's mask of each unlabelled row's own text, moved by the row's affine; else zeros."""

@@ -19,7 +19,7 @@ from medvl.tasks.task import Task
 from medvl.train.loop import make_optimizer, planned_steps
 
 TIMED_STEPS = 3
-FEW_PATIENTS = 8
+FEW_PATIENTS, ENOUGH_DRAWS = 8, 10  # of fewer labelled patients only the mean of so many draws is a result
 
 
 def make_plan(
@@ -118,7 +118,8 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
         lines.append(f"         {labels['left_out_records']} records without a visible mask take no part (no semi)")
     if labels["labelled_patients"] < FEW_PATIENTS:
         lines.append(
-            f"         fewer than {FEW_PATIENTS} patients: report the mean of ten draws or more (data.label_seed)"
+            f"         fewer than {FEW_PATIENTS} patients: report the mean of {ENOUGH_DRAWS} draws or more "
+            "(data.label_seed)"
         )
     return lines
 

@@ -18,7 +18,7 @@ from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, MixedSampler
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
 from medvl.models.bridge import continue_from, load_foreign, start_from_g2d
@@ -105,6 +105,8 @@ def _segment(
     text = TextInput(encoder, _cache(config, encoder, out), module.uses_text, context=module.context)
     task = SegmentTask(config, module, text)
     if config.semi.on:
+        if config.init is None:
+            warn("semi without init: EPI and the LV loss are to start from a labelled-only model (init=RUN)")
         task = SemiSegmentTask(
             config,
             module,

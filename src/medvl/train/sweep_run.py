@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from medvl.train.sweep import Cell, Sweep, load_sweep
 from medvl.train.sweep_score import SCORERS, score_zero_shot
 
 FEATURES = ".features"  # in the folder of a sweep: features of frozen encoders, which its cells share
+POLL_S = 3.0  # between two looks at what another process is at
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Outcome:
     state: str
     note: str = ""
     error: str = ""
+    waits: bool = False  # for a run that another process is at
 
 
 def run_sweep(
@@ -47,7 +50,7 @@ def run_sweep(
 
     A cell that has its result file is not run again. An unfinished run continues, a finished one is only scored. A cell
     that fails on its input (`Outcome.error`) does not keep the others from running. Several processes may work at the
-    same sweep: a cell that another one is at is left to it.
+    same sweep: a cell that another one is at is left to it, and one that needs its run waits for it.
 
     Args:
         out: one run folder per cell.
@@ -76,7 +79,14 @@ def run_sweep(
             sweep.asked(cell, data)
             sweep.scoring_manifest(data)
     results.mkdir(parents=True, exist_ok=True)
-    return [work.run(cell, f"[{number}/{len(cells)}] {cell.name}") for number, cell in enumerate(cells, 1)]
+    outcomes: dict[str, Outcome] = {}
+    while True:
+        for number, cell in enumerate(cells, 1):
+            if cell.name not in outcomes or outcomes[cell.name].waits:
+                outcomes[cell.name] = work.run(cell, f"[{number}/{len(cells)}] {cell.name}")
+        if not any(outcome.waits for outcome in outcomes.values()):
+            return [outcomes[cell.name] for cell in cells]
+        time.sleep(POLL_S)
 
 
 def as_table(outcomes: Sequence[Outcome]) -> str:
@@ -128,6 +138,9 @@ class _Work:
             if standing.note:
                 _say(f"{label}: done, but {standing.note}")
             return standing
+        for other in self.sweep.needs(cell):
+            if not _finished(self.out / other.name) and self._is_run_elsewhere(other):
+                return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
         with _alone(self.out / ".locks" / cell.name) as alone:
             if not alone or self.result(cell).exists():
                 return Outcome(cell, "open", "another process is at it") if not alone else self.standing(cell)
@@ -140,6 +153,10 @@ class _Work:
                 return Outcome(cell, "open", error=str(error))
         _say(f"{label}: {self.result(cell)} written")
         return Outcome(cell, "done")
+
+    def _is_run_elsewhere(self, cell: Cell) -> bool:
+        with _alone(self.out / ".locks" / cell.name) as alone:
+            return not alone
 
     def _train(self, cell: Cell) -> None:
         from medvl.train.run import train
@@ -279,12 +296,16 @@ def _alone(path: Path) -> Iterator[bool]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        yield False
-        return
+    for last in (False, True):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if last:
+                os.close(handle)
+                yield False
+                return
+            time.sleep(0.1)  # another process may only be looking
     try:
         yield True
     finally:
