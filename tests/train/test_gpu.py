@@ -37,8 +37,8 @@ TASKS: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.fixture
-def no_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its random numbers are each device's own."""
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dropout and no word made unknown: their random numbers are each device's own."""
     layer = nn.TransformerEncoderLayer.__init__
 
     def init(self: Any, *args: Any, **named: Any) -> None:
@@ -46,6 +46,7 @@ def no_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nn.TransformerEncoderLayer, "__init__", init)
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    monkeypatch.setattr(torch, "rand", torch.ones)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def first_step(name: str, device: str, phantoms: Path, out: Path) -> tuple[dict[
     return {key: float(value) for key, value in losses.items()}, grads
 
 
-@pytest.mark.usefixtures("no_dropout")
+@pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize("name", TASKS)
 def test_a_gpu_computes_what_the_cpu_does(
     name: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
