@@ -329,11 +329,13 @@ def _loader(
 
 
 def _data_loader(dataset: Dataset[Sample], sampler: BatchSampler, config: Config, fabric: Fabric) -> DataLoader[Sample]:
+    num_workers = 0 if isinstance(dataset, FeatureDataset) else config.data.num_workers  # those are in memory
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
-        num_workers=0 if isinstance(dataset, FeatureDataset) else config.data.num_workers,  # those are in memory
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,  # they keep what they decoded; an item names its epoch itself
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator().manual_seed(config.train.seed),  # the loader draws from its own, not the global one
     )
