@@ -461,3 +461,22 @@ def test_constant_text(tiny_recipe: Path, tiny_manifest: Path) -> None:
     path.write_text(tiny_manifest.read_text().replace("the left lung", ""))
     texts = {r.text for r in load_manifest(path, constant_text="both lungs").records}
     assert texts == {"both lungs", "the right lung"}
+
+
+@pytest.mark.shared
+def test_several_labels_of_real_lesions_train_with_epi_and_lv(shared_data: Path, tmp_path: Path) -> None:
+    """Five overlapping classes, texts of people, half of the patients' masks hidden: recipes/lvit_lesion_semi.yaml."""
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "lvit_lesion_semi.yaml"
+    manifest = shared_data / "cxr-lesion" / "manifest.csv"
+    config = load_config(recipe, [f"data.manifest={manifest}", "train.max_steps=3", "train.accelerator=cpu"])
+    run = train(config, tmp_path / "run")
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in logged if row["kind"] == "task"][-1]
+    for name in ("sup_loss", "unsup_loss", "lv_loss", "store_dice"):
+        assert np.isfinite(last[name]) and last[name] > 0, name
+    index = json.loads((run / "semi" / "pseudo_labels" / "index.json").read_text())
+    assert index["shape"] == [5, 96, 96]
+    labels = json.loads((run / "plan.json").read_text())["labels"]
+    assert len(index["ids"]) == labels["unlabelled_records"] >= labels["hidden_masks"] > 0
+    retrieved = json.loads((run / "semi" / "lv_bank.json").read_text())
+    assert retrieved and all(entries for entries in retrieved.values())

@@ -19,6 +19,7 @@ import yaml
 
 from medvl.config import config_dict, load_config
 from medvl.errors import InputError
+from medvl.models.registry import MODELS
 from medvl.settings import differences, flat
 from medvl.train import run as run_module
 from medvl.train.sweep import Sweep, load_sweep
@@ -569,3 +570,16 @@ def test_the_published_sweeps_plan_what_was_planned() -> None:
     regions, num = count("regions")
     assert num == 7 and next(regions.cells()).name == "attention__4_epochs-seed0"
     assert [count(name)[1] for name in ("btxrd", "monuseg")] == [6, 2]
+    baselines, num = count("baselines")
+    networks = {baselines.config(cell, Path("OUT"), None).model.name for cell in baselines.cells()}
+    assert num == 24 and networks == MODELS.keys() - {"clipseg", "encoder_unet"}  # those need weights or a pre-training
+
+
+def test_the_ladder_at_mini_is_the_ladder() -> None:
+    plain, mini = (load_sweep(ROOT / "recipes" / f"{name}.yaml") for name in ("ladder", "ladder_mini"))
+    assert [cell.name for cell in mini.cells()] == [cell.name for cell in plain.cells()]
+    for one, other in zip(plain.cells(), mini.cells(), strict=True):
+        found = differences(*(config_dict(s.config(c, Path("OUT"), None)) for s, c in ((plain, one), (mini, other))))
+        assert found == {
+            "model.size": ("nano", "mini"), "data.image_size": ([64, 64], [128, 128]), "text.dim": (64, 128),
+        }  # fmt: skip
