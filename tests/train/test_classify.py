@@ -27,7 +27,7 @@ from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc, best_threshold
-from medvl.evaluate.classifier import evaluate_classifier
+from medvl.evaluate.classifier import as_text, evaluate_classifier
 from medvl.evaluate.report import make_report
 from medvl.infer.predictor import Predictor
 from medvl.model_folder import load_model, save_model
@@ -185,7 +185,9 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
         )
         assert test["threshold"][name] == pytest.approx(chosen, abs=1e-6)
         practice = test["published_practice"]["by_f1"]["by_class"][name]["f1"]
-        assert practice >= test["by_class"][name]["f1"]["mean"]
+        assert practice["mean"] >= test["by_class"][name]["f1"]["mean"] and practice["lo"] <= practice["hi"]
+    macro = test["published_practice"]["by_mcc"]["macro"]["mcc"]
+    assert macro["lo"] <= macro["mean"] <= macro["hi"] and f"mcc {macro['mean']:.3f} [" in as_text(test, tmp_path)
     fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20)
     assert fixed["threshold_source"] == "fixed" and fixed["by_class"]["disc"]["sensitivity"]["mean"] == 1
     module, _, _, _ = load_model(tuned)
