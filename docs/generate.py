@@ -308,7 +308,7 @@ def steps(path: Path) -> list[str]:
         f"{found['machine'].get('gpu')}, {found['machine']['cores']} processor cores, {versions}; medians of "
         f"{found['steps']} steps.",
         "",
-        "| workload | precision | rows | ms a step | with the loader | GiB | pseudo mask, ms (share) | waits in 4 steps |",
+        "| workload | precision | rows | ms a step | with loader | GiB | pseudo mask, ms (share) | waits in 4 steps |",
         "| --- " * 8 + "|",
     ]
     for name, one in found["workloads"].items():
