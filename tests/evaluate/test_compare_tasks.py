@@ -27,7 +27,7 @@ from medvl.evaluate.sources import FolderSource
 from .conftest import PHRASES, lung
 
 FORMATS = {
-    "classify": "medvl-classification/1",
+    "classify": "medvl-classification/2",
     "zero-shot classify": "medvl-zero-shot-classification/1",
     "ground": "medvl-grounding/1",
     "detect": "medvl-detection/1",

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -133,7 +134,7 @@ def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: 
     assert summary["threshold_source"].startswith("val") and set(summary["threshold"]) == set(CLASSES)
     assert summary["num_cases"] == 12 and summary["class_counts"]["bar"]["unknown"] == 1
     assert summary["config"]["train"]["seed"] == 0 and len(summary["split_hash"]) == 64 and summary["versions"]["medvl"]
-    for name in ("roc", "pr", "reliability"):
+    for name in ("roc", "pr", "reliability", "confusion"):
         assert (out / f"{name}.svg").read_text().startswith("<svg ")
     rows = list(csv.DictReader((out / "cases.csv").open()))
     assert list(rows[0]) == ["id", "patient", "split", "prob_bar", "prob_disc", "label_bar", "label_disc"]
@@ -202,6 +203,12 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
     assert found["metrics"]["accuracy"]["mean"] == pytest.approx(best)
     assert np.array(found["confusion"]).sum() == 12 and found["threshold"] is None
     assert np.trace(found["confusion"]) / 12 == pytest.approx(best)
+    for name in ("mcc", "macro_average_precision", "ece"):
+        assert found["metrics"][name]["lo"] <= found["metrics"][name]["hi"], name
+    counts = [str(value) for row in found["confusion"] for value in row]
+    pages = (tmp_path / "val" / "confusion.svg").read_text(), make_report(run, films / "one.csv")[0].read_text()
+    for page in pages:
+        assert re.findall(r">\s*(\d+)\s*</text>", page)[-16:] == counts
     with pytest.raises(InputError, match="most probable class is taken"):
         evaluate_classifier(run, films / "one.csv", threshold=0.5)
     with pytest.raises(InputError, match=r"exactly one of|has a class of the model"):

@@ -93,6 +93,14 @@ def pr_points(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatAr
     return tp / max(tp[-1], 1.0), tp / (tp + fp)
 
 
+def confusion_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> NDArray[np.int64]:
+    """(2, 2) cases: rows truly negative and positive, columns predicted negative and positive (score >= threshold)."""
+    score, label = _known(scores, labels)
+    found = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(found, (label.astype(int), (score >= threshold).astype(int)), 1)
+    return found
+
+
 def reliability(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
     """Mean probability, share of positives and number of cases of each of the `NUM_BINS` bins; NaN where empty."""
     prob, label = _known(probs, labels)
@@ -208,16 +216,18 @@ def multiclass_metrics(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy of the most probable class (the first of equal ones), AUC one against the rest, confusion matrix.
+    """Metrics of the most probable class (the first of equal ones), AUC one against the rest, confusion matrix.
 
     Args:
         probs: (n, K), each row of sum 1.
         labels: (n,) the index of the true class.
 
     Returns:
-        `accuracy`, `macro_auc`, `macro_f1`, `balanced_accuracy` {mean, lo, hi, num}; `by_class` {class: num_positive,
-        auc, average_precision, ece, brier (one against the rest), sensitivity, f1 (of the decisions)}; `confusion`
-        (K rows of true, K columns of predicted classes); `undefined` {metric: classes}, see `multilabel_metrics`.
+        `metrics`, each {mean, lo, hi, num}: `accuracy`, `balanced_accuracy`, `mcc` (of K classes), `macro_f1`,
+        `macro_auc`, `macro_average_precision` (one against the rest), `ece` (of the most probable class's probability
+        against its being right; bins as in `binary_metrics`). `by_class` {class: num_positive, auc, average_precision,
+        ece, brier (one against the rest), sensitivity, f1 (of the decisions)}; `confusion` (K rows of true, K columns
+        of predicted classes); `undefined` {metric: classes}, see `multilabel_metrics`.
     """
     prob, true = np.asarray(probs, dtype=np.float64), np.asarray(labels)
     num_classes = len(classes)
@@ -236,6 +246,7 @@ def multiclass_metrics(
     )
     right = (predicted == true).astype(np.float64)
     accuracy = binary_metrics(right, np.ones(len(true)), patients, 0.5, num_draws=num_draws, seed=seed)["accuracy"]
+    ece = binary_metrics(prob.max(axis=1), right, patients, num_draws=num_draws, seed=seed)["ece"]
     kept = ("num_positive", "auc", "average_precision", "ece", "brier")
     by_class = {
         name: {key: rest["by_class"][name][key] for key in kept}
@@ -246,10 +257,15 @@ def multiclass_metrics(
     if "sensitivity" in hard["undefined"]:
         undefined["sensitivity"] = hard["undefined"]["sensitivity"]
     return {
-        "accuracy": accuracy,
-        "macro_auc": rest["macro"]["auc"],
-        "macro_f1": hard["macro"]["f1"],
-        "balanced_accuracy": hard["macro"]["sensitivity"],
+        "metrics": {
+            "accuracy": accuracy,
+            "balanced_accuracy": hard["macro"]["sensitivity"],
+            "mcc": _mcc_of_classes(true, predicted, num_classes, patients, num_draws, seed).to_dict(),
+            "macro_f1": hard["macro"]["f1"],
+            "macro_auc": rest["macro"]["auc"],
+            "macro_average_precision": rest["macro"]["average_precision"],
+            "ece": ece,
+        },
         "by_class": by_class,
         "confusion": confusion.tolist(),
         "undefined": undefined,
@@ -378,6 +394,37 @@ def _mcc(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> Floa
     sides = (tp + fn) * (tn + fp)
     value = _divide(tp * tn - fp * fn, np.sqrt(product * sides))
     return np.where(sides > 0, np.where(product > 0, value, 0.0), math.nan)
+
+
+def _mcc_of_classes(
+    true: NDArray[Any],
+    predicted: NDArray[Any],
+    num_classes: int,
+    patients: Sequence[str],
+    num_draws: int,
+    seed: int,
+) -> Interval:
+    """Matthews' correlation of K classes: R_K of Gorodkin (2004), of two classes the usual one.
+
+    NaN and 0 as in `_mcc`. There is no interval unless two classes have two patients or more each.
+    """
+    names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    pairs = np.zeros((len(names), num_classes**2))
+    np.add.at(pairs, (code, true * num_classes + predicted), 1)
+
+    def of(times: FloatArray) -> FloatArray:
+        """Weights of the patients (T, P) -> (T,)."""
+        table = (times @ pairs).reshape(len(times), num_classes, num_classes)
+        total, right = table.sum(axis=(1, 2)), np.trace(table, axis1=1, axis2=2)
+        rows, columns = table.sum(axis=2), table.sum(axis=1)
+        product, sides = (total**2 - (side**2).sum(axis=1) for side in (columns, rows))
+        value = _divide(right * total - (rows * columns).sum(axis=1), np.sqrt(product * sides))
+        return np.where(sides > 0, np.where(product > 0, value, 0.0), math.nan)
+
+    draws = np.concatenate([of(times) for times in resampled(len(names), num_draws, seed)])
+    enough = sum(len(np.unique(code[true == k])) >= 2 for k in range(num_classes)) >= 2
+    estimate = float(of(np.ones((1, len(names))))[0])
+    return _interval(estimate, draws if enough else np.full(1, math.nan), len(true))
 
 
 def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Evaluation of a trained classifier on one split: cases.csv, summary.json, and curves as SVG files.
+"""Evaluation of a trained classifier on one split: cases.csv, summary.json, curves and confusion matrix as SVG files.
 
 Thresholds are chosen on val (the highest F1 of each class) and then used on the split that is scored. Papers mostly
 choose them on the scored split itself (MedKLIP by F1, KAD by MCC); what that gives stands apart, under
@@ -31,11 +31,12 @@ from medvl.evaluate.classification import (
     RULES,
     THRESHOLD_METRICS,
     best_threshold,
+    confusion_at,
     multiclass_metrics,
     multilabel_metrics,
     published_practice,
 )
-from medvl.evaluate.classification_figures import pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
@@ -45,7 +46,7 @@ from medvl.provenance import machine, versions
 from medvl.tasks.classify import Classifier, pooled_features, predicted_logits
 from medvl.tasks.feature_store import FeatureStore
 
-FORMAT = "medvl-classification/1"
+FORMAT = "medvl-classification/2"
 BATCH = 32
 FloatArray = NDArray[np.float64]
 OPTIMISTIC = "val is scored with thresholds chosen on it: its threshold metrics are optimistic"
@@ -112,8 +113,7 @@ def evaluate_classifier(
     summary: dict[str, Any] = {"threshold": None, "threshold_source": "the most probable class"}
     if multiclass:
         found = multiclass_metrics(probs, values.argmax(axis=1), patients, classes, num_draws=num_draws, seed=seed)
-        names = ("accuracy", "balanced_accuracy", "macro_auc", "macro_f1")
-        summary |= {"metrics": {name: found.pop(name) for name in names}, **found}
+        summary |= found
     else:
         thresholds: list[float] = [math.nan if threshold is None else threshold] * len(classes)
         source = "fixed"
@@ -180,6 +180,8 @@ def evaluate_classifier(
         write_text(out / "cases.csv", _case_table(labels, probs, split))
         for file_name, draw in (("roc", roc_svg), ("pr", pr_svg), ("reliability", reliability_svg)):
             write_text(out / f"{file_name}.svg", draw(probs, values, classes))
+        if _has_confusion(summary):
+            write_text(out / "confusion.svg", confusion_svg(_confusions(summary, probs, values, classes)))
         write_json(out / "summary.json", summary)
     return summary
 
@@ -203,7 +205,8 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
             macro = practice[f"by_{by}"]["macro"]
             told = ", ".join(f"{name} {_number(value)}" for name, value in macro.items())
             lines.append(f"  {rule}: macro {told}")
-    return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, roc.svg, pr.svg, reliability.svg"])
+    figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
+    return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, {', '.join(figures)}"])
 
 
 def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[ClassLabels, int]:
@@ -226,6 +229,23 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
             expected=f"some of {', '.join(classes)} (labels there: {like})",
         )
     return labels, len(rows) - len(kept)
+
+
+def _has_confusion(summary: dict[str, Any]) -> bool:
+    return "confusion" in summary or any(value is not None for value in summary["threshold"].values())
+
+
+def _confusions(
+    summary: dict[str, Any], probs: FloatArray, values: FloatArray, classes: Sequence[str]
+) -> list[tuple[str, Sequence[str], NDArray[np.int64]]]:
+    """Title, names and cases of each confusion matrix: one of all classes, or one of each class with a threshold."""
+    if "confusion" in summary:
+        return [("", classes, np.array(summary["confusion"]))]
+    return [
+        (f"{name}, threshold {value:.3f}", ("no", "yes"), confusion_at(probs[:, k], values[:, k], value))
+        for k, (name, value) in enumerate(summary["threshold"].items())
+        if value is not None
+    ]
 
 
 def _published_practice(
