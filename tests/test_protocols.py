@@ -10,6 +10,7 @@ import pytest
 
 from medvl.config import config_dict, load_config, make_config, save_config
 from medvl.errors import InputError
+from medvl.objectives.detection import DetectConfig
 from medvl.protocols import find_protocol, markdown, protocol_lines, protocol_plan
 from medvl.published_protocols import PROTOCOLS, ZERO_SHOT, Protocol, Setting
 from medvl.settings import flat
@@ -58,6 +59,28 @@ def test_a_set_is_used_only_where_it_is_named() -> None:
     assert make_config({"protocol": "mgca_linear:covidx"}).classify.labels == "multiclass"
     text = "\n".join(protocol_lines(protocol_plan(config_dict(make_config({"protocol": "mgca_linear"})))))
     assert "no set is named: mgca_linear:chexpert, mgca_linear:rsna, mgca_linear:covidx" in text
+
+
+def test_mgcas_detection_fixes_its_loss_and_what_counts_as_a_prediction() -> None:
+    """G2D, section 5.2 (reference). An override of any of it is said in the plan."""
+    fixed = {
+        "detect.anchors": "published",
+        "detect.assign": "each_scale",
+        "detect.lambda_xy": 2.5,
+        "detect.lambda_wh": 2.5,
+        "detect.lambda_conf": 1.0,
+        "detect.lambda_noobj": 0.5,
+        "detect.lambda_cls": 1.0,
+        "detect.ignore_iou": 0.5,
+        "detect.score_threshold": 0.5,
+        "detect.nms_iou": 0.5,
+    }
+    plan = protocol_plan(config_dict(make_config({"protocol": "mgca_detection"})))["protocol"]
+    assert {key: value for key, value in plan["sets"].items() if key.startswith("detect.")} == fixed
+    assert {key: getattr(DetectConfig(), key.partition(".")[2]) for key in fixed} == fixed  # as without the protocol
+    other = {key.partition(".")[2]: 0.9 for key, value in fixed.items() if isinstance(value, float)}
+    plan = protocol_plan(config_dict(make_config({"protocol": "mgca_detection", "detect": other})))["protocol"]
+    assert plan["own"] == {f"detect.{key}": [0.9, fixed[f"detect.{key}"]] for key in other}
 
 
 def test_settings_by_set_and_label_fraction() -> None:

@@ -192,6 +192,16 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("data.augment.scheme", "none", "MGCA, program", "second-hand"),
                 Setting("detect.anchors", "published", "MGCA, program", "second-hand", "YOLOv3's, scaled."),
                 Setting("detect.assign", "each_scale", "MGCA, program", "second-hand"),
+                Setting("detect.lambda_xy", 2.5, "MGCA, program", "second-hand"),
+                Setting("detect.lambda_wh", 2.5, "MGCA, program", "second-hand"),
+                Setting("detect.lambda_conf", 1.0, "MGCA, program", "second-hand"),
+                Setting(
+                    "detect.lambda_noobj", 0.5, "MGCA, program", "second-hand", "Places without a box, within conf."
+                ),
+                Setting("detect.lambda_cls", 1.0, "MGCA, program", "second-hand"),
+                Setting("detect.ignore_iou", 0.5, "MGCA, program", "second-hand"),
+                Setting("detect.score_threshold", 0.5, "MGCA, program", "second-hand", "Of `map_published`."),
+                Setting("detect.nms_iou", 0.5, "MGCA, program", "second-hand"),
                 Setting("train.optimizer", "adamw", "G2D, paper; MGCA, program"),
                 Setting("train.lr", 5e-4, "G2D, paper; MGCA, program", "second-hand"),
                 Setting(

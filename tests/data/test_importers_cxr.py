@@ -11,16 +11,19 @@ import pytest
 from PIL import Image
 
 from medvl.data.images import read_mask
+from medvl.data.importers import chexpert, covidx, nih, object_cxr, rsna
 from medvl.data.importers.chexpert import LABELS as CHEXPERT
 from medvl.data.importers.chexpert import import_chexpert
 from medvl.data.importers.covidx import import_covidx
+from medvl.data.importers.layouts import LAYOUTS
 from medvl.data.importers.ms_cxr import import_ms_cxr
 from medvl.data.importers.nih import import_nih
 from medvl.data.importers.object_cxr import import_object_cxr, parse_shape
 from medvl.data.importers.rsna import import_rsna
 from medvl.data.importers.siim import import_siim
+from medvl.data.importers.siim import split_of as split_siim
 from medvl.data.records import Box, Record, load_manifest
-from medvl.errors import InputError
+from medvl.errors import Fault, InputError
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16)) -> Path:
@@ -350,3 +353,44 @@ def test_counts_by_split_add_up(tmp_path: Path) -> None:
     result = import_nih(nih_set(tmp_path / "nih"), tmp_path / "out" / "manifest.jsonl", canvas=16)
     splits = Counter(record.split for record in load_manifest(result.manifest).records)
     assert {name: number for name, number in result.num_records.items() if number} == dict(splits)
+
+
+def number_of(layout: str, what: str) -> int:
+    """How many files of a part the published set has."""
+    (number,) = (part.num for part in LAYOUTS[layout].parts if part.what == what)
+    assert number is not None
+    return number
+
+
+def test_sets_of_the_published_size_are_split_as_the_published_table_counts() -> None:
+    """G2D's table 6, train / val / test; on made-up names, the rules ask for no more. The tables: soak tests."""
+    split = split_siim([f"1.2.{i}" for i in range(number_of("siim", "DICOM files"))])
+    assert Counter(split.values()) == {"train": 8433, "val": 1807, "test": 1807}
+    split = rsna.split_of([f"{i:x}" for i in range(number_of("rsna", "DICOM files"))])
+    assert Counter(split.values()) == {"train": 16010, "val": 5337, "test": 5337}
+    assert Counter(covidx.split_of(number_of("covidx", "train: images"))) == {"train": 23988, "val": 5998}
+    assert number_of("covidx", "test: images") == 400
+    names = [f"{i:05d}.jpg" for i in range(number_of("object-cxr", "train: images"))]
+    assert len(names) == 6400 + 1600 and len(object_cxr.validation_of(names)) == 1600
+    assert number_of("object-cxr", "dev: images") == 1000
+    images = number_of("nih", "images")
+    entries = {f"{i}.png": nih.Entry((), str(i // 3), "PA", i) for i in range(images)}  # patients of three images
+    lists = {"train_val": set(list(entries)[:86524]), "test": set(list(entries)[86524:])}
+    faults: list[Fault] = []
+    split = nih.split_of(entries, lists, faults, Path("table"))
+    assert not faults and Counter(split.values()) == {"train": 77872, "val": 8652, "test": 25596}
+    frontal = [
+        chexpert.Entry(f"train/patient{i // 3}/study1/view{i % 3}_frontal.jpg", (), (), "AP")
+        for i in range(number_of("chexpert", "train: frontal images"))
+    ]
+    assert Counter(chexpert.split_of(frontal)) == {"train": 186027, "val": 5000}
+    assert number_of("chexpert", "valid: frontal images") == 202
+
+
+def test_every_uncertain_cell_of_chexpert_by_the_published_rule(tmp_path: Path) -> None:
+    head = ",".join(["Path", "Frontal/Lateral", "AP/PA", *CHEXPERT])
+    path = table(tmp_path / "train.csv", f"{head}\ns/train/p1/s1/v.jpg,Frontal,AP" + ",-1.0" * len(CHEXPERT))
+    (entry,) = chexpert.read_entries(path, [], Counter(), uncertain="g2d", unmentioned="negative")
+    positive = {"Atelectasis", "Edema", "Pleural Effusion"}
+    assert set(entry.positive) == positive
+    assert set(entry.unknown) == set(CHEXPERT) - positive - {"Cardiomegaly", "Consolidation"}  # these two are negative

@@ -24,6 +24,26 @@ def test_the_published_head_on_resnet50() -> None:
     assert [conv[0].kernel_size[0] for conv in model.embed[0].blocks] == [1, 3, 1, 3, 1, 3]
 
 
+def test_the_published_anchors_are_yolov3s() -> None:
+    flat = "10 13 16 30 33 23 30 61 62 45 59 119 116 90 156 198 373 326"  # as yolov3.cfg lists them, finest map first
+    pairs = torch.tensor([float(number) for number in flat.split()]).reshape(3, 3, 2)
+    assert torch.equal(torch.tensor(ANCHORS, dtype=torch.float32), pairs.flip(0))
+
+
+def test_a_finer_map_takes_the_coarser_one_pixel_by_pixel() -> None:
+    """Nearest: each cell of the coarser map stands fourfold, two by two."""
+    model = YOLO("nano", image_size=64).eval()
+    seen: list[torch.Tensor] = []
+    for embed in model.embed[1:]:
+        embed.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(torch.rand(1, 1, 64, 64))
+    for i, x in enumerate(seen):
+        above = x[:, : model.up[i][0].out_channels]
+        small = above[..., ::2, ::2]
+        assert torch.equal(above, small.repeat_interleave(2, 2).repeat_interleave(2, 3)) and small.std() > 0
+    assert [x.shape[-1] for x in seen] == [4, 8]
+
+
 def test_anchors_scale_with_each_side() -> None:
     anchors = published_anchors((104, 208))
     assert anchors[0, 0].tolist() == [116 / 2, 90 / 4] and anchors.shape == (3, 3, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from PIL import Image
 
 from medvl.cli import app
 from medvl.config import load_config
+from medvl.data.importers.layouts import LAYOUTS
 from medvl.errors import InputError
 from medvl.published_tables import published_table, table_names
-from medvl.train.benchmark import PRETRAININGS, column_of, run_benchmark
+from medvl.train.benchmark import COLUMNS, FRACTIONS, OTHERWISE, PRETRAININGS, Column, column_of, run_benchmark
 from medvl.train.benchmark_given import Given
 from medvl.train.benchmark_page import as_csv, as_markdown
 from medvl.train.run import train
@@ -94,6 +96,104 @@ def test_published_tables_are_whole() -> None:
     assert published_table("g2d-table5").rows["b threshold: median"] == ((58.8,), (12.5,), (75.6,))
     with pytest.raises(InputError, match="g2d-table2a"):
         published_table("g2d-table2")
+
+
+# sha256 of a table's numbers with rows, columns and `of`, begun; the numbers were compared with the paper's.
+PRINTED = {
+    "g2d-table1": "2307e6d26aa3",
+    "g2d-table2a": "ef9b66b9a3ea",
+    "g2d-table2b": "7667aad45a16",
+    "g2d-table3": "a455c30dc535",
+    "g2d-table4": "c2600fae3045",
+    "g2d-table5": "960e47b2ef7f",
+    "g2d-table7": "b329fbcb5430",
+    "g2d-table8": "9f81dee543e9",
+}
+
+
+def test_the_published_numbers_are_those_that_were_compared_with_the_paper() -> None:
+    found = {}
+    for name in table_names():
+        table = published_table(name)
+        told = json.dumps([table.of, table.columns, list(table.rows.items())])
+        found[name] = hashlib.sha256(told.encode()).hexdigest()[:12]
+    assert found == PRINTED
+
+
+def wired(column: Column) -> tuple[object, ...]:
+    """Set, what is trained or asked, the published number, medvl's number, whether a decoder can be taken over."""
+    asked = column.recipe | column.ask
+    if column.recipe:
+        assert asked.pop("data") == {"in_channels": 1, "normalize": "none"}
+    return (
+        column.layout,
+        asked,
+        [".".join(path) for path in column.published],
+        [".".join(path) for path in column.ours],
+        column.has_decoder,
+    )
+
+
+def trained(layout: str, protocol: str, published: str, ours: str, **options: object) -> tuple[object, ...]:
+    numbers = [[f"metrics.{name}.mean"] for name in (published, ours)]
+    return (layout, {"protocol": protocol, **options}, *numbers, "segmentation" in protocol)
+
+
+def asked(layout: str, protocol: str, rule: str, **options: object) -> tuple[object, ...]:
+    numbers = [
+        [
+            "metrics.auc.mean",
+            f"decisions.{whose}.{rule}*.macro.f1.mean",
+            f"decisions.{whose}.{rule}*.macro.accuracy.mean",
+        ]
+        for whose in ("*published practice", "!published practice")
+    ]
+    return (layout, {"zero_shot": "classify", "protocol": protocol, **options}, *numbers, False)
+
+
+def grounded(layout: str, phrase: str) -> tuple[object, ...]:
+    numbers = [f"metrics.{name}.mean" for name in ("recall", "iou", "dice")]
+    return (layout, {"zero_shot": "ground", "phrase": phrase}, numbers, numbers, False)
+
+
+FIVE = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
+WIRED = {
+    "SIIM segmentation": trained("siim", "mgca_segmentation:siim", "dice_mgca", "dice_per_image"),
+    "RSNA segmentation": trained("rsna", "mgca_segmentation:rsna", "dice_mgca", "dice_per_image"),
+    "RSNA detection": trained("rsna", "mgca_detection", "map_published", "map"),
+    "Object-CXR detection": trained("object-cxr", "mgca_detection", "map_published", "map"),
+    "SIIM grounding": grounded("siim", "pneumothorax"),
+    "RSNA grounding": grounded("rsna", "pneumonia"),
+    "RSNA zero-shot": asked("rsna", "medklip", "max f1"),
+    "SIIM zero-shot": asked("siim", "medklip", "max f1"),
+    "CXR14 zero-shot": asked("nih", "kad", "max mcc"),
+    "CheXpert zero-shot": asked("chexpert", "kad", "max mcc", classes=FIVE),
+    "CXR14 fine-tuned": trained(
+        "nih", "kad_finetune", "macro_auc", "macro_auc", classify={"negative_names": ["No Finding"]}
+    ),
+    "CheXpert linear": trained("chexpert", "mgca_linear:chexpert", "macro_auc", "macro_auc"),
+    "RSNA linear": trained("rsna", "mgca_linear:rsna", "macro_auc", "macro_auc"),
+    "COVIDx linear": trained("covidx", "mgca_linear:covidx", "accuracy", "accuracy"),
+}
+WIRED_TABLE7 = WIRED | {
+    "SIIM segmentation": trained("siim", "medklip_segmentation", "dice_mgca", "dice_per_image"),
+    "RSNA segmentation": trained("rsna", "medklip_segmentation", "dice_mgca", "dice_per_image"),
+}
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_column_is_the_set_the_protocol_and_the_numbers_that_it_says(name: str) -> None:
+    table, expected = published_table(name), WIRED_TABLE7 if name == "g2d-table7" else WIRED
+    assert {column: wired(column_of(table, column)) for column in table.columns} == {
+        column: expected[column] for column in table.columns
+    }
+    fractions = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
+    numbers = {"g2d-table2a": ("recall", "IoU", "Dice"), "g2d-table2b": ("AUC", "F1", "accuracy")}
+    if name in numbers:
+        assert table.of == numbers[name]  # in the order of `published` and `ours` of their columns
+    else:
+        assert {of: FRACTIONS[of] for of in table.of} == {of: fractions[of] for of in table.of}
+    assert set(WIRED) == set(COLUMNS) and set(OTHERWISE) == {"g2d-table7"}
 
 
 def test_every_ablation_row_of_the_paper_is_pretrained_or_said_to_be_impossible() -> None:
@@ -208,6 +308,22 @@ def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path)
     assert sweep["variants"][names[0]] == {"recipe": "SIIM_segmentation.yaml", "data.label_fraction": 0.01, **start}
     assert {one["column"] for one in made.absent} == {"RSNA detection", "CXR14 fine-tuned"}
     assert all(outcome.state == "open" for outcome in made.outcomes) and len(made.outcomes) == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [("g2d-table4", "CheXpert linear: CheXpert-v1.0-small"), ("g2d-table5", "pre-training of all rows: MIMIC-CXR-JPG")],
+)
+def test_with_no_set_at_all_a_dry_run_says_what_there_is_to_get(
+    table: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("benchmark", table, "--data", str(tmp_path), "--dry-run", "--out", str(tmp_path / "out")) == 0
+    said = capsys.readouterr().out
+    assert "no cell can be run" in said and f"absent  {told}" in said and not (tmp_path / "out").exists()
+    for column in published_table(table).columns:
+        layout = column_of(published_table(table), column).layout
+        assert f"then: medvl import {layout} FOLDER --out DATA/{layout}/manifest.csv" in said
+        assert f"obtained: {LAYOUTS[layout].obtained}" in said
 
 
 def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> None:

@@ -173,6 +173,19 @@ def test_evaluate_in_the_terminal(films: Path, trained: Path, tmp_path: Path) ->
         assert isinstance(done.exception, InputError) and message in str(done.exception)
 
 
+def test_the_fixed_box_lies_where_it_does_on_films_that_are_not_square(
+    films: Path, trained: Path, tmp_path: Path
+) -> None:
+    rows = ["id,image,text,boxes,patient,split"]
+    for i in (33, 34, 35):
+        Image.open(films / f"{i}.png").resize((256, 128), Image.Resampling.NEAREST).save(tmp_path / f"{i}.png")
+        rows.append(f"c{i},{i}.png,the left lung,bar 32 100 160 116,p{i},test")  # of 64 x 64: 8 50 40 58
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    summary = evaluate_detector(trained, tmp_path / "manifest.csv", split="test", num_draws=2)
+    assert summary["baseline"]["boxes"]["bar"] == [8 / 64, 50 / 64, 40 / 64, 58 / 64]
+    assert summary["baseline"]["by_class"]["bar"]["map"] == 1
+
+
 def test_detect_writes_boxes_in_native_pixels_and_pictures(films: Path, trained: Path, tmp_path: Path) -> None:
     large = Image.open(films / "33.png").resize((256, 128), Image.Resampling.NEAREST)
     large.save(tmp_path / "large.png")

@@ -62,7 +62,10 @@ def benchmark(
         print(json.dumps(content(made, given, __version__)))
     elif dry_run:
         cells = as_table(made.outcomes) if made.outcomes else "no cell is trained; the given runs are asked"
-        gone = [f"absent  {one['column']}: {one['expected']} ({one['command']})" for one in made.absent]
+        if not made.rows:
+            cells = f"no cell can be run on what is in {given.data}"
+        lines = ("absent  {column}: {set}", "        obtained: {obtained}", "        then: {command}")
+        gone = [line.format(**one) for one in made.absent for line in lines]
         print("\n".join([cells, *gone, *(f"not run  {text}" for text in made.left_out)]))
     else:
         print(as_markdown(made, given))

@@ -170,7 +170,8 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     """Run the open cells of a table and collect all. What is done is not done again; `dry_run` runs nothing.
 
     Raises:
-        InputError: no set of the table is here, a run that is no pre-training, no recipe for tables 5 and 8.
+        InputError: no set of the table is here (`dry_run` lists what is absent), a run that is no pre-training, no
+            recipe for tables 5 and 8.
     """
     made = PRETRAININGS.get(table.name)
     taken = [name for name in given.runs if name in (RANDOM, IMAGENET)]
@@ -180,17 +181,21 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         raise InputError("no such folder", file=given.data, expected="the folder that holds the sets (--data)")
     present = {name: column_of(table, name) for name in table.columns if _manifest(given, column_of(table, name))}
     absent = [_absent(given, name, column_of(table, name)) for name in table.columns if name not in present]
-    if made is not None and not (given.data / PRETRAIN_SET / "manifest.csv").is_file():
-        raise InputError(
-            f"{table.name} pre-trains its rows, and the pairs are not here",
-            file=given.data / PRETRAIN_SET / "manifest.csv",
-            remedy=f"medvl doctor {PRETRAIN_SET}; medvl import {PRETRAIN_SET} FOLDER --out that file",
-        )
-    if made is not None and given.pretrain is None:
+    if made is not None and _manifest(given, Column(PRETRAIN_SET)) is None:
+        if not dry_run:
+            raise InputError(
+                f"{table.name} pre-trains its rows, and the pairs are not here",
+                file=given.data / PRETRAIN_SET / "manifest.csv",
+                remedy=f"medvl doctor {PRETRAIN_SET}; medvl import {PRETRAIN_SET} FOLDER --out that file",
+            )
+        absent = [_absent(given, "pre-training of all rows", Column(PRETRAIN_SET)), *absent]
+        present = {}  # no row without them
+    if made is not None and given.pretrain is None and present:
         raise InputError(f"{table.name} pre-trains its rows", remedy="--pretrain recipes/g2d.yaml")
-    if not present:
+    if not present and not dry_run:
         wanted = "; ".join(f"{one['column']}: {one['expected']}" for one in absent)
-        raise InputError(f"no set of {table.name} is in {given.data}", expected=wanted)
+        remedy = "--dry-run says where each is obtained, medvl doctor LAYOUT of what it consists"
+        raise InputError(f"no set of {table.name} is in {given.data}", expected=wanted, remedy=remedy)
     trained = {name: column for name, column in present.items() if column.recipe}
     asked = {name: column for name, column in present.items() if column.ask}
     left_out = [] if made is not None else _without_rows(given, bool(trained))

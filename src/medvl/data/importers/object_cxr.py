@@ -11,6 +11,7 @@ Split (G2D: 6,400 / 1,600 / 1,000): test is dev.csv; validation is a fifth of tr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medvl.data.importers.cases import Case, boxed, safe_id, summed_up, write_cases
@@ -39,8 +40,7 @@ def import_object_cxr(folder: str | Path, out: str | Path) -> ImportResult:
     for name, table in tables.items():
         shapes = read_shapes(table, faults)
         num_images += len(shapes)
-        names = sorted(shapes)
-        val = {names[i] for i in shuffle_split(len(names), round(len(names) / 5), 0)[1]} if name == "train" else set()
+        val = validation_of(list(shapes)) if name == "train" else set()
         missing = []
         for image, found in shapes.items():
             paths = files.get(image, [])
@@ -62,6 +62,12 @@ def import_object_cxr(folder: str | Path, out: str | Path) -> ImportResult:
     counts = {"images": num_images, "positive": sum(bool(case.labels) for case in cases)}
     splits = ("train", "val", "test") + (("holdout",) if "test" in tables else ())
     return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, faults=faults)
+
+
+def validation_of(names: Sequence[str]) -> set[str]:
+    """The images of train.csv that are validation."""
+    names = sorted(names)
+    return {names[i] for i in shuffle_split(len(names), round(len(names) / 5), 0)[1]}
 
 
 def read_shapes(path: Path, faults: list[Fault]) -> dict[str, list[ObjectShape]]:
