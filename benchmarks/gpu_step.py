@@ -107,7 +107,7 @@ def measure(name: str, num_steps: int, folder: Path) -> dict[str, Any]:
             seen: list[str] = []
 
             def show(message: Any, *_: Any) -> None:
-                if "synchroniz" in str(message):
+                if "synchronizing operation" in str(message) and "prototype" not in str(message):
                     own = [f for f in traceback.extract_stack() if "medvl" in f.filename or "lightning" in f.filename]
                     seen.append(
                         f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}" if own else "elsewhere"
@@ -174,7 +174,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no CUDA device here")
-    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "steps": arguments.steps, "workloads": {}}
+    results: dict[str, Any] = {
+        "format": "medvl-steps/1",
+        "machine": machine(),
+        "versions": versions(),
+        "steps": arguments.steps,
+        "workloads": {},
+    }
     with tempfile.TemporaryDirectory() as name:
         make_phantoms(Path(name), num=320, size=224)
         for workload in arguments.only or WORKLOADS:

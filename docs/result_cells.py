@@ -9,14 +9,15 @@ from typing import Any
 
 from medvl.train.plan import ENOUGH_DRAWS, FEW_PATIENTS
 
-# Kinds of cells in the order of their tables, by the format of their result files; what has none of these is segment.
+# Kinds of cells in the order of their tables, by the format of their result files, of any version (files of older ones
+# lack what newer ones measure); what has none of these is segment.
 TASKS = {
-    "pretrain": "medvl-pretraining/1",
+    "pretrain": "medvl-pretraining",
     "segment": "",
-    "classify": "medvl-classification/1",
-    "detect": "medvl-detection/1",
-    "zero-shot classify": "medvl-zero-shot-classification/1",
-    "ground": "medvl-grounding/1",
+    "classify": "medvl-classification",
+    "detect": "medvl-detection",
+    "zero-shot classify": "medvl-zero-shot-classification",
+    "ground": "medvl-grounding",
 }
 
 
@@ -34,7 +35,8 @@ def task_of(cell: Mapping[str, Any]) -> str:
     """Of which of `TASKS` a result file is."""
     if "pretraining" in cell:
         return "pretrain"
-    return next((task for task, name in TASKS.items() if name and cell.get("format") == name), "segment")
+    kind = str(cell.get("format")).partition("/")[0]
+    return next((task for task, name in TASKS.items() if name and kind == name), "segment")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medvl.errors import InputError
 from medvl.evaluate import classification as c
-from medvl.evaluate.classification_figures import pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.statistics import mean_interval, ratio_intervals
 
 cases = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25)
@@ -172,19 +172,105 @@ def test_macro_leaves_undefined_classes_out_and_names_them() -> None:
     assert "brier" not in found["undefined"]
 
 
+def test_the_macro_interval_is_of_the_classes_that_have_one_and_they_are_named() -> None:
+    rng = np.random.default_rng(5)
+    num, patients = 40, [f"p{i // 2}" for i in range(40)]
+    labels = (rng.random((num, 4)) < 0.3).astype(float)
+    labels[:, 1] = [i in (4, 5) for i in range(num)]  # one patient
+    labels[:, 2] = 0
+    labels[:, 3] = [i in (0, 9) for i in range(num)]  # two patients, so that some draws have neither
+    scores = np.clip(0.3 * labels + 0.7 * rng.random((num, 4)), 0, 1)
+    found = c.multilabel_metrics(scores, labels, patients, list("abcd"), num_draws=300, seed=1)
+    areas = {name: brute_auc(scores[:, k], labels[:, k]) for k, name in enumerate("abcd") if name != "c"}
+    assert found["macro"]["auc"]["mean"] == pytest.approx(np.mean(list(areas.values())))
+    assert found["macro"]["auc"]["num"] == 3 and found["macro"]["auc"]["lo"] is None
+    some = found["macro_with_interval"]["auc"]
+    assert some["classes"] == ["a", "d"] and some["num"] == 2
+    assert some["mean"] == pytest.approx((areas["a"] + areas["d"]) / 2)
+    names = sorted(set(patients))
+    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
+    draws = []
+    for pick in np.random.default_rng(1).integers(len(names), size=(300, len(names))):
+        again = [i for k in pick for i in rows[names[k]]]
+        draws.append([brute_auc(scores[again, k], labels[again, k]) for k in (0, 3)])
+    known = np.array(draws)[~np.isnan(draws).any(axis=1)].mean(axis=1)
+    assert 200 < len(known) < 300  # where "d" has no positive the mean of "a" alone is no draw of this mean
+    assert (some["lo"], some["hi"]) == pytest.approx(tuple(np.percentile(known, [2.5, 97.5])))
+    assert "ece" not in found["macro_with_interval"] and found["macro"]["ece"]["lo"] is not None
+    whole = c.multilabel_metrics(scores[:, [0, 3]], labels[:, [0, 3]], patients, ["a", "d"], num_draws=300, seed=1)
+    assert whole["macro_with_interval"] == {}
+    assert whole["macro"]["auc"] == {key: value for key, value in some.items() if key != "classes"}
+    true = np.array([0] * 20 + [1] * 18 + [2] * 2)  # the last class: one patient
+    of_one = c.multiclass_metrics(rng.dirichlet(np.ones(3), num), true, patients, list("xyz"), num_draws=50)
+    assert of_one["metrics"]["macro_auc"]["lo"] is None
+    assert set(of_one["macro_with_interval"]) == {
+        "balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision",
+    }  # fmt: skip
+    assert of_one["macro_with_interval"]["balanced_accuracy"]["classes"] == ["x", "y"]
+
+
 def test_multiclass_by_hand() -> None:
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
     true = np.array([0, 1, 1, 0, 0])
     found = c.multiclass_metrics(probs, true, list("abcde"), ["x", "y", "z"], num_draws=20)
-    assert found["accuracy"]["mean"] == pytest.approx(3 / 5)
+    metrics = found["metrics"]
+    assert metrics["accuracy"]["mean"] == pytest.approx(3 / 5)
     assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
     expected = np.mean([brute_auc(probs[:, k], (true == k).astype(float)) for k in (0, 1)])
-    assert found["macro_auc"]["mean"] == pytest.approx(expected) and found["macro_auc"]["num"] == 2
-    assert found["balanced_accuracy"]["mean"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics["macro_auc"]["mean"] == pytest.approx(expected) and metrics["macro_auc"]["num"] == 2
+    precision = np.mean([brute_ap(probs[:, k], (true == k).astype(float)) for k in (0, 1)])
+    assert metrics["macro_average_precision"]["mean"] == pytest.approx(precision)
+    assert metrics["balanced_accuracy"]["mean"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    # Right are .7, .5 and .6, wrong .6 and .4; .6 shares a bin, which holds one right of two.
+    assert metrics["ece"]["mean"] == pytest.approx((0.3 + 0.5 + abs(0.6 + 0.6 - 1) + 0.4) / 5)
     assert found["undefined"]["auc"] == ["z"]
     assert found["by_class"]["x"]["sensitivity"]["mean"] == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
         c.multiclass_metrics(probs, true + 2, list("abcde"), ["x", "y", "z"])
+
+
+def correlation(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
+    """Gorodkin's R_K from its definition by covariances."""
+    x, y = (np.eye(num_classes)[one] - np.eye(num_classes)[one].mean(axis=0) for one in (predicted, true))
+    root = math.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum() / root) if root > 1e-12 else (math.nan if (y * y).sum() < 1e-12 else 0.0)
+
+
+def test_the_mcc_of_several_classes_and_its_interval_of_resampled_patients() -> None:
+    rng = np.random.default_rng(2)
+    true = rng.integers(3, size=40)
+    probs = rng.dirichlet(np.ones(3), 40) * 0.6 + 0.4 * np.eye(3)[true]
+    predicted = probs.argmax(axis=1)
+    patients = [f"p{i // 2}" for i in range(40)]
+    found = c.multiclass_metrics(probs, true, patients, list("xyz"), num_draws=200, seed=1)["metrics"]
+    assert found["mcc"]["mean"] == pytest.approx(correlation(true, predicted, 3)) and found["mcc"]["num"] == 40
+    names = sorted(set(patients))
+    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
+    draws = []
+    for pick in np.random.default_rng(1).integers(len(names), size=(200, len(names))):
+        again = [i for k in pick for i in rows[names[k]]]
+        draws.append(correlation(true[again], predicted[again], 3))
+    lo, hi = np.nanpercentile(draws, [2.5, 97.5])
+    assert (found["mcc"]["lo"], found["mcc"]["hi"]) == pytest.approx((lo, hi))
+    assert all(found[name]["lo"] < found[name]["mean"] for name in ("ece", "macro_average_precision", "macro_auc"))
+    alike = c.multiclass_metrics(np.eye(3)[[0] * 4], np.array([0, 0, 1, 1]), list("abcd"), list("xyz"), num_draws=50)
+    assert alike["metrics"]["mcc"] == {"mean": 0, "lo": 0, "hi": 0, "num": 4}
+    one = c.multiclass_metrics(probs[:4], np.zeros(4, dtype=int), list("abcd"), list("xyz"), num_draws=5)["metrics"]
+    assert one["mcc"]["mean"] is None and one["accuracy"]["lo"] is not None
+    few = c.multiclass_metrics(probs[:3], np.array([0, 0, 1]), list("abc"), list("xyz"), num_draws=50)["metrics"]
+    assert few["mcc"]["mean"] is not None and few["mcc"]["lo"] is None  # class y has one patient
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases)
+def test_of_two_classes_the_mcc_is_the_usual_one(rows: list[tuple[int, bool]]) -> None:
+    score, label = split_up(rows)
+    patients = [str(i) for i in range(len(score))]
+    two = c.multiclass_metrics(
+        np.stack([1 - score, score], axis=1), label.astype(int), patients, ["n", "y"], num_draws=1
+    )
+    usual = c.binary_metrics((score > 0.5).astype(float), label, patients, 0.5, num_draws=1)["mcc"]["mean"]
+    assert two["metrics"]["mcc"]["mean"] == (None if usual is None else pytest.approx(usual))
 
 
 def test_curves_end_where_they_must_and_enclose_the_area() -> None:
@@ -210,3 +296,19 @@ def test_figures_are_whole_svg_files_with_a_panel_per_class(tmp_path: Path) -> N
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "class 0 &lt;&amp;&gt;" in text and "class 5" in text and "none are known" in text
         assert "--true:" in text and "nan" not in text.lower().replace("covariance", "")
+
+
+def test_the_confusion_matrix_is_a_figure_with_every_count() -> None:
+    import re
+    import xml.etree.ElementTree as ElementTree
+
+    table = np.array([[31, 2, 7], [1, 47, 4], [6, 0, 15]])
+    found = c.confusion_at([0.5, 0.4, 0.9, 0.1, 0.2], [0, 0, 1, 1, np.nan], 0.5)
+    assert found.tolist() == [[1, 1], [1, 1]]
+    text = confusion_svg([("all $", ["a <&>", "b", "c"], table), ("other", ["no", "yes"], found)])
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "a &lt;&amp;&gt;" in text and "all $" in text and "predicted" in text and "<image" not in text
+    told = re.findall(r">\s*(\d+)\s*</text>", text)
+    assert told == [str(value) for value in (*table.ravel(), *found.ravel())]
+    dark = [float(alpha) for alpha in re.findall(r"[^-]opacity: ([\d.]+)", text)]
+    assert max(dark) == pytest.approx(0.6 * 47 / 52, abs=1e-3)

@@ -27,7 +27,7 @@ from medvl.evaluate.sources import FolderSource
 from .conftest import PHRASES, lung
 
 FORMATS = {
-    "classify": "medvl-classification/1",
+    "classify": "medvl-classification/2",
     "zero-shot classify": "medvl-zero-shot-classification/1",
     "ground": "medvl-grounding/1",
     "detect": "medvl-detection/1",
@@ -53,13 +53,15 @@ def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr
     return str(place)
 
 
-def labelled(place: Path, probs: np.ndarray, task: str = "classify", **more: Any) -> str:
+def labelled(
+    place: Path, probs: np.ndarray, task: str = "classify", truth: np.ndarray = LABELS, **more: Any
+) -> str:
     prefix = "prob_" if task == "classify" else "p_"
     rows = []
-    for i, (row, truth) in enumerate(zip(probs, LABELS, strict=True)):
+    for i, (row, known) in enumerate(zip(probs, truth, strict=True)):
         cells: dict[str, Any] = {"id": f"c{i}", "patient": PATIENTS[i], "split": "val"}
         cells |= {f"{prefix}{name}": p for name, p in zip("abc", row, strict=True)}
-        rows.append(cells | {f"label_{n}": "" if math.isnan(y) else int(y) for n, y in zip("abc", truth, strict=True)})
+        rows.append(cells | {f"label_{n}": "" if math.isnan(y) else int(y) for n, y in zip("abc", known, strict=True)})
     return folder(place, task, rows, **({"labels": "multilabel"} if task == "classify" else {}) | more)
 
 
@@ -90,6 +92,27 @@ def test_areas_are_those_of_the_evaluation_and_differences_are_paired(tmp_path: 
     assert "AUC of a (3 positive)" in (tmp_path / "out" / "compare.html").read_text()
     same = compare([runs[0], labelled(tmp_path / "same", GOOD, lr=1.0)])["methods"][1]["metrics"]["macro_auc"]
     assert (same["difference"]["lo"], same["difference"]["hi"], same["p"]) == (0, 0, 1)
+
+
+def test_the_means_that_are_tested_are_of_classes_with_an_interval(tmp_path: Path) -> None:
+    truth = LABELS.copy()
+    truth[:, 2] = [1, 1, 0, 0, 0, 0]  # both of one patient
+    runs = [labelled(tmp_path / "good", GOOD, truth=truth), labelled(tmp_path / "poor", POOR, truth=truth, lr=1.0)]
+    result = compare(runs, out=tmp_path / "out")
+    for method, probs in zip(result["methods"], (GOOD, POOR), strict=True):
+        own = [auc(probs[:, k], truth[:, k]) for k in range(3)]
+        metrics = method["metrics"]
+        assert metrics["macro_auc"]["mean"] == pytest.approx(np.mean(own)) and metrics["macro_auc"]["lo"] is None
+        assert metrics["auc_c"]["lo"] is None and metrics["auc_b"]["lo"] is not None
+        some = metrics["macro_auc_with_interval"]
+        alone = multilabel_metrics(probs, truth, PATIENTS, list("abc"))["macro_with_interval"]["auc"]
+        assert alone["classes"] == ["a", "b"] and some["mean"] == pytest.approx(np.mean(own[:2]))
+        assert (some["lo"], some["hi"]) == pytest.approx((alone["lo"], alone["hi"]))
+    assert result["tested"] == ["macro_auc_with_interval", "auc_a", "auc_b", "auc_c"]
+    tested = result["methods"][1]["metrics"]
+    assert 0 < tested["macro_auc_with_interval"]["p"] <= 1 and tested["auc_c"]["p"] is None
+    assert "Macro AUC (mean over the 2 classes with an interval)" in as_text(result, tmp_path / "out")
+    assert any(note.startswith("no interval") and note.endswith(": c") for note in result["notes"])
 
 
 def test_the_seeds_of_a_method_are_averaged(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc, best_threshold
-from medvl.evaluate.classifier import evaluate_classifier
+from medvl.evaluate.classifier import as_text, evaluate_classifier
 from medvl.evaluate.report import make_report
 from medvl.infer.predictor import Predictor
 from medvl.model_folder import load_model, save_model
@@ -106,7 +107,7 @@ def medvl(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "linear", tmp_path / "test"
-    words = ["classify.mode=linear", "data.views=[PA]", "train.lr=0.05", f"init=g2d:{g2d}"]
+    words = ["classify.mode=linear", "data.views=[PA]", "train.lr=0.05", f"init={g2d}"]
     done = medvl("train", films / "recipe.yaml", *words, "--out", run)
     assert done.returncode == 0, done.stderr
     for told in (
@@ -133,7 +134,7 @@ def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: 
     assert summary["threshold_source"].startswith("val") and set(summary["threshold"]) == set(CLASSES)
     assert summary["num_cases"] == 12 and summary["class_counts"]["bar"]["unknown"] == 1
     assert summary["config"]["train"]["seed"] == 0 and len(summary["split_hash"]) == 64 and summary["versions"]["medvl"]
-    for name in ("roc", "pr", "reliability"):
+    for name in ("roc", "pr", "reliability", "confusion"):
         assert (out / f"{name}.svg").read_text().startswith("<svg ")
     rows = list(csv.DictReader((out / "cases.csv").open()))
     assert list(rows[0]) == ["id", "patient", "split", "prob_bar", "prob_disc", "label_bar", "label_disc"]
@@ -184,7 +185,9 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
         )
         assert test["threshold"][name] == pytest.approx(chosen, abs=1e-6)
         practice = test["published_practice"]["by_f1"]["by_class"][name]["f1"]
-        assert practice >= test["by_class"][name]["f1"]["mean"]
+        assert practice["mean"] >= test["by_class"][name]["f1"]["mean"] and practice["lo"] <= practice["hi"]
+    macro = test["published_practice"]["by_mcc"]["macro"]["mcc"]
+    assert macro["lo"] <= macro["mean"] <= macro["hi"] and f"mcc {macro['mean']:.3f} [" in as_text(test, tmp_path)
     fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20)
     assert fixed["threshold_source"] == "fixed" and fixed["by_class"]["disc"]["sensitivity"]["mean"] == 1
     module, _, _, _ = load_model(tuned)
@@ -202,6 +205,12 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
     assert found["metrics"]["accuracy"]["mean"] == pytest.approx(best)
     assert np.array(found["confusion"]).sum() == 12 and found["threshold"] is None
     assert np.trace(found["confusion"]) / 12 == pytest.approx(best)
+    for name in ("mcc", "macro_average_precision", "ece"):
+        assert found["metrics"][name]["lo"] <= found["metrics"][name]["hi"], name
+    counts = [str(value) for row in found["confusion"] for value in row]
+    pages = (tmp_path / "val" / "confusion.svg").read_text(), make_report(run, films / "one.csv")[0].read_text()
+    for page in pages:
+        assert re.findall(r">\s*(\d+)\s*</text>", page)[-16:] == counts
     with pytest.raises(InputError, match="most probable class is taken"):
         evaluate_classifier(run, films / "one.csv", threshold=0.5)
     with pytest.raises(InputError, match=r"exactly one of|has a class of the model"):
@@ -355,7 +364,7 @@ def test_init_of_other_classes_or_another_encoder_is_refused(films: Path, g2d: P
     train(config_of(films, "classify.mode=linear", "train.max_steps=1"), tmp_path / "run")
     with pytest.raises(InputError, match=r"init is another network.*bar"):
         train(config_of(films, "classify.classes=[bar]", f"init={tmp_path / 'run'}"), tmp_path / "next")
-    with pytest.raises(InputError, match="image encoder of init is another one"):
+    with pytest.raises(InputError, match=r"image encoder of init is another one.*expected model\.size=nano"):
         train(config_of(films, "model.size=mini", f"init=g2d:{g2d}"), tmp_path / "next")
     with pytest.raises(InputError, match="not a pre-trained G2D"):
         train(config_of(films, f"init=g2d:{tmp_path / 'run'}"), tmp_path / "next")

@@ -93,6 +93,14 @@ def pr_points(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatAr
     return tp / max(tp[-1], 1.0), tp / (tp + fp)
 
 
+def confusion_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> NDArray[np.int64]:
+    """(2, 2) cases: rows truly negative and positive, columns predicted negative and positive (score >= threshold)."""
+    score, label = _known(scores, labels)
+    found = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(found, (label.astype(int), (score >= threshold).astype(int)), 1)
+    return found
+
+
 def reliability(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
     """Mean probability, share of positives and number of cases of each of the `NUM_BINS` bins; NaN where empty."""
     prob, label = _known(probs, labels)
@@ -153,9 +161,12 @@ def multilabel_metrics(
             where it was chosen) counts as None.
 
     Returns:
-        `by_class` {class: as `binary_metrics`}, `macro` {metric: {mean, lo, hi, num}}, `undefined` {metric: classes}.
+        `by_class` {class: as `binary_metrics`}, `macro` {metric: {mean, lo, hi, num}}, `undefined` {metric: classes},
+        `macro_with_interval` {metric: {mean, lo, hi, num, classes}}.
         A macro mean is over the classes where the metric is defined; `num` is their number and `undefined` names the
-        others. In a draw it is over those of them that are defined in that draw.
+        others. It has an interval where each of them has; where only some have (see `binary_metrics`), the mean of
+        these `classes` and its interval stand under `macro_with_interval`. The classes are the same in every draw: a
+        draw in which one of them is undefined is left out.
     """
     score, label = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if score.shape != label.shape or score.ndim != 2 or score.shape != (len(patients), len(classes)):
@@ -186,17 +197,22 @@ def multilabel_metrics(
         for metric in METRICS:
             column = draws[metric][:, k] if case.has_interval(metric) else np.full(1, math.nan)
             by_class[name][metric] = _interval(estimates[k][metric], column, case.count(metric)).to_dict()
-    macro, undefined = {}, {}
+    macro, with_interval, undefined = {}, {}, {}
     for metric in METRICS:
-        defined = [k for k in range(len(classes)) if not math.isnan(estimates[k][metric])]
-        mean = float(np.mean([estimates[k][metric] for k in defined])) if defined else math.nan
-        usable = bool(defined) and all(cases[k].has_interval(metric) for k in defined)
-        columns = draws[metric][:, defined]
-        some = ~np.isnan(columns).all(axis=1) if defined else np.zeros(0, dtype=bool)
-        column = np.nanmean(columns[some], axis=1) if usable else np.full(1, math.nan)
-        macro[metric] = _interval(mean, column, len(defined)).to_dict()
+        means = np.array([estimate[metric] for estimate in estimates])  # (K,)
+        defined = [k for k in range(len(classes)) if not math.isnan(means[k])]
+        usable = [k for k in defined if cases[k].has_interval(metric)]
+        some = _macro(means[usable], draws[metric][:, usable])
+        macro[metric] = (some if usable == defined else _macro(means[defined])).to_dict()
+        if usable and usable != defined:
+            with_interval[metric] = {**some.to_dict(), "classes": [classes[k] for k in usable]}
         undefined[metric] = [name for k, name in enumerate(classes) if k not in defined]
-    return {"by_class": by_class, "macro": macro, "undefined": {m: left for m, left in undefined.items() if left}}
+    return {
+        "by_class": by_class,
+        "macro": macro,
+        "macro_with_interval": with_interval,
+        "undefined": {metric: left for metric, left in undefined.items() if left},
+    }
 
 
 def multiclass_metrics(
@@ -208,16 +224,18 @@ def multiclass_metrics(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy of the most probable class (the first of equal ones), AUC one against the rest, confusion matrix.
+    """Metrics of the most probable class (the first of equal ones), AUC one against the rest, confusion matrix.
 
     Args:
         probs: (n, K), each row of sum 1.
         labels: (n,) the index of the true class.
 
     Returns:
-        `accuracy`, `macro_auc`, `macro_f1`, `balanced_accuracy` {mean, lo, hi, num}; `by_class` {class: num_positive,
-        auc, average_precision, ece, brier (one against the rest), sensitivity, f1 (of the decisions)}; `confusion`
-        (K rows of true, K columns of predicted classes); `undefined` {metric: classes}, see `multilabel_metrics`.
+        `metrics`, each {mean, lo, hi, num}: `accuracy`, `balanced_accuracy`, `mcc` (of K classes), `macro_f1`,
+        `macro_auc`, `macro_average_precision` (one against the rest), `ece` (of the most probable class's probability
+        against its being right; bins as in `binary_metrics`). `by_class` {class: num_positive, auc, average_precision,
+        ece, brier (one against the rest), sensitivity, f1 (of the decisions)}; `confusion` (K rows of true, K columns
+        of predicted classes); `macro_with_interval` and `undefined` as in `multilabel_metrics`.
     """
     prob, true = np.asarray(probs, dtype=np.float64), np.asarray(labels)
     num_classes = len(classes)
@@ -236,6 +254,7 @@ def multiclass_metrics(
     )
     right = (predicted == true).astype(np.float64)
     accuracy = binary_metrics(right, np.ones(len(true)), patients, 0.5, num_draws=num_draws, seed=seed)["accuracy"]
+    ece = binary_metrics(prob.max(axis=1), right, patients, num_draws=num_draws, seed=seed)["ece"]
     kept = ("num_positive", "auc", "average_precision", "ece", "brier")
     by_class = {
         name: {key: rest["by_class"][name][key] for key in kept}
@@ -246,10 +265,25 @@ def multiclass_metrics(
     if "sensitivity" in hard["undefined"]:
         undefined["sensitivity"] = hard["undefined"]["sensitivity"]
     return {
-        "accuracy": accuracy,
-        "macro_auc": rest["macro"]["auc"],
-        "macro_f1": hard["macro"]["f1"],
-        "balanced_accuracy": hard["macro"]["sensitivity"],
+        "metrics": {
+            "accuracy": accuracy,
+            "balanced_accuracy": hard["macro"]["sensitivity"],
+            "mcc": _mcc_of_classes(true, predicted, num_classes, patients, num_draws, seed).to_dict(),
+            "macro_f1": hard["macro"]["f1"],
+            "macro_auc": rest["macro"]["auc"],
+            "macro_average_precision": rest["macro"]["average_precision"],
+            "ece": ece,
+        },
+        "macro_with_interval": {
+            title: found["macro_with_interval"][name]
+            for title, found, name in (
+                ("balanced_accuracy", hard, "sensitivity"),
+                ("macro_f1", hard, "f1"),
+                ("macro_auc", rest, "auc"),
+                ("macro_average_precision", rest, "average_precision"),
+            )
+            if name in found["macro_with_interval"]
+        },
         "by_class": by_class,
         "confusion": confusion.tolist(),
         "undefined": undefined,
@@ -380,9 +414,47 @@ def _mcc(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> Floa
     return np.where(sides > 0, np.where(product > 0, value, 0.0), math.nan)
 
 
+def _mcc_of_classes(
+    true: NDArray[Any],
+    predicted: NDArray[Any],
+    num_classes: int,
+    patients: Sequence[str],
+    num_draws: int,
+    seed: int,
+) -> Interval:
+    """Matthews' correlation of K classes: R_K of Gorodkin (2004), of two classes the usual one.
+
+    NaN and 0 as in `_mcc`. There is no interval unless two classes have two patients or more each.
+    """
+    names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    pairs = np.zeros((len(names), num_classes**2))
+    np.add.at(pairs, (code, true * num_classes + predicted), 1)
+
+    def of(times: FloatArray) -> FloatArray:
+        """Weights of the patients (T, P) -> (T,)."""
+        table = (times @ pairs).reshape(len(times), num_classes, num_classes)
+        total, right = table.sum(axis=(1, 2)), np.trace(table, axis1=1, axis2=2)
+        rows, columns = table.sum(axis=2), table.sum(axis=1)
+        product, sides = (total**2 - (side**2).sum(axis=1) for side in (columns, rows))
+        value = _divide(right * total - (rows * columns).sum(axis=1), np.sqrt(product * sides))
+        return np.where(sides > 0, np.where(product > 0, value, 0.0), math.nan)
+
+    draws = np.concatenate([of(times) for times in resampled(len(names), num_draws, seed)])
+    enough = sum(len(np.unique(code[true == k])) >= 2 for k in range(num_classes)) >= 2
+    estimate = float(of(np.ones((1, len(names))))[0])
+    return _interval(estimate, draws if enough else np.full(1, math.nan), len(true))
+
+
 def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
     ratio: FloatArray = np.divide(top, bottom, out=np.full_like(bottom, math.nan), where=bottom > 0)
     return ratio
+
+
+def _macro(values: FloatArray, draws: FloatArray | None = None) -> Interval:
+    """Mean of some classes' values (K',); with the draws (T, K') its interval, of those in which all are known."""
+    if not len(values):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    return _interval(float(values.mean()), np.full(1, math.nan) if draws is None else draws.mean(axis=1), len(values))
 
 
 def _interval(estimate: float, draws: FloatArray, num: int) -> Interval:

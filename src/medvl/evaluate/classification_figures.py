@@ -1,4 +1,4 @@
-"""ROC, precision-recall and reliability curves of a classifier, one panel for each class, as whole SVG files."""
+"""Curves of a classifier, one panel for each class, and its confusion matrix, as whole SVG files."""
 
 from __future__ import annotations
 
@@ -60,6 +60,46 @@ def reliability_svg(probs: FloatArray, labels: FloatArray, classes: Sequence[str
     return _panels(probs, labels, classes, draw, "Reliability", "probability", "share of positives", needs=())
 
 
+def confusion_svg(tables: Sequence[tuple[str, Sequence[str], NDArray[np.int64]]]) -> str:
+    """Confusion matrices, each (title, K names, (K, K) cases: rows true, columns predicted) -> an SVG file's text.
+
+    A cell is the darker the greater its share of its row.
+    """
+    from matplotlib.patches import Rectangle
+
+    columns = min(COLUMNS, len(tables))
+    rows = -(-len(tables) // columns)
+    side = 1.3 + 0.45 * max(len(names) for _, names, _ in tables)
+    figure, axes = new_figure(rows, columns, ((side + 0.6) * columns, (side + 0.3) * rows))
+    for spare in axes[len(tables) :]:
+        spare.set_axis_off()
+    for (title, names, table), one in zip(tables, axes, strict=False):
+        places, shown = range(len(names)), [_plain(name) for name in names]
+        for i, row in enumerate(table):
+            for j, value in enumerate(row):
+                alpha = 0.6 * float(value) / max(int(row.sum()), 1)
+                one.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FIRST, alpha=alpha, edgecolor="none"))
+                one.text(j, i, str(int(value)), ha="center", va="center", fontsize=9, color=INK)
+        one.grid(False)
+        one.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
+        one.set_xticks(places, shown, rotation=45, ha="right", fontsize=8)
+        one.set_yticks(places, shown, fontsize=8)
+        one.set_title(_plain(title), loc="left", fontsize=8, color=INK)
+        one.set_xlabel("predicted", fontsize=8, color=INK)
+        one.set_ylabel("true", fontsize=8, color=INK)
+    return _whole(to_svg(figure, "Confusion matrix"))
+
+
+def _plain(name: str) -> str:
+    """As matplotlib shows it literally: what is between two dollars it takes for a formula."""
+    return name.replace("$", r"\$")
+
+
+def _whole(svg: str) -> str:
+    end = svg.index(">") + 1
+    return svg[:end] + STYLE + svg[end:] + "\n"
+
+
 def _panels(
     scores: FloatArray,
     labels: FloatArray,
@@ -87,11 +127,8 @@ def _panels(
             told = ""
         else:
             told = draw(one, scores[known, k], label)
-        shown = name.replace("$", r"\$")  # matplotlib takes what is between two of them for a formula
         counted = f"{int(label.sum())} of {len(label)} positive"
-        one.set_title(f"{shown}\n{told or '-'}, {counted}", loc="left", fontsize=8, color=INK)
+        one.set_title(f"{_plain(name)}\n{told or '-'}, {counted}", loc="left", fontsize=8, color=INK)
         one.set_xlabel(x_label, fontsize=8, color=INK)
         one.set_ylabel(y_label, fontsize=8, color=INK)
-    svg = to_svg(figure, title)
-    end = svg.index(">") + 1
-    return svg[:end] + STYLE + svg[end:] + "\n"
+    return _whole(to_svg(figure, title))

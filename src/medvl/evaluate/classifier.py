@@ -1,4 +1,4 @@
-"""Evaluation of a trained classifier on one split: cases.csv, summary.json, and curves as SVG files.
+"""Evaluation of a trained classifier on one split: cases.csv, summary.json, curves and confusion matrix as SVG files.
 
 Thresholds are chosen on val (the highest F1 of each class) and then used on the split that is scored. Papers mostly
 choose them on the scored split itself (MedKLIP by F1, KAD by MCC); what that gives stands apart, under
@@ -31,11 +31,12 @@ from medvl.evaluate.classification import (
     RULES,
     THRESHOLD_METRICS,
     best_threshold,
+    confusion_at,
     multiclass_metrics,
     multilabel_metrics,
     published_practice,
 )
-from medvl.evaluate.classification_figures import pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
@@ -45,7 +46,7 @@ from medvl.provenance import machine, versions
 from medvl.tasks.classify import Classifier, pooled_features, predicted_logits
 from medvl.tasks.feature_store import FeatureStore
 
-FORMAT = "medvl-classification/1"
+FORMAT = "medvl-classification/2"
 BATCH = 32
 FloatArray = NDArray[np.float64]
 OPTIMISTIC = "val is scored with thresholds chosen on it: its threshold metrics are optimistic"
@@ -112,8 +113,7 @@ def evaluate_classifier(
     summary: dict[str, Any] = {"threshold": None, "threshold_source": "the most probable class"}
     if multiclass:
         found = multiclass_metrics(probs, values.argmax(axis=1), patients, classes, num_draws=num_draws, seed=seed)
-        names = ("accuracy", "balanced_accuracy", "macro_auc", "macro_f1")
-        summary |= {"metrics": {name: found.pop(name) for name in names}, **found}
+        summary |= found
     else:
         thresholds: list[float] = [math.nan if threshold is None else threshold] * len(classes)
         source = "fixed"
@@ -132,9 +132,12 @@ def evaluate_classifier(
             "threshold": dict(zip(classes, thresholds, strict=True)),
             "threshold_source": source,
             "metrics": {f"macro_{name}": found["macro"][name] for name in METRICS},
+            "macro_with_interval": {f"macro_{name}": value for name, value in found["macro_with_interval"].items()},
             "by_class": found["by_class"],
             "undefined": found["undefined"],
-            "published_practice": _published_practice(probs, values, patients, classes, split),
+            "published_practice": _published_practice(
+                probs, values, patients, classes, split, num_draws=num_draws, seed=seed
+            ),
         }
     if labels.counts["other_names"]:
         others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
@@ -180,6 +183,8 @@ def evaluate_classifier(
         write_text(out / "cases.csv", _case_table(labels, probs, split))
         for file_name, draw in (("roc", roc_svg), ("pr", pr_svg), ("reliability", reliability_svg)):
             write_text(out / f"{file_name}.svg", draw(probs, values, classes))
+        if _has_confusion(summary):
+            write_text(out / "confusion.svg", confusion_svg(_confusions(summary, probs, values, classes)))
         write_json(out / "summary.json", summary)
     return summary
 
@@ -192,7 +197,11 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
         "",
         f"  {'metric':<24} {'mean':>6}  95 % interval",
     ]
-    lines += [f"  {name:<24} {_cell(value)}" for name, value in summary["metrics"].items()]
+    for name, value in summary["metrics"].items():
+        lines.append(f"  {name:<24} {_cell(value)}")
+        some = summary["macro_with_interval"].get(name)
+        if some is not None:
+            lines.append(f"  {'  of those with one':<24} {_cell(some)}  {', '.join(some['classes'])}")
     lines += ["", f"  {'AUC':<24} {'mean':>6}  {'95 % interval':<16} positives"]
     for name, row in summary["by_class"].items():
         lines.append(f"  {name:<24} {_cell(row['auc']):<24} {row['num_positive']}")
@@ -201,9 +210,10 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
         lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
         for by, rule in RULES.items():
             macro = practice[f"by_{by}"]["macro"]
-            told = ", ".join(f"{name} {_number(value)}" for name, value in macro.items())
+            told = ", ".join(f"{name} {' '.join(_cell(value).split())}" for name, value in macro.items())
             lines.append(f"  {rule}: macro {told}")
-    return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, roc.svg, pr.svg, reliability.svg"])
+    figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
+    return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, {', '.join(figures)}"])
 
 
 def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[ClassLabels, int]:
@@ -228,17 +238,45 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
     return labels, len(rows) - len(kept)
 
 
+def _has_confusion(summary: dict[str, Any]) -> bool:
+    return "confusion" in summary or any(value is not None for value in summary["threshold"].values())
+
+
+def _confusions(
+    summary: dict[str, Any], probs: FloatArray, values: FloatArray, classes: Sequence[str]
+) -> list[tuple[str, Sequence[str], NDArray[np.int64]]]:
+    """Title, names and cases of each confusion matrix: one of all classes, or one of each class with a threshold."""
+    if "confusion" in summary:
+        return [("", classes, np.array(summary["confusion"]))]
+    return [
+        (f"{name}, threshold {value:.3f}", ("no", "yes"), confusion_at(probs[:, k], values[:, k], value))
+        for k, (name, value) in enumerate(summary["threshold"].items())
+        if value is not None
+    ]
+
+
 def _published_practice(
-    probs: FloatArray, values: FloatArray, patients: Sequence[str], classes: Sequence[str], split: str
+    probs: FloatArray,
+    values: FloatArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    split: str,
+    *,
+    num_draws: int,
+    seed: int,
 ) -> dict[str, Any]:
+    """The intervals are of the scored patients at these thresholds: that they were chosen on them is not in it."""
     result: dict[str, Any] = {"what": published_practice(split)}
     for by in RULES:
         chosen = [best_threshold(probs[:, k], values[:, k], by) for k in range(len(classes))]
-        found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=1)
+        found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=num_draws, seed=seed)
         result[f"by_{by}"] = {
-            "macro": {name: found["macro"][name]["mean"] for name in THRESHOLD_METRICS},
+            "macro": {name: found["macro"][name] for name in THRESHOLD_METRICS},
+            "macro_with_interval": {
+                name: value for name, value in found["macro_with_interval"].items() if name in THRESHOLD_METRICS
+            },
             "by_class": {
-                name: {"threshold": row["threshold"], **{m: row[m]["mean"] for m in THRESHOLD_METRICS}}
+                name: {"threshold": row["threshold"], **{m: row[m] for m in THRESHOLD_METRICS}}
                 for name, row in found["by_class"].items()
             },
         }
@@ -263,7 +301,3 @@ def _cell(value: dict[str, Any]) -> str:
         return f"{'-':>6}"
     interval = "" if value["lo"] is None else f"  [{value['lo']:.3f}, {value['hi']:.3f}]"
     return f"{value['mean']:>6.3f}{interval}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -14,7 +14,8 @@ import yaml
 from numpy.typing import NDArray
 
 from medvl.errors import InputError
-from medvl.evaluate.classification_figures import STYLE, pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.classification import confusion_at
+from medvl.evaluate.classification_figures import STYLE, confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.html import fill_template
 from medvl.evaluate.stored import stored_scores
 from medvl.files import write_text
@@ -74,7 +75,7 @@ def classifier_report(
         "summary": summary,
         "facts": _facts(target, summary),
         "curves": [draw(probs, labels, classes).replace(STYLE, "") for draw in (roc_svg, pr_svg, reliability_svg)],
-        "confusion": summary.get("confusion"),
+        "confusion": _confusion(summary),
         "decisions": _decisions(summary, cases),
         "practice": summary.get("published_practice"),
         "undefined": summary["undefined"],
@@ -105,6 +106,13 @@ def _facts(target: str | Path, summary: Mapping[str, Any]) -> list[tuple[str, An
     ]
 
 
+def _confusion(summary: Mapping[str, Any]) -> str:
+    """The matrix of exclusive classes; "" of others."""
+    if summary.get("confusion") is None:
+        return ""
+    return confusion_svg([("", summary["classes"], np.array(summary["confusion"]))]).replace(STYLE, "")
+
+
 def _decisions(summary: Mapping[str, Any], cases: LabelCases) -> list[dict[str, Any]]:
     """Two by two tables at the threshold of each class; none where the most probable class is taken."""
     if summary.get("confusion") is not None:
@@ -114,8 +122,6 @@ def _decisions(summary: Mapping[str, Any], cases: LabelCases) -> list[dict[str, 
         threshold = summary["threshold"][name]
         if threshold is None:
             continue
-        known = ~np.isnan(cases.labels[:, k])
-        yes, true = cases.probs[known, k] >= threshold, cases.labels[known, k] > 0.5
-        counts = {"tp": yes & true, "fn": ~yes & true, "fp": yes & ~true, "tn": ~yes & ~true}
-        rows.append({"name": name, "threshold": threshold, **{key: int(value.sum()) for key, value in counts.items()}})
+        (tn, fp), (fn, tp) = confusion_at(cases.probs[:, k], cases.labels[:, k], threshold).tolist()
+        rows.append({"name": name, "threshold": threshold, "tp": tp, "fn": fn, "fp": fp, "tn": tn})
     return rows

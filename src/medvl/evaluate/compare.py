@@ -137,7 +137,7 @@ def _compare(
     base = 0 if reference is None else _place(reference, known)
     keys = sorted(runs[0].cases)
     patients = [runs[0].cases[key].patient for key in keys]
-    measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys])
+    measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys], patients)
     rows = [[[run.cases[key] for key in keys] for run in method.runs] for method in methods]  # per method (S, n)
     seeds = [[run.seed or run.target for run in method.runs] for method in methods]  # of unknown ones each by itself
     found = [measures.means(one, own, patients, num_draws, seed) for one, own in zip(rows, seeds, strict=True)]
