@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from result_cells import About, grid_titles, machines, mean, over_seeds, rows_of
+from result_cells import About, grid_titles, interval, machines, mean, over_seeds, rows_of
 
 TITLES = {
     "classify": "Classification",
@@ -98,7 +98,11 @@ _CONTROLS = ("shuffled phrase", "chance")
 
 def _metric(group: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
     found = [{"value": cell["metrics"][key]} for cell in group for key in keys if key in cell["metrics"]]
-    return mean(found, "value")
+    told = mean(found, "value")
+    some = [value for key in keys for cell in group if (value := cell.get("macro_with_interval", {}).get(key))]
+    if len(group) == 1 and some:
+        told += f" ({some[0]['num']} of {found[0]['value']['num']} classes: {interval(some[0])})"
+    return told
 
 
 def _areas(group: Sequence[Mapping[str, Any]]) -> str:
@@ -165,4 +169,7 @@ def _classes(cell: Mapping[str, Any]) -> list[str]:
     lines = [f"{manifest}, `{cell['split']}`, positives of {cell['num_cases']} images: {counted}"]
     names = {**cell.get("undefined", {})}
     left = names.get("auc") or names.get("macro_auc")
-    return lines + ([f"{manifest}: no AUC, not in the mean: {', '.join(left)}"] if left else [])
+    some = cell.get("macro_with_interval", {})
+    area = some.get("auc") or some.get("macro_auc")
+    lines += [f"{manifest}: no AUC, not in the mean: {', '.join(left)}"] if left else []
+    return lines + ([f"{manifest}: macro AUC has an interval over {', '.join(area['classes'])}"] if area else [])

@@ -42,13 +42,15 @@ def test_what_a_layout_consists_of() -> None:
     assert done.exit_code == 0
     assert "images: 112,120 files (*.png)" in done.stdout and "boxes: at least one, optional" in done.stdout
     assert "obtained: nihcc.app.box.com/v/ChestXray-NIHCC" in done.stdout and "terms: free use;" in done.stdout
+    assert "real files met: both tables, whole; the official lists and the images never" in done.stdout
+    assert json.loads(run("yolo", "--json").stdout)["met"] == "none, layout from description"
 
 
 def test_a_complete_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = files(tmp_path, "data.yaml", "train/labels/a.txt", "train/images/a.png")
     done = run("yolo", str(folder))
     assert done.exit_code == 0 and f"{folder}: complete" in done.stdout and "1 found, ok" in done.stdout
-    small = Layout("small", "two files", "siim:import_siim", (Part("both", ("*.x",), 2),), "here", "none")
+    small = Layout("small", "two files", "siim:import_siim", (Part("both", ("*.x",), 2),), "here", "none", "none")
     monkeypatch.setitem(layouts.LAYOUTS, "small", small)
     assert run("small", str(files(tmp_path, "a.x", "deep/er/b.x"))).exit_code == 0
     (tmp_path / "a.x").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,11 +129,19 @@ def test_ground_a_manifest(discs: Path, cli: Cli, tmp_path: Path) -> None:
     shuffled = [row for row in rows if row["method"] == "shuffled phrase"]
     assert all(row["text"] != f"{('upper', 'lower')[int(row['id'][1:]) % 2]} opacity" for row in shuffled)
 
+    text = cli("ground", discs / "run", discs / "manifest.csv", "--target", "spot")
+    told = re.search(r"^for an image: --threshold (\S+), the best of all val cases", text, re.MULTILINE)
+    assert told and float(told[1]) == pytest.approx(summary["published_practice"]["threshold"], abs=1e-4)
+    found = cli(
+        "ground", discs / "run", discs / "30.png", "--text", "opacity", "--threshold", told[1], "--out", tmp_path
+    )
+    assert "need --threshold" not in found and (tmp_path / "30__opacity.png").is_file()
+
     before = len((discs / "run" / "test_log.jsonl").read_text().splitlines()) if _log(discs).is_file() else 0
     words = ["--target", "spot", "--split", "test", "--phrase", "opacity"]
     text = cli("ground", discs / "run", discs / "manifest.csv", *words)
     assert "share of the true mask's pixels" in text and "best Dice per case on 8 cases" in text
-    assert "threshold chosen on test, published practice (" in text
+    assert "threshold chosen on test, published practice (" in text and "for an image" not in text
     assert len(_log(discs).read_text().splitlines()) == before + 1
 
 
@@ -143,7 +152,8 @@ def _log(discs: Path) -> Path:
 def test_ground_one_image(discs: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--out", out)
-    assert "no --threshold, no box" in text and [p.name for p in out.iterdir()] == ["30__upper-opacity_similarity.png"]
+    assert "no mask, no box" in text and f"medvl ground {discs / 'run'} MANIFEST --split val" in text
+    assert [p.name for p in out.iterdir()] == ["30__upper-opacity_similarity.png"]
     words = ["--text", "upper opacity", "--text", "lower opacity", "--threshold", "-1", "--out", out]
     found = json.loads(cli("ground", discs / "run", discs / "30.png", *words, "--json"))
     assert [row["text"] for row in found["phrases"]] == ["upper opacity", "lower opacity"]

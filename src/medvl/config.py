@@ -204,10 +204,10 @@ class Config:
     task: Literal["segment", "pretrain", "classify", "detect"] = "segment"
     fidelity: Preset = "medvl"
     protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/protocols.py
-    # A RUN or MODEL folder of the same network; g2d:RUN, a pre-trained one; weights:FILE, the image encoder of another
-    # program's checkpoint (see `medvl convert`).
+    # A RUN or MODEL folder of the same network, or of task: pretrain (g2d:RUN insists on that), whose image encoder is
+    # taken; weights:FILE, the image encoder of another program's checkpoint (see `medvl convert`).
     init: str | None = None
-    init_parts: Literal["encoder", "encoder_decoder"] = "encoder_decoder"  # what is taken over from g2d:RUN
+    init_parts: Literal["encoder", "encoder_decoder"] = "encoder_decoder"  # what is taken over from a pre-trained run
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

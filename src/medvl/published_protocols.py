@@ -95,6 +95,10 @@ _OWN_DRAW = (
     "The members of a fraction are drawn by `data.label_seed`, nested, their number rounded; theirs by numpy's global "
     "generator, rounded down."
 )
+_OWN_SIZE = (
+    "Images are brought to the run's `data.image_size` at once (`data.resize`) and normalised as it was trained; G2D "
+    "resizes to 256, takes the centre 224 and scales to [0, 1]."
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -311,6 +315,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("rules", ("f1", "mcc"), "-", "medvl", "Columns of the published practice."),
             ),
             "`auc`; the row `threshold 0.5`",
+            (_OWN_SIZE,),
         ),
         Protocol(
             "medklip",
@@ -322,7 +327,10 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("rules", ("f1",), "MedKLIP, program"),
             ),
             "the row `max f1 (MedKLIP)` of the column `threshold chosen on test, published practice`",
-            ("Their accuracy counts scores above the threshold as positive, their F1 and medvl's those at it too.",),
+            (
+                "Their accuracy counts scores above the threshold as positive, their F1 and medvl's those at it too.",
+                _OWN_SIZE,
+            ),
         ),
         Protocol(
             "kad",
@@ -334,7 +342,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("rules", ("mcc",), "KAD, program"),
             ),
             "the row `max mcc (KAD)` of the column `threshold chosen on test, published practice`",
-            ("Their last batch of the test set is dropped if it is not full.",),
+            ("Their last batch of the test set is dropped if it is not full.", _OWN_SIZE),
         ),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def test_every_layout_has_an_importer_parts_source_and_terms() -> None:
     assert len(LAYOUTS["chexpert"].labels()) == 14 and LAYOUTS["coco"].labels() == ()
     with pytest.raises(InputError, match="did you mean chexpert"):
         get_layout("chexprt")
+
+
+def test_the_page_says_what_each_importer_has_met() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|$", page, re.MULTILINE)
+    assert told == [(layout.name, layout.met) for layout in LAYOUTS.values()]
 
 
 def lvit_set(root: Path) -> Path:

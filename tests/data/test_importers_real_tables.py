@@ -6,15 +6,18 @@ The numbers were counted here, with the wheel 1.5.7, and agree with the publicat
 from __future__ import annotations
 
 import gzip
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from medvl.data.importers import chexpert, nih, rsna, siim
+from medvl.data.importers import chexpert, nih, openi, rsna, siim
 from medvl.data.importers.rle import relative_runs
 from medvl.errors import Fault
 
@@ -33,6 +36,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("BBox_List_2017", "Data_Entry_2017_v2020", "chexpert_train", "siim-pneumothorax-train-rle"):
             content = gzip.decompress(archive.read(f"torchxrayvision/data/{name}.csv.gz"))
             (folder / f"{name}.csv").write_bytes(content)
+        with archive.open("torchxrayvision/data/NLMCXR_reports.tgz") as stream, tarfile.open(fileobj=stream) as reports:
+            reports.extractall(folder, filter="data")
         with archive.open("torchxrayvision/data/kaggle_stage_2_train_labels.csv.zip") as stream:
             zipfile.ZipFile(stream).extractall(folder)
     return folder
@@ -110,3 +115,27 @@ def test_chexpert(tables: Path) -> None:
     assert Counter(split) == {"train": 186027, "val": 5000}
     patients = {name: {e.patient for e, own in zip(entries, split, strict=True) if own == name} for name in set(split)}
     assert not patients["train"] & patients["val"]
+
+
+def test_openi(tables: Path, tmp_path: Path) -> None:
+    """All reports, as the archive unpacks; one small picture stands in for the images that they name."""
+    reports = sorted((tables / "ecgen-radiology").glob("*.xml"))
+    texts = [path.read_text(encoding="utf-8") for path in reports]
+    names = {name for text in texts for name in re.findall('parentImage id="([^"]+)"', text)}
+    assert len(reports) == 3955 and len(names) == 7470
+    Image.new("L", (8, 8)).save(tmp_path / "pixel.png")
+    (tmp_path / "NLMCXR_png").mkdir()
+    for name in names:
+        (tmp_path / "NLMCXR_png" / f"{name}.png").hardlink_to(tmp_path / "pixel.png")
+    (tmp_path / "ecgen-radiology").symlink_to(tables / "ecgen-radiology")
+    result = openi.import_openi(tmp_path, tmp_path / "m.csv")
+    assert result.num_records == {"(none)": 7430} and result.counts == {
+        "reports": 3955,
+        "left_out_no_image": 104,
+        "left_out_empty": 25,
+        "images": 7430,
+        "marks": 3544,
+        "list_numbers": 1212,
+        "headers": 6,
+        "no_indexing": 92,
+    }

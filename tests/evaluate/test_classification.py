@@ -172,6 +172,43 @@ def test_macro_leaves_undefined_classes_out_and_names_them() -> None:
     assert "brier" not in found["undefined"]
 
 
+def test_the_macro_interval_is_of_the_classes_that_have_one_and_they_are_named() -> None:
+    rng = np.random.default_rng(5)
+    num, patients = 40, [f"p{i // 2}" for i in range(40)]
+    labels = (rng.random((num, 4)) < 0.3).astype(float)
+    labels[:, 1] = [i in (4, 5) for i in range(num)]  # one patient
+    labels[:, 2] = 0
+    labels[:, 3] = [i in (0, 9) for i in range(num)]  # two patients, so that some draws have neither
+    scores = np.clip(0.3 * labels + 0.7 * rng.random((num, 4)), 0, 1)
+    found = c.multilabel_metrics(scores, labels, patients, list("abcd"), num_draws=300, seed=1)
+    areas = {name: brute_auc(scores[:, k], labels[:, k]) for k, name in enumerate("abcd") if name != "c"}
+    assert found["macro"]["auc"]["mean"] == pytest.approx(np.mean(list(areas.values())))
+    assert found["macro"]["auc"]["num"] == 3 and found["macro"]["auc"]["lo"] is None
+    some = found["macro_with_interval"]["auc"]
+    assert some["classes"] == ["a", "d"] and some["num"] == 2
+    assert some["mean"] == pytest.approx((areas["a"] + areas["d"]) / 2)
+    names = sorted(set(patients))
+    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
+    draws = []
+    for pick in np.random.default_rng(1).integers(len(names), size=(300, len(names))):
+        again = [i for k in pick for i in rows[names[k]]]
+        draws.append([brute_auc(scores[again, k], labels[again, k]) for k in (0, 3)])
+    known = np.array(draws)[~np.isnan(draws).any(axis=1)].mean(axis=1)
+    assert 200 < len(known) < 300  # where "d" has no positive the mean of "a" alone is no draw of this mean
+    assert (some["lo"], some["hi"]) == pytest.approx(tuple(np.percentile(known, [2.5, 97.5])))
+    assert "ece" not in found["macro_with_interval"] and found["macro"]["ece"]["lo"] is not None
+    whole = c.multilabel_metrics(scores[:, [0, 3]], labels[:, [0, 3]], patients, ["a", "d"], num_draws=300, seed=1)
+    assert whole["macro_with_interval"] == {}
+    assert whole["macro"]["auc"] == {key: value for key, value in some.items() if key != "classes"}
+    true = np.array([0] * 20 + [1] * 18 + [2] * 2)  # the last class: one patient
+    of_one = c.multiclass_metrics(rng.dirichlet(np.ones(3), num), true, patients, list("xyz"), num_draws=50)
+    assert of_one["metrics"]["macro_auc"]["lo"] is None
+    assert set(of_one["macro_with_interval"]) == {
+        "balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision",
+    }  # fmt: skip
+    assert of_one["macro_with_interval"]["balanced_accuracy"]["classes"] == ["x", "y"]
+
+
 def test_multiclass_by_hand() -> None:
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
     true = np.array([0, 1, 1, 0, 0])

@@ -53,13 +53,15 @@ def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr
     return str(place)
 
 
-def labelled(place: Path, probs: np.ndarray, task: str = "classify", **more: Any) -> str:
+def labelled(
+    place: Path, probs: np.ndarray, task: str = "classify", truth: np.ndarray = LABELS, **more: Any
+) -> str:
     prefix = "prob_" if task == "classify" else "p_"
     rows = []
-    for i, (row, truth) in enumerate(zip(probs, LABELS, strict=True)):
+    for i, (row, known) in enumerate(zip(probs, truth, strict=True)):
         cells: dict[str, Any] = {"id": f"c{i}", "patient": PATIENTS[i], "split": "val"}
         cells |= {f"{prefix}{name}": p for name, p in zip("abc", row, strict=True)}
-        rows.append(cells | {f"label_{n}": "" if math.isnan(y) else int(y) for n, y in zip("abc", truth, strict=True)})
+        rows.append(cells | {f"label_{n}": "" if math.isnan(y) else int(y) for n, y in zip("abc", known, strict=True)})
     return folder(place, task, rows, **({"labels": "multilabel"} if task == "classify" else {}) | more)
 
 
@@ -90,6 +92,27 @@ def test_areas_are_those_of_the_evaluation_and_differences_are_paired(tmp_path: 
     assert "AUC of a (3 positive)" in (tmp_path / "out" / "compare.html").read_text()
     same = compare([runs[0], labelled(tmp_path / "same", GOOD, lr=1.0)])["methods"][1]["metrics"]["macro_auc"]
     assert (same["difference"]["lo"], same["difference"]["hi"], same["p"]) == (0, 0, 1)
+
+
+def test_the_means_that_are_tested_are_of_classes_with_an_interval(tmp_path: Path) -> None:
+    truth = LABELS.copy()
+    truth[:, 2] = [1, 1, 0, 0, 0, 0]  # both of one patient
+    runs = [labelled(tmp_path / "good", GOOD, truth=truth), labelled(tmp_path / "poor", POOR, truth=truth, lr=1.0)]
+    result = compare(runs, out=tmp_path / "out")
+    for method, probs in zip(result["methods"], (GOOD, POOR), strict=True):
+        own = [auc(probs[:, k], truth[:, k]) for k in range(3)]
+        metrics = method["metrics"]
+        assert metrics["macro_auc"]["mean"] == pytest.approx(np.mean(own)) and metrics["macro_auc"]["lo"] is None
+        assert metrics["auc_c"]["lo"] is None and metrics["auc_b"]["lo"] is not None
+        some = metrics["macro_auc_with_interval"]
+        alone = multilabel_metrics(probs, truth, PATIENTS, list("abc"))["macro_with_interval"]["auc"]
+        assert alone["classes"] == ["a", "b"] and some["mean"] == pytest.approx(np.mean(own[:2]))
+        assert (some["lo"], some["hi"]) == pytest.approx((alone["lo"], alone["hi"]))
+    assert result["tested"] == ["macro_auc_with_interval", "auc_a", "auc_b", "auc_c"]
+    tested = result["methods"][1]["metrics"]
+    assert 0 < tested["macro_auc_with_interval"]["p"] <= 1 and tested["auc_c"]["p"] is None
+    assert "Macro AUC (mean over the 2 classes with an interval)" in as_text(result, tmp_path / "out")
+    assert any(note.startswith("no interval") and note.endswith(": c") for note in result["notes"])
 
 
 def test_the_seeds_of_a_method_are_averaged(tmp_path: Path) -> None:
@@ -173,6 +196,51 @@ def test_phrases_and_boxes_by_hand(tmp_path: Path) -> None:
         compare([*runs, boxes[0]])
     with pytest.raises(InputError, match=r"target: mask there, lesion here"):
         compare([runs[0], grounded(tmp_path / "e", [0.2, 0.4, 0.6], lr=1.0) and _edit(tmp_path / "e")])
+
+
+def test_what_was_asked_makes_a_method(tmp_path: Path) -> None:
+    def prompted(name: str, word: str, **more: Any) -> str:
+        asked = {"a": {"positive": [word], "negative": [f"no {word}"]}}
+        told = {"prompts": asked, "prompt_family": "own", "temperature": 0.07}
+        return labelled(tmp_path / name, GOOD if word == "x" else POOR, "zero-shot classify", **told | more)
+
+    result = compare([prompted("one", "x"), prompted("two", "y"), prompted("three", "x", seed=1)])
+    assert [method["num_seeds"] for method in result["methods"]] == [2, 1]
+    names = [method["name"] for method in result["methods"]]
+    assert all(name.startswith("prompts=own ") for name in names) and names[0] != names[1]
+    assert list(result["settings"]) == ["asked.prompts"]
+    warm = compare([prompted("four", "x"), prompted("five", "x", temperature=1.0)])
+    assert warm["settings"] == {"asked.temperature": ["0.07", "1.0"]}
+    ways = [
+        grounded(tmp_path / f"g{i}", [0.2, 0.4, 0.6], how=how, sigma_cells=sigma)
+        for i, (how, sigma) in enumerate((("value", 1.5), ("projector", 1.5), ("value", 0.0)))
+    ]
+    asked = compare(ways)
+    assert asked["settings"] == {
+        "asked.how": ["value", "projector", "value"], "asked.sigma_cells": ["1.5", "1.5", "0.0"],
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"same settings and seed 0.*give each run a name of its own: --names"):
+        compare([ways[0], grounded(tmp_path / "again", [0.2, 0.4, 0.6], how="value", sigma_cells=1.5)])
+
+
+def test_trained_and_prompted_classifiers_stand_in_one_table(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"prompts": {}, "prompt_family": "own", "temperature": 1.0}
+    trained = labelled(tmp_path / "tuned", GOOD)
+    asked = labelled(tmp_path / "asked", POOR, "zero-shot classify", lr=1.0, **told)
+    result = compare([trained, asked], names=["tuned", "asked"], out=tmp_path / "out")
+    assert result["task"] == "classify and prompts" and "threshold" in result
+    for method, probs in zip(result["methods"], (GOOD, POOR), strict=True):
+        assert method["metrics"]["auc_a"]["mean"] == pytest.approx(auc(probs[:, 0], LABELS[:, 0]))
+    assert 0 < result["methods"][1]["metrics"]["macro_auc"]["p"] <= 1
+    assert (tmp_path / "out" / "compare.html").is_file()
+    assert result["settings"]["asked.prompts"][0] == "none" and result["settings"]["asked.prompts"][1][:4] == "own "
+    elsewhere = labelled(tmp_path / "elsewhere", POOR, "zero-shot classify", manifest_hash="x", **told)
+    with pytest.raises(InputError, match=r"not scored as .*tuned.* manifest_hash"):
+        compare([trained, elsewhere])
+    two = [labelled(tmp_path / "poor", POOR, lr=2.0), labelled(tmp_path / "also", GOOD, "zero-shot classify",
+           manifest_hash="x", lr=3.0, **told)]  # fmt: skip
+    apart = compare([trained, elsewhere, *two])
+    assert list(apart["tasks"]) == ["classify", "zero-shot classify"]  # of two sets: a table each
 
 
 def _edit(place: Path) -> str:

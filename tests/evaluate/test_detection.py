@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,25 @@ def test_intervals_are_by_patient_and_repeatable() -> None:
     of_one = [ImageBoxes(one.id, "p", *(getattr(one, n) for n in list(one.__dataclass_fields__)[2:])) for one in images]
     alone = score(of_one, ("x",), 0.5, num_draws=10).metrics()
     assert all(value["lo"] is None for value in alone.values()) and alone["map"]["mean"] == first["map"]["mean"]
+
+
+def test_the_images_of_a_patient_are_drawn_together() -> None:
+    def films(each: int) -> list[ImageBoxes]:
+        found = [
+            image([A, B], [(A, 0.9), (B if i % 3 else C, 0.8), (C, 0.6 + 0.02 * i)][: 3 - i % 2], f"p{i}")
+            for i in range(8)
+        ]
+        return [replace(one, id=f"{one.patient}-{k}") for one in found for k in range(each)]
+
+    once, twice = (score(films(each), ("x",), 0.5, num_draws=400, seed=1) for each in (1, 2))
+    apart = [replace(one, patient=one.id) for one in films(2)]
+    by_image = score(apart, ("x",), 0.5, num_draws=400, seed=1)
+    a, b, other = (found.metrics() for found in (once, twice, by_image))
+    for name in ("recall50", "precision50"):  # the same films twice: the same patients, the same ratios in every draw
+        assert (b[name]["lo"], b[name]["hi"]) == pytest.approx((a[name]["lo"], a[name]["hi"]))
+    for name in ("map", "coco_ap", "recall50"):
+        width, narrower = (found[name]["hi"] - found[name]["lo"] for found in (b, other))
+        assert narrower < 0.85 * width, name
 
 
 def test_a_lead_is_paired_by_patient() -> None:

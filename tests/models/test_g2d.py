@@ -236,10 +236,13 @@ def test_lvit_on_a_resnet_starts_from_g2d() -> None:
 
 
 def test_another_encoder_is_refused() -> None:
-    with pytest.raises(InputError, match="another one"):
+    with pytest.raises(InputError, match=r"another one.*expected model\.size=nano and data\.in_channels=1"):
         start_from_g2d(build_model("encoder_unet", size="mini", in_channels=1), make(), "encoder", "run")
-    with pytest.raises(InputError, match="another one"):
-        start_from_g2d(build_model("lvit", size="nano", in_channels=1, text_merge="none"), make(), "encoder", "run")
+    lvit = build_model("lvit", size="nano", in_channels=1, text_merge="none")
+    with pytest.raises(InputError, match=r"another one.*expected model\.options\.cnn=nano and"):
+        start_from_g2d(lvit, make(), "encoder", "run")
+    with pytest.raises(InputError, match=r"expected model\.size=mini with model\.options\.cnn=ucnn and"):
+        start_from_g2d(lvit, make("ucnn_mini"), "encoder", "run")
     with pytest.raises(InputError, match="cannot start from g2d"):
         start_from_g2d(build_model("unet", size="nano"), make(), "encoder", "run")
 

@@ -27,7 +27,7 @@ from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc, best_threshold
-from medvl.evaluate.classifier import evaluate_classifier
+from medvl.evaluate.classifier import as_text, evaluate_classifier
 from medvl.evaluate.report import make_report
 from medvl.infer.predictor import Predictor
 from medvl.model_folder import load_model, save_model
@@ -107,7 +107,7 @@ def medvl(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "linear", tmp_path / "test"
-    words = ["classify.mode=linear", "data.views=[PA]", "train.lr=0.05", f"init=g2d:{g2d}"]
+    words = ["classify.mode=linear", "data.views=[PA]", "train.lr=0.05", f"init={g2d}"]
     done = medvl("train", films / "recipe.yaml", *words, "--out", run)
     assert done.returncode == 0, done.stderr
     for told in (
@@ -185,7 +185,21 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
         )
         assert test["threshold"][name] == pytest.approx(chosen, abs=1e-6)
         practice = test["published_practice"]["by_f1"]["by_class"][name]["f1"]
-        assert practice >= test["by_class"][name]["f1"]["mean"]
+        assert practice["mean"] >= test["by_class"][name]["f1"]["mean"] and practice["lo"] <= practice["hi"]
+    macro = test["published_practice"]["by_mcc"]["macro"]["mcc"]
+    assert macro["lo"] <= macro["mean"] <= macro["hi"] and f"mcc {macro['mean']:.3f} [" in as_text(test, tmp_path)
+    lines = (films / "manifest.csv").read_text().splitlines()  # of val only p13 keeps its bars
+    few = [line for line in lines if not line.startswith(("c30,", "c31,", "c34,", "c35,"))]
+    (films / "few.csv").write_text("\n".join(few) + "\n")
+    page, found = make_report(tuned, films / "few.csv", out=tmp_path / "few.html")
+    assert found["by_class"]["bar"]["num_positive"] == 2 and found["metrics"]["macro_auc"]["lo"] is None
+    some = found["macro_with_interval"]["macro_auc"]
+    assert some["classes"] == ["disc"] and some["mean"] == found["by_class"]["disc"]["auc"]["mean"]
+    cut = found["published_practice"]["by_f1"]["macro_with_interval"]["f1"]
+    told = as_text(found, tmp_path)
+    assert f"{some['mean']:.3f}  [{some['lo']:.3f}, {some['hi']:.3f}]  disc" in told
+    assert f"(1 of 2 classes: {cut['mean']:.3f} [{cut['lo']:.3f}, {cut['hi']:.3f}])" in told
+    assert "of classes that have an interval" in page.read_text() and "(1 of 2 classes:" in page.read_text()
     fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20)
     assert fixed["threshold_source"] == "fixed" and fixed["by_class"]["disc"]["sensitivity"]["mean"] == 1
     module, _, _, _ = load_model(tuned)
@@ -362,7 +376,7 @@ def test_init_of_other_classes_or_another_encoder_is_refused(films: Path, g2d: P
     train(config_of(films, "classify.mode=linear", "train.max_steps=1"), tmp_path / "run")
     with pytest.raises(InputError, match=r"init is another network.*bar"):
         train(config_of(films, "classify.classes=[bar]", f"init={tmp_path / 'run'}"), tmp_path / "next")
-    with pytest.raises(InputError, match="image encoder of init is another one"):
+    with pytest.raises(InputError, match=r"image encoder of init is another one.*expected model\.size=nano"):
         train(config_of(films, "model.size=mini", f"init=g2d:{g2d}"), tmp_path / "next")
     with pytest.raises(InputError, match="not a pre-trained G2D"):
         train(config_of(films, f"init=g2d:{tmp_path / 'run'}"), tmp_path / "next")

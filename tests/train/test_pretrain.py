@@ -129,9 +129,16 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
 
     seg = tmp_path / "seg"
     words = ["task=segment", "model.name=encoder_unet", "model.options={}", "text.encoder=none", "train.epochs=1"]
-    done = medvl("train", pairs / "recipe.yaml", *words, f"init=g2d:{run}", "train.freeze_encoder=true", "--out", seg)
+    done = medvl("train", pairs / "recipe.yaml", *words, f"init={run}", "train.freeze_encoder=true", "--out", seg)
     assert done.returncode == 0, done.stderr
     assert "tensors taken over, 0 are the network's own" in done.stderr
+    weights = []
+    for prefix in ("", "g2d:"):  # the same, whichever is written
+        made = tmp_path / f"from {prefix.strip(':')}"
+        train(config_of(pairs, *words, "train.max_steps=1", f"init={prefix}{run}", "init_parts=encoder"), made)
+        weights.append(load_model(made)[0].state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     before = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
     after = torch.load(seg / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
     assert torch.equal(after["network.encoder.conv1.weight"], before["network.unet.encoder.conv1.weight"])

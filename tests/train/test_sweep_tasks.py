@@ -202,6 +202,24 @@ def test_of_many_classes_the_lowest_and_the_highest_area_are_told(generate: Modu
     assert _areas([of(a=None)]) == ""
 
 
+def test_an_interval_of_some_classes_says_which(generate: ModuleType) -> None:
+    from task_tables import _classes, _metric
+
+    some = {"mean": 0.5, "lo": 0.25, "hi": 0.75, "num": 2, "classes": ["a", "b"]}
+    one: dict[str, Any] = {
+        "metrics": {"macro_auc": {"mean": 0.625, "lo": None, "hi": None, "num": 3}},
+        "macro_with_interval": {"macro_auc": some},
+        "by_class": {"a": {"num_positive": 4}},
+        "manifest": "$DATA/films/manifest.csv",
+        "split": "val",
+        "num_cases": 9,
+    }
+    assert _metric([one], ("macro_auc",)) == "0.625 (2 of 3 classes: 0.500 [0.250, 0.750])"
+    assert _metric([one, one], ("macro_auc",)) == "0.625 ± 0.000"
+    assert _classes(one)[-1] == "films: macro AUC has an interval over a, b"
+    assert _metric([{**one, "macro_with_interval": {}}], ("macro_auc",)) == "0.625"
+
+
 def test_boxes_have_a_table_of_whatever_was_measured(generate: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "boxes"
     folder.mkdir(parents=True)

@@ -32,7 +32,7 @@ def doctor(
         return
     chosen = get_layout(layout)
     facts: dict[str, object] = {"layout": chosen.name, "title": chosen.title}
-    facts |= {"obtained": chosen.obtained, "terms": chosen.terms, "note": chosen.note}
+    facts |= {"obtained": chosen.obtained, "terms": chosen.terms, "met": chosen.met, "note": chosen.note}
     if folder is None:
         parts = chosen.parts
         facts["parts"] = [
@@ -68,7 +68,8 @@ def doctor(
     else:
         print(f"{chosen.name}: {chosen.title}")
         print("\n".join(lines))
-        for label, text in (("obtained", chosen.obtained), ("terms", chosen.terms), ("note", chosen.note)):
+        said = {"obtained": chosen.obtained, "terms": chosen.terms, "real files met": chosen.met, "note": chosen.note}
+        for label, text in said.items():
             if text:
                 print(f"  {label}: {text}")
         if folder is not None:

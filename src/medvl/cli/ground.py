@@ -56,7 +56,8 @@ def ground(
                 f"{', '.join(given)} with an image", file=source, expected="a manifest", remedy="--text PHRASE"
             )
         rows = _ground_image(model, source, text or [], threshold, sigma, how.value, out, device)
-        print(json.dumps({"phrases": rows, "out": str(out)}) if as_json else "\n".join(map(_line, rows)))
+        lines = [*map(_line, rows), *([_no_threshold(model)] if threshold is None else [])]
+        print(json.dumps({"phrases": rows, "out": str(out)}) if as_json else "\n".join(lines))
         return
     if text:
         raise InputError("--text with a manifest", file=source, remedy="--phrase PHRASE, or --phrase-column COLUMN")
@@ -81,6 +82,9 @@ def ground(
         device=device,
     )
     print(json.dumps(summary) if as_json else as_text(summary, out))
+    practice = summary["published_practice"]
+    if practice is not None and summary["split"] == "val" and not as_json:
+        print(f"for an image: --threshold {practice['threshold']:.4g}, the best of all val cases by Dice per case")
 
 
 def _is_table(source: Path) -> bool:
@@ -129,8 +133,16 @@ def _ground_image(
 
 def _line(row: dict[str, Any]) -> str:
     if row["mask"] is None:
-        box = "no --threshold, no box"
+        box = "no mask, no box"
     else:
         box = "no box" if row["box"] is None else "box x0 y0 x1 y1: {} {} {} {}".format(*row["box"])
     x, y = row["highest_xy"]
     return f"{row['similarity']}  {row['text']!r}  {box}; highest {row['highest']:.3f} at x {x}, y {y}"
+
+
+def _no_threshold(model: str) -> str:
+    """How to come by a threshold: a cosine means something only for one model, set and `--how`."""
+    return (
+        "mask and box need --threshold: "
+        f"medvl ground {model} MANIFEST --split val, with masks of what is looked for, prints the best of val"
+    )

@@ -161,9 +161,12 @@ def multilabel_metrics(
             where it was chosen) counts as None.
 
     Returns:
-        `by_class` {class: as `binary_metrics`}, `macro` {metric: {mean, lo, hi, num}}, `undefined` {metric: classes}.
+        `by_class` {class: as `binary_metrics`}, `macro` {metric: {mean, lo, hi, num}}, `undefined` {metric: classes},
+        `macro_with_interval` {metric: {mean, lo, hi, num, classes}}.
         A macro mean is over the classes where the metric is defined; `num` is their number and `undefined` names the
-        others. In a draw it is over those of them that are defined in that draw.
+        others. It has an interval where each of them has; where only some have (see `binary_metrics`), the mean of
+        these `classes` and its interval stand under `macro_with_interval`. The classes are the same in every draw: a
+        draw in which one of them is undefined is left out.
     """
     score, label = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if score.shape != label.shape or score.ndim != 2 or score.shape != (len(patients), len(classes)):
@@ -194,17 +197,22 @@ def multilabel_metrics(
         for metric in METRICS:
             column = draws[metric][:, k] if case.has_interval(metric) else np.full(1, math.nan)
             by_class[name][metric] = _interval(estimates[k][metric], column, case.count(metric)).to_dict()
-    macro, undefined = {}, {}
+    macro, with_interval, undefined = {}, {}, {}
     for metric in METRICS:
-        defined = [k for k in range(len(classes)) if not math.isnan(estimates[k][metric])]
-        mean = float(np.mean([estimates[k][metric] for k in defined])) if defined else math.nan
-        usable = bool(defined) and all(cases[k].has_interval(metric) for k in defined)
-        columns = draws[metric][:, defined]
-        some = ~np.isnan(columns).all(axis=1) if defined else np.zeros(0, dtype=bool)
-        column = np.nanmean(columns[some], axis=1) if usable else np.full(1, math.nan)
-        macro[metric] = _interval(mean, column, len(defined)).to_dict()
+        means = np.array([estimate[metric] for estimate in estimates])  # (K,)
+        defined = [k for k in range(len(classes)) if not math.isnan(means[k])]
+        usable = [k for k in defined if cases[k].has_interval(metric)]
+        some = _macro(means[usable], draws[metric][:, usable])
+        macro[metric] = (some if usable == defined else _macro(means[defined])).to_dict()
+        if usable and usable != defined:
+            with_interval[metric] = {**some.to_dict(), "classes": [classes[k] for k in usable]}
         undefined[metric] = [name for k, name in enumerate(classes) if k not in defined]
-    return {"by_class": by_class, "macro": macro, "undefined": {m: left for m, left in undefined.items() if left}}
+    return {
+        "by_class": by_class,
+        "macro": macro,
+        "macro_with_interval": with_interval,
+        "undefined": {metric: left for metric, left in undefined.items() if left},
+    }
 
 
 def multiclass_metrics(
@@ -227,7 +235,7 @@ def multiclass_metrics(
         `macro_auc`, `macro_average_precision` (one against the rest), `ece` (of the most probable class's probability
         against its being right; bins as in `binary_metrics`). `by_class` {class: num_positive, auc, average_precision,
         ece, brier (one against the rest), sensitivity, f1 (of the decisions)}; `confusion` (K rows of true, K columns
-        of predicted classes); `undefined` {metric: classes}, see `multilabel_metrics`.
+        of predicted classes); `macro_with_interval` and `undefined` as in `multilabel_metrics`.
     """
     prob, true = np.asarray(probs, dtype=np.float64), np.asarray(labels)
     num_classes = len(classes)
@@ -265,6 +273,16 @@ def multiclass_metrics(
             "macro_auc": rest["macro"]["auc"],
             "macro_average_precision": rest["macro"]["average_precision"],
             "ece": ece,
+        },
+        "macro_with_interval": {
+            title: found["macro_with_interval"][name]
+            for title, found, name in (
+                ("balanced_accuracy", hard, "sensitivity"),
+                ("macro_f1", hard, "f1"),
+                ("macro_auc", rest, "auc"),
+                ("macro_average_precision", rest, "average_precision"),
+            )
+            if name in found["macro_with_interval"]
         },
         "by_class": by_class,
         "confusion": confusion.tolist(),
@@ -430,6 +448,13 @@ def _mcc_of_classes(
 def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
     ratio: FloatArray = np.divide(top, bottom, out=np.full_like(bottom, math.nan), where=bottom > 0)
     return ratio
+
+
+def _macro(values: FloatArray, draws: FloatArray | None = None) -> Interval:
+    """Mean of some classes' values (K',); with the draws (T, K') its interval, of those in which all are known."""
+    if not len(values):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    return _interval(float(values.mean()), np.full(1, math.nan) if draws is None else draws.mean(axis=1), len(values))
 
 
 def _interval(estimate: float, draws: FloatArray, num: int) -> Interval:

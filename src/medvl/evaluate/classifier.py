@@ -132,9 +132,12 @@ def evaluate_classifier(
             "threshold": dict(zip(classes, thresholds, strict=True)),
             "threshold_source": source,
             "metrics": {f"macro_{name}": found["macro"][name] for name in METRICS},
+            "macro_with_interval": {f"macro_{name}": value for name, value in found["macro_with_interval"].items()},
             "by_class": found["by_class"],
             "undefined": found["undefined"],
-            "published_practice": _published_practice(probs, values, patients, classes, split),
+            "published_practice": _published_practice(
+                probs, values, patients, classes, split, num_draws=num_draws, seed=seed
+            ),
         }
     if labels.counts["other_names"]:
         others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
@@ -194,7 +197,11 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
         "",
         f"  {'metric':<24} {'mean':>6}  95 % interval",
     ]
-    lines += [f"  {name:<24} {_cell(value)}" for name, value in summary["metrics"].items()]
+    for name, value in summary["metrics"].items():
+        lines.append(f"  {name:<24} {_cell(value)}")
+        some = summary["macro_with_interval"].get(name)
+        if some is not None:
+            lines.append(f"  {'  of those with one':<24} {_cell(some)}  {', '.join(some['classes'])}")
     lines += ["", f"  {'AUC':<24} {'mean':>6}  {'95 % interval':<16} positives"]
     for name, row in summary["by_class"].items():
         lines.append(f"  {name:<24} {_cell(row['auc']):<24} {row['num_positive']}")
@@ -202,9 +209,13 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
     if practice is not None:
         lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
         for by, rule in RULES.items():
-            macro = practice[f"by_{by}"]["macro"]
-            told = ", ".join(f"{name} {_number(value)}" for name, value in macro.items())
-            lines.append(f"  {rule}: macro {told}")
+            found = practice[f"by_{by}"]
+            told = []
+            for name, value in found["macro"].items():
+                told.append(f"{name} {_inline(value)}")
+                if some := found["macro_with_interval"].get(name):
+                    told[-1] += f" ({some['num']} of {value['num']} classes: {_inline(some)})"
+            lines.append(f"  {rule}: macro {', '.join(told)}")
     figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
     return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, {', '.join(figures)}"])
 
@@ -249,16 +260,27 @@ def _confusions(
 
 
 def _published_practice(
-    probs: FloatArray, values: FloatArray, patients: Sequence[str], classes: Sequence[str], split: str
+    probs: FloatArray,
+    values: FloatArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    split: str,
+    *,
+    num_draws: int,
+    seed: int,
 ) -> dict[str, Any]:
+    """The intervals are of the scored patients at these thresholds: that they were chosen on them is not in it."""
     result: dict[str, Any] = {"what": published_practice(split)}
     for by in RULES:
         chosen = [best_threshold(probs[:, k], values[:, k], by) for k in range(len(classes))]
-        found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=1)
+        found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=num_draws, seed=seed)
         result[f"by_{by}"] = {
-            "macro": {name: found["macro"][name]["mean"] for name in THRESHOLD_METRICS},
+            "macro": {name: found["macro"][name] for name in THRESHOLD_METRICS},
+            "macro_with_interval": {
+                name: value for name, value in found["macro_with_interval"].items() if name in THRESHOLD_METRICS
+            },
             "by_class": {
-                name: {"threshold": row["threshold"], **{m: row[m]["mean"] for m in THRESHOLD_METRICS}}
+                name: {"threshold": row["threshold"], **{m: row[m] for m in THRESHOLD_METRICS}}
                 for name, row in found["by_class"].items()
             },
         }
@@ -285,5 +307,5 @@ def _cell(value: dict[str, Any]) -> str:
     return f"{value['mean']:>6.3f}{interval}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _inline(value: dict[str, Any]) -> str:
+    return " ".join(_cell(value).split())

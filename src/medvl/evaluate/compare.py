@@ -24,6 +24,7 @@ from medvl.evaluate.methods import (
     ScoredRun,
     check_comparable,
     group_methods,
+    join_labelled,
     open_runs,
     pool_folds,
     setting_table,
@@ -58,7 +59,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compare runs; with `out` write compare.csv, compare.json and compare.html there. Returns compare.json's object.
 
-    Runs of several tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
+    Trained and prompted classifiers are of one task where they fit each other (see `join_labelled`). Runs of several
+    tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
 
     Args:
         targets, manifest_path, overrides: see `open_runs`.
@@ -77,6 +79,7 @@ def compare(
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
     if folds:
         runs = pool_folds(runs)
+    runs = join_labelled(runs)
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)
@@ -137,7 +140,7 @@ def _compare(
     base = 0 if reference is None else _place(reference, known)
     keys = sorted(runs[0].cases)
     patients = [runs[0].cases[key].patient for key in keys]
-    measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys])
+    measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys], patients)
     rows = [[[run.cases[key] for key in keys] for run in method.runs] for method in methods]  # per method (S, n)
     seeds = [[run.seed or run.target for run in method.runs] for method in methods]  # of unknown ones each by itself
     found = [measures.means(one, own, patients, num_draws, seed) for one, own in zip(rows, seeds, strict=True)]

@@ -49,7 +49,8 @@ class ScoredCase:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of evaluation. `alike`: what must be the same in the summaries; `truth`: what cases have, in words."""
+    """One kind of evaluation. `alike`: what must be the same in the summaries; `truth`: what cases have, in words;
+    `asked`: keys of the summary that make a method beside the configuration of its training."""
 
     task: str
     format: str
@@ -58,6 +59,7 @@ class Kind:
     truth: str
     ratios: Mapping[str, tuple[str, str, str]] | None = None  # metric -> title, numerator, denominator ("" = 1)
     tested: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     def read(self, folder: Path) -> dict[Key, CaseRow | ScoredCase]:
         """The cases of an evaluation folder."""
@@ -87,8 +89,10 @@ class Kind:
             for row in lines
         }
 
-    def measured(self, summary: Mapping[str, Any], truths: Sequence[tuple[float | str, ...]]) -> Measures:
-        """The metrics of these cases, given the truth of each."""
+    def measured(
+        self, summary: Mapping[str, Any], truths: Sequence[tuple[float | str, ...]], patients: Sequence[str]
+    ) -> Measures:
+        """The metrics of these cases, given the truth and the patient of each."""
         if self.task == "segment":
             return Overlap(dict(_OVERLAP_TITLES), self.tested, dict(_OVERLAP_TESTS))
         if self.ratios is not None:
@@ -98,7 +102,7 @@ class Kind:
             return Ratios(titles, self.tested, dict.fromkeys(self.tested, SWAP), columns, pairs)
         classes = tuple(summary["classes"])
         labels = np.array([[math.nan if v == "" else v for v in truth] for truth in truths], dtype=np.float64)
-        return Areas.of(classes, labels, summary.get("labels") == "multiclass")
+        return Areas.of(classes, labels, patients, summary.get("labels") == "multiclass")
 
 
 @dataclass(frozen=True)
@@ -194,34 +198,53 @@ class Ratios(Measures):
 
 @dataclass(frozen=True)
 class Areas(Measures):
-    """AUC of each class that has positives and negatives, their mean, mean average precision; accuracy of one label."""
+    """AUC of each class that has positives and negatives, their mean, mean average precision; accuracy of one label.
+
+    Where only some classes have an interval (two patients or more with positives, and with negatives), the means of
+    these stand beside the means of all, and these are what is tested.
+    """
 
     labels: FloatArray  # (n, K), NaN = not known
     defined: tuple[int, ...]
-    undefined: tuple[str, ...]
+    usable: tuple[int, ...]  # places in `defined` of the classes that have an interval
+    classes: tuple[str, ...]
     multiclass: bool
 
     @classmethod
-    def of(cls, classes: Sequence[str], labels: FloatArray, multiclass: bool) -> Areas:
+    def of(cls, classes: Sequence[str], labels: FloatArray, patients: Sequence[str], multiclass: bool) -> Areas:
         """The metrics that these labels (n, K) allow. InputError where no class has both kinds."""
-        defined = tuple(k for k in range(len(classes)) if {0.0, 1.0} <= set(labels[:, k][~np.isnan(labels[:, k])]))
+        names = np.asarray(patients, dtype=str)
+        num_with = [[len(np.unique(names[column == kind])) for kind in (0.0, 1.0)] for column in labels.T]
+        defined = tuple(k for k, counts in enumerate(num_with) if min(counts) > 0)
+        usable = tuple(i for i, k in enumerate(defined) if min(num_with[k]) > 1)
         if not defined:
             raise InputError("no class has positives and negatives, so that there is no AUC to compare")
         titles = {
             "macro_auc": f"Macro AUC (mean over {len(defined)} classes)",
             "macro_average_precision": f"Macro average precision (mean over {len(defined)} classes)",
         }
+        tested = ["macro_auc"]
+        if usable and len(usable) < len(defined):
+            titles["macro_auc_with_interval"] = f"Macro AUC (mean over the {len(usable)} classes with an interval)"
+            titles["macro_average_precision_with_interval"] = (
+                f"Macro average precision (mean over the {len(usable)} classes with an interval)"
+            )
+            tested = ["macro_auc_with_interval"]
         if multiclass:
             titles["accuracy"] = "Accuracy of the most probable class"
+            tested.append("accuracy")
         areas = {f"auc_{classes[k]}": f"AUC of {classes[k]} ({int(np.nansum(labels[:, k]))} positive)" for k in defined}
-        tested = ("macro_auc", *(("accuracy",) if multiclass else ()), *areas)
-        undefined = tuple(name for k, name in enumerate(classes) if k not in defined)
-        return cls(titles | areas, tested, dict.fromkeys(tested, BOOTSTRAP), labels, defined, undefined, multiclass)
+        tested += areas
+        tests = dict.fromkeys(tested, BOOTSTRAP)
+        return cls(titles | areas, tuple(tested), tests, labels, defined, usable, tuple(classes), multiclass)
 
     def notes(self) -> list[str]:
-        """Classes without an AUC."""
-        left = f"no AUC, not in any mean (positives or negatives are missing): {', '.join(self.undefined)}"
-        return [left] if self.undefined else []
+        """Classes without an AUC, and without an interval."""
+        undefined = [name for k, name in enumerate(self.classes) if k not in self.defined]
+        notes = [f"no AUC, not in any mean (positives or negatives are missing): {', '.join(undefined)}"]
+        left = [self.classes[k] for i, k in enumerate(self.defined) if i not in self.usable]
+        alone = f"no interval (fewer than two patients with positives, or with negatives): {', '.join(left)}"
+        return [*(notes if undefined else []), *([alone] if left else [])]
 
     def means(
         self,
@@ -242,11 +265,9 @@ class Areas(Measures):
             for times in resampled(len(names), num_draws, seed)
         ]
         draws = over_seeds(np.concatenate(parts, axis=1), seeds, seed)  # (T, M)
-        first = len(self.titles) - len(self.defined)
-        usable = np.array([case.has_interval("auc") for case in cases[0]])
-        draws[:, first:][:, ~usable] = math.nan
-        if not usable.all():
-            draws[:, :2] = math.nan
+        alone = [i for i in range(len(self.defined)) if i not in self.usable]
+        if alone:
+            draws[:, [0, 1, *(len(self.titles) - len(self.defined) + i for i in alone)]] = math.nan
         if len(names) < 2:
             draws[:] = math.nan
         return SeedMeans(by_seed, draws, len(patients))
@@ -275,15 +296,16 @@ class Areas(Measures):
     def _values(
         self, cases: Sequence[ScoredClass], right: NDArray[np.bool_], times: FloatArray, code: NDArray[np.int_]
     ) -> FloatArray:
-        """Weights of the patients (T, P) -> (T, M)."""
+        """Weights of the patients (T, P) -> (T, M). A mean is over the same classes in every draw, NaN without one."""
         found = [case.metrics(times) for case in cases]
-        areas = np.stack([one["auc"] for one in found], axis=1)  # (T, defined)
-        precision = np.stack([one["average_precision"] for one in found], axis=1)
-        columns = [_mean_known(areas), _mean_known(precision)]
+        both = [np.stack([one[name] for one in found], axis=1) for name in ("auc", "average_precision")]  # (T, defined)
+        columns = [values.mean(axis=1) for values in both]
+        if "macro_auc_with_interval" in self.titles:
+            columns += [values[:, self.usable].mean(axis=1) for values in both]
         if self.multiclass:
             weights = times[:, code]
             columns.append((weights @ right) / np.maximum(weights.sum(axis=1), 1e-12))
-        return np.concatenate([np.stack(columns, axis=1), areas], axis=1)
+        return np.concatenate([np.stack(columns, axis=1), both[0]], axis=1)
 
 
 def bootstrap_p(changes: FloatArray) -> float:
@@ -296,16 +318,6 @@ def bootstrap_p(changes: FloatArray) -> float:
         return math.nan
     rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2 * (1 + rarer) / (1 + len(known)))
-
-
-def _mean_known(values: FloatArray) -> FloatArray:
-    """(T, K) -> (T,) over what is known in each row; NaN where nothing is."""
-    known = ~np.isnan(values)
-    num = known.sum(axis=1)
-    top: FloatArray = np.where(known, values, 0.0).sum(axis=1)
-    top[num == 0] = math.nan
-    mean: FloatArray = top / np.maximum(num, 1)
-    return mean
 
 
 _OVERLAP_TITLES = {
@@ -337,6 +349,7 @@ KINDS = (
         "zero-shot classification",
         (*_SAME_SET, "classes"),
         "set of labels",
+        asked=("prompts", "temperature"),
     ),
     Kind(
         "ground",
@@ -351,6 +364,7 @@ KINDS = (
             "pointing": ("Pointing game (share of cases)", "pointing", ""),
         },
         ("dice", "pointing"),
+        ("sigma_cells", "how"),
     ),
     Kind(
         "detect",
@@ -365,6 +379,16 @@ KINDS = (
         },
         ("ap", "recall50"),
     ),
+)
+
+# Of trained classifiers beside prompted ones, see `join_labelled`.
+TRAINED_AND_PROMPTED = Kind(
+    "classify and prompts",
+    "",
+    "classification, trained and by prompts",
+    (*_SAME_SET, "classes"),
+    "set of labels",
+    asked=("prompts", "temperature"),
 )
 
 

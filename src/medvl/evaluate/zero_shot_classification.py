@@ -102,6 +102,7 @@ def zero_shot_classification(
         "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(asked)},
         "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},
         "metrics": {},
+        "macro_with_interval": {},
         "by_class": {},
         "undefined": {},
         "notes": notes,
@@ -110,6 +111,8 @@ def zero_shot_classification(
         free = multilabel_metrics(probs, labels, patients, asked, seed=seed)
         kept = ("auc", "average_precision", "ece", "brier")
         summary["metrics"] = {name: free["macro"][name] for name in kept}
+        some = free["macro_with_interval"]
+        summary["macro_with_interval"] = {name: value for name, value in some.items() if name in kept}
         summary["undefined"] = {name: left for name, left in free["undefined"].items() if name in kept}
         counts = ("num", "num_positive", *kept)
         summary["by_class"] = {name: {key: free["by_class"][name][key] for key in counts} for name in asked}
@@ -163,6 +166,10 @@ def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
             lines.append(f"  {name:<28} {_cell(row['auc']):<24} {row['num_positive']:>8} {row['num']:>6}")
         macro = summary["metrics"]["auc"]
         lines.append(f"  {'mean of ' + str(macro['num']) + ' classes':<28} {_cell(macro):<24}")
+        some = summary["macro_with_interval"].get("auc")
+        if some is not None:
+            names = ", ".join(some["classes"])
+            lines.append(f"  {'of ' + str(some['num']) + ' with an interval':<28} {_cell(some):<24} {names}")
         left = summary["undefined"].get("auc")
         if left:
             lines.append(f"  no AUC (positives or negatives are missing), not in the mean: {', '.join(left)}")
@@ -335,6 +342,7 @@ def _decisions(
             for name, row in found["by_class"].items()
         },
         "macro": {metric: found["macro"][metric] for metric in SHOWN},
+        "macro_with_interval": {m: value for m, value in found["macro_with_interval"].items() if m in SHOWN},
         "undefined": {metric: left for metric, left in found["undefined"].items() if metric in SHOWN},
     }
 

@@ -84,7 +84,7 @@ class Predictor:
         if config.task != "segment":
             remedy = f"medvl evaluate {folder} MANIFEST"
             if config.task == "pretrain":
-                remedy = f"medvl ground {folder} IMAGE --text PHRASE, or train task: segment with init=g2d:{folder}"
+                remedy = f"medvl ground {folder} IMAGE --text PHRASE, or train task: segment with init={folder}"
             raise InputError(f"a model of task: {config.task} does not segment", file=folder, remedy=remedy)
         return cls(module, encoder, config, card, device=device)
 

@@ -57,8 +57,7 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
         raise InputError(
             f"the image encoder of init is another one ({len(wrong)} of {len(encoder)} tensors, e.g. {first})",
             file=where,
-            expected="encoder_unet of the same model.size; lvit with model.options.cnn of that size, or pre-trained on "
-            "ucnn_SIZE with lvit of the same size",
+            expected=f"{_key_of_size(network, g2d.size)} and data.in_channels={g2d.in_channels}, as pre-trained",
         )
     taken = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     other = tuple(name for name in state if name in own and name not in taken)
@@ -103,6 +102,14 @@ def _encoder_prefix(network: nn.Module) -> str:
     raise InputError(
         f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit"
     )
+
+
+def _key_of_size(network: nn.Module, size: str) -> str:
+    """What a network of this kind is given for an encoder of that size."""
+    if not isinstance(network, LViT):
+        return f"model.size={size}"
+    own = size.removeprefix("ucnn_")
+    return f"model.options.cnn={size}" if own == size else f"model.size={own} with model.options.cnn=ucnn"
 
 
 def _target(network: nn.Module, name: str, parts: Parts) -> str | None:

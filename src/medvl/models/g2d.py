@@ -161,6 +161,7 @@ class G2D(nn.Module):
         pool_deeper: bool = True,
     ) -> None:
         super().__init__()
+        self.size, self.in_channels = size, in_channels
         _check("pool", pool, ("attention", "average"))
         _check("text_pool", text_pool, ("first", "mean", "attention"))
         _check("text_norm", text_norm, ("pooled", "tokens"))

@@ -22,7 +22,6 @@ from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
 from medvl.models.bridge import continue_from, load_foreign, start_from_g2d
-from medvl.models.g2d import G2D
 from medvl.tasks.pretrain import Pretrainer, PretrainTask, build_pretrainer
 from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
@@ -33,6 +32,7 @@ from medvl.text.encoder import TextEncoder
 from medvl.train.prepare_classify import classification
 from medvl.train.prepare_context import context_differences, context_plan, context_rules
 from medvl.train.prepare_detect import detection
+from medvl.train.start_image import init_of, load_pretrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,19 +250,17 @@ def _build(
     config: Config, manifest: Manifest, texts: list[str], context: ContextRules | None
 ) -> tuple[TextGuidedSegmenter, TextEncoder | None, str | None]:
     """Network and text encoder, new ones or those of `init`; and what was taken over from a pre-trained one."""
-    prefix, path = split_init(config.init or "")
+    prefix, path = init_of(config)
     if not path:
         return (*build_segmenter(config, len(manifest.classes), texts, context), None)
     if prefix == WEIGHTS_PREFIX:
         fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
         return fresh, encoder, load_foreign(fresh.network, path)
-    module, encoder, own, card = load_model(path)
     if prefix:
-        if not isinstance(module.network, G2D):
-            raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
+        source = load_pretrained(path)
         fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
-        taken = start_from_g2d(fresh.network, module.network, config.init_parts, path)
-        return fresh, encoder, str(taken)
+        return fresh, encoder, str(start_from_g2d(fresh.network, source, config.init_parts, path))
+    module, encoder, own, card = load_model(path)
     differences = [
         f"{name}: {getattr(own, name)} there, {getattr(config, name)} here"
         for name in ("task", "model", "text")
@@ -275,8 +273,7 @@ def _build(
         raise InputError(
             f"init is another network ({'; '.join(differences)})",
             file=path,
-            expected="the same model and text",
-            remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
+            expected="the same model and text, or a pre-trained run, whose image encoder is taken",
         )
     return module, encoder, None
 

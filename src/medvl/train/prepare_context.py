@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvl.config import Config, split_init
+from medvl.config import Config
 from medvl.data.context import ContextRules, column_kinds, learn_rules
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError
 from medvl.model_folder import load_context
 from medvl.models.registry import option_names
+from medvl.train.start_image import init_of
 
 
 def context_rules(config: Config, manifest: Manifest, splits: Mapping[str, Sequence[Record]]) -> ContextRules | None:
@@ -23,7 +24,7 @@ def context_rules(config: Config, manifest: Manifest, splits: Mapping[str, Seque
     if not names:
         return None
     _check_network(config, len(names))
-    prefix, path = split_init(config.init or "")
+    prefix, path = init_of(config)
     rules = load_context(path) if path and not prefix else None
     if rules is None:  # a run without context is refused later, by the differences of the configurations
         rules = learn_rules(splits["train"], config.data, manifest.path)

@@ -1,12 +1,12 @@
-"""Where a network that takes images alone starts from: new weights, a pre-trained encoder, a run of the same task."""
+"""Where a network starts from: new weights, a pre-trained image encoder, a run of the same task."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.config import G2D_PREFIX, WEIGHTS_PREFIX, Config, load_config, split_init
 from medvl.errors import InputError
-from medvl.model_folder import load_model
+from medvl.model_folder import find_model, load_model
 from medvl.models.bridge import load_foreign, start_from_g2d
 from medvl.models.g2d import G2D
 from medvl.tasks.segment import TextGuidedSegmenter
@@ -14,27 +14,47 @@ from medvl.tasks.segment import TextGuidedSegmenter
 Module = TypeVar("Module", bound=TextGuidedSegmenter)
 
 
+def init_of(config: Config) -> tuple[str, str]:
+    """Prefix and path of `init`, see `split_init`: a run of task: pretrain is `g2d:` where the task is another one.
+
+    Raises:
+        InputError: no such run.
+    """
+    prefix, path = split_init(config.init or "")
+    if path and not prefix and config.task != "pretrain":
+        if load_config(find_model(path) / "config.yaml").task == "pretrain":
+            prefix = G2D_PREFIX
+    return prefix, path
+
+
+def load_pretrained(path: str) -> G2D:
+    """The network of the pre-trained run at `path`; InputError for another one."""
+    network = load_model(path)[0].network
+    if not isinstance(network, G2D):
+        raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
+    return network
+
+
 def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...]) -> tuple[Module, str | None]:
-    """`fresh`, filled as `init` says, or the network of `init`; and what was taken over from it (None without one).
+    """`fresh`, which takes images alone, filled as `init` says, or the network of `init`; and what was taken over from
+    it (None without one).
 
     Raises:
         InputError: no such run, no pre-trained G2D behind `g2d:`, a network of another task, size or other classes.
     """
-    prefix, path = split_init(config.init or "")
+    prefix, path = init_of(config)
     if not path:
         return fresh, None
     if prefix == WEIGHTS_PREFIX:
         return fresh, load_foreign(fresh.network, path)
-    module, _, own, card = load_model(path)
     if prefix:
-        if not isinstance(module.network, G2D):
-            raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
-        return fresh, str(start_from_g2d(fresh.network, module.network, "encoder", path))
+        return fresh, str(start_from_g2d(fresh.network, load_pretrained(path), "encoder", path))
+    module, _, own, card = load_model(path)
     if not isinstance(module, type(fresh)) or own.model != config.model or tuple(card["classes"]) != classes:
         raise InputError(
             "init is another network",
             file=path,
-            expected=f"a run of task: {config.task} with the same model and the classes {', '.join(classes)}",
-            remedy="init: g2d:RUN takes the image encoder of a pre-trained run",
+            expected=f"a pre-trained run, or one of task: {config.task} with the same model and the classes "
+            + ", ".join(classes),
         )
     return module, f"all tensors of that {type(fresh).__name__.lower()}"

@@ -47,6 +47,7 @@ class Layout:
     parts: tuple[Part, ...]
     obtained: str  # where the set is to be had
     terms: str
+    met: str  # real files that the importer was tried on; for the rest it follows the set's description
     options: tuple[str, ...] = ()  # of the command line; passed on under their own names
     note: str = ""
 
@@ -103,6 +104,7 @@ _ALL = (
         _lvit_parts(None, None, None),
         "your own set; the layout is described in the README of HUANGLIZI/LViT on GitHub",
         "those of your set",
+        "names, captions and images of the sets qata and monuseg, laid out anew",
     ),
     Layout(
         "qata",
@@ -111,6 +113,7 @@ _ALL = (
         _lvit_parts(5716, 1429, 2113),
         "Kaggle, aysendegerli/qatacov19-dataset; captions and split: README of HUANGLIZI/LViT on GitHub",
         "see both pages; no licence text was read for this tool",
+        "the 9,258 captions with their file names, in a wording turned back by rule; images and masks never",
     ),
     Layout(
         "mosmed",
@@ -119,6 +122,7 @@ _ALL = (
         _lvit_parts(2183, 273, 273),
         "mosmed.ai (COVID19_1110); slices, captions and split: README of HUANGLIZI/LViT on GitHub",
         "MosMedData: CC BY-NC-ND 3.0 by its authors' paper; the captions: see LViT's page",
+        "none, layout from description",
     ),
     Layout(
         "monuseg",
@@ -127,6 +131,7 @@ _ALL = (
         _lvit_parts(24, 6, 14),
         "monuseg.grand-challenge.org; captions and split: README of HUANGLIZI/LViT on GitHub",
         "CC BY-NC-SA 4.0",
+        "36 of the 44 images with their masks and captions, laid out anew",
     ),
     Layout(
         "lung-regions",
@@ -135,6 +140,7 @@ _ALL = (
         (Part("manifest with lung masks", ("manifest.csv",)),),
         "your own set, or medvl's shipped one (medvl:cxr_regions)",
         "those of your set",
+        "medvl's shipped set",
         options=("max_size", "licence"),
         note="--out is a new folder",
     ),
@@ -145,6 +151,7 @@ _ALL = (
         (Part("manifest with a column of reports", ("manifest.csv",)),),
         "your own set",
         "those of your set",
+        "its rules of text: 3,561 reports of Open-i",
         options=("text_column", "max_words"),
         note="instead of the folder a manifest may be given; the column is --text-column",
     ),
@@ -160,6 +167,7 @@ _ALL = (
         ),
         "physionet.org/content/mimic-cxr-jpg and physionet.org/content/mimic-cxr (reports)",
         _PHYSIONET,
+        "none, layout from description",
         options=("views", "reports"),
     ),
     Layout(
@@ -172,6 +180,7 @@ _ALL = (
         ),
         "openi.nlm.nih.gov, FAQ, collection of Indiana University",
         "CC BY-NC-ND 4.0, stated in every report",
+        "all 3,955 reports, with the names of the 7,470 images; images never",
     ),
     Layout(
         "ms-cxr",
@@ -183,6 +192,7 @@ _ALL = (
         ),
         "physionet.org/content/ms-cxr; its images are those of physionet.org/content/mimic-cxr-jpg",
         _PHYSIONET,
+        "none, layout from description",
         options=("images",),
     ),
     Layout(
@@ -195,6 +205,7 @@ _ALL = (
         ),
         "Kaggle, competition siim-acr-pneumothorax-segmentation",
         "the competition's rules: see its page",
+        "the table of run lengths, whole; DICOM files never",
         note="DICOM files of the challenge's test set count too, but have no masks",
     ),
     Layout(
@@ -207,6 +218,7 @@ _ALL = (
         ),
         "Kaggle, competition rsna-pneumonia-detection-challenge",
         "the challenge's terms of use (RSNA): see its page",
+        "the table of boxes, whole; DICOM files never",
     ),
     Layout(
         "object-cxr",
@@ -221,6 +233,7 @@ _ALL = (
         ),
         "jfhealthcare.github.io/object-CXR; archive.org, item object-CXR",
         "see its page; no licence text was read for this tool",
+        "none, layout from description",
     ),
     Layout(
         "nih",
@@ -235,6 +248,7 @@ _ALL = (
         ),
         "nihcc.app.box.com/v/ChestXray-NIHCC",
         "free use; name the NIH Clinical Center, link its page and cite Wang et al., CVPR 2017",
+        "both tables, whole; the official lists and the images never",
     ),
     Layout(
         "chexpert",
@@ -248,6 +262,7 @@ _ALL = (
         ),
         "Stanford AIMI, shared datasets: CheXpert",
         "Stanford University Dataset Research Use Agreement: registration, no commercial use",
+        "train.csv, whole; valid.csv and the images never",
         options=("uncertain", "unmentioned"),
     ),
     Layout(
@@ -262,6 +277,7 @@ _ALL = (
         ),
         "Kaggle, andyczhao/covidx-cxr2 (images); labels/ of lindawangg/COVID-Net on GitHub (lists)",
         "mixed, by source: docs/COVIDx.md of COVID-Net",
+        "the first lines of the training list; the rest never",
     ),
     Layout(
         "coco",
@@ -273,6 +289,7 @@ _ALL = (
         ),
         "your own set; the format is described on cocodataset.org",
         "those of your set",
+        "run lengths of pycocotools; whole files never",
     ),
     Layout(
         "yolo",
@@ -285,6 +302,7 @@ _ALL = (
         ),
         "your own set; the format is described in the Ultralytics documentation",
         "those of your set",
+        "none, layout from description",
     ),
 )
 LAYOUTS = {layout.name: layout for layout in _ALL}

@@ -1,6 +1,6 @@
 """MIMIC-CXR-JPG 2.0.0 and 2.1.0 (PhysioNet, doi 10.13026/jsn5-t979), with the reports of MIMIC-CXR.
 
-Layout as its pages on PhysioNet give it:
+Layout as its pages on PhysioNet give it; it never met real files:
 
     mimic-cxr-2.0.0-split.csv(.gz)       dicom_id, study_id, subject_id, split (train, validate, test)
     mimic-cxr-2.0.0-metadata.csv(.gz)    dicom_id, subject_id, study_id, ..., ViewPosition, ...
