@@ -198,6 +198,51 @@ def test_phrases_and_boxes_by_hand(tmp_path: Path) -> None:
         compare([runs[0], grounded(tmp_path / "e", [0.2, 0.4, 0.6], lr=1.0) and _edit(tmp_path / "e")])
 
 
+def test_what_was_asked_makes_a_method(tmp_path: Path) -> None:
+    def prompted(name: str, word: str, **more: Any) -> str:
+        asked = {"a": {"positive": [word], "negative": [f"no {word}"]}}
+        told = {"prompts": asked, "prompt_family": "own", "temperature": 0.07}
+        return labelled(tmp_path / name, GOOD if word == "x" else POOR, "zero-shot classify", **told | more)
+
+    result = compare([prompted("one", "x"), prompted("two", "y"), prompted("three", "x", seed=1)])
+    assert [method["num_seeds"] for method in result["methods"]] == [2, 1]
+    names = [method["name"] for method in result["methods"]]
+    assert all(name.startswith("prompts=own ") for name in names) and names[0] != names[1]
+    assert list(result["settings"]) == ["asked.prompts"]
+    warm = compare([prompted("four", "x"), prompted("five", "x", temperature=1.0)])
+    assert warm["settings"] == {"asked.temperature": ["0.07", "1.0"]}
+    ways = [
+        grounded(tmp_path / f"g{i}", [0.2, 0.4, 0.6], how=how, sigma_cells=sigma)
+        for i, (how, sigma) in enumerate((("value", 1.5), ("projector", 1.5), ("value", 0.0)))
+    ]
+    asked = compare(ways)
+    assert asked["settings"] == {
+        "asked.how": ["value", "projector", "value"], "asked.sigma_cells": ["1.5", "1.5", "0.0"],
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"same settings and seed 0.*give each run a name of its own: --names"):
+        compare([ways[0], grounded(tmp_path / "again", [0.2, 0.4, 0.6], how="value", sigma_cells=1.5)])
+
+
+def test_trained_and_prompted_classifiers_stand_in_one_table(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"prompts": {}, "prompt_family": "own", "temperature": 1.0}
+    trained = labelled(tmp_path / "tuned", GOOD)
+    asked = labelled(tmp_path / "asked", POOR, "zero-shot classify", lr=1.0, **told)
+    result = compare([trained, asked], names=["tuned", "asked"], out=tmp_path / "out")
+    assert result["task"] == "classify and prompts" and "threshold" in result
+    for method, probs in zip(result["methods"], (GOOD, POOR), strict=True):
+        assert method["metrics"]["auc_a"]["mean"] == pytest.approx(auc(probs[:, 0], LABELS[:, 0]))
+    assert 0 < result["methods"][1]["metrics"]["macro_auc"]["p"] <= 1
+    assert (tmp_path / "out" / "compare.html").is_file()
+    assert result["settings"]["asked.prompts"][0] == "none" and result["settings"]["asked.prompts"][1][:4] == "own "
+    elsewhere = labelled(tmp_path / "elsewhere", POOR, "zero-shot classify", manifest_hash="x", **told)
+    with pytest.raises(InputError, match=r"not scored as .*tuned.* manifest_hash"):
+        compare([trained, elsewhere])
+    two = [labelled(tmp_path / "poor", POOR, lr=2.0), labelled(tmp_path / "also", GOOD, "zero-shot classify",
+           manifest_hash="x", lr=3.0, **told)]  # fmt: skip
+    apart = compare([trained, elsewhere, *two])
+    assert list(apart["tasks"]) == ["classify", "zero-shot classify"]  # of two sets: a table each
+
+
 def _edit(place: Path) -> str:
     path = place / "summary.json"
     path.write_text(path.read_text().replace('"target": "mask"', '"target": "lesion"'))

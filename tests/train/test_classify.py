@@ -188,6 +188,18 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
         assert practice["mean"] >= test["by_class"][name]["f1"]["mean"] and practice["lo"] <= practice["hi"]
     macro = test["published_practice"]["by_mcc"]["macro"]["mcc"]
     assert macro["lo"] <= macro["mean"] <= macro["hi"] and f"mcc {macro['mean']:.3f} [" in as_text(test, tmp_path)
+    lines = (films / "manifest.csv").read_text().splitlines()  # of val only p13 keeps its bars
+    few = [line for line in lines if not line.startswith(("c30,", "c31,", "c34,", "c35,"))]
+    (films / "few.csv").write_text("\n".join(few) + "\n")
+    page, found = make_report(tuned, films / "few.csv", out=tmp_path / "few.html")
+    assert found["by_class"]["bar"]["num_positive"] == 2 and found["metrics"]["macro_auc"]["lo"] is None
+    some = found["macro_with_interval"]["macro_auc"]
+    assert some["classes"] == ["disc"] and some["mean"] == found["by_class"]["disc"]["auc"]["mean"]
+    cut = found["published_practice"]["by_f1"]["macro_with_interval"]["f1"]
+    told = as_text(found, tmp_path)
+    assert f"{some['mean']:.3f}  [{some['lo']:.3f}, {some['hi']:.3f}]  disc" in told
+    assert f"(1 of 2 classes: {cut['mean']:.3f} [{cut['lo']:.3f}, {cut['hi']:.3f}])" in told
+    assert "of classes that have an interval" in page.read_text() and "(1 of 2 classes:" in page.read_text()
     fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20)
     assert fixed["threshold_source"] == "fixed" and fixed["by_class"]["disc"]["sensitivity"]["mean"] == 1
     module, _, _, _ = load_model(tuned)

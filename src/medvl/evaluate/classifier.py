@@ -209,9 +209,13 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
     if practice is not None:
         lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
         for by, rule in RULES.items():
-            macro = practice[f"by_{by}"]["macro"]
-            told = ", ".join(f"{name} {' '.join(_cell(value).split())}" for name, value in macro.items())
-            lines.append(f"  {rule}: macro {told}")
+            found = practice[f"by_{by}"]
+            told = []
+            for name, value in found["macro"].items():
+                told.append(f"{name} {_inline(value)}")
+                if some := found["macro_with_interval"].get(name):
+                    told[-1] += f" ({some['num']} of {value['num']} classes: {_inline(some)})"
+            lines.append(f"  {rule}: macro {', '.join(told)}")
     figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
     return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, {', '.join(figures)}"])
 
@@ -301,3 +305,7 @@ def _cell(value: dict[str, Any]) -> str:
         return f"{'-':>6}"
     interval = "" if value["lo"] is None else f"  [{value['lo']:.3f}, {value['hi']:.3f}]"
     return f"{value['mean']:>6.3f}{interval}"
+
+
+def _inline(value: dict[str, Any]) -> str:
+    return " ".join(_cell(value).split())

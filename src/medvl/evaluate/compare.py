@@ -24,6 +24,7 @@ from medvl.evaluate.methods import (
     ScoredRun,
     check_comparable,
     group_methods,
+    join_labelled,
     open_runs,
     pool_folds,
     setting_table,
@@ -58,7 +59,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compare runs; with `out` write compare.csv, compare.json and compare.html there. Returns compare.json's object.
 
-    Runs of several tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
+    Trained and prompted classifiers are of one task where they fit each other (see `join_labelled`). Runs of several
+    tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
 
     Args:
         targets, manifest_path, overrides: see `open_runs`.
@@ -77,6 +79,7 @@ def compare(
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
     if folds:
         runs = pool_folds(runs)
+    runs = join_labelled(runs)
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)

@@ -49,7 +49,8 @@ class ScoredCase:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of evaluation. `alike`: what must be the same in the summaries; `truth`: what cases have, in words."""
+    """One kind of evaluation. `alike`: what must be the same in the summaries; `truth`: what cases have, in words;
+    `asked`: keys of the summary that make a method beside the configuration of its training."""
 
     task: str
     format: str
@@ -58,6 +59,7 @@ class Kind:
     truth: str
     ratios: Mapping[str, tuple[str, str, str]] | None = None  # metric -> title, numerator, denominator ("" = 1)
     tested: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     def read(self, folder: Path) -> dict[Key, CaseRow | ScoredCase]:
         """The cases of an evaluation folder."""
@@ -347,6 +349,7 @@ KINDS = (
         "zero-shot classification",
         (*_SAME_SET, "classes"),
         "set of labels",
+        asked=("prompts", "temperature"),
     ),
     Kind(
         "ground",
@@ -361,6 +364,7 @@ KINDS = (
             "pointing": ("Pointing game (share of cases)", "pointing", ""),
         },
         ("dice", "pointing"),
+        ("sigma_cells", "how"),
     ),
     Kind(
         "detect",
@@ -375,6 +379,16 @@ KINDS = (
         },
         ("ap", "recall50"),
     ),
+)
+
+# Of trained classifiers beside prompted ones, see `join_labelled`.
+TRAINED_AND_PROMPTED = Kind(
+    "classify and prompts",
+    "",
+    "classification, trained and by prompts",
+    (*_SAME_SET, "classes"),
+    "set of labels",
+    asked=("prompts", "temperature"),
 )
 
 

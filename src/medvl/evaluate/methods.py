@@ -6,14 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medvl.config import ASSET_PREFIX, config_dict, load_config
 from medvl.errors import Fault, InputError
 from medvl.evaluate.classifier_report import read_label_cases
-from medvl.evaluate.compare_kinds import KINDS, Kind, ScoredCase, kind_of
+from medvl.evaluate.compare_kinds import KINDS, TRAINED_AND_PROMPTED, Kind, ScoredCase, kind_of
 from medvl.evaluate.inputs import is_model, open_inputs, task_of
 from medvl.evaluate.report import results_folder, stored_evaluation
 from medvl.evaluate.stored import SCORED, stored_scores
@@ -24,6 +24,7 @@ MAX_NAMED = 10  # cases that an error names
 MAX_KEYS = 4  # differing keys of which a method's name is made
 WITHOUT_SEED = MACHINE_KEYS | SEED_KEYS
 WITHOUT_FOLD = WITHOUT_SEED | {"data.manifest"}
+LABELLED = ("classify", "zero-shot classify")
 READ_FROM = ("data.text_column", "data.constant_text")  # where texts come from; runs may differ in it
 
 
@@ -40,9 +41,12 @@ class ScoredRun:
 
     @property
     def config(self) -> Mapping[str, Any] | None:
-        """The configuration it was trained with; None for masks of another program."""
+        """The configuration it was trained with, and `asked`: how; None for masks of another program."""
         found = self.summary.get("config")
-        return found if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return None
+        asked = {key: _asked(self.summary, key) for key in self.kind.asked if key in self.summary}
+        return {**found, "asked": asked} if asked else found
 
     @property
     def seed(self) -> str:
@@ -143,6 +147,21 @@ def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
     return ScoredRun(" + ".join(targets), first.kind, summary, cases, first.folder, targets)
 
 
+def join_labelled(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Trained and prompted classifiers of the same set and classes become one kind; others stay as they are.
+
+    A run that is the only one of its kind is joined in any case: what differs is then said by `check_comparable`.
+    """
+    tasks = [run.kind.task for run in runs if run.kind.task in LABELLED]
+    own = [run.summary for run in runs if run.kind.task in LABELLED]
+    if len(set(tasks)) < len(LABELLED):
+        return list(runs)
+    alike = all(one[key] == own[0][key] for one in own for key in TRAINED_AND_PROMPTED.alike)
+    if not alike and all(tasks.count(task) > 1 for task in LABELLED):
+        return list(runs)
+    return [replace(run, kind=TRAINED_AND_PROMPTED) if run.kind.task in LABELLED else run for run in runs]
+
+
 def check_comparable(runs: Sequence[ScoredRun], split: str) -> list[str]:
     """InputError with every fault unless all runs were scored alike on the same cases; -> notes for the reader."""
     first, faults, notes = runs[0], [], []
@@ -209,7 +228,8 @@ def group_methods(runs: Sequence[ScoredRun], names: Sequence[str] = ()) -> list[
             again = next(seed for seed in seeds if seeds.count(seed) > 1)
             targets = ", ".join(run.target for run in method.runs if run.seed == again)
             raise InputError(
-                f"runs of the same settings and seed {again} ({method.name}): {targets}", remedy="leave all but one out"
+                f"runs of the same settings and seed {again} ({method.name}): {targets}",
+                remedy="leave all but one out, or give each run a name of its own: --names",
             )
     return methods
 
@@ -335,6 +355,14 @@ def _settings(config: Mapping[str, Any], leave_out: frozenset[str] = WITHOUT_SEE
     if settings.get("data.also_labelled"):  # a table of patients for every seed
         settings["data.also_labelled"] = _without_seed(settings["data.also_labelled"])
     return settings
+
+
+def _asked(summary: Mapping[str, Any], key: str) -> Any:
+    """How a zero-shot evaluation asked; prompts by their family and a hash of all of them."""
+    if key != "prompts":
+        return summary[key]
+    text = json.dumps(summary[key], sort_keys=True)
+    return f"{summary.get('prompt_family')} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _settings_differ(one: ScoredRun, other: ScoredRun) -> dict[str, tuple[Any, Any]]:

@@ -289,6 +289,7 @@ _CELLS: dict[str, Callable[[ScoredRun, str], Cell]] = {
     "ground": _phrase_cells,
     "classify": _label_cells,
     "zero-shot classify": _label_cells,
+    "classify and prompts": _label_cells,
     "detect": _box_cells,
 }
 
@@ -327,9 +328,9 @@ def _plain(text: str) -> str:
 
 
 def _what(run: ScoredRun, reference: str) -> str:
-    by = {"classify": "mean |score - label|", "zero-shot classify": "mean |score - label|", "detect": "AP of the image"}
-    measure = by.get(run.kind.task, "Dice")
-    colours = "Green: true labels." if "classify" in run.kind.task else "Green: truth. Orange: prediction."
+    labelled = "classify" in run.kind.task
+    measure = "mean |score - label|" if labelled else {"detect": "AP of the image"}.get(run.kind.task, "Dice")
+    colours = "Green: true labels." if labelled else "Green: truth. Orange: prediction."
     return (
         f"The worst, median and best cases of the first run of {reference}, by {measure}, under the first run of "
         f"each method. {colours}"
