@@ -65,6 +65,19 @@ def test_round_trip_and_overrides(tmp_path: Path) -> None:
     assert config_dict(load_config(tmp_path / "c.yaml")) == config_dict(config)
 
 
+def test_relative_paths_of_overrides_hold_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "run").mkdir()
+    recipe = tmp_path / "recipes" / "r.yaml"
+    recipe.write_text("data: {manifest: m.csv}\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(recipe, ["data.manifest=films.csv", "init=g2d:runs/g2d"])
+    assert (config.data.manifest, config.init) == (str(tmp_path / "films.csv"), f"g2d:{tmp_path / 'runs' / 'g2d'}")
+    save_config(config, tmp_path / "run" / "config.yaml")
+    assert config_dict(load_config(tmp_path / "run" / "config.yaml")) == config_dict(config)
+    assert load_config(recipe, ["data.manifest=medvl:cxr_regions"]).data.manifest == "medvl:cxr_regions"
+
+
 def test_bad_override(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("{}")
     with pytest.raises(InputError, match="not key=value"):

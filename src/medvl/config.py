@@ -240,7 +240,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
     Relative paths in `init`, `data.manifest`, `data.also_labelled`, `text.cache_dir`, `classify.cache_dir`,
-    `text.tokenizer` and `text.init` are taken from the recipe's folder.
+    `text.tokenizer` and `text.init` are taken from the recipe's folder. Those
+    of overrides are taken from the working directory.
     """
     path = Path(path)
     if not path.is_file():
@@ -254,6 +255,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     _absolute(raw, path.parent)
     for override in overrides:
         _apply_override(raw, override)
+    _absolute(raw, Path.cwd())  # what is relative now came by an override; the run folder's copy lies elsewhere
     return make_config(raw, source=str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,13 @@ def test_no_such_file_or_family(tmp_path: Path) -> None:
         load_prompts(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match=r"no prompt family chexzeros.*did you mean chexzero"):
         load_prompts(family="chexzeros")
+
+
+def test_the_prompts_of_the_page_on_classification_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "prompts.yaml").write_text(text)
+    assert load_prompts(tmp_path / "prompts.yaml").name == "short"
+    found = load_prompts(tmp_path / "prompts.yaml", "ensemble").prompts(["Effusion", "Pleural_Thickening", "normal"])
+    assert found["Effusion"].positive == ("pleural effusion", "fluid in the pleural space")
+    assert found["Pleural_Thickening"].negative[2] == "the lungs are clear of pleural thickening"
