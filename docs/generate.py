@@ -352,6 +352,11 @@ def read_cells(folder: Path, about: About) -> list[dict[str, Any]]:
     strays = [path.name for path in found if about.names is not None and path.stem not in about.names]
     if strays:
         sys.exit(f"{folder}: {', '.join(strays)} is of no cell that the sweep plans; remove it or plan it")
+    if about.names is not None:
+        for path, cell in found.items():
+            point = cell.get("grid_point", {})
+            if point not in ([{}] if cell["variant"] in about.once else about.grid):
+                sys.exit(f"{path}: grid_point {point} is none of the sweep's")
     return list(found.values())
 
 

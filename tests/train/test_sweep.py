@@ -438,6 +438,18 @@ def test_a_cell_waits_for_the_run_that_another_process_is_at(
     assert "needs the run @first, which is not finished" in second.error
 
 
+def test_a_run_that_is_only_a_result_here_is_trained_again_for_what_needs_it(tiny_recipe: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, tiny_recipe, variants={"first": {}, "second": {"init": "@first"}}, results="results")
+    run_sweep(path, tmp_path / "here", only=["first"])
+    result = tmp_path / "results" / "first-seed0.json"
+    kept = result.read_bytes()
+    first, second = run_sweep(path, tmp_path / "elsewhere")  # a fresh clone: the committed result, no run
+    assert (first.state, second.state, second.error) == ("done", "done", "")
+    assert result.read_bytes() == kept
+    own, again = (weights(tmp_path / where / "first-seed0") for where in ("here", "elsewhere"))
+    assert all(torch.equal(value, again[name]) for name, value in own.items())
+
+
 def test_absolute_paths_leave_a_result_file() -> None:
     roots = {Path("/home/me/out"): "$OUT", Path("/home/me"): "~"}
     value = {"a": ["/home/me/out/x y/z", "data.manifest=/mnt/sets/m.csv", "hf:/models/bert", "1/2", 3, None]}

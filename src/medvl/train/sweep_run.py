@@ -163,12 +163,19 @@ class _Work:
 
         config, run = self.config(cell), self.out / cell.name
         for other in self.sweep.needs(cell):
-            if not _finished(self.out / other.name):
+            if _finished(self.out / other.name):
+                continue
+            if not self.result(other).exists():
                 raise InputError(
                     f"{cell.name} needs the run @{other.variant}, which is not finished",
                     file=self.out / other.name,
-                    remedy=f"run that variant first; if only {self.result(other).name} is here, copy its run there too",
+                    remedy="run that variant first",
                 )
+            with _alone(self.out / ".locks" / other.name) as alone:
+                if not alone:
+                    raise InputError(f"another process is at the run @{other.variant}", remedy="the same sweep again")
+                _say(f"{other.name}: has its result but no run here; trained again for {cell.name}, the result stays")
+                self._train(other)
         if cell.asked is not None:
             return
         if (run / "config.yaml").is_file():
