@@ -174,7 +174,7 @@ def test_the_teacher_gives_the_target_and_follows(tiny_recipe: Path, tmp_path: P
     with torch.no_grad():
         before = task.logits(batch, task.module.eval()).sigmoid()
         for parameter in task.module.parameters():
-            parameter += 0.05
+            parameter.add_(0.05)
         student = task.logits(batch)
     target = task._pseudo_labels(batch, student)
     torch.testing.assert_close(target, before)
