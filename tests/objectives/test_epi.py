@@ -114,7 +114,7 @@ def test_a_journal_of_a_later_step_is_refused(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_images_stay_on_disk(tmp_path: Path) -> None:
-    """1 GB on paper: the file is sparse, and what was touched is given back."""
+    """1 GB on paper: the file is sparse, and what was touched is given back, between checkpoints too."""
     ids = [str(i) for i in range(10_000)]
     store = PseudoLabelStore.create(tmp_path, ids, (1, 224, 224), storage="float16", seed=0)
     assert (tmp_path / "labels.npy").stat().st_size > 1_000_000_000
@@ -122,8 +122,10 @@ def test_ten_thousand_images_stay_on_disk(tmp_path: Path) -> None:
     probs = np.full((1, 224, 224), 0.7, np.float32)
     for ident in ids[:: len(ids) // 300]:
         store.update(ident, probs, None, 0.99, warmup=True)  # 30 MB of labels
+    held = _resident_mb()
+    assert held - before < 15  # 5 MB of the last updates
     store.checkpoint(1)
-    assert _resident_mb() - before < 15
+    assert _resident_mb() < held - 2
     assert store.visits(ids[0]) == 1
 
 

@@ -141,6 +141,52 @@ def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path
         assert task._store.read(batch.ids[0]).mean() == pytest.approx(want, abs=2e-3)
 
 
+def test_pixels_outside_the_view_keep_their_label(tiny_recipe: Path, tmp_path: Path) -> None:
+    """A view moved to the right by a quarter does not show the record's right quarter."""
+    still = ["data.augment.scheme=none", "data.p_empty_text=0"]
+    config = load_config(tiny_recipe, [*SEMI, "semi.beta_warmup=false", "semi.beta=0.75", *still])
+    task, manifest, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    assert task._store is not None
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    height, width = config.data.image_size
+    step = np.array([[1, 0, width // 4], [0, 1, 0], [0, 0, 1.0]])
+    moved = []
+    for affine in batch.affines:
+        plain = fit(affine.source_size, (height, width), config.data.resize)
+        moved.append(replace(plain, matrix=(step @ np.vstack([plain.matrix, (0, 0, 1)]))[:2]))
+    for view, probs in ((batch, 0.8), (replace(batch, affines=tuple(moved)), 0.2)):
+        logits = torch.full((len(batch.ids), 1, height, width), float(np.log(probs / (1 - probs))))
+        task._pseudo_labels(view, logits)
+        task._flush()
+    for ident in batch.ids:
+        stored = task._store.read(ident)[0]
+        # 0.75 * 0.8 + 0.25 * 0.2 = 0.65 where it was seen; 0.8 where it was not
+        np.testing.assert_allclose(stored[:, : 3 * width // 4], 0.65, atol=2e-3)
+        np.testing.assert_allclose(stored[:, 3 * width // 4 :], 0.8, atol=2e-3)
+
+
+def test_the_teacher_gives_the_target_and_follows(tiny_recipe: Path, tmp_path: Path) -> None:
+    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, ["semi.epi=weights", "semi.beta=0.9"])
+    assert task._teacher is not None
+    started = [p.detach().clone() for p in task.module.parameters()]
+    with torch.no_grad():
+        before = task.logits(batch, task.module.eval()).sigmoid()
+        for parameter in task.module.parameters():
+            parameter.add_(0.05)
+        student = task.logits(batch)
+    target = task._pseudo_labels(batch, student)
+    torch.testing.assert_close(target, before)
+    assert (target - student.sigmoid()).abs().min() > 0.01
+    # Step 5 keeps min(0.9, 6 / 15) = 0.4 of the teacher, step 1000 min(0.9, 1001 / 1010) = 0.9: 0.6, 0.6 + 0.1 * 0.4.
+    for step, gone in (5, 0.6), (1000, 0.64):
+        task.after_step(step)
+        for own, start in zip(task._teacher.parameters(), started, strict=True):
+            torch.testing.assert_close(own, start + gone * 0.05, rtol=1e-5, atol=1e-5)
+    assert (task._pseudo_labels(batch, student) - before).abs().min() > 0.01
+
+
 @pytest.mark.parametrize("poison", ["other", "never opened"])
 def test_hidden_masks_do_not_reach_the_weights(
     finished: Path, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
@@ -181,6 +227,24 @@ def test_quality_of_the_store_is_logged(finished: Path) -> None:
     assert 0 <= last["store_dice"] <= 1 and 0 < last["store_visited"] <= 1 and last["lv_loss"] > 0
     plan = json.loads((finished / "plan.json").read_text())["labels"]
     assert plan["labelled_patients"] == 3 and plan["hidden_masks"] == 10 and plan["unlabelled_without_text"] == 0
+
+
+def test_the_quality_of_the_store_by_hand(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask: columns 0-7. Labels above .5: columns 4-19, Dice 2 * 4 / (8 + 16) = 1/3; columns 0-7, Dice 1."""
+    config = load_config(tiny_recipe, SEMI)
+    task, _, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    assert task._store is not None and task._quality() == {}
+    true = np.zeros(config.data.image_size, dtype=bool)
+    true[:, :8] = True
+    monkeypatch.setattr(semi_segment, "hidden_mask", lambda *_: true)
+    for ident, columns, num_visits in zip(sorted(hidden), (slice(4, 20), slice(0, 8)), (1, 3), strict=False):
+        probs = np.full(task._store.shape, 0.4, np.float32)
+        probs[..., columns] = 0.6
+        for _ in range(num_visits):
+            task._store.update(ident, probs, None, 0.9, warmup=True)
+    want = {"store_dice": 2 / 3, "store_visited": 2 / 10, "store_visits": 4 / 10}
+    assert task._quality() == pytest.approx(want)
 
 
 def test_own_masks_are_never_in_the_bank(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -302,8 +366,9 @@ def test_what_cannot_be_trained_is_said_before_there_is_a_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_semi_runs_on_one_device(tiny_recipe: Path, tmp_path: Path) -> None:
-    config = load_config(tiny_recipe, SEMI)
+@pytest.mark.parametrize("options", [[*SEMI, "train.steps_per_epoch=null"], ["train.steps_per_epoch=3"]])
+def test_semi_and_steps_per_epoch_run_on_one_device(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:
+    config = load_config(tiny_recipe, options)
     two = SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
     with pytest.raises(InputError, match=r"run on one device; expected train.devices: 1"):
         prepare(config, load_manifest(config.data.manifest), two, tmp_path / "run")  # type: ignore[arg-type]
@@ -387,7 +452,7 @@ def test_the_total_by_hand(
     batch = replace(batch, target=torch.where(is_open, torch.nan, upper))
     probs = 0.2 + 0.6 * upper
     # For rows with a mask both have what would change the loss if it were counted.
-    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: torch.where(is_open, most, 1 - upper))
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: torch.where(is_open, most, lower))
     monkeypatch.setattr(task, "_retrieved", lambda *_: torch.where(is_open, lower, upper))
     monkeypatch.setattr(task, "logits", lambda *_: probs.logit())
     task.progress = progress
@@ -395,6 +460,7 @@ def test_the_total_by_hand(
     assert losses["sup_loss"] == pytest.approx(0.157026, abs=2e-5)
     assert losses["unsup_loss"] == pytest.approx(0.7 * (0.361702 + entropy), abs=2e-5)
     assert losses["lv_loss"] == pytest.approx(0.675557, abs=2e-5)
+    assert losses["pseudo_fraction"] == pytest.approx(0.75)
     want = 0.157026 + factor * (0.7 * (0.361702 + entropy) + 0.1 * 0.675557)
     assert losses["loss"] == pytest.approx(want, abs=2e-5)
 
