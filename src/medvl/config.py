@@ -240,8 +240,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
     Relative paths in `init`, `data.manifest`, `data.also_labelled`, `text.cache_dir`, `classify.cache_dir`,
-    `text.tokenizer` and `text.init` are taken from the recipe's folder. Those
-    of overrides are taken from the working directory.
+    `text.tokenizer` and `text.init` are taken from the recipe's folder, those of overrides from the working directory.
     """
     path = Path(path)
     if not path.is_file():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from medvl.errors import InputError
 from medvl.evaluate import classification as c
 from medvl.evaluate.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.exclusive_classes import multiclass_metrics
 from medvl.evaluate.statistics import mean_interval, ratio_intervals
 
 cases = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=25)
@@ -201,7 +202,7 @@ def test_the_macro_interval_is_of_the_classes_that_have_one_and_they_are_named()
     assert whole["macro_with_interval"] == {}
     assert whole["macro"]["auc"] == {key: value for key, value in some.items() if key != "classes"}
     true = np.array([0] * 20 + [1] * 18 + [2] * 2)  # the last class: one patient
-    of_one = c.multiclass_metrics(rng.dirichlet(np.ones(3), num), true, patients, list("xyz"), num_draws=50)
+    of_one = multiclass_metrics(rng.dirichlet(np.ones(3), num), true, patients, list("xyz"), num_draws=50)
     assert of_one["metrics"]["macro_auc"]["lo"] is None
     assert set(of_one["macro_with_interval"]) == {
         "balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision",
@@ -212,7 +213,7 @@ def test_the_macro_interval_is_of_the_classes_that_have_one_and_they_are_named()
 def test_multiclass_by_hand() -> None:
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.2, 0.2, 0.6], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3]])
     true = np.array([0, 1, 1, 0, 0])
-    found = c.multiclass_metrics(probs, true, list("abcde"), ["x", "y", "z"], num_draws=20)
+    found = multiclass_metrics(probs, true, list("abcde"), ["x", "y", "z"], num_draws=20)
     metrics = found["metrics"]
     assert metrics["accuracy"]["mean"] == pytest.approx(3 / 5)
     assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
@@ -226,7 +227,7 @@ def test_multiclass_by_hand() -> None:
     assert found["undefined"]["auc"] == ["z"]
     assert found["by_class"]["x"]["sensitivity"]["mean"] == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
-        c.multiclass_metrics(probs, true + 2, list("abcde"), ["x", "y", "z"])
+        multiclass_metrics(probs, true + 2, list("abcde"), ["x", "y", "z"])
 
 
 def correlation(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
@@ -242,7 +243,7 @@ def test_the_mcc_of_several_classes_and_its_interval_of_resampled_patients() -> 
     probs = rng.dirichlet(np.ones(3), 40) * 0.6 + 0.4 * np.eye(3)[true]
     predicted = probs.argmax(axis=1)
     patients = [f"p{i // 2}" for i in range(40)]
-    found = c.multiclass_metrics(probs, true, patients, list("xyz"), num_draws=200, seed=1)["metrics"]
+    found = multiclass_metrics(probs, true, patients, list("xyz"), num_draws=200, seed=1)["metrics"]
     assert found["mcc"]["mean"] == pytest.approx(correlation(true, predicted, 3)) and found["mcc"]["num"] == 40
     names = sorted(set(patients))
     rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
@@ -253,11 +254,11 @@ def test_the_mcc_of_several_classes_and_its_interval_of_resampled_patients() -> 
     lo, hi = np.nanpercentile(draws, [2.5, 97.5])
     assert (found["mcc"]["lo"], found["mcc"]["hi"]) == pytest.approx((lo, hi))
     assert all(found[name]["lo"] < found[name]["mean"] for name in ("ece", "macro_average_precision", "macro_auc"))
-    alike = c.multiclass_metrics(np.eye(3)[[0] * 4], np.array([0, 0, 1, 1]), list("abcd"), list("xyz"), num_draws=50)
+    alike = multiclass_metrics(np.eye(3)[[0] * 4], np.array([0, 0, 1, 1]), list("abcd"), list("xyz"), num_draws=50)
     assert alike["metrics"]["mcc"] == {"mean": 0, "lo": 0, "hi": 0, "num": 4}
-    one = c.multiclass_metrics(probs[:4], np.zeros(4, dtype=int), list("abcd"), list("xyz"), num_draws=5)["metrics"]
+    one = multiclass_metrics(probs[:4], np.zeros(4, dtype=int), list("abcd"), list("xyz"), num_draws=5)["metrics"]
     assert one["mcc"]["mean"] is None and one["accuracy"]["lo"] is not None
-    few = c.multiclass_metrics(probs[:3], np.array([0, 0, 1]), list("abc"), list("xyz"), num_draws=50)["metrics"]
+    few = multiclass_metrics(probs[:3], np.array([0, 0, 1]), list("abc"), list("xyz"), num_draws=50)["metrics"]
     assert few["mcc"]["mean"] is not None and few["mcc"]["lo"] is None  # class y has one patient
 
 
@@ -266,9 +267,7 @@ def test_the_mcc_of_several_classes_and_its_interval_of_resampled_patients() -> 
 def test_of_two_classes_the_mcc_is_the_usual_one(rows: list[tuple[int, bool]]) -> None:
     score, label = split_up(rows)
     patients = [str(i) for i in range(len(score))]
-    two = c.multiclass_metrics(
-        np.stack([1 - score, score], axis=1), label.astype(int), patients, ["n", "y"], num_draws=1
-    )
+    two = multiclass_metrics(np.stack([1 - score, score], axis=1), label.astype(int), patients, ["n", "y"], num_draws=1)
     usual = c.binary_metrics((score > 0.5).astype(float), label, patients, 0.5, num_draws=1)["mcc"]["mean"]
     assert two["metrics"]["mcc"]["mean"] == (None if usual is None else pytest.approx(usual))
 

@@ -33,6 +33,7 @@ TASKS: dict[str, tuple[str, list[str]]] = {
         "detect_lungs",
         ["data.manifest=PHANTOMS", "data.views=null", "data.classes=null", "data.image_size=[96,96]"],
     ),
+    "classify": ("classify_finetune", ["data.manifest=PHANTOMS", "data.image_size=[96,96]", "model.size=nano"]),
 }
 
 

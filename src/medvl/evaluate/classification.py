@@ -109,7 +109,7 @@ def reliability(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatA
     sums = np.zeros((2, NUM_BINS))
     np.add.at(sums[0], place, prob)
     np.add.at(sums[1], place, label)
-    return _divide(sums[0], num.astype(np.float64)), _divide(sums[1], num.astype(np.float64)), num
+    return divide(sums[0], num.astype(np.float64)), divide(sums[1], num.astype(np.float64)), num
 
 
 def binary_metrics(
@@ -196,7 +196,7 @@ def multilabel_metrics(
         by_class[name] = {"num": len(case.score), "num_positive": int(case.label.sum()), "threshold": used[k]}
         for metric in METRICS:
             column = draws[metric][:, k] if case.has_interval(metric) else np.full(1, math.nan)
-            by_class[name][metric] = _interval(estimates[k][metric], column, case.count(metric)).to_dict()
+            by_class[name][metric] = interval_of(estimates[k][metric], column, case.count(metric)).to_dict()
     macro, with_interval, undefined = {}, {}, {}
     for metric in METRICS:
         means = np.array([estimate[metric] for estimate in estimates])  # (K,)
@@ -212,81 +212,6 @@ def multilabel_metrics(
         "macro": macro,
         "macro_with_interval": with_interval,
         "undefined": {metric: left for metric, left in undefined.items() if left},
-    }
-
-
-def multiclass_metrics(
-    probs: ArrayLike,
-    labels: ArrayLike,
-    patients: Sequence[str],
-    classes: Sequence[str],
-    *,
-    num_draws: int = NUM_DRAWS,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Metrics of the most probable class (the first of equal ones), AUC one against the rest, confusion matrix.
-
-    Args:
-        probs: (n, K), each row of sum 1.
-        labels: (n,) the index of the true class.
-
-    Returns:
-        `metrics`, each {mean, lo, hi, num}: `accuracy`, `balanced_accuracy`, `mcc` (of K classes), `macro_f1`,
-        `macro_auc`, `macro_average_precision` (one against the rest), `ece` (of the most probable class's probability
-        against its being right; bins as in `binary_metrics`). `by_class` {class: num_positive, auc, average_precision,
-        ece, brier (one against the rest), sensitivity, f1 (of the decisions)}; `confusion` (K rows of true, K columns
-        of predicted classes); `macro_with_interval` and `undefined` as in `multilabel_metrics`.
-    """
-    prob, true = np.asarray(probs, dtype=np.float64), np.asarray(labels)
-    num_classes = len(classes)
-    if prob.shape != (len(true), num_classes) or len(patients) != len(true):
-        raise ValueError(f"probs {prob.shape}, {len(true)} labels, {len(patients)} patients, {num_classes} classes")
-    if len(true) and not (np.issubdtype(true.dtype, np.integer) and 0 <= true.min() and true.max() < num_classes):
-        raise ValueError(f"labels must be whole numbers from 0 to {num_classes - 1}")
-    predicted = prob.argmax(axis=1)
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(confusion, (true, predicted), 1)
-    one_hot = np.eye(num_classes)[true]
-    rest = multilabel_metrics(prob, one_hot, patients, classes, num_draws=num_draws, seed=seed)
-    # Asked at 0.5 of the one-hot decisions, the threshold metrics are those of the most probable class.
-    hard = multilabel_metrics(
-        np.eye(num_classes)[predicted], one_hot, patients, classes, [0.5] * num_classes, num_draws=num_draws, seed=seed
-    )
-    right = (predicted == true).astype(np.float64)
-    accuracy = binary_metrics(right, np.ones(len(true)), patients, 0.5, num_draws=num_draws, seed=seed)["accuracy"]
-    ece = binary_metrics(prob.max(axis=1), right, patients, num_draws=num_draws, seed=seed)["ece"]
-    kept = ("num_positive", "auc", "average_precision", "ece", "brier")
-    by_class = {
-        name: {key: rest["by_class"][name][key] for key in kept}
-        | {key: hard["by_class"][name][key] for key in ("sensitivity", "f1")}
-        for name in classes
-    }
-    undefined = {m: rest["undefined"][m] for m in ("auc", "average_precision") if m in rest["undefined"]}
-    if "sensitivity" in hard["undefined"]:
-        undefined["sensitivity"] = hard["undefined"]["sensitivity"]
-    return {
-        "metrics": {
-            "accuracy": accuracy,
-            "balanced_accuracy": hard["macro"]["sensitivity"],
-            "mcc": _mcc_of_classes(true, predicted, num_classes, patients, num_draws, seed).to_dict(),
-            "macro_f1": hard["macro"]["f1"],
-            "macro_auc": rest["macro"]["auc"],
-            "macro_average_precision": rest["macro"]["average_precision"],
-            "ece": ece,
-        },
-        "macro_with_interval": {
-            title: found["macro_with_interval"][name]
-            for title, found, name in (
-                ("balanced_accuracy", hard, "sensitivity"),
-                ("macro_f1", hard, "f1"),
-                ("macro_auc", rest, "auc"),
-                ("macro_average_precision", rest, "average_precision"),
-            )
-            if name in found["macro_with_interval"]
-        },
-        "by_class": by_class,
-        "confusion": confusion.tolist(),
-        "undefined": undefined,
     }
 
 
@@ -345,15 +270,15 @@ class ScoredClass:
             tp, fp = weights @ (above & self.label), weights @ (above & ~self.label)
             fn, tn = positive - tp, total - positive - fp
             found["f1"] = _f1(tp, fp, fn)
-            found["accuracy"] = _divide(tp + tn, total)
+            found["accuracy"] = divide(tp + tn, total)
             found["mcc"] = _mcc(tp, fp, fn, tn)
-            found["sensitivity"] = _divide(tp, positive)
-            found["specificity"] = _divide(tn, total - positive)
+            found["sensitivity"] = divide(tp, positive)
+            found["specificity"] = divide(tn, total - positive)
         if self.are_probs:
-            found["brier"] = _divide(weights @ (self.score - self.label) ** 2, total)
+            found["brier"] = divide(weights @ (self.score - self.label) ** 2, total)
             gaps = np.zeros((len(self.score), NUM_BINS))
             gaps[np.arange(len(self.score)), _bins(self.score)] = self.score - self.label
-            found["ece"] = _divide(np.abs(weights @ gaps).sum(axis=1), total)
+            found["ece"] = divide(np.abs(weights @ gaps).sum(axis=1), total)
         return found
 
     def auc(self, weights: FloatArray) -> FloatArray:
@@ -361,14 +286,14 @@ class ScoredClass:
         positive, negative = self._groups(weights)  # (T, G)
         num_negative = negative.sum(axis=1)
         below = num_negative[:, None] - negative.cumsum(axis=1) + negative / 2  # and half of the equal ones
-        return _divide((positive * below).sum(axis=1), positive.sum(axis=1) * num_negative)
+        return divide((positive * below).sum(axis=1), positive.sum(axis=1) * num_negative)
 
     def average_precision(self, weights: FloatArray) -> FloatArray:
         """(T, n) -> (T,)."""
         positive, negative = self._groups(weights)  # (T, G)
         tp = positive.cumsum(axis=1)
-        precision = np.nan_to_num(_divide(tp, tp + negative.cumsum(axis=1)))
-        return _divide((positive * precision).sum(axis=1), positive.sum(axis=1))
+        precision = np.nan_to_num(divide(tp, tp + negative.cumsum(axis=1)))
+        return divide((positive * precision).sum(axis=1), positive.sum(axis=1))
 
     def _groups(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Weight of the positives and of the negatives at each distinct score, highest first: (T, G) each."""
@@ -402,7 +327,7 @@ def _bins(prob: FloatArray) -> NDArray[np.int64]:
 
 
 def _f1(tp: FloatArray, fp: FloatArray, fn: FloatArray) -> FloatArray:
-    value = _divide(2 * tp, 2 * tp + fp + fn)
+    value = divide(2 * tp, 2 * tp + fp + fn)
     return np.where(tp + fn > 0, value, math.nan)
 
 
@@ -410,42 +335,12 @@ def _mcc(tp: FloatArray, fp: FloatArray, fn: FloatArray, tn: FloatArray) -> Floa
     """Matthews' correlation; 0 where all cases are predicted alike, NaN where all cases are alike."""
     product = (tp + fp) * (tn + fn)
     sides = (tp + fn) * (tn + fp)
-    value = _divide(tp * tn - fp * fn, np.sqrt(product * sides))
+    value = divide(tp * tn - fp * fn, np.sqrt(product * sides))
     return np.where(sides > 0, np.where(product > 0, value, 0.0), math.nan)
 
 
-def _mcc_of_classes(
-    true: NDArray[Any],
-    predicted: NDArray[Any],
-    num_classes: int,
-    patients: Sequence[str],
-    num_draws: int,
-    seed: int,
-) -> Interval:
-    """Matthews' correlation of K classes: R_K of Gorodkin (2004), of two classes the usual one.
-
-    NaN and 0 as in `_mcc`. There is no interval unless two classes have two patients or more each.
-    """
-    names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    pairs = np.zeros((len(names), num_classes**2))
-    np.add.at(pairs, (code, true * num_classes + predicted), 1)
-
-    def of(times: FloatArray) -> FloatArray:
-        """Weights of the patients (T, P) -> (T,)."""
-        table = (times @ pairs).reshape(len(times), num_classes, num_classes)
-        total, right = table.sum(axis=(1, 2)), np.trace(table, axis1=1, axis2=2)
-        rows, columns = table.sum(axis=2), table.sum(axis=1)
-        product, sides = (total**2 - (side**2).sum(axis=1) for side in (columns, rows))
-        value = _divide(right * total - (rows * columns).sum(axis=1), np.sqrt(product * sides))
-        return np.where(sides > 0, np.where(product > 0, value, 0.0), math.nan)
-
-    draws = np.concatenate([of(times) for times in resampled(len(names), num_draws, seed)])
-    enough = sum(len(np.unique(code[true == k])) >= 2 for k in range(num_classes)) >= 2
-    estimate = float(of(np.ones((1, len(names))))[0])
-    return _interval(estimate, draws if enough else np.full(1, math.nan), len(true))
-
-
-def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
+def divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
+    """top / bottom, element by element; NaN where `bottom` is 0."""
     ratio: FloatArray = np.divide(top, bottom, out=np.full_like(bottom, math.nan), where=bottom > 0)
     return ratio
 
@@ -454,10 +349,11 @@ def _macro(values: FloatArray, draws: FloatArray | None = None) -> Interval:
     """Mean of some classes' values (K',); with the draws (T, K') its interval, of those in which all are known."""
     if not len(values):
         return Interval(math.nan, math.nan, math.nan, 0)
-    return _interval(float(values.mean()), np.full(1, math.nan) if draws is None else draws.mean(axis=1), len(values))
+    return interval_of(float(values.mean()), np.full(1, math.nan) if draws is None else draws.mean(axis=1), len(values))
 
 
-def _interval(estimate: float, draws: FloatArray, num: int) -> Interval:
+def interval_of(estimate: float, draws: FloatArray, num: int) -> Interval:
+    """The estimate with the 95 % interval of its draws (T,), of those that are known; NaN bounds without one."""
     known = draws[~np.isnan(draws)]
     if math.isnan(estimate) or not len(known):
         return Interval(estimate, math.nan, math.nan, num)

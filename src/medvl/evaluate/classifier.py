@@ -32,11 +32,11 @@ from medvl.evaluate.classification import (
     THRESHOLD_METRICS,
     best_threshold,
     confusion_at,
-    multiclass_metrics,
     multilabel_metrics,
     published_practice,
 )
 from medvl.evaluate.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
+from medvl.evaluate.exclusive_classes import multiclass_metrics
 from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
