@@ -302,6 +302,17 @@ def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in network.encoder.state_dict().items())
 
 
+def test_as_many_steps_from_few_labels_as_from_all(films: Path, tmp_path: Path) -> None:
+    steps = ("train.steps_per_epoch=3", "train.epochs=2", "train.batch_size=4", "train.val_every=2")
+    for name, fraction in (("few", 0.05), ("all", 1.0)):  # one patient, and all of them
+        config = config_of(films, *steps, f"data.label_fraction={fraction}")
+        train(config, tmp_path / name)
+        assert logged(tmp_path / name, "val")[-1]["step"] == 6
+    plans = [json.loads((tmp_path / name / "plan.json").read_text()) for name in ("few", "all")]
+    assert [plan["steps_per_epoch"] for plan in plans] == [3, 3]
+    assert plans[0]["boxes"]["labelled"] != plans[1]["boxes"]["labelled"]
+
+
 def test_a_detector_that_goes_on_has_the_anchors_that_its_recipe_names(films: Path, tmp_path: Path) -> None:
     own = [[8 + i, 9 + 2 * i] for i in range(9)]
     train(config_of(films, f"detect.anchors={own}", "train.max_steps=1"), tmp_path / "fitted")

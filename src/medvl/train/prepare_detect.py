@@ -13,7 +13,7 @@ from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import Sample
 from medvl.data.records import Manifest, Record
-from medvl.data.sampler import EpochSampler
+from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.errors import InputError
 from medvl.models.yolo import published_anchors
 from medvl.tasks.detect import DetectTask, build_detector, detect_lines
@@ -50,7 +50,6 @@ def detection(
             ("data.draw_by", config.data.draw_by, None),
             ("data.also_labelled", config.data.also_labelled, None),
             ("data.balance", config.data.balance, "none"),
-            ("train.steps_per_epoch", config.train.steps_per_epoch, None),
         )
         if value != default
     ]
@@ -75,12 +74,20 @@ def detection(
         module.network.set_anchors(config.detect.anchors)
     if config.train.freeze_encoder:
         module.freeze("encoder")
+    steps = config.train.steps_per_epoch
+    if steps is not None and fabric.world_size > 1:
+        raise InputError("train.steps_per_epoch runs on one device", expected="train.devices: 1")
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     loaders = {}
     for name, part in labels.items():
         train = name == "train"
         dataset = BoxDataset(part, config.data, seed=config.train.seed, train=train)
-        sampler = EpochSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=train, **place)
+        batch_size, seed = config.train.batch_size, config.train.seed
+        sampler: BatchSampler
+        if train and steps is not None:
+            sampler = MixedSampler(range(len(dataset)), [], batch_size, seed=seed, num_batches=steps)
+        else:
+            sampler = EpochSampler(len(dataset), batch_size, seed=seed, shuffle=train, **place)
         loaders[name] = make_loader(dataset, sampler, config, fabric)
     anchors = module.network.anchors.flatten(0, 1).tolist()
     plan: dict[str, Any] = {
