@@ -154,11 +154,11 @@ def measure(name: str, num_steps: int, folder: Path) -> dict[str, Any]:
 def pseudo_mask_share(task: PretrainTask, batch: Any, num_steps: int, step_ms: float) -> dict[str, float]:
     """Milliseconds of making the pseudo masks of a batch, alone, and their share of the step."""
     with torch.no_grad():
-        output, _ = task._forward(batch, None, False)
+        output, vectors = task.forward(batch, decode=False)
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(num_steps + 1)]  # type: ignore[no-untyped-call]
     marks[0].record()
     for n in range(num_steps):
-        task.mask_of(output, batch)
+        task.mask_of(output, vectors, batch)
         marks[n + 1].record()
     torch.cuda.synchronize()
     mask_ms = statistics.median(marks[n].elapsed_time(marks[n + 1]) for n in range(num_steps))

@@ -142,6 +142,22 @@ def test_the_values_of_the_cells_mix_to_the_pooled_vector() -> None:
     assert model.locate(image, "projector")[0].shape == cells.shape
 
 
+def test_evidence_adds_up_to_the_similarity_with_the_text() -> None:
+    model = make().eval()
+    pool = model.attention_pool
+    assert pool is not None
+    with torch.no_grad():
+        for bias in (pool.mhsa.in_proj_bias, pool.mhsa.out_proj.bias, pool.c_proj.bias):
+            bias.normal_()
+        output, vectors = model(**inputs())
+        assert output.attention is not None
+        evidence = pool.evidence(output.projected, output.attention, vectors)
+        everywhere = pool.c_proj(pool.mhsa.out_proj.bias)  # what the biases give to every image
+    assert evidence.shape == output.attention.shape
+    expected = ((output.pooled - everywhere) * vectors).sum(dim=1)
+    torch.testing.assert_close(evidence.sum(dim=(1, 2)), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_nothing_is_read_back_from_the_device() -> None:
     model = make().train().to("meta")
     output, vectors = model(**{name: value.to("meta") for name, value in inputs().items()})

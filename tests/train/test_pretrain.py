@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medvl.config import Config, load_config, make_config
 from medvl.data.dataset import Batch, SegmentDataset, collate
-from medvl.data.records import load_manifest
+from medvl.data.records import load_manifest, write_manifest
 from medvl.data.sampler import LengthSampler
 from medvl.errors import InputError
 from medvl.evaluate.localisation import as_text, localisation
@@ -208,10 +208,44 @@ def test_in_the_warm_up_the_decoder_is_not_run(pairs: Path) -> None:
 
 def test_the_pseudo_mask_has_no_gradient_and_follows_the_attention(pairs: Path) -> None:
     task, batch = task_of(config_of(pairs))
-    output, _ = task.module(batch.image, *task.text(batch.texts, batch.image.device))
-    target = task.mask_of(output, batch)
+    output, vectors = task.forward(batch)
+    target = task.mask_of(output, vectors, batch)
     assert not target.mask.requires_grad
     assert target.mask.shape == (8, 1, 64, 64)
+
+
+def test_evidence_follows_the_text_where_attention_does_not(pairs: Path) -> None:
+    maps = {}
+    for source in ("attention", "evidence"):
+        task, batch = task_of(config_of(pairs, f"pretrain.mask.source={source}"))
+        task.module.eval()
+        other = replace(batch, texts=(*batch.texts[1:], "No opacity of either lung."))
+        maps[source] = [task.mask_of(*task.forward(b), b).attention_map for b in (batch, other)]
+    assert torch.equal(*maps["attention"])
+    assert not torch.allclose(*maps["evidence"])
+    assert not torch.allclose(maps["attention"][0], maps["evidence"][0])
+
+
+def test_where_the_evidence_is_needs_the_reports(pairs: Path, tmp_path: Path) -> None:
+    words = ["pretrain.mask.source=evidence", "pretrain.mask.threshold=p95"]
+    run = tmp_path / "run"
+    train(config_of(pairs, *words, "train.max_steps=3"), run)
+    tiles = json.loads((run / "panels" / "panels.json").read_text())["panels"][0]["tiles"]
+    assert tiles == ["image", "evidence", "body", "raw mask", "mask", "decoder"]
+    manifest = load_manifest(pairs / "manifest.csv")
+    summary = localisation(str(run), manifest, split="val", target="mask")
+    assert set(summary["methods"]) == {"evidence", "pseudo mask", "decoder", "shuffled", "chance"}
+    rows = list(csv.DictReader((pairs / "manifest.csv").open()))
+    for row in rows:
+        row["image"], row["mask"] = str(pairs / row["image"]), str(pairs / row["mask"])
+        row["report"] = row["text"]
+        row["text"] = "" if row["id"] == "c25" else row["text"]
+    write_manifest(tmp_path / "silent.csv", rows, list(rows[0]))
+    found = medvl("localise", run, tmp_path / "silent.csv")
+    assert found.returncode == 2 and "c25" in found.stderr and "--text-column" in found.stderr
+    found = medvl("localise", run, tmp_path / "silent.csv", "--text-column", "report", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["methods"] == summary["methods"]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3], ids=["whole batch", "cached parts"])
@@ -224,8 +258,8 @@ def test_shuffled_masks_are_those_of_other_images(
     batch = replace(batch, body=batch.body.clone())  # type: ignore[union-attr]
     batch.body[5] = False  # type: ignore[index]  # an image without a target: it goes with its place
     with torch.no_grad():
-        output, _ = task.module(batch.image, *task.text(batch.texts, batch.image.device))
-        own = task.mask_of(output, batch)
+        output, vectors = task.forward(batch)
+        own = task.mask_of(output, vectors, batch)
     assert all(not torch.equal(own.mask[i], own.mask[j]) for i in range(8) for j in range(i)), "masks tell images apart"
     given: list[tuple[Tensor, Tensor]] = []
     kept = pretrain.pixel_alignment_loss
@@ -256,6 +290,7 @@ def test_shuffled_masks_are_those_of_other_images(
         ("pretrain.decoder=none",),
         ("pretrain.decoder=reconstruction",),
         ("pretrain.decoder=pseudo_mask",),
+        ("pretrain.mask.source=evidence", "model.options.pool_stride=8"),
         ("pretrain.shuffle_masks=true", "pretrain.decoder_loss=released"),
     ],
     ids=str,
@@ -328,6 +363,7 @@ def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
         (("model.options.nonsense=3",), "no option of g2d"),
         (("text.encoder=none",), "needs|expected"),
         (("model.options.pool=average",), "no attention"),
+        (("pretrain.mask.source=evidence", "pretrain.mask.domain=image"), "evidence with domain: image"),
         (("train.batch_size=30",), "do not fill one batch"),
         (("data.views=[XX]",), "no record of the train split has a view"),
         (("data.laterality=null",), "laterality"),

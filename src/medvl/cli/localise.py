@@ -10,9 +10,12 @@ import typer
 
 def localise(
     model: Annotated[str, typer.Argument(help="run or model folder of a pre-training (task: pretrain)")],
-    manifest: Annotated[Path, typer.Argument(help="manifest whose masks are looked for; default texts are not read")],
+    manifest: Annotated[Path, typer.Argument(help="manifest whose masks are looked for")],
     target: Annotated[str, typer.Option(help="column of the mask: mask, or NAME of mask_NAME")] = "mask",
     lungs: Annotated[str | None, typer.Option(help="NAME of the column of the lung field, for comparison")] = None,
+    text_column: Annotated[
+        str, typer.Option(help="column of the reports; read of models with pretrain.mask.source=evidence only")
+    ] = "text",
     split: Annotated[str, typer.Option(help="train, val, test, or all (then each split apart too)")] = "val",
     out: Annotated[Path | None, typer.Option(help="folder for cases.csv and summary.json")] = None,
     seed: Annotated[int, typer.Option(help="of the order in which masks are shuffled")] = 0,
@@ -30,7 +33,7 @@ def localise(
 
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
-    records = load_manifest(manifest, classes=classes if classes != ["mask"] else None)
+    records = load_manifest(manifest, text_column=text_column, classes=classes if classes != ["mask"] else None)
     summary = localisation(
         model, records, split=split, target=classes[0], lungs=classes[1] if lungs else None, out=out, seed=seed
     )

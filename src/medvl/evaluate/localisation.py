@@ -1,4 +1,4 @@
-"""Where a pre-trained G2D looks: attention, pseudo mask and decoder against masks it was never trained on.
+"""Where a pre-trained G2D looks: attention (or evidence), pseudo mask and decoder against masks it never saw.
 
 Every case is scored on the model's grid. What is asked of each method: overlap (Dice, IoU), the pointing game (is the
 highest place inside the mask?) and the area under the ROC curve of the map over the pixels of the image. Beside them:
@@ -71,6 +71,11 @@ def localisation(
     records: Sequence[Record] = manifest.records if split == "all" else manifest.split(split)
     rows = [r for r in records if (mask := r.masks.get(target)) is not None and mask.path is not None]
     num_left = len(records) - len(rows)
+    if config.pretrain.mask.source == "evidence" and (silent := [row.id for row in rows if not row.text.strip()]):
+        raise InputError(
+            f"no text of {len(silent)} records, but the pseudo mask is the evidence for it (pretrain.mask.source)",
+            file=manifest.path, record=silent[0], expected="the report of every record", remedy="--text-column",
+        )  # fmt: skip
     config = replace(config, data=replace(config.data, val_phrases_per_image=1))
     cache = FeatureCache(encoder) if encoder.prefix_frozen else None
     task = PretrainTask(config, module, TextInput(encoder, cache, True, context=module.context))
@@ -154,13 +159,17 @@ def _cell(value: dict[str, Any]) -> str:
 def _maps(task: PretrainTask, dataset: SegmentDataset) -> list[dict[str, Any]]:
     """What there is of each image: target, body, attention, raw and smoothed mask, decoder, lungs."""
     found: list[dict[str, Any]] = []
-    module = task.module.eval()
+    task.module.eval()
     for start in range(0, len(dataset), BATCH):
         indices = range(start, min(start + BATCH, len(dataset)))
         batch = collate([dataset[i] for i in indices])
-        output = module.network.image_forward(batch.image)
         assert batch.body is not None
-        masks = task.mask_of(output, batch) if output.attention is not None else None
+        vectors = None
+        if task.config.pretrain.mask.source == "evidence":
+            output, vectors = task.forward(batch)
+        else:
+            output = task.module.network.image_forward(batch.image)
+        masks = task.mask_of(output, vectors, batch) if output.attention is not None else None
         for k in range(len(batch.ids)):
             record = dataset.groups[start + k][0]
             row: dict[str, Any] = {
@@ -173,7 +182,7 @@ def _maps(task: PretrainTask, dataset: SegmentDataset) -> list[dict[str, Any]]:
             if batch.target.shape[1] > 1 and batch.annotated[k, 1]:
                 row["lungs"] = batch.target[k, 1].numpy() > 0.5
             if masks is not None:
-                row["attention"] = masks.attention_map[k].mean(dim=0).numpy()
+                row["looked"] = masks.attention_map[k].mean(dim=0).numpy()
                 row["raw"] = masks.raw[k].amax(dim=0).numpy() > 0.5
                 row["mask"] = masks.mask[k].amax(dim=0).numpy() > 0.5
             if output.mask_logits is not None and task.config.pretrain.decoder == "pseudo_mask":
@@ -198,14 +207,14 @@ def _score(found: dict[str, Any], other: dict[str, Any] | None, config: Config) 
             row |= {"pointing": _pointing(values, target), "auroc": _auroc(values, target)}
         rows.append(row)
 
-    if "attention" in found:
-        inside = np.where(found["body"], found["attention"], found["attention"].min())
-        add("attention", found["raw"], inside)
+    if "looked" in found:
+        inside = np.where(found["body"], found["looked"], found["looked"].min())
+        add(config.pretrain.mask.source, found["raw"], inside)
         add("pseudo mask", found["mask"], None)
     if "decoder" in found:
         add("decoder", found["decoder"] > 0.5, found["decoder"])
     if other is not None and "mask" in other:
-        add("shuffled", other["mask"], np.where(other["body"], other["attention"], other["attention"].min()))
+        add("shuffled", other["mask"], np.where(other["body"], other["looked"], other["looked"].min()))
     if "lungs" in found:
         add("lungs", found["lungs"], None)
     body = found["body"] if (found["body"] & target).any() else np.ones_like(target)

@@ -26,7 +26,7 @@ from medvl.objectives.contrastive import RECALL_AT
 
 DIRECTIONS = {"i2t": "image → text", "t2i": "text → image"}
 DECODERS = {
-    "pseudo_mask": "pseudo masks of the attention (G2D)",
+    "pseudo_mask": "pseudo masks (G2D)",
     "reconstruction": "reconstruction of the image",
     "none": "none, alignment only",
 }
@@ -296,6 +296,8 @@ def _facts(
         ("decoder learns", DECODERS[config.pretrain.decoder]),
         ("fidelity", config.fidelity),
     ]
+    if config.pretrain.decoder == "pseudo_mask":
+        facts.append(("pseudo masks of", config.pretrain.mask.source))
     if config.pretrain.shuffle_masks:
         facts.append(("control", "every image is given another one's pseudo mask"))
     if config.data.laterality:
@@ -374,10 +376,10 @@ def _panel_notes(
     """How the tiles are to be read."""
     tiles = {name for panel in shown for name in panel["tiles"]}
     notes = ["The first pairs of the validation split, not chosen by how they look."]
-    if "attention" in tiles:
+    if looked := tiles & {"attention", "evidence"}:
         notes[0] += (
-            " Attention is the mean over heads, stretched from its lowest to its highest value in each image: colours "
-            "do not compare between images."
+            f" {looked.pop().capitalize()} is the mean over heads, stretched from its lowest to its highest value in "
+            "each image: colours do not compare between images."
         )
     if "decoder" in tiles:
         notes.append("The decoder's answer runs from 0 (dark) to 1 (yellow); the mask is what it is taught.")

@@ -27,7 +27,12 @@ class ImageOutput(NamedTuple):
     pooled: Tensor  # (B, d), not normalised
     attention: Tensor | None  # (B, heads, 1 + P), the summary token first; None with average pooling
     mask_logits: Tensor | None  # (B, M, H, W); None where the decoder was not run
-    grid: Grid  # (h, w)
+    projected: Tensor  # (B, d, h, w), what the pool attends to
+
+    @property
+    def grid(self) -> Grid:
+        """(h, w)."""
+        return self.projected.shape[2], self.projected.shape[3]
 
 
 class Projector(nn.Module):
@@ -85,11 +90,25 @@ class AttentionPool(nn.Module):
         The path of the values (value, output and last projection) without the mixing, so that cells lie in the joint
         space in which the pooled vector was trained (Zhou et al., MaskCLIP, ECCV 2022).
         """
-        tokens = self.tokens(x)[:, 1:]  # (B, P, d)
-        width = tokens.shape[2]
-        value = F.linear(tokens, self.mhsa.in_proj_weight[2 * width :], self.mhsa.in_proj_bias[2 * width :])
-        out: Tensor = self.c_proj(self.mhsa.out_proj(value))
+        out: Tensor = self.c_proj(self.mhsa.out_proj(self._value(self.tokens(x)[:, 1:])))
         return out
+
+    def evidence(self, x: Tensor, weights: Tensor, direction: Tensor) -> Tensor:
+        """(B, d, h, w), weights (B, heads, 1 + P), direction (B, d) -> parts of pooled . direction (B, heads, 1 + P).
+
+        From the weights to the pooled vector everything is linear, so pooled . direction is the sum of these parts over
+        heads and tokens, plus what the biases give to every image alike. With the direction of a text they say which
+        cells make the image agree with it; the weights alone do not know the text.
+        """
+        value = self._value(self.tokens(x))  # (B, 1 + P, d)
+        heads = weights.shape[1]
+        back = direction @ self.c_proj.weight @ self.mhsa.out_proj.weight  # (B, d)
+        parts = (value * back[:, None]).reshape(*value.shape[:2], heads, -1).sum(dim=3)  # (B, 1 + P, heads)
+        return weights * parts.transpose(1, 2)
+
+    def _value(self, tokens: Tensor) -> Tensor:
+        width = tokens.shape[2]
+        return F.linear(tokens, self.mhsa.in_proj_weight[2 * width :], self.mhsa.in_proj_bias[2 * width :])
 
 
 class TextPool(nn.Module):
@@ -216,7 +235,6 @@ class G2D(nn.Module):
         """(B, C, H, W) of any size -> pooled vector, attention and (unless `decode` is False) the decoder's logits."""
         maps = self.unet.encode_image(image)
         projected = self.project(maps)
-        grid = (projected.shape[2], projected.shape[3])
         if self.attention_pool is None:
             pooled, attention = projected.mean(dim=(2, 3)), None
         else:
@@ -224,7 +242,7 @@ class G2D(nn.Module):
         logits = None
         if decode and self.unet.decoder is not None:
             logits = self.unet.decode(maps, size=(image.shape[2], image.shape[3]))  # (B, M, H, W)
-        return ImageOutput(pooled, attention, logits, grid)
+        return ImageOutput(pooled, attention, logits, projected)
 
     def project(self, maps: ImageFeatures) -> Tensor:
         """The encoder's maps -> (B, d, h, w) in the joint width, at `pool_stride`."""

@@ -36,6 +36,7 @@ SIGMAS = 2  # half width of its window
 class PseudoMaskConfig:
     """How attention becomes a mask. The released program: nearest, strict, no body mask, no smoothing."""
 
+    source: Literal["attention", "evidence"] = "attention"  # evidence: the cells' parts of the pair's similarity (ours)
     aggregate: bool = True  # mean over the heads; False: one mask per head
     upsample: Literal["bilinear", "nearest"] = "bilinear"
     threshold: Literal["p95", "p85", "p75", "median", "mean", "gmm"] = "p85"
@@ -65,7 +66,8 @@ def pseudo_mask(
     """The pseudo masks of a batch.
 
     Args:
-        attention: (B, heads, h, w) weights after the softmax, without the summary token; any float type.
+        attention: (B, heads, h, w) weights after the softmax, or their parts of the similarity with the text
+            (`AttentionPool.evidence`), without the summary token; any float type.
         size: (H, W) of the masks.
         body: (B, H, W) bool, for `config.body_mask`; ignored without it.
         config: None = the defaults.
@@ -75,7 +77,7 @@ def pseudo_mask(
     """
     config = config or PseudoMaskConfig()
     _check(attention, size, body, config)
-    with _full_precision(attention.device):
+    with full_precision(attention.device):
         weights = attention.detach().float()
         if config.aggregate:
             weights = weights.mean(dim=1, keepdim=True)  # (B, M, h, w)
@@ -269,8 +271,8 @@ def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
     return torch.where(distance <= math.ceil(SIGMAS * sigma), (-0.5 * (distance / sigma) ** 2).exp(), 0.0)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off: half precision would move thresholds."""
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context with autocast off: half precision would move thresholds."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.config import PretrainConfig
 from medvl.data.dataset import Batch
 from medvl.models.g2d import ImageOutput
 from medvl.objectives.pseudo_mask import PseudoMask
@@ -26,19 +27,21 @@ class Panel:
     text: str
 
 
-def draw_panel(batch: Batch, output: ImageOutput, target: PseudoMask | None, index: int, decoder: str) -> Panel:
-    """The strip of one pair of a batch: what there is of image, attention, body, raw mask, mask and decoder."""
+def draw_panel(
+    batch: Batch, output: ImageOutput, target: PseudoMask | None, index: int, config: PretrainConfig
+) -> Panel:
+    """The strip of one pair: what there is of image, attention or evidence, body, raw mask, mask and decoder."""
     image = batch.image[index].mean(dim=0).float().cpu().numpy()  # (H, W)
     tiles: dict[str, Picture] = {"image": _grey(image)}
     if target is not None:
-        tiles["attention"] = _heat(target.attention_map[index].mean(dim=0).float().cpu().numpy())
+        tiles[config.mask.source] = _heat(target.attention_map[index].mean(dim=0).float().cpu().numpy())
         if batch.body is not None:
             tiles["body"] = _grey(batch.body[index].float().cpu().numpy())
         tiles["raw mask"] = _grey(target.raw[index].mean(dim=0).float().cpu().numpy())
         tiles["mask"] = _overlay(image, target.mask[index].amax(dim=0).float().cpu().numpy())
     if output.mask_logits is not None:
         logits = output.mask_logits[index].float()
-        if decoder == "reconstruction":
+        if config.decoder == "reconstruction":
             tiles["reconstruction"] = _grey(logits.mean(dim=0).cpu().numpy())
         else:
             tiles["decoder"] = _heat(logits.sigmoid().amax(dim=0).cpu().numpy(), 0.0, 1.0)

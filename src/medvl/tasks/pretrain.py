@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from medvl.config import Config
 from medvl.data.context import ContextRules
@@ -31,7 +32,7 @@ from medvl.objectives.pixel_alignment import (
     reconstruction_loss,
     released_pixel_alignment_loss,
 )
-from medvl.objectives.pseudo_mask import PseudoMask, pseudo_mask
+from medvl.objectives.pseudo_mask import PseudoMask, full_precision, pseudo_mask
 from medvl.tasks.panels import Panel, draw_panel
 from medvl.tasks.segment import TextGuidedSegmenter
 from medvl.tasks.task import Task
@@ -82,6 +83,11 @@ def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
                 expected=", ".join(name for name in known if name not in set_here),
             )
     pretrain = config.pretrain
+    if pretrain.mask.source == "evidence" and pretrain.mask.domain == "image":
+        raise InputError(
+            "pretrain.mask.source: evidence with domain: image", expected="domain: body",
+            remedy="evidence may be negative, so that 0 outside the body would not be the lowest value",
+        )  # fmt: skip
     if pretrain.decoder == "pseudo_mask" and options.get("pool", "attention") != "attention":
         raise InputError("model.options.pool: average has no attention to make a pseudo mask of", expected="attention")
     heads = options.get("heads", 4)
@@ -117,13 +123,11 @@ class PretrainTask(Task):
 
     def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """`loss` with graph; `vla_loss` and the decoder's parts, detached."""
-        output, vectors = self._forward(batch, module, self.decoding)
+        output, vectors = self.forward(batch, module, self.decoding)
         vla = self._align(output.pooled, vectors, batch)
-        return self._total(vla, output, batch)
+        return self._total(vla, output, vectors, batch)
 
-    def backward(
-        self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]
-    ) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]) -> dict[str, Tensor]:
         """The gradients of a batch, in `pretrain.accumulate` parts.
 
         "micro": each part is a batch of its own, with its own negatives. "cached": the vectors of all parts first,
@@ -153,9 +157,9 @@ class PretrainTask(Task):
         targets: list[tuple[Tensor, Tensor]] = []  # of the parts; the second pass has the same attention
 
         def first(i: int) -> tuple[Tensor, Tensor]:
-            output, vectors = self._forward(parts[i], module, False)
+            output, vectors = self.forward(parts[i], module, False)
             if self.decoding and self.config.pretrain.decoder == "pseudo_mask":
-                target = self.mask_of(output, parts[i])
+                target = self.mask_of(output, vectors, parts[i])
                 targets.append((target.mask, target.valid))
             return output.pooled, vectors
 
@@ -169,7 +173,7 @@ class PretrainTask(Task):
         start = 0
         for i, part in enumerate(parts):
             with cached.replay(i):
-                output, vectors = self._forward(part, module, self.decoding)
+                output, vectors = self.forward(part, module, self.decoding)
             loss = cached.surrogate(i, (output.pooled, vectors))
             stop = start + len(part.ids)
             decoder: dict[str, Tensor] = {}
@@ -191,16 +195,16 @@ class PretrainTask(Task):
     def validation_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """Keeps the pairs' vectors; -> sums of the decoder's loss. The alignment is of all pairs, at the end."""
         decode = self.config.pretrain.decoder != "none"
-        output, vectors = self._forward(batch, module, decode)
+        output, vectors = self.forward(batch, module, decode)
         self._pairs.append((output.pooled.float(), vectors.float()))
         self._ids += batch.ids
         self._texts += batch.texts
         num = torch.tensor(float(len(batch.ids)), device=batch.image.device, dtype=torch.float64)
         sums = {"num": num}
         if decode:
-            loss = self._decoder_loss(output, batch, shuffle=False)["loss"]
+            loss = self._decoder_loss(output, vectors, batch, shuffle=False)["loss"]
             sums["decoder_loss_sum"] = loss.double() * num
-        self._draw(batch, output)
+        self._draw(batch, output, vectors)
         return sums
 
     def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
@@ -236,15 +240,22 @@ class PretrainTask(Task):
         twin.step = self.config.pretrain.warmup_steps
         return twin
 
-    def mask_of(self, output: ImageOutput, batch: Batch) -> PseudoMask:
-        """The pseudo masks of a batch, without graph."""
+    @torch.no_grad()
+    def mask_of(self, output: ImageOutput, vectors: Tensor | None, batch: Batch) -> PseudoMask:
+        """The pseudo masks of a batch, without graph; texts' `vectors` (B, d) for `mask.source: evidence` only."""
         assert output.attention is not None
-        shape = (*output.attention.shape[:2], *output.grid)
-        cells = output.attention[:, :, 1:].detach().reshape(shape)  # (B, heads, h, w)
-        size = (batch.image.shape[2], batch.image.shape[3])
-        return pseudo_mask(cells, size, batch.body, self.config.pretrain.mask)
+        weights, config = output.attention, self.config.pretrain.mask
+        if config.source == "evidence":
+            pool = self.module.network.attention_pool
+            assert pool is not None and vectors is not None
+            with full_precision(weights.device):
+                text = normalize(vectors.float(), dim=1)
+                weights = pool.evidence(output.projected.float(), weights.float(), text)
+        cells = weights[:, :, 1:].reshape(*weights.shape[:2], *output.grid)  # (B, heads, h, w)
+        return pseudo_mask(cells, (batch.image.shape[2], batch.image.shape[3]), batch.body, config)
 
-    def _forward(self, batch: Batch, module: nn.Module | None, decode: bool) -> tuple[ImageOutput, Tensor]:
+    def forward(self, batch: Batch, module: nn.Module | None = None, decode: bool = True) -> tuple[ImageOutput, Tensor]:
+        """What the network says of the images, and the texts' vectors (B, d), not normalised."""
         tokens, mask = self.text(batch.texts, batch.image.device, batch.context)
         context = self.text.context_values(len(batch.texts), batch.context, batch.image.device)
         output, vectors = (module or self.module)(batch.image, tokens, mask, decode, context)
@@ -259,22 +270,24 @@ class PretrainTask(Task):
             image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla, equal_rows=True
         )  # of equal length on every rank: LengthSampler
 
-    def _total(self, vla: dict[str, Tensor], output: ImageOutput, batch: Batch) -> dict[str, Tensor]:
-        decoder = self._decoder_loss(output, batch)
+    def _total(self, vla: dict[str, Tensor], output: ImageOutput, vectors: Tensor, batch: Batch) -> dict[str, Tensor]:
+        decoder = self._decoder_loss(output, vectors, batch)
         loss = vla["loss"]
         if decoder:
             loss = loss + self.config.pretrain.decoder_weight * decoder["loss"]
         parts = {f"decoder_{name}": value.detach() for name, value in decoder.items()}
         return {"loss": loss, "vla_loss": vla["loss"].detach(), **parts}
 
-    def _decoder_loss(self, output: ImageOutput, batch: Batch, *, shuffle: bool | None = None) -> dict[str, Tensor]:
+    def _decoder_loss(
+        self, output: ImageOutput, vectors: Tensor, batch: Batch, *, shuffle: bool | None = None
+    ) -> dict[str, Tensor]:
         """{} where the decoder was not run."""
         pretrain = self.config.pretrain
         if output.mask_logits is None:
             return {}
         if pretrain.decoder == "reconstruction":
             return reconstruction_loss(output.mask_logits, batch.image)
-        target = self.mask_of(output, batch)
+        target = self.mask_of(output, vectors, batch)
         mask, valid = target.mask, target.valid
         if pretrain.shuffle_masks if shuffle is None else shuffle:
             mask, valid = self._shuffled(mask, valid)
@@ -298,13 +311,13 @@ class PretrainTask(Task):
         shift = int(np.random.default_rng([self.config.train.seed, self.step]).integers(1, num))
         return mask.roll(shift, dims=0), valid.roll(shift, dims=0)
 
-    def _draw(self, batch: Batch, output: ImageOutput) -> None:
+    def _draw(self, batch: Batch, output: ImageOutput, vectors: Tensor) -> None:
         wanted = self.config.pretrain.num_panels - len(self._panels)
         if wanted <= 0:
             return
-        target = self.mask_of(output, batch) if output.attention is not None else None
+        target = self.mask_of(output, vectors, batch) if output.attention is not None else None
         for i in range(min(wanted, len(batch.ids))):
-            self._panels[batch.ids[i]] = draw_panel(batch, output, target, i, self.config.pretrain.decoder)
+            self._panels[batch.ids[i]] = draw_panel(batch, output, target, i, self.config.pretrain)
 
 
 def _split(batch: Batch, num_parts: int) -> list[Batch]:
