@@ -242,7 +242,8 @@ class PretrainTask(Task):
         shape = (*output.attention.shape[:2], *output.grid)
         cells = output.attention[:, :, 1:].detach().reshape(shape)  # (B, heads, h, w)
         size = (batch.image.shape[2], batch.image.shape[3])
-        return pseudo_mask(cells, size, batch.body, self.config.pretrain.mask)
+        covers = self.module.network.unet.padded_size(*size)
+        return pseudo_mask(cells, size, batch.body, self.config.pretrain.mask, covers=covers)
 
     def _forward(self, batch: Batch, module: nn.Module | None, decode: bool) -> tuple[ImageOutput, Tensor]:
         tokens, mask = self.text(batch.texts, batch.image.device, batch.context)
