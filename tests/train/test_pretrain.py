@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from medvl.config import Config, load_config, make_config
+from medvl.config import Config, TrainConfig, load_config, make_config
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest
 from medvl.data.sampler import LengthSampler
@@ -29,7 +30,7 @@ from medvl.tasks import pretrain
 from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
 from medvl.train import loop
-from medvl.train.run import train
+from medvl.train.run import precision_of, train
 from medvl.train.schedule import learning_rate
 
 
@@ -320,6 +321,21 @@ def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
     assert together == [sorted(batch) for batch in first]  # the same batches, whatever the number of ranks
 
 
+def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> None:
+    """40 px are padded to 64, which the 2 x 2 cells lie over: the first one ends at 32 px."""
+    words = ("data.image_size=[40,40]", "pretrain.mask.upsample=nearest", "pretrain.mask.smooth=none")
+    task, batch = task_of(config_of(pairs, *words))
+    with torch.no_grad():
+        output, _ = task.module(batch.image, *task.text(batch.texts, batch.image.device))
+        attention = torch.zeros_like(output.attention)
+        attention[:, :, 1] = 1
+        made = task.mask_of(output._replace(attention=attention), replace(batch, body=torch.ones(8, 40, 40).bool()))
+    assert output.grid == (2, 2) and output.mask_logits.shape == (8, 1, 40, 40)
+    expected = torch.zeros(40, 40)
+    expected[:32, :32] = 1
+    assert torch.equal(made.attention_map, expected.expand(8, 1, 40, 40))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -329,6 +345,13 @@ def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
         (("text.encoder=none",), "needs|expected"),
         (("model.options.pool=average",), "no attention"),
         (("train.batch_size=30",), "do not fill one batch"),
+        (("train.batch_size=1",), "batch_size: 1; expected at least 2 pairs"),
+        (("pretrain.accumulate=5",), r"a batch of 8 pairs in 5 parts; .* pretrain.accumulate: 4"),
+        (("pretrain.accumulate=100", "pretrain.accumulate_mode=micro"), "a batch of 8 pairs in 100 parts"),
+        (("model.options.heads=many",), "heads 'many'; expected a whole number"),
+        (("model.options.projection_dim=0",), "projection_dim 0; expected a whole number"),
+        (("data.image_size=[0,64]",), "data.image_size.0: Input should be greater"),
+        (("train.max_steps=0",), "train.max_steps: Input should be greater"),
         (("data.views=[XX]",), "no record of the train split has a view"),
         (("data.laterality=null",), "laterality"),
     ],
@@ -339,6 +362,35 @@ def test_what_is_wrong_is_said_before_the_run_folder_is_made(
     with pytest.raises(InputError, match=message):
         train(config_of(pairs, *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_nothing_tells_apart_are_refused(pairs: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(pairs / "manifest.csv")
+    for name, column, value in (("text", "text", "No finding."), ("patient", "patient", "p")):
+        table.assign(**{column: [f"{value}{split}" for split in table.split]}).to_csv(
+            pairs / f"one_{name}.csv", index=False
+        )
+    with pytest.raises(InputError, match=r"one_text.csv: all 24 pairs of the train split have the same text"):
+        train(config_of(pairs, f"data.manifest={pairs / 'one_text.csv'}"), tmp_path / "run")
+    one_patient = f"data.manifest={pairs / 'one_patient.csv'}"
+    with pytest.raises(InputError, match=r"of one patient.*same_is_no_negative: false"):
+        train(config_of(pairs, one_patient), tmp_path / "run")
+    for word in ("pretrain.same_is_no_negative=false", "pretrain.decoder=reconstruction"):
+        train(config_of(pairs, one_patient, word), tmp_path / "run", dry_run=True)
+
+
+def test_auto_precision_is_mixed_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = TrainConfig(precision="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert precision_of(auto) == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_bf16, mixed in ((True, "bf16-mixed"), (False, "16-mixed")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda value=has_bf16, **_: value)
+        assert precision_of(auto) == mixed
+        assert precision_of(replace(auto, accelerator="cpu")) == "32-true"
+        assert precision_of(replace(auto, precision="32-true")) == "32-true"
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "g2d.yaml"
+    assert load_config(recipe).train.precision == "auto"
 
 
 def test_presets_of_g2d() -> None:
