@@ -285,11 +285,30 @@ def test_cached_parts_have_the_gradients_of_the_whole_batch(pairs: Path, overrid
 
 
 def test_micro_parts_have_their_own_negatives(pairs: Path) -> None:
-    task, batch = task_of(
-        config_of(pairs, "pretrain.accumulate=4", "pretrain.accumulate_mode=micro", "pretrain.decoder=none")
-    )
+    """Parts of 3, 3 and 2 pairs: the mean of their own losses, each part weighed by its pairs."""
+    words = ("pretrain.accumulate=3", "pretrain.accumulate_mode=micro", "pretrain.decoder_weight=0.5")
+    task, batch = task_of(config_of(pairs, *words))
+    task.module.eval()  # else BatchNorm and dropout tell the two passes apart
     losses = task.backward(batch, None, lambda loss: loss.backward())
-    assert float(losses["vla_loss"]) < np.log(2) + 2  # two pairs each
+    found = grads(task)
+    task.module.zero_grad()
+    shares, parts = (3 / 8, 3 / 8, 2 / 8), pretrain._split(batch, 3)
+    own = [task.training_step(part) for part in parts]
+    total = sum(
+        (share * one["loss"] for share, one in zip(shares, own, strict=True)),
+        torch.zeros(()),
+    )
+    total.backward()
+    assert [len(part.ids) for part in parts] == [3, 3, 2]
+    for name, value in losses.items():
+        assert float(value) == pytest.approx(
+            sum(w * float(one[name].detach()) for w, one in zip(shares, own, strict=True))
+        )
+    assert float(losses["loss"]) == pytest.approx(float(losses["vla_loss"]) + 0.5 * float(losses["decoder_loss"]))
+    whole = task.training_step(batch)
+    assert float(whole["vla_loss"]) > float(losses["vla_loss"]) + 0.1  # it has more negatives
+    for name, gradient in grads(task).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_pairs_of_the_same_text_are_no_negatives(pairs: Path) -> None:
