@@ -313,9 +313,16 @@ def test_micro_parts_have_their_own_negatives(pairs: Path) -> None:
 
 def test_pairs_of_the_same_text_are_no_negatives(pairs: Path) -> None:
     task, batch = task_of(config_of(pairs))
-    same = replace(batch, texts=("x",) * 8, source_texts=("x",) * 8)
-    vectors = torch.randn(8, 32)
-    assert float(task._align(vectors, torch.randn(8, 32), same)["loss"]) == pytest.approx(0, abs=1e-6)
+    vectors, others = torch.randn(8, 32), torch.randn(8, 32)
+    written = tuple(f"Opacity {i}." for i in range(8))
+    for same, none in (
+        (replace(batch, texts=("x",) * 8, source_texts=written), True),  # made the same by a flip
+        (replace(batch, texts=written, source_texts=("x",) * 8), False),  # told apart by a flip
+        (replace(batch, texts=written, patients=("p",) * 8), True),
+    ):
+        assert (float(task._align(vectors, others, same)["loss"]) < 1e-6) == none
+    task, _ = task_of(config_of(pairs, "pretrain.same_is_no_negative=false"))
+    assert float(task._align(vectors, others, replace(batch, texts=("x",) * 8))["loss"]) > 0.1
 
 
 def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:

@@ -255,7 +255,7 @@ class PretrainTask(Task):
         pretrain = self.config.pretrain
         same = None
         if pretrain.same_is_no_negative:
-            same = same_pairs(batch.source_texts, batch.patients, batch.image.device, equal_rows=True)
+            same = same_pairs(batch.texts, batch.patients, batch.image.device, equal_rows=True)
         return gathered_info_nce(
             image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla, equal_rows=True
         )  # of equal length on every rank: LengthSampler
