@@ -26,6 +26,7 @@ from medvl.data.sampler import LengthSampler
 from medvl.errors import InputError
 from medvl.evaluate.localisation import as_text, localisation
 from medvl.model_folder import load_model
+from medvl.objectives.contrastive import info_nce, retrieval
 from medvl.tasks import pretrain
 from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
@@ -323,6 +324,24 @@ def test_pairs_of_the_same_text_are_no_negatives(pairs: Path) -> None:
         assert (float(task._align(vectors, others, same)["loss"]) < 1e-6) == none
     task, _ = task_of(config_of(pairs, "pretrain.same_is_no_negative=false"))
     assert float(task._align(vectors, others, replace(batch, texts=("x",) * 8))["loss"]) > 0.1
+
+
+def test_validation_counts_any_image_of_the_same_text_as_a_hit(pairs: Path) -> None:
+    """Texts 0, 2 and 4 are one but for case and white space; pair 4 stands twice, as padded ranks have it."""
+    task, _ = task_of(config_of(pairs))
+    image, text = torch.randn(6, 32), torch.randn(6, 32)
+    image[5], text[5] = image[4], text[4]
+    task._pairs = [(image[:4], text[:4]), (image[4:], text[4:])]
+    task._ids = ["a", "b", "c", "d", "e", "e"]
+    task._texts = ["No mass.", "Mass.", "no  mass. ", "Nodule.", "NO MASS.", "NO MASS."]
+    found = task.validation_values({})
+    same = torch.tensor([[i == j or {i, j} <= {0, 2, 4} for j in range(5)] for i in range(5)])
+    for name, value in retrieval(image[:5], text[:5], same).items():
+        assert found[name] == pytest.approx(value), name
+    assert (found["num_pairs"], found["num_texts"]) == (5, 3)
+    loss = info_nce(image[:5], text[:5], same=same)["loss"]
+    assert found["alignment_loss"] == pytest.approx(float(loss))
+    assert not task._pairs and not task._ids and not task._texts
 
 
 def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:

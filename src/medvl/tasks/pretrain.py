@@ -25,7 +25,14 @@ from medvl.distributed import gather_objects, gather_with_grad
 from medvl.errors import InputError
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import constructor_names
-from medvl.objectives.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, retrieval, same_pairs
+from medvl.objectives.contrastive import (
+    CachedEmbeddings,
+    gathered_info_nce,
+    info_nce,
+    plain_text,
+    retrieval,
+    same_pairs,
+)
 from medvl.objectives.pixel_alignment import (
     pixel_alignment_loss,
     reconstruction_loss,
@@ -212,6 +219,7 @@ class PretrainTask(Task):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}  # ranks are padded with repetitions
         keep = sorted(first.values())
         image, text = image[keep], text[keep]
+        texts = [plain_text(words) for words in texts]
         codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
         code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)
         same_text = code[:, None] == code[None]

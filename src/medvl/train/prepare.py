@@ -22,6 +22,7 @@ from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
 from medvl.models.bridge import continue_from, load_foreign, start_from_g2d
+from medvl.objectives.contrastive import plain_text
 from medvl.tasks.pretrain import Pretrainer, PretrainTask, build_pretrainer
 from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
@@ -224,7 +225,7 @@ def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, pat
         )
     if config.pretrain.decoder == "reconstruction":
         return  # learns from the pixels alone, too
-    if len({" ".join(row.text.split()).casefold() for row in rows}) < 2:
+    if len({plain_text(row.text) for row in rows}) < 2:
         raise InputError(
             f"all {len(rows)} pairs of the train split have the same text",
             file=path,
