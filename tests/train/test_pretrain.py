@@ -326,6 +326,14 @@ def test_pairs_of_the_same_text_are_no_negatives(pairs: Path) -> None:
     assert float(task._align(vectors, others, replace(batch, texts=("x",) * 8))["loss"]) > 0.1
 
 
+def test_the_alignment_follows_its_switches(pairs: Path) -> None:
+    words = ("pretrain.sigma=0.5", "pretrain.vla=sum", "pretrain.same_is_no_negative=false")
+    task, batch = task_of(config_of(pairs, *words))
+    image, text = torch.randn(8, 32), torch.randn(8, 32)
+    expected = info_nce(image, text, sigma=0.5, reduction="sum")["loss"]
+    assert float(task._align(image, text, batch)["loss"]) == pytest.approx(float(expected))
+
+
 def test_validation_counts_any_image_of_the_same_text_as_a_hit(pairs: Path) -> None:
     """Texts 0, 2 and 4 are one but for case and white space; pair 4 stands twice, as padded ranks have it."""
     task, _ = task_of(config_of(pairs))
