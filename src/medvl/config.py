@@ -38,7 +38,7 @@ class DataConfig:
     views: list[str] | None = None  # values of the column view that are trained on, e.g. [PA, AP]; None = all
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
     boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
-    image_size: tuple[int, int] = (224, 224)  # (H, W) at the model
+    image_size: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] = (224, 224)  # (H, W) at the model
     resize: Literal["stretch", "letterbox"] = "stretch"
     in_channels: Literal[1, 3] = 3
     channel_order: Literal["rgb", "bgr"] = "rgb"
@@ -170,10 +170,10 @@ class ClassifyConfig:
 class TrainConfig:
     """The optimisation."""
 
-    epochs: int = 100
+    epochs: Annotated[int, Ge(1)] = 100
     steps_per_epoch: int | None = None  # None = one pass over the images; else so many batches, drawn over and over
-    max_steps: int | None = None  # stop earlier; the schedule ends there
-    batch_size: int = 8  # images; rows are phrases_per_image times as many
+    max_steps: Annotated[int, Ge(1)] | None = None  # stop earlier; the schedule ends there
+    batch_size: Annotated[int, Ge(1)] = 8  # images; rows are phrases_per_image times as many
     optimizer: Literal["adam", "adamw"] = "adamw"
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     lr: float = 1e-3
@@ -189,12 +189,13 @@ class TrainConfig:
     choose_by: Literal["metric", "loss"] = "metric"  # best checkpoint: highest validation metric, or lowest loss
     patience: int | None = None  # epochs without a better one before training stops
     first_best_epoch: int = 1  # no best checkpoint before this epoch
-    val_every: int = 1  # epochs
+    val_every: Annotated[int, Ge(1)] = 1  # epochs
     save_every_s: float = 60.0
     seed: int = 0
     accelerator: str = "auto"
     devices: int = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    # auto: mixed on a GPU (bf16 where it has it, else 16), 32-true elsewhere, where mixed is slower
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
 
 
 @dataclass(config=_STRICT)

@@ -375,3 +375,46 @@ def test_smoothing_of_any_size(size: tuple[int, int], grid: tuple[int, int]) -> 
     kept = smooth_mask(mask, grid)
     assert kept.shape == mask.shape
     assert (kept != mask).float().mean() < 0.1  # a straight edge stays where it is, to the pixels of the quarter size
+
+
+# --- a grid that reaches beyond the image
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
+@each_threshold
+def test_a_padded_grid_keeps_its_place(threshold: str, upsample: str) -> None:
+    """The network pads below and to the right: what the cells of the padding say, and how many there are, is nothing
+    to the mask of the image."""
+    attention, size, covers = weights(grid=(4, 4)), (32, 40), (64, 64)
+    body = body_of(size)
+    config = PseudoMaskConfig(threshold=threshold, upsample=upsample, smooth="none")  # type: ignore[arg-type]
+    made = pseudo_mask(attention, size, body, config, covers=covers)
+    large = torch.zeros(2, *covers, dtype=torch.bool)
+    large[:, : size[0], : size[1]] = body
+    whole = pseudo_mask(attention, covers, large, config)  # the padding is no body
+    assert torch.equal(made.raw, whole.raw[:, :, :32, :40]) and torch.equal(made.valid, whole.valid)
+    assert torch.equal(made.attention_map, whole.attention_map[:, :, :32, :40])
+
+
+@pytest.mark.parametrize("domain", ["body", "image"])
+def test_cells_of_the_padding_are_not_in_the_mixture(domain: str) -> None:
+    attention, size, covers = weights(grid=(4, 4)), (32, 32), (64, 64)
+    other = attention.clone()
+    other[:, :, 3:, :] = other[:, :, :, 3:] = 1.0  # none of these reaches the image, not even by interpolation
+    body = torch.ones(2, *size, dtype=torch.bool)
+    for body_mask in (True, False):
+        config = PseudoMaskConfig(threshold="gmm", domain=domain, body_mask=body_mask)  # type: ignore[arg-type]
+        first, second = (pseudo_mask(a, size, body, config, covers=covers) for a in (attention, other))
+        assert first.raw.any(dim=3).any(dim=2).all() and torch.equal(first.raw, second.raw)
+
+
+def test_smoothing_knows_the_size_of_a_cell_that_is_padded() -> None:
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[0, 0, 16:48, 16:48] = 1
+    assert torch.equal(smooth_mask(mask, (8, 8), covers=(128, 128)), smooth_mask(mask, (4, 4)))
+    assert not torch.equal(smooth_mask(mask, (8, 8)), smooth_mask(mask, (4, 4)))
+
+
+def test_a_grid_smaller_than_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="at least the masks' size"):
+        pseudo_mask(weights(), (32, 32), None, PseudoMaskConfig(**PLAIN), covers=(32, 31))

@@ -307,9 +307,7 @@ def test_a_manifest_without_the_columns_and_a_shuffled_one(
         open_inputs(tmp_path / "model").manifest(broken)
 
 
-def test_what_is_saved_is_what_is_loaded(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_saved_is_what_is_loaded(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ((), PRETRAIN):
         task, batch = ready(recipe, *words)
         folder = tmp_path / str(len(words))
@@ -320,7 +318,7 @@ def test_what_is_saved_is_what_is_loaded(
         task.module.eval()
         with torch.no_grad():
             if isinstance(task, PretrainTask):
-                assert torch.equal(task._forward(batch, None, False)[1], loaded._forward(batch, None, False)[1])  # type: ignore[union-attr]
+                assert torch.equal(task.forward(batch, decode=False)[1], loaded.forward(batch, decode=False)[1])  # type: ignore[union-attr]
             else:
                 assert torch.equal(task.logits(batch), loaded.logits(batch))  # type: ignore[union-attr]
     model = ZeroShot.load(folder)

@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from medvl.config import Config, load_config, make_config
+from medvl.config import Config, TrainConfig, load_config, make_config
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.sampler import LengthSampler
 from medvl.errors import InputError
 from medvl.evaluate.localisation import as_text, localisation
 from medvl.model_folder import load_model
+from medvl.objectives.contrastive import info_nce, retrieval
 from medvl.tasks import pretrain
 from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
 from medvl.train import loop
-from medvl.train.run import train
+from medvl.train.run import precision_of, train
 from medvl.train.schedule import learning_rate
 
 
@@ -319,18 +321,70 @@ def test_cached_parts_have_the_gradients_of_the_whole_batch(pairs: Path, overrid
 
 
 def test_micro_parts_have_their_own_negatives(pairs: Path) -> None:
-    task, batch = task_of(
-        config_of(pairs, "pretrain.accumulate=4", "pretrain.accumulate_mode=micro", "pretrain.decoder=none")
-    )
+    """Parts of 3, 3 and 2 pairs: the mean of their own losses, each part weighed by its pairs."""
+    words = ("pretrain.accumulate=3", "pretrain.accumulate_mode=micro", "pretrain.decoder_weight=0.5")
+    task, batch = task_of(config_of(pairs, *words))
+    task.module.eval()  # else BatchNorm and dropout tell the two passes apart
     losses = task.backward(batch, None, lambda loss: loss.backward())
-    assert float(losses["vla_loss"]) < np.log(2) + 2  # two pairs each
+    found = grads(task)
+    task.module.zero_grad()
+    shares, parts = (3 / 8, 3 / 8, 2 / 8), pretrain._split(batch, 3)
+    own = [task.training_step(part) for part in parts]
+    total = sum(
+        (share * one["loss"] for share, one in zip(shares, own, strict=True)),
+        torch.zeros(()),
+    )
+    total.backward()
+    assert [len(part.ids) for part in parts] == [3, 3, 2]
+    for name, value in losses.items():
+        assert float(value) == pytest.approx(
+            sum(w * float(one[name].detach()) for w, one in zip(shares, own, strict=True))
+        )
+    assert float(losses["loss"]) == pytest.approx(float(losses["vla_loss"]) + 0.5 * float(losses["decoder_loss"]))
+    whole = task.training_step(batch)
+    assert float(whole["vla_loss"]) > float(losses["vla_loss"]) + 0.1  # it has more negatives
+    for name, gradient in grads(task).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_pairs_of_the_same_text_are_no_negatives(pairs: Path) -> None:
     task, batch = task_of(config_of(pairs))
-    same = replace(batch, texts=("x",) * 8, source_texts=("x",) * 8)
-    vectors = torch.randn(8, 32)
-    assert float(task._align(vectors, torch.randn(8, 32), same)["loss"]) == pytest.approx(0, abs=1e-6)
+    vectors, others = torch.randn(8, 32), torch.randn(8, 32)
+    written = tuple(f"Opacity {i}." for i in range(8))
+    for same, none in (
+        (replace(batch, texts=("x",) * 8, source_texts=written), True),  # made the same by a flip
+        (replace(batch, texts=written, source_texts=("x",) * 8), False),  # told apart by a flip
+        (replace(batch, texts=written, patients=("p",) * 8), True),
+    ):
+        assert (float(task._align(vectors, others, same)["loss"]) < 1e-6) == none
+    task, _ = task_of(config_of(pairs, "pretrain.same_is_no_negative=false"))
+    assert float(task._align(vectors, others, replace(batch, texts=("x",) * 8))["loss"]) > 0.1
+
+
+def test_the_alignment_follows_its_switches(pairs: Path) -> None:
+    words = ("pretrain.sigma=0.5", "pretrain.vla=sum", "pretrain.same_is_no_negative=false")
+    task, batch = task_of(config_of(pairs, *words))
+    image, text = torch.randn(8, 32), torch.randn(8, 32)
+    expected = info_nce(image, text, sigma=0.5, reduction="sum")["loss"]
+    assert float(task._align(image, text, batch)["loss"]) == pytest.approx(float(expected))
+
+
+def test_validation_counts_any_image_of_the_same_text_as_a_hit(pairs: Path) -> None:
+    """Texts 0, 2 and 4 are one but for case and white space; pair 4 stands twice, as padded ranks have it."""
+    task, _ = task_of(config_of(pairs))
+    image, text = torch.randn(6, 32), torch.randn(6, 32)
+    image[5], text[5] = image[4], text[4]
+    task._pairs = [(image[:4], text[:4]), (image[4:], text[4:])]
+    task._ids = ["a", "b", "c", "d", "e", "e"]
+    task._texts = ["No mass.", "Mass.", "no  mass. ", "Nodule.", "NO MASS.", "NO MASS."]
+    found = task.validation_values({})
+    same = torch.tensor([[i == j or {i, j} <= {0, 2, 4} for j in range(5)] for i in range(5)])
+    for name, value in retrieval(image[:5], text[:5], same).items():
+        assert found[name] == pytest.approx(value), name
+    assert (found["num_pairs"], found["num_texts"]) == (5, 3)
+    loss = info_nce(image[:5], text[:5], same=same)["loss"]
+    assert found["alignment_loss"] == pytest.approx(float(loss))
+    assert not task._pairs and not task._ids and not task._texts
 
 
 def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
@@ -355,6 +409,23 @@ def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
     assert together == [sorted(batch) for batch in first]  # the same batches, whatever the number of ranks
 
 
+def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> None:
+    """40 px are padded to 64, which the 2 x 2 cells lie over: the first one ends at 32 px."""
+    words = ("data.image_size=[40,40]", "pretrain.mask.upsample=nearest", "pretrain.mask.smooth=none")
+    task, batch = task_of(config_of(pairs, *words))
+    with torch.no_grad():
+        output, _ = task.module(batch.image, *task.text(batch.texts, batch.image.device))
+        attention = torch.zeros_like(output.attention)
+        attention[:, :, 1] = 1
+        made = task.mask_of(
+            output._replace(attention=attention), None, replace(batch, body=torch.ones(8, 40, 40).bool())
+        )
+    assert output.grid == (2, 2) and output.mask_logits.shape == (8, 1, 40, 40)
+    expected = torch.zeros(40, 40)
+    expected[:32, :32] = 1
+    assert torch.equal(made.attention_map, expected.expand(8, 1, 40, 40))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -365,6 +436,13 @@ def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
         (("model.options.pool=average",), "no attention"),
         (("pretrain.mask.source=evidence", "pretrain.mask.domain=image"), "evidence with domain: image"),
         (("train.batch_size=30",), "do not fill one batch"),
+        (("train.batch_size=1",), "batch_size: 1; expected at least 2 pairs"),
+        (("pretrain.accumulate=5",), r"a batch of 8 pairs in 5 parts; .* pretrain.accumulate: 4"),
+        (("pretrain.accumulate=100", "pretrain.accumulate_mode=micro"), "a batch of 8 pairs in 100 parts"),
+        (("model.options.heads=many",), "heads 'many'; expected a whole number"),
+        (("model.options.projection_dim=0",), "projection_dim 0; expected a whole number"),
+        (("data.image_size=[0,64]",), "data.image_size.0: Input should be greater"),
+        (("train.max_steps=0",), "train.max_steps: Input should be greater"),
         (("data.views=[XX]",), "no record of the train split has a view"),
         (("data.laterality=null",), "laterality"),
     ],
@@ -375,6 +453,35 @@ def test_what_is_wrong_is_said_before_the_run_folder_is_made(
     with pytest.raises(InputError, match=message):
         train(config_of(pairs, *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_nothing_tells_apart_are_refused(pairs: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(pairs / "manifest.csv")
+    for name, column, value in (("text", "text", "No finding."), ("patient", "patient", "p")):
+        table.assign(**{column: [f"{value}{split}" for split in table.split]}).to_csv(
+            pairs / f"one_{name}.csv", index=False
+        )
+    with pytest.raises(InputError, match=r"one_text.csv: all 24 pairs of the train split have the same text"):
+        train(config_of(pairs, f"data.manifest={pairs / 'one_text.csv'}"), tmp_path / "run")
+    one_patient = f"data.manifest={pairs / 'one_patient.csv'}"
+    with pytest.raises(InputError, match=r"of one patient.*same_is_no_negative: false"):
+        train(config_of(pairs, one_patient), tmp_path / "run")
+    for word in ("pretrain.same_is_no_negative=false", "pretrain.decoder=reconstruction"):
+        train(config_of(pairs, one_patient, word), tmp_path / "run", dry_run=True)
+
+
+def test_auto_precision_is_mixed_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = TrainConfig(precision="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert precision_of(auto) == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_bf16, mixed in ((True, "bf16-mixed"), (False, "16-mixed")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda value=has_bf16, **_: value)
+        assert precision_of(auto) == mixed
+        assert precision_of(replace(auto, accelerator="cpu")) == "32-true"
+        assert precision_of(replace(auto, precision="32-true")) == "32-true"
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "g2d.yaml"
+    assert load_config(recipe).train.precision == "auto"
 
 
 def test_presets_of_g2d() -> None:

@@ -184,6 +184,9 @@ class G2D(nn.Module):
         _check("pool", pool, ("attention", "average"))
         _check("text_pool", text_pool, ("first", "mean", "attention"))
         _check("text_norm", text_norm, ("pooled", "tokens"))
+        for name, value in (("heads", heads), ("projection_dim", projection_dim)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"G2D with {name} {value!r}", expected="a whole number, at least 1")
         self.text_dim, self.text_pool, self.text_norm = text_dim, text_pool, text_norm
         self.unet = EncoderUNet(
             size,

@@ -113,13 +113,15 @@ def same_pairs(
     Returns:
         (B, B) bool, symmetric, true on the diagonal.
     """
-    rows = [
-        [_hash(" ".join(text.split()).casefold()), _hash(patient)]
-        for text, patient in zip(texts, patients, strict=True)
-    ]
+    rows = [[_hash(plain_text(text)), _hash(patient)] for text, patient in zip(texts, patients, strict=True)]
     own = to_device(torch.tensor(rows, dtype=torch.int64).view(-1, 2), device)  # (B_r, 2)
     keys = gather_with_grad(own, equal_rows=equal_rows)  # (B, 2)
     return (keys[:, None] == keys[None]).any(dim=2)  # (B, B)
+
+
+def plain_text(text: str) -> str:
+    """What two texts share that count as the same: case and white space make no difference."""
+    return " ".join(text.split()).casefold()
 
 
 class CachedEmbeddings:

@@ -61,7 +61,12 @@ class PseudoMask:
 
 @torch.no_grad()
 def pseudo_mask(
-    attention: Tensor, size: tuple[int, int], body: Tensor | None = None, config: PseudoMaskConfig | None = None
+    attention: Tensor,
+    size: tuple[int, int],
+    body: Tensor | None = None,
+    config: PseudoMaskConfig | None = None,
+    *,
+    covers: tuple[int, int] | None = None,
 ) -> PseudoMask:
     """The pseudo masks of a batch.
 
@@ -71,27 +76,29 @@ def pseudo_mask(
         size: (H, W) of the masks.
         body: (B, H, W) bool, for `config.body_mask`; ignored without it.
         config: None = the defaults.
+        covers: (H', W') of what the grid lies over, at least `size`: the network pads below and to the right. None =
+            `size`.
 
     Raises:
         InputError: a shape that does not fit, or `body_mask` without `body`.
     """
     config = config or PseudoMaskConfig()
-    _check(attention, size, body, config)
+    covers = covers or size
+    _check(attention, size, body, config, covers)
     with full_precision(attention.device):
         weights = attention.detach().float()
         if config.aggregate:
             weights = weights.mean(dim=1, keepdim=True)  # (B, M, h, w)
         finite = weights.isfinite().all(dim=3).all(dim=2)  # (B, M)
         weights = torch.where(finite[:, :, None, None], weights, 0)
-        attention_map = _resize(weights, size, config.upsample)  # (B, M, H, W)
+        attention_map = _resize(weights, covers, config.upsample)[:, :, : size[0], : size[1]]  # (B, M, H, W)
         inside = None if body is None or not config.body_mask else body[:, None]  # (B, 1, H, W) bool
         says_something = finite & _varies(attention_map, inside)
-        raw = _threshold(attention_map, weights, inside, config) & says_something[:, :, None, None]
+        raw = _threshold(attention_map, weights, inside, config, covers) & says_something[:, :, None, None]
         mask = raw = raw.float()
         if config.smooth == "bilateral":
-            mask = smooth_mask(
-                raw, (weights.shape[2], weights.shape[3]), config.sigma_cells, config.sigma_value, soft=config.soft
-            )
+            grid = (weights.shape[2], weights.shape[3])
+            mask = smooth_mask(raw, grid, config.sigma_cells, config.sigma_value, soft=config.soft, covers=covers)
             mask = mask if inside is None else mask * inside
         valid = says_something & (mask > 0).any(dim=3).any(dim=2)
     return PseudoMask(mask, raw, valid, attention_map)
@@ -129,16 +136,24 @@ def at_percentile(values: Tensor, inside: Tensor | None, percent: int, *, strict
 
 
 def smooth_mask(
-    mask: Tensor, grid: tuple[int, int], sigma_cells: float = 0.5, sigma_value: float = 1.0, *, soft: bool = False
+    mask: Tensor,
+    grid: tuple[int, int],
+    sigma_cells: float = 0.5,
+    sigma_value: float = 1.0,
+    *,
+    soft: bool = False,
+    covers: tuple[int, int] | None = None,
 ) -> Tensor:
     """`bilateral_mask` at a quarter of the size, brought back linearly and cut at 0.5 (unless `soft`).
 
     Args:
         mask: (B, M, H, W) float in {0, 1}.
-        grid: (h, w) of the attention; sigma in pixels is `sigma_cells` * (H / h, W / w).
+        grid: (h, w) of the attention; sigma in pixels is `sigma_cells` * (H' / h, W' / w).
+        covers: (H', W') of what the grid lies over; None = (H, W).
     """
     size = (mask.shape[2], mask.shape[3])
-    sigma = (sigma_cells * size[0] / grid[0], sigma_cells * size[1] / grid[1])
+    height, width = covers or size
+    sigma = (sigma_cells * height / grid[0], sigma_cells * width / grid[1])
     scale = max(1, min(SMOOTHING_SCALE, int(min(sigma))))  # sigma stays at least a pixel of the smaller picture
     small = (math.ceil(size[0] / scale), math.ceil(size[1] / scale))
     low = (F.adaptive_avg_pool2d(mask, small) >= 0.5).to(mask.dtype) if scale > 1 else mask
@@ -197,13 +212,15 @@ def gmm_parameters(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Ten
     return shares.gather(-1, order), means.gather(-1, order), sds.gather(-1, order)
 
 
-def _threshold(attention_map: Tensor, weights: Tensor, inside: Tensor | None, config: PseudoMaskConfig) -> Tensor:
+def _threshold(
+    attention_map: Tensor, weights: Tensor, inside: Tensor | None, config: PseudoMaskConfig, covers: tuple[int, int]
+) -> Tensor:
     """(B, M, H, W) bool: what is above the threshold, within the body."""
     counted = inside
     if inside is not None and config.domain == "image":
         attention_map, counted = attention_map * inside, None
     if config.threshold == "gmm":
-        above = _above_gmm(attention_map, weights, inside, config.domain)
+        above = _above_gmm(attention_map, weights, inside, config.domain, covers)
     elif config.threshold == "mean":
         dims = (2, 3)
         mean = attention_map.mean(dims, keepdim=True)  # (B, M, 1, 1)
@@ -217,17 +234,19 @@ def _threshold(attention_map: Tensor, weights: Tensor, inside: Tensor | None, co
     return above if inside is None else above & inside
 
 
-def _above_gmm(attention_map: Tensor, weights: Tensor, inside: Tensor | None, domain: str) -> Tensor:
+def _above_gmm(
+    attention_map: Tensor, weights: Tensor, inside: Tensor | None, domain: str, covers: tuple[int, int]
+) -> Tensor:
     """Where the posterior of the higher of two components, fitted on the cells, exceeds one half.
 
-    A cell counts as far as the body covers it; with domain "image" it counts fully and its value shrinks instead.
+    A cell counts as far as the body covers it; with domain "image" as far as it lies in the image, and its value
+    shrinks by what of that is not body.
     """
     cells = weights.flatten(2)  # (B, M, h*w)
-    counts = torch.ones_like(cells)
+    counts = _cover(torch.ones_like(attention_map[:, :1]), weights, covers)  # in the image: all, but for padding
     if inside is not None:
-        grid = (weights.shape[2], weights.shape[3])
-        cover = F.adaptive_avg_pool2d(inside.float(), grid).flatten(2).expand_as(cells)
-        cells, counts = (cells * cover, counts) if domain == "image" else (cells, cover)
+        cover = _cover(inside.float(), weights, covers)
+        cells, counts = (cells * cover / counts.clamp(min=1e-6), counts) if domain == "image" else (cells, cover)
     lowest = torch.where(counts > 0, cells, torch.inf).amin(dim=2, keepdim=True)  # (B, M, 1)
     highest = torch.where(counts > 0, cells, -torch.inf).amax(dim=2, keepdim=True)
     spread = highest - lowest
@@ -241,6 +260,13 @@ def _above_gmm(attention_map: Tensor, weights: Tensor, inside: Tensor | None, do
     # The wider component wins far from both means: at low values too, where its posterior says nothing about height.
     above = (density[:, :, 1] > density[:, :, 0]) & (pixels[:, :, 0] > means[:, :, 0]) & usable  # (B, M, N)
     return above.reshape(attention_map.shape)
+
+
+def _cover(region: Tensor, weights: Tensor, covers: tuple[int, int]) -> Tensor:
+    """(B, 1, H, W) in [0, 1] -> the share of each cell that it covers, (B, M, h*w)."""
+    region = F.pad(region, (0, covers[1] - region.shape[3], 0, covers[0] - region.shape[2]))  # (B, 1, H', W')
+    cover = F.adaptive_avg_pool2d(region, (weights.shape[2], weights.shape[3])).flatten(2)
+    return cover.expand(*weights.shape[:2], -1)
 
 
 def _log_density(values: Tensor, shares: Tensor, means: Tensor, sds: Tensor) -> Tensor:
@@ -278,11 +304,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _check(attention: Tensor, size: tuple[int, int], body: Tensor | None, config: PseudoMaskConfig) -> None:
+def _check(
+    attention: Tensor, size: tuple[int, int], body: Tensor | None, config: PseudoMaskConfig, covers: tuple[int, int]
+) -> None:
     if attention.ndim != 4 or not attention.is_floating_point():
         raise InputError(
             f"attention of shape {tuple(attention.shape)}, {attention.dtype}", expected="(B, heads, h, w) floats"
         )
+    if covers[0] < size[0] or covers[1] < size[1]:
+        raise InputError(f"a grid over {covers} pixels for masks of {size}", expected="at least the masks' size")
     if not config.body_mask:
         return
     if body is None:

@@ -26,7 +26,14 @@ from medvl.distributed import gather_objects, gather_with_grad
 from medvl.errors import InputError
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import constructor_names
-from medvl.objectives.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, retrieval, same_pairs
+from medvl.objectives.contrastive import (
+    CachedEmbeddings,
+    gathered_info_nce,
+    info_nce,
+    plain_text,
+    retrieval,
+    same_pairs,
+)
 from medvl.objectives.pixel_alignment import (
     pixel_alignment_loss,
     reconstruction_loss,
@@ -216,6 +223,7 @@ class PretrainTask(Task):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}  # ranks are padded with repetitions
         keep = sorted(first.values())
         image, text = image[keep], text[keep]
+        texts = [plain_text(words) for words in texts]
         codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
         code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)
         same_text = code[:, None] == code[None]
@@ -252,7 +260,9 @@ class PretrainTask(Task):
                 text = normalize(vectors.float(), dim=1)
                 weights = pool.evidence(output.projected.float(), weights.float(), text)
         cells = weights[:, :, 1:].reshape(*weights.shape[:2], *output.grid)  # (B, heads, h, w)
-        return pseudo_mask(cells, (batch.image.shape[2], batch.image.shape[3]), batch.body, config)
+        size = (batch.image.shape[2], batch.image.shape[3])
+        covers = self.module.network.unet.padded_size(*size)
+        return pseudo_mask(cells, size, batch.body, config, covers=covers)
 
     def forward(self, batch: Batch, module: nn.Module | None = None, decode: bool = True) -> tuple[ImageOutput, Tensor]:
         """What the network says of the images, and the texts' vectors (B, d), not normalised."""
@@ -265,7 +275,7 @@ class PretrainTask(Task):
         pretrain = self.config.pretrain
         same = None
         if pretrain.same_is_no_negative:
-            same = same_pairs(batch.source_texts, batch.patients, batch.image.device, equal_rows=True)
+            same = same_pairs(batch.texts, batch.patients, batch.image.device, equal_rows=True)
         return gathered_info_nce(
             image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla, equal_rows=True
         )  # of equal length on every rank: LengthSampler

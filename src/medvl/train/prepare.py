@@ -22,6 +22,7 @@ from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
 from medvl.models.bridge import continue_from, load_foreign, start_from_g2d
+from medvl.objectives.contrastive import plain_text
 from medvl.tasks.pretrain import Pretrainer, PretrainTask, build_pretrainer
 from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
@@ -158,6 +159,7 @@ def _pretrain(
                 file=manifest.path,
                 expected=f"pairs of image and text (column {config.data.text_column})",
             )
+    _check_contrast(config, splits["train"], fabric.world_size, manifest.path)
     texts = _written(splits["train"], context)
     module, encoder = build_pretrainer(config, texts, context)
     taken: dict[str, Any] = {}
@@ -208,6 +210,34 @@ def _pretrain(
         "negatives": _negatives(config, fabric.world_size),
     }
     return Prepared(task, encoder, (), splits, loaders, {"pairs": pairs, **taken})
+
+
+def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, path: Path) -> None:
+    """InputError where a step holds one pair, or nothing tells the training pairs apart."""
+    size, parts = config.train.batch_size, config.pretrain.accumulate
+    smallest = size // min(parts, size)  # of the parts of a batch
+    if smallest * world_size < 2:
+        what = "train.batch_size: 1" if size == 1 else f"a batch of {size} pairs in {parts} parts"
+        raise InputError(
+            f"task: pretrain with {what}",
+            expected="at least 2 pairs in each: BatchNorm and the alignment compare them",
+            remedy="a larger train.batch_size" + ("" if size == 1 else f", or pretrain.accumulate: {size // 2}"),
+        )
+    if config.pretrain.decoder == "reconstruction":
+        return  # learns from the pixels alone, too
+    if len({plain_text(row.text) for row in rows}) < 2:
+        raise InputError(
+            f"all {len(rows)} pairs of the train split have the same text",
+            file=path,
+            expected=f"texts that differ (column {config.data.text_column})",
+        )
+    if config.pretrain.same_is_no_negative and len({row.patient for row in rows}) < 2:
+        raise InputError(
+            "all pairs of the train split are of one patient, and so no negatives of each other",
+            file=path,
+            expected="several patients",
+            remedy="pretrain.same_is_no_negative: false",
+        )
 
 
 def _classify(

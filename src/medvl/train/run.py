@@ -6,13 +6,14 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from medvl.config import Config, config_dict, load_config, manifest_path, save_config
+from medvl.config import Config, TrainConfig, config_dict, load_config, manifest_path, save_config
 from medvl.data.context import add_context
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError
@@ -48,7 +49,7 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     monitor = Monitor(out, enabled=fabric.is_global_zero)
     task, loaders, encoder = ready.task, ready.loaders, ready.encoder
     plan = make_plan(config, task, ready.splits, loaders["train"], loaders["val"], fabric.device)
-    plan |= ready.plan | protocol_plan(config_dict(config))
+    plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
     monitor.say(plan_text(plan, config))
     if encoder is not None and task.text.uses_text:
         _say_text(monitor, encoder, task.text, ready.splits["train"])
@@ -95,7 +96,18 @@ def _fabric(config: Config) -> Fabric:
     strategy: Any = "auto"
     if train.devices > 1:  # in its warm-up, pre-training does not run the decoder
         strategy = DDPStrategy(find_unused_parameters=config.task == "pretrain")
-    return Fabric(accelerator=train.accelerator, devices=train.devices, precision=train.precision, strategy=strategy)
+    return Fabric(
+        accelerator=train.accelerator, devices=train.devices, precision=precision_of(train), strategy=strategy
+    )
+
+
+def precision_of(train: TrainConfig) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """`train.precision`, `auto` decided for this machine."""
+    if train.precision != "auto":
+        return train.precision
+    if train.accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> Config:
