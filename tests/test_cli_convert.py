@@ -45,6 +45,7 @@ def test_round_trip(model: tuple[EncoderUNet, Path], tmp_path: Path, suffix: str
     found = json.loads(done.stdout)
     assert found["layout"] == "medvl" and found["network"].startswith("resnet18 of base width 16")
     assert found["matched"] == list(network.encoder.state_dict())
+    assert found["fed"] is None  # the folder has no configuration
     assert found["missing"] == found["unexpected"] == [] and found["reshaped"] == ["conv1.weight"]
     written = read_tensors(out)
     assert set(written) == {prefix + name for name in network.encoder.state_dict()}
@@ -92,3 +93,16 @@ def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, m
     with pytest.raises(InputError, match=message):
         raise done.exception
     assert not Path("x.pth").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("options", "own"), [("{}", True), ("{input_norm: none}", False)])
+def test_what_the_encoder_was_fed_is_said(model: tuple[EncoderUNet, Path], options: str, own: bool) -> None:
+    _, folder = model
+    (folder / "config.yaml").write_text(
+        "task: segment\ndata: {manifest: m.csv, image_size: [96, 64], normalize: none, in_channels: 1}\n"
+        f"text: {{encoder: none}}\nmodel: {{name: encoder_unet, size: nano, options: {options}}}\n"
+    )
+    done = CliRunner().invoke(app, [str(folder), "--out", str(folder / "encoder.pth")])
+    assert done.exit_code == 0, done.output
+    assert "fed with: 96 x 64 px, 1 channel(s), values from 0 to 1" in done.stdout
+    assert ("mean 0 and standard deviation 1" in done.stdout) == own

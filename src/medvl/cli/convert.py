@@ -19,7 +19,8 @@ def convert(
     """Write the ResNet image encoder of a checkpoint as a file that other programs load.
 
     Reads the layouts of torchvision, segmentation_models_pytorch, G2D, MGCA, GLoRIA, MedKLIP and medvl. Exit code 1
-    when the encoder in the checkpoint is not whole; what is there is written, and what is missing is listed.
+    when the encoder in the checkpoint is not whole; what is there is written, and what is missing is listed. Of a
+    model of medvl it says what the encoder was fed, which another program has to do too.
     """
     import json
 
@@ -30,11 +31,14 @@ def convert(
         raise InputError("--out is the source itself", file=out, remedy="choose another file")
     network, tensors, report = convert_encoder(source, to)
     write_tensors(out, tensors)
-    made = {"out": str(out), "network": network, "to": to, **report.as_dict()}
+    fed = _fed(source)
+    made = {"out": str(out), "network": network, "to": to, "fed": fed, **report.as_dict()}
     if as_json:
         print(json.dumps(made))
     else:
         print(f"{out}: {network}, {len(tensors)} tensors by the names of {to}; found as {report.layout}")
+        if fed:
+            print(f"fed with: {fed}")
         for what, names in (
             ("matched", report.matched),
             ("reshaped", report.reshaped),
@@ -44,3 +48,19 @@ def convert(
             print(f"{what} ({len(names)}): {' '.join(names) or '-'}")
     if report.missing:
         raise typer.Exit(code=1)
+
+
+def _fed(source: Path) -> str | None:
+    """What the images of a model's encoder were like, in words; None for a file of another program."""
+    from medvl.config import load_config
+    from medvl.model_folder import find_model
+
+    if not source.is_dir() or not (path := find_model(source) / "config.yaml").is_file():
+        return None
+    config = load_config(path)
+    height, width = config.data.image_size
+    words = f"{height} x {width} px, {config.data.in_channels} channel(s), values from 0 to 1"
+    inside = config.model.name != "lvit" and config.model.options.get("input_norm", "image") == "image"
+    if inside or config.data.normalize == "zscore":
+        words += ", each image brought to mean 0 and standard deviation 1 (not ImageNet's mean and deviation)"
+    return words
