@@ -69,9 +69,8 @@ def _detect(layout: str) -> Column:
     return Column(layout, {"protocol": "mgca_detection", "data": dict(_FILM)}, {}, _mean("map_published"), _mean("map"))
 
 
-def _classify(layout: str, protocol: str, metric: str = "macro_auc", **options: Any) -> Column:
-    recipe = {"protocol": protocol, "data": dict(_FILM), **({"classify": options} if options else {})}
-    return Column(layout, recipe, {}, _mean(metric), _mean(metric))
+def _classify(layout: str, protocol: str, metric: str = "macro_auc") -> Column:
+    return Column(layout, {"protocol": protocol, "data": dict(_FILM)}, {}, _mean(metric), _mean(metric))
 
 
 def _ask_classes(layout: str, protocol: str, rule: str, note: str, classes: list[str] | None = None) -> Column:
@@ -105,7 +104,7 @@ COLUMNS: dict[str, Column] = {
     "SIIM zero-shot": _ask_classes("siim", "medklip", "max f1", _OTHER_LIST.format("SIIM")),
     "CXR14 zero-shot": _ask_classes("nih", "kad", "max mcc", ""),
     "CheXpert zero-shot": _ask_classes("chexpert", "kad", "max mcc", _CHEXPERT_TEST, _CHEXPERT),
-    "CXR14 fine-tuned": _classify("nih", "kad_finetune", negative_names=["No Finding"]),
+    "CXR14 fine-tuned": _classify("nih", "kad_finetune"),  # the importer writes no label for No Finding
     "CheXpert linear": _classify("chexpert", "mgca_linear:chexpert"),
     "RSNA linear": _classify("rsna", "mgca_linear:rsna"),
     "COVIDx linear": _classify("covidx", "mgca_linear:covidx", "accuracy"),
@@ -239,9 +238,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     return Benchmark(table, list(dict.fromkeys(rows)), cells, absent, left_out, notes, outcomes, failed)
 
 
-def write_sweep(
-    table: PublishedTable, columns: Mapping[str, Column], given: Given
-) -> dict[str, tuple[str, str, str]]:
+def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Given) -> dict[str, tuple[str, str, str]]:
     """Write OUT/sweep.yaml and a recipe per column; -> variant -> (row, column, fraction as the table writes it)."""
     given.out.mkdir(parents=True, exist_ok=True)
     variants: dict[str, dict[str, Any]] = {}
