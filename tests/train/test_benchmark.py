@@ -360,6 +360,16 @@ def test_on_val_the_honest_threshold_is_told_from_the_published_practice(data: P
     assert made.cells["mine", "RSNA zero-shot", "AUC"].published
 
 
+def test_a_run_that_is_no_pretraining_is_no_row(data: Path, tmp_path: Path) -> None:
+    words = ["task=classify", "model.name=classifier", "text.encoder=none", *SMALL, "model.size=nano"]
+    words += [f"data.manifest={data / 'rsna' / 'manifest.csv'}", "data.in_channels=1"]
+    (tmp_path / "classify.yaml").write_text("{}")
+    trained_on_labels = train(load_config(tmp_path / "classify.yaml", words), tmp_path / "run")
+    given = Given(data=data, out=tmp_path / "out", runs={"mine": trained_on_labels})
+    with pytest.raises(InputError, match="--run mine: a run of task: classify; expected a run of task: pretrain"):
+        run_benchmark(published_table("g2d-table1"), given, dry_run=True)
+
+
 def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:
     table = published_table("g2d-table8")
     given = Given(data=data, out=tmp_path / "out", overrides=("train.max_steps=2",))

@@ -200,9 +200,7 @@ def test_a_text_network_needs_texts(tiny_recipe: Path, tiny_manifest: Path, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_image_stops_before_anything_is_written(
-    tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path
-) -> None:
+def test_damaged_image_stops_before_anything_is_written(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
     folder = copy_set(tiny_manifest, tmp_path)
     for name in ("i3.png", "m5.png"):
         (folder / name).write_bytes((folder / name).read_bytes()[:20])

@@ -176,6 +176,10 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     taken = [name for name in given.runs if name in (RANDOM, IMAGENET)]
     if taken:
         raise InputError(f"--run {taken[0]}=...: that row is there already", remedy="another name")
+    for name, run in given.runs.items():
+        task = load_config(find_model(run) / "config.yaml").task
+        if task != "pretrain":
+            raise InputError(f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain")
     if not given.data.is_dir():
         raise InputError("no such folder", file=given.data, expected="the folder that holds the sets (--data)")
     present = {name: column_of(table, name) for name in table.columns if _manifest(given, column_of(table, name))}
