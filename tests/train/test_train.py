@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -82,6 +83,7 @@ def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     tiny_recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     choose_by: str,
     losses: list[float],
     patience: str,
@@ -97,6 +99,8 @@ def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len([row for row in rows if row["kind"] == "val"]) == num_epochs
     assert json.loads((run / "model" / "card.json").read_text())["epoch"] == best
+    said = capsys.readouterr()
+    assert ("no val loss was a number" in said.out + said.err) == all(map(math.isnan, losses))
     before = (run / "metrics.jsonl").read_text()
     train(None, run, resume=True)  # what has stopped is not trained on
     assert (run / "metrics.jsonl").read_text() == before
