@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import field, is_dataclass
+from dataclasses import field, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -235,6 +235,12 @@ def manifest_path(config: Config) -> Path:
         folder = Path(__file__).parent / "assets" / name[len(ASSET_PREFIX) :]
         return folder if folder.suffix else folder / "manifest.csv"
     return Path(name)
+
+
+def as_read(config: Config) -> DataConfig:
+    """`data` for reading samples: whose side a text names is not asked for where no text is read."""
+    unread = config.text.encoder == "none" and config.data.laterality is None
+    return replace(config.data, laterality="image") if unread else config.data
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

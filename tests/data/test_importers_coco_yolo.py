@@ -101,6 +101,8 @@ def test_coco_faults(coco: Path, tmp_path: Path) -> None:
         annotation(12, 0, 7, [1, 1, 0, 2], []),
         annotation(13, 0, 7, [1, 1, 2, 2], [[1, 2, 3, 4]]),
         {"id": 14, "image_id": 0, "category_id": 7},
+        annotation(17, 0, 7, [1, 1, 2], []),
+        annotation(18, 0, 7, [1, 1, "x", 2], []),
         annotation(15, 0, 7, [9, 1, 5, 2], []),
         annotation(16, 2, 9, [1, 1, 2, 2], {"size": [4, 4], "counts": [16]}),
     ]
@@ -109,8 +111,16 @@ def test_coco_faults(coco: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         import_coco(coco, tmp_path / "out" / "m.csv")
     text = str(caught.value)
-    for number in (10, 11, 12, 13, 14):
-        assert f"[annotation {number}]" in text, number
+    for number, said in (
+        (10, "category_id 8; expected an id of categories in this file"),
+        (11, "image_id 5; expected an id of images in this file"),
+        (12, "bbox [1, 1, 0, 2]; expected x, y, width, height with both above 0"),
+        (13, "a polygon of 4 numbers"),
+        (14, "no bbox; expected image_id, category_id, bbox"),
+        (17, "bbox [1, 1, 2]; expected x, y, width, height"),
+        (18, "not an annotation (could not convert string to float: 'x')"),
+    ):
+        assert f"[annotation {number}]: {said}" in text, number
     assert "1 of 4 images are missing: gone.png" in text and "leaves the image" in text
     assert "expected 4 rows x 4 columns, as its run lengths" in text
     assert not (tmp_path / "out").exists()

@@ -112,6 +112,11 @@ def test_threshold_metrics_and_calibration_by_hand() -> None:
         assert found[name]["lo"] <= found[name]["mean"] <= found[name]["hi"] or name == "ece"
 
 
+def test_the_last_two_of_the_fifteen_bins_are_two_and_a_certainty_lies_in_the_last() -> None:
+    found = c.binary_metrics([0.9, 0.95, 1.0], [0, 1, 1], ["a", "b", "c"], num_draws=1)  # 14/15 = 0.933
+    assert found["ece"]["mean"] == pytest.approx((0.9 + (0.05 + 0.0)) / 3)
+
+
 def test_intervals_are_those_of_the_common_bootstrap() -> None:
     score, label, patients = example()
     found = c.binary_metrics(score, label, patients, 0.5, seed=7)

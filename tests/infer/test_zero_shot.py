@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,12 +14,14 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from torch import Tensor
 
-from medvl.config import load_config, make_config
+from medvl.config import Config, load_config, make_config
 from medvl.data.dataset import prepare
 from medvl.data.geometry import fit
 from medvl.data.images import read_image
 from medvl.errors import InputError
-from medvl.infer.zero_shot import ZeroShot, largest_box, smooth, upsample, write_similarity
+from medvl.evaluate.grounding import patient_halves
+from medvl.evaluate.zero_shot_classification import _chosen
+from medvl.infer.zero_shot import WHAT_ELSE, ZeroShot, largest_box, smooth, upsample, write_similarity
 from medvl.text.prompts import PromptPair, load_prompts
 from medvl.train.run import train
 
@@ -80,9 +82,7 @@ class KnownModule:
 
 def known(cells: Any, size: Grid, *, padded: Grid | None = None, resize: str = "stretch", **more: Any) -> ZeroShot:
     """A model of `size` pixels whose cells are the vectors of `cells` (2, h, w)."""
-    config = make_config(
-        {"task": "pretrain", "data": {"image_size": list(size), "in_channels": 1, "resize": resize}}
-    )
+    config = make_config({"task": "pretrain", "data": {"image_size": list(size), "in_channels": 1, "resize": resize}})
     network = KnownNetwork(torch.as_tensor(np.asarray(cells), dtype=torch.float32), padded or size, **more)
     return ZeroShot(KnownModule(network), KnownEncoder(), config, {})  # type: ignore[arg-type]
 
@@ -270,7 +270,23 @@ def test_a_trained_model_by_hand(run: Path, tiny_manifest: Path) -> None:
 
 
 def test_only_a_pre_trained_model_will_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a pre-trained model"):
+    assert set(WHAT_ELSE) == set(get_args(get_type_hints(Config)["task"]))
+    with pytest.raises(InputError, match=r"not a pre-trained model.*remedy: medvl predict medvl:lvit_regions IMAGE"):
         ZeroShot.load("medvl:lvit_regions")
     with pytest.raises(InputError, match="no such model folder"):
         ZeroShot.load(tmp_path / "absent")
+
+
+def test_on_val_each_half_of_the_patients_is_decided_at_the_threshold_of_the_other() -> None:
+    """Any case of the half that is drawn first scores higher: its own best threshold is no good for the other half."""
+    patients = [f"p{i}" for i in range(8)]
+    first = patient_halves(patients, 0)
+    labels = np.array([[float(list(np.flatnonzero(first == side)).index(i) < 2)] for i, side in enumerate(first)])
+    probs = 0.2 + 0.5 * first[:, None] + 0.1 * labels  # first half 0.8 and 0.7, second 0.3 and 0.2
+    prompts = {"nodule": PromptPair(("nodule",), ("no nodule",))}
+    manifest: Any = None  # asked for on other splits only
+    found = _chosen(manifest, manifest, prompts, "val", "val", "model", (probs, labels, patients), ("f1",), 0)
+    (rules,) = found.values()
+    row = rules["max f1"]["by_class"]["nodule"]
+    assert row["threshold"] == [pytest.approx(0.25), pytest.approx(0.75)]  # for the first half, for the second
+    assert row["sensitivity"]["mean"] == 0.5 and row["specificity"]["mean"] == 0.5

@@ -14,6 +14,7 @@ from PIL import Image
 
 from medvl.cli import app
 from medvl.config import load_config
+from medvl.data.importers import chexpert, covidx, nih
 from medvl.data.importers.layouts import LAYOUTS
 from medvl.errors import InputError
 from medvl.published_tables import published_table, table_names
@@ -168,9 +169,7 @@ WIRED = {
     "SIIM zero-shot": asked("siim", "medklip", "max f1"),
     "CXR14 zero-shot": asked("nih", "kad", "max mcc"),
     "CheXpert zero-shot": asked("chexpert", "kad", "max mcc", classes=FIVE),
-    "CXR14 fine-tuned": trained(
-        "nih", "kad_finetune", "macro_auc", "macro_auc", classify={"negative_names": ["No Finding"]}
-    ),
+    "CXR14 fine-tuned": trained("nih", "kad_finetune", "macro_auc", "macro_auc"),
     "CheXpert linear": trained("chexpert", "mgca_linear:chexpert", "macro_auc", "macro_auc"),
     "RSNA linear": trained("rsna", "mgca_linear:rsna", "macro_auc", "macro_auc"),
     "COVIDx linear": trained("covidx", "mgca_linear:covidx", "accuracy", "accuracy"),
@@ -247,6 +246,80 @@ def test_table1_of_the_sets_that_are_here(
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")} == before
 
 
+def published(folder: Path, name: str) -> Path:
+    """A set as its publisher lays it out, in miniature; -> its folder."""
+    rng = np.random.default_rng(0)
+
+    def picture(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8)).save(path)
+
+    def table(path: Path, lines: list[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+    if name == "nih":
+        names = [f"{i:08d}_000.png" for i in range(30)]
+        rows = [
+            f"{file},{'No Finding' if i % 3 == 0 else nih.LABELS[i % 14]},0,{i},50,F,PA" for i, file in enumerate(names)
+        ]
+        head = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+        table(folder / "Data_Entry_2017.csv", [head, *rows])
+        table(folder / "train_val_list.txt", names[:20])
+        table(folder / "test_list.txt", names[20:])
+        for file in names:
+            picture(folder / "images_001" / "images" / file)
+    elif name == "chexpert":
+        release = folder / "CheXpert-v1.0-small"
+        for part, first, num in (("train", 0, 60), ("valid", 100, 6)):
+            paths = [f"{release.name}/{part}/patient{first + i:05d}/study1/view1_frontal.jpg" for i in range(num)]
+            cells = [",".join(rng.choice(["1.0", "0.0", "-1.0", ""], len(chexpert.LABELS))) for _ in paths]
+            rows = [f"{path},Male,50,Frontal,AP,{row}" for path, row in zip(paths, cells, strict=True)]
+            head = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{','.join(chexpert.LABELS)}"
+            table(release / f"{part}.csv", [head, *rows])
+            for path in paths:
+                picture(folder / path)
+    elif name == "covidx":
+        for part, num in (("train", 20), ("test", 6)):
+            lines = [f"{i} {part}{i}.png {covidx.LABELS[i % 3]} rsna" for i in range(num)]
+            table(folder / f"{part}_COVIDx9A.txt", lines)
+            for i in range(num):
+                picture(folder / part / f"{part}{i}.png")
+    else:
+        for part, num in (("train", 20), ("dev", 6)):
+            lines = [f"{i}.jpg,{'0 4 4 14 14' if i % 3 else ''}" for i in range(num)]
+            table(folder / f"{part}.csv", ["image_name,annotation", *lines])
+            for i in range(num):
+                picture(folder / part / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "layouts"),
+    [
+        ("nih", "g2d-table3", ["nih"]),
+        ("chexpert and covidx", "g2d-table4", ["chexpert", "covidx"]),
+        ("object-cxr", "g2d-table1", ["object-cxr"]),
+    ],
+)
+def test_a_column_runs_on_the_manifest_that_the_importer_writes(
+    name: str, table: str, layouts: list[str], tmp_path: Path
+) -> None:
+    for layout in layouts:
+        folder = published(tmp_path / "raw" / layout, layout)
+        assert call("import", layout, str(folder), "--out", str(tmp_path / "sets" / layout / "manifest.csv")) == 0, name
+    words = (*SMALL, "model.size=nano")
+    given = Given(
+        data=tmp_path / "sets", out=tmp_path / "out", split="test", overrides=words, fractions=(1.0,), seeds=1
+    )
+    made = run_benchmark(published_table(table), given)
+    assert made.failed == []
+    there = [column for column in made.table.columns if column_of(made.table, column).layout in layouts]
+    assert len(there) == len(layouts)
+    for column in there:
+        assert len(made.cells["random", column, "100 %"].published) == 1
+
+
 def test_zero_shot_tables_ask_the_runs(data: Path, run: Path, tmp_path: Path) -> None:
     for name, column in (("g2d-table2a", "SIIM grounding"), ("g2d-table2b", "RSNA zero-shot")):
         table, out = published_table(name), tmp_path / name
@@ -285,6 +358,16 @@ def test_on_val_the_honest_threshold_is_told_from_the_published_practice(data: P
     made = run_benchmark(table, Given(data=tmp_path / "sets", out=tmp_path / "other", runs={"mine": run}))
     assert [name for name, _ in made.failed] == ["SIIM zero-shot, mine"]  # without val; the other column is there
     assert made.cells["mine", "RSNA zero-shot", "AUC"].published
+
+
+def test_a_run_that_is_no_pretraining_is_no_row(data: Path, tmp_path: Path) -> None:
+    words = ["task=classify", "model.name=classifier", "text.encoder=none", *SMALL, "model.size=nano"]
+    words += [f"data.manifest={data / 'rsna' / 'manifest.csv'}", "data.in_channels=1"]
+    (tmp_path / "classify.yaml").write_text("{}")
+    trained_on_labels = train(load_config(tmp_path / "classify.yaml", words), tmp_path / "run")
+    given = Given(data=data, out=tmp_path / "out", runs={"mine": trained_on_labels})
+    with pytest.raises(InputError, match="--run mine: a run of task: classify; expected a run of task: pretrain"):
+        run_benchmark(published_table("g2d-table1"), given, dry_run=True)
 
 
 def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:

@@ -390,6 +390,17 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path) 
     assert val[0]["loss"] == pytest.approx(val[1]["loss"], rel=1e-3)
 
 
+def test_a_label_fraction_without_a_box_is_told_as_one(films: Path, tmp_path: Path) -> None:
+    rows = [line.split(",") for line in (films / "manifest.csv").read_text().splitlines()]
+    for row in rows[1:]:
+        row[1] = str(films / row[1])
+        row[3] = row[3] if row[0] in ("c5", "c33") else "none"
+    (tmp_path / "m.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    words = [f"data.manifest={tmp_path / 'm.csv'}", "data.label_fraction=0.1"]
+    with pytest.raises(InputError, match=r"within data\.label_fraction=0\.1 has a box of bar, disc; remedy: a larger"):
+        train(load_config(films / "recipe.yaml", words), tmp_path / "run", dry_run=True)
+
+
 @pytest.mark.shared
 def test_lesions_on_real_radiographs(shared_data: Path, tmp_path: Path) -> None:
     """Through the command line, boxes of the components of the radiologists' masks: it runs; 26 films teach little."""

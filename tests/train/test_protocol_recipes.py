@@ -156,3 +156,13 @@ def test_fractions_of_images(films: Path) -> None:
     assert len(hidden) == 18 and counts["labelled_images"] == 6 and 3 <= counts["labelled_patients"] <= 6
     _, _, by_patient = training_records(records, config_of(films, "data.label_fraction=0.25", "data.label_by=patient"))
     assert by_patient["labelled_patients"] == 3 and by_patient["labelled_images"] == 6
+
+
+def test_texts_that_are_not_read_need_no_laterality(films: Path, tmp_path: Path) -> None:
+    text = (films / "manifest.csv").read_text().replace("lung opacity", "left lung").replace(",c", ",")
+    (tmp_path / "m.csv").write_text(re.sub(r"(\d+(?:_m)?\.png)", rf"{films}/\1", text))
+    words = ["--dry-run", f"data.manifest={tmp_path / 'm.csv'}", *SMALL, "--out", str(tmp_path / "run")]
+    assert app(["train", str(RECIPES / "segment_mgca.yaml"), *words], standalone_mode=False) in (0, None)
+    read = [*words, "text.encoder=builtin", "text.dim=32", "model.name=lvit", "protocol=null"]
+    with pytest.raises(InputError, match=r"data\.laterality is not set"):
+        app(["train", str(RECIPES / "segment_mgca.yaml"), *read], standalone_mode=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -73,12 +74,16 @@ def test_it_learns(tiny_recipe: Path, tmp_path: Path) -> None:
         ("metric", [1.0, 0.5, 0.6, 0.5, 0.1], "2", 4, 5),
         ("loss", [1.0, 0.5, 0.6, 0.5, 0.1], "2", 2, 4),  # an equal loss is no better one
         ("loss", [float("nan"), 0.7, 0.8, 0.6, 0.9], "null", 4, 5),
+        ("loss", [float("nan")] * 5, "2", 2, 2),  # never a number: the last one is the model
+        ("loss", [float("nan")] * 5, "null", 5, 5),
+        ("loss from epoch 3 on", [0.1, 0.2, 0.5, 0.6, 0.7], "2", 3, 5),  # patience is counted from there
     ],
 )
 def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     tiny_recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     choose_by: str,
     losses: list[float],
     patience: str,
@@ -88,11 +93,17 @@ def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     told = [{"dice_per_image": d, "loss": loss} for d, loss in zip((0.2, 0.1, 0.3, 0.9, 0.0), losses, strict=True)]
     scripted = iter(told)
     monkeypatch.setattr(loop, "validate", lambda *args: next(scripted))
-    words = [f"train.choose_by={choose_by}", f"train.patience={patience}", "train.epochs=5", "train.ema_decay=0"]
+    words = [f"train.choose_by={choose_by.split()[0]}", f"train.patience={patience}", "train.ema_decay=0"]
+    words += ["train.epochs=5", f"train.first_best_epoch={3 if 'epoch 3' in choose_by else 1}"]
     run = train(load_config(tiny_recipe, words), tmp_path / "run")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len([row for row in rows if row["kind"] == "val"]) == num_epochs
     assert json.loads((run / "model" / "card.json").read_text())["epoch"] == best
+    said = capsys.readouterr()
+    assert ("no val loss was a number" in said.out + said.err) == all(map(math.isnan, losses))
+    before = (run / "metrics.jsonl").read_text()
+    train(None, run, resume=True)  # what has stopped is not trained on
+    assert (run / "metrics.jsonl").read_text() == before
 
 
 def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
@@ -193,9 +204,7 @@ def test_a_text_network_needs_texts(tiny_recipe: Path, tiny_manifest: Path, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_image_stops_before_anything_is_written(
-    tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path
-) -> None:
+def test_damaged_image_stops_before_anything_is_written(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
     folder = copy_set(tiny_manifest, tmp_path)
     for name in ("i3.png", "m5.png"):
         (folder / name).write_bytes((folder / name).read_bytes()[:20])

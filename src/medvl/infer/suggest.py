@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from medvl.config import Config, manifest_path
+from medvl.config import Config, as_read, manifest_path
 from medvl.data.context import Context, add_context
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import training_records
@@ -243,7 +243,12 @@ class _Reader:
     def parts(self, groups: Sequence[Sequence[Record]]) -> dict[Path, Parts]:
         """The parts of each image; each group are its rows."""
         data = SegmentDataset(
-            [row for rows in groups for row in rows], self.classes, self.config.data, seed=0, train=False, all_rows=True
+            [row for rows in groups for row in rows],
+            self.classes,
+            as_read(self.config),
+            seed=0,
+            train=False,
+            all_rows=True,
         )
         return {data.groups[i][0].image: self._parts(data[i]) for i in _shown(range(len(data)), "unlabelled images")}
 
@@ -251,7 +256,7 @@ class _Reader:
         """(m, D) of one record per image; (0, 0) of none."""
         if not records:
             return np.zeros((0, 0), dtype=np.float32)
-        data = SegmentDataset(records, self.classes, self.config.data, seed=0, train=False)
+        data = SegmentDataset(records, self.classes, as_read(self.config), seed=0, train=False)
         return np.stack([_pooled(self._encode(data[i])) for i in _shown(range(len(data)), "labelled images")])
 
     def _encode(self, sample: Sample) -> tuple[Tensor, ...]:

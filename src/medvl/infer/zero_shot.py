@@ -36,6 +36,12 @@ from medvl.text.encoder import TextEncoder
 from medvl.text.prompts import PromptPair
 
 TEXTS_AT_ONCE = 64  # bounds memory
+WHAT_ELSE = {  # what a model of another task is for
+    "pretrain": "pre-train it with a text.encoder",
+    "segment": "medvl predict {} IMAGE segments with it",
+    "detect": "medvl detect {} IMAGE finds boxes with it",
+    "classify": "medvl evaluate {} MANIFEST scores it",
+}
 SIGMA = 1.5  # of the smoothing, in cells (BioViL; G2D, appendix A.4.2)
 
 How = Literal["value", "projector"]
@@ -99,7 +105,7 @@ class ZeroShot:
                 "not a pre-trained model: its images and texts share no space",
                 file=folder,
                 expected="a run or model of task: pretrain",
-                remedy=f"medvl predict {folder} IMAGE segments with it",
+                remedy=WHAT_ELSE[config.task].format(folder),
             )
         return cls(module, encoder, config, card, device=device)
 
@@ -188,9 +194,7 @@ class ZeroShot:
         divisor = self.config.pretrain.sigma if temperature == "model" else 1.0
         found = {}
         for name, pair in prompts.items():
-            positive, negative = (
-                float(self._vector @ self.ensemble(side)) for side in (pair.positive, pair.negative)
-            )
+            positive, negative = (float(self._vector @ self.ensemble(side)) for side in (pair.positive, pair.negative))
             found[name] = float(expit((positive - negative) / divisor))
         return found
 

@@ -69,9 +69,8 @@ def _detect(layout: str) -> Column:
     return Column(layout, {"protocol": "mgca_detection", "data": dict(_FILM)}, {}, _mean("map_published"), _mean("map"))
 
 
-def _classify(layout: str, protocol: str, metric: str = "macro_auc", **options: Any) -> Column:
-    recipe = {"protocol": protocol, "data": dict(_FILM), **({"classify": options} if options else {})}
-    return Column(layout, recipe, {}, _mean(metric), _mean(metric))
+def _classify(layout: str, protocol: str, metric: str = "macro_auc") -> Column:
+    return Column(layout, {"protocol": protocol, "data": dict(_FILM)}, {}, _mean(metric), _mean(metric))
 
 
 def _ask_classes(layout: str, protocol: str, rule: str, note: str, classes: list[str] | None = None) -> Column:
@@ -105,7 +104,7 @@ COLUMNS: dict[str, Column] = {
     "SIIM zero-shot": _ask_classes("siim", "medklip", "max f1", _OTHER_LIST.format("SIIM")),
     "CXR14 zero-shot": _ask_classes("nih", "kad", "max mcc", ""),
     "CheXpert zero-shot": _ask_classes("chexpert", "kad", "max mcc", _CHEXPERT_TEST, _CHEXPERT),
-    "CXR14 fine-tuned": _classify("nih", "kad_finetune", negative_names=["No Finding"]),
+    "CXR14 fine-tuned": _classify("nih", "kad_finetune"),  # the importer writes no label for No Finding
     "CheXpert linear": _classify("chexpert", "mgca_linear:chexpert"),
     "RSNA linear": _classify("rsna", "mgca_linear:rsna"),
     "COVIDx linear": _classify("covidx", "mgca_linear:covidx", "accuracy"),
@@ -177,6 +176,10 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     taken = [name for name in given.runs if name in (RANDOM, IMAGENET)]
     if taken:
         raise InputError(f"--run {taken[0]}=...: that row is there already", remedy="another name")
+    for name, run in given.runs.items():
+        task = load_config(find_model(run) / "config.yaml").task
+        if task != "pretrain":
+            raise InputError(f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain")
     if not given.data.is_dir():
         raise InputError("no such folder", file=given.data, expected="the folder that holds the sets (--data)")
     present = {name: column_of(table, name) for name in table.columns if _manifest(given, column_of(table, name))}
@@ -239,9 +242,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     return Benchmark(table, list(dict.fromkeys(rows)), cells, absent, left_out, notes, outcomes, failed)
 
 
-def write_sweep(
-    table: PublishedTable, columns: Mapping[str, Column], given: Given
-) -> dict[str, tuple[str, str, str]]:
+def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Given) -> dict[str, tuple[str, str, str]]:
     """Write OUT/sweep.yaml and a recipe per column; -> variant -> (row, column, fraction as the table writes it)."""
     given.out.mkdir(parents=True, exist_ok=True)
     variants: dict[str, dict[str, Any]] = {}

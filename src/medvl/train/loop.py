@@ -69,7 +69,7 @@ def fit(
 
     loss_sum, saved = torch.tensor(progress.loss_sum, device=fabric.device), time.monotonic()
     with monitor.progress_bar(num_steps, progress), _stop_after_step() as stopped:
-        while progress.step < num_steps:
+        while progress.step < num_steps and not out_of_patience(config, progress):
             module.train()
             sampler.epoch, sampler.start = progress.epoch, progress.batch
             batches: Iterator[Batch] = iter(train_loader)
@@ -122,10 +122,18 @@ def fit(
             progress.loss_sum = float(loss_sum)
             save()
             saved = time.monotonic()
-            if config.patience is not None and progress.epoch - max(progress.best_epoch, 0) >= config.patience:
+            if out_of_patience(config, progress):
                 monitor.say(f"no better {chosen_by(config, task)} for {config.patience} epochs: stopping")
-                break
+        if progress.best_epoch < 0:  # no validation was a number
+            progress.best, progress.best_epoch = math.nan, progress.epoch
+            save_best(judged, progress)
     return progress
+
+
+def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
+    """Whether `train.patience` epochs have passed since the best one, counted from where a best one may be."""
+    since = max(progress.best_epoch, config.first_best_epoch - 1)
+    return config.patience is not None and progress.epoch - since >= config.patience
 
 
 def chosen_by(config: TrainConfig, task: Task) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 
-from medvl.config import WEIGHTS_PREFIX, Config, split_init
+from medvl.config import WEIGHTS_PREFIX, Config, as_read, split_init
 from medvl.data.class_labels import FeatureDataset
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Sample, SegmentDataset, collate
@@ -330,7 +330,7 @@ def _loader(
     train: bool,
 ) -> DataLoader[Sample]:
     seed = config.train.seed
-    dataset = SegmentDataset(records, manifest.classes, config.data, seed=seed, train=train, hidden=hidden)
+    dataset = SegmentDataset(records, manifest.classes, as_read(config), seed=seed, train=train, hidden=hidden)
     sampler: BatchSampler
     if train and (config.semi.on or config.train.steps_per_epoch is not None):
         if fabric.world_size > 1:

@@ -61,8 +61,12 @@ def detection(
     labels["train"], fraction = labelled_part(labels["train"], config)
     for name, part in labels.items():
         if not any(part.boxes):
+            hidden = name == "train" and fraction["left_out_images"]
+            within = f" within data.label_fraction={config.data.label_fraction:g}" if hidden else ""
             raise InputError(
-                f"no annotated image of the {name} split has a box of {', '.join(classes)}", file=manifest.path
+                f"no annotated image of the {name} split{within} has a box of {', '.join(classes)}",
+                file=manifest.path,
+                remedy="a larger data.label_fraction, or another data.label_seed" if hidden else None,
             )
     module, taken = start_image_network(config, build_detector(config, len(classes)), classes)
     # Always, for the network of `init` brings its own.

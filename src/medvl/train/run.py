@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
         _publish(out)
         name = chosen_by(config.train, task)
         which = "the last step" if name is None else f"best val {name} {progress.best:.4f}"
+        if math.isnan(progress.best):
+            monitor.say(f"no val {name} was a number: the model is the last one, of no use if its weights diverged")
+            which = "the last step"
         monitor.say(
             f"done: {which} (epoch {progress.best_epoch}) after {progress.elapsed_s / 60:.1f} min; "
             f"the model is in {out / 'model'}"

@@ -80,18 +80,22 @@ def read_instances(path: Path, data: Mapping[str, Any], faults: list[Fault]) -> 
     own: list[Fault] = []
     for item in data["annotations"]:
         try:
-            if item["category_id"] not in names or item["image_id"] not in images:
-                raise InputError("an image or category that the file does not have")
+            for key, known in (("category_id", names), ("image_id", images)):
+                if item[key] not in known:
+                    raise InputError(f"{key} {item[key]!r}", expected=f"an id of {_LISTS_OF[key]} in this file")
             shapes = _shapes(item.get("segmentation"))
             crowd = bool(item.get("iscrowd"))
-            x, y, width, height = (float(value) for value in item["bbox"])
-            if not crowd and (width <= 0 or height <= 0):
+            bbox = [float(value) for value in item["bbox"]]
+            if len(bbox) != 4 or not (crowd or (bbox[2] > 0 and bbox[3] > 0)):
                 raise InputError(f"bbox {item['bbox']}", expected="x, y, width, height with both above 0")
+            x, y, width, height = bbox
             box = None if crowd else (x, y, x + width, y + height)
             instance = Instance(names[item["category_id"]], box, shapes)
             by_image.setdefault(item["image_id"], []).append(instance)
-        except (KeyError, TypeError, ValueError) as error:
-            own.append(Fault(f"{type(error).__name__}: {error}", path, record=_name(item)))
+        except KeyError as error:
+            own.append(Fault(f"no {error.args[0]}", path, record=_name(item), expected="image_id, category_id, bbox"))
+        except (TypeError, ValueError) as error:
+            own.append(Fault(f"not an annotation ({error})", path, record=_name(item)))
         except InputError as error:
             fault = error.faults[0]
             own.append(Fault(fault.what, path, record=_name(item), expected=fault.expected))
@@ -135,6 +139,7 @@ def _load(path: Path) -> dict[str, Any] | None:
     return data
 
 
+_LISTS_OF = {"category_id": "categories", "image_id": "images"}
 _LISTS: dict[str, tuple[str, ...]] = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ()}
 
 
