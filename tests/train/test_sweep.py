@@ -419,23 +419,29 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(tiny_recipe: Path, tmp_
 
 
 def test_a_cell_waits_for_the_run_that_another_process_is_at(
-    tiny_recipe: Path, tmp_path: Path, no_training: None, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Path,
+    tmp_path: Path,
+    no_training: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    variants = {"first": {}, "second": {"init": "@first"}}
+    variants = {"first": {}, "second": {"init": "@first"}, "third": {"init": "@second"}}
     path, lock = write(tmp_path, tiny_recipe, variants=variants), tmp_path / "out" / ".locks" / "first-seed0"
     lock.parent.mkdir(parents=True)
     handle, looks = os.open(lock, os.O_RDWR | os.O_CREAT), []
     fcntl.flock(handle, fcntl.LOCK_EX)
 
     def sleep(seconds: float) -> None:
+        assert "error" not in capfd.readouterr().err  # neither the next one nor the one after it is tried
         looks.append(seconds)
         if looks.count(POLL_S) == 2:  # the other process ends without the run that is waited for
             os.close(handle)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    first, second = run_sweep(path, tmp_path / "out")
+    first, second, third = run_sweep(path, tmp_path / "out")
     assert first.note == "another process is at it" and looks.count(POLL_S) == 2
     assert "needs the run @first, which is not finished" in second.error
+    assert "needs the run @second, which is not finished" in third.error
 
 
 def test_a_run_that_is_only_a_result_here_is_trained_again_for_what_needs_it(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -138,9 +138,8 @@ class _Work:
             if standing.note:
                 _say(f"{label}: done, but {standing.note}")
             return standing
-        for other in self.sweep.needs(cell):
-            if not _finished(self.out / other.name) and self._is_run_elsewhere(other):
-                return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
+        if (other := self._awaited(cell)) is not None:
+            return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
         with _alone(self.out / ".locks" / cell.name) as alone:
             if not alone or self.result(cell).exists():
                 return Outcome(cell, "open", "another process is at it") if not alone else self.standing(cell)
@@ -154,9 +153,17 @@ class _Work:
         _say(f"{label}: {self.result(cell)} written")
         return Outcome(cell, "done")
 
-    def _is_run_elsewhere(self, cell: Cell) -> bool:
-        with _alone(self.out / ".locks" / cell.name) as alone:
-            return not alone
+    def _awaited(self, cell: Cell) -> Cell | None:
+        """A run that another process is at and that this cell, or a run that it needs, starts from."""
+        for other in self.sweep.needs(cell):
+            if _finished(self.out / other.name):
+                continue
+            with _alone(self.out / ".locks" / other.name) as alone:
+                if not alone:
+                    return other
+            if (further := self._awaited(other)) is not None:
+                return further
+        return None
 
     def _train(self, cell: Cell) -> None:
         from medvl.train.run import train
