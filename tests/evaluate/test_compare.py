@@ -402,6 +402,9 @@ def test_pooled_folds_have_seeds_and_must_be_folds(folded: Callable[..., list[st
         compare(split_patient, folds=True)
     with pytest.raises(InputError, match=r"threshold: 0\.5 there, 0\.4 here"):
         compare([base[0], edit(base[1], threshold=0.4)], folds=True)
+    with pytest.raises(InputError, match=r"evaluated on the split test; expected val"):
+        compare([base[0], edit(base[1], threshold=0.5, split="test")], folds=True)
+    edit(base[1], split="val")
     with pytest.raises(InputError, match="cannot be pooled: no configuration"):
         compare([*base, edit(write("masks", Deaf()), config=None)], folds=True)
 

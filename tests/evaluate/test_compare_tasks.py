@@ -198,6 +198,16 @@ def test_phrases_and_boxes_by_hand(tmp_path: Path) -> None:
         compare([runs[0], grounded(tmp_path / "e", [0.2, 0.4, 0.6], lr=1.0) and _edit(tmp_path / "e")])
 
 
+def test_another_split_is_named_with_several_tasks_too(tmp_path: Path) -> None:
+    runs = [grounded(tmp_path / "val", [0.2, 0.4]), grounded(tmp_path / "test", [0.2, 0.4], split="test")]
+    classifiers = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0)]
+    with pytest.raises(InputError, match=r"/test: evaluated on the split test; expected val; remedy: --split test"):
+        compare([*runs, *classifiers])
+    other = grounded(tmp_path / "other", [0.2, 0.4], manifest_hash="x")
+    with pytest.raises(InputError, match=r"/other: not scored as .*val was: manifest_hash"):
+        compare([runs[0], other, *classifiers])
+
+
 def test_what_was_asked_makes_a_method(tmp_path: Path) -> None:
     def prompted(name: str, word: str, **more: Any) -> str:
         asked = {"a": {"positive": [word], "negative": [f"no {word}"]}}
