@@ -53,9 +53,7 @@ def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr
     return str(place)
 
 
-def labelled(
-    place: Path, probs: np.ndarray, task: str = "classify", truth: np.ndarray = LABELS, **more: Any
-) -> str:
+def labelled(place: Path, probs: np.ndarray, task: str = "classify", truth: np.ndarray = LABELS, **more: Any) -> str:
     prefix = "prob_" if task == "classify" else "p_"
     rows = []
     for i, (row, known) in enumerate(zip(probs, truth, strict=True)):
@@ -192,8 +190,13 @@ def test_phrases_and_boxes_by_hand(tmp_path: Path) -> None:
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.html")}
     assert written == {"ground/compare.html", "detect/compare.html"}
     assert "nothing is averaged over tasks" in as_text(result, tmp_path / "out")
-    with pytest.raises(InputError, match="the only run of its task"):
-        compare([*runs, boxes[0]])
+    result = compare([*runs, boxes[0]], out=tmp_path / "alone", pictures=True)
+    assert result["tasks"]["ground"]["methods"][1]["metrics"]["dice"]["difference"] is not None
+    alone = result["tasks"]["detect"]
+    assert [one["metrics"]["ap"]["mean"] for one in alone["methods"]] == [0.25] and alone["test"]["family"] == 0
+    assert alone["notes"][0].endswith("is the only method of this task: no differences and no tests")
+    assert not any("p of" in note for note in alone["notes"]) and "p of" in str(result["tasks"]["ground"]["notes"])
+    assert "(reference)" in as_text(alone, tmp_path) and (tmp_path / "alone" / "detect" / "compare.html").is_file()
     with pytest.raises(InputError, match=r"target: mask there, lesion here"):
         compare([runs[0], grounded(tmp_path / "e", [0.2, 0.4, 0.6], lr=1.0) and _edit(tmp_path / "e")])
 

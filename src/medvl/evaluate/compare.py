@@ -61,7 +61,8 @@ def compare(
     """Compare runs; with `out` write compare.csv, compare.json and compare.html there. Returns compare.json's object.
 
     Trained and prompted classifiers are of one task where they fit each other (see `join_labelled`). Runs of several
-    tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
+    tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task. The only run of its task
+    has its row, without differences.
 
     Args:
         targets, manifest_path, overrides: see `open_runs`.
@@ -85,11 +86,6 @@ def compare(
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)
-    single = [runs[places[0]].target for places in by_task.values() if len(places) == 1]
-    if single:
-        raise InputError(
-            f"the only run of its task: {', '.join(single)}", expected="two runs or more of each task", file=single[0]
-        )
     if len(by_task) > 1 and names and len(names) != len(runs):
         raise InputError(
             f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
@@ -368,11 +364,14 @@ def _notes(
     for metric in measures.tested:
         by_text.setdefault(measures.tests[metric], []).append(measures.titles[metric].partition(" (")[0])
     told = "; ".join(f"p of {', '.join(names)}: {text}" for text, names in by_text.items())
-    notes = [
-        *_intervals(methods, base, BOOTSTRAP in measures.tests.values()),
-        f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
-        "metrics)",
-    ]
+    notes = _intervals(methods, base, BOOTSTRAP in measures.tests.values())
+    if len(methods) > 1:
+        notes.append(
+            f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
+            "metrics)"
+        )
+    else:
+        notes.insert(0, f"{methods[0].name} is the only method of this task: no differences and no tests")
     single = [method.name for method in methods if len(method.runs) == 1]
     if single:
         notes.append(f"one run only, so no sd, and a difference may be its seed's: {'; '.join(single)}")
