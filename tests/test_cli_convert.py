@@ -61,6 +61,24 @@ def test_round_trip(model: tuple[EncoderUNet, Path], tmp_path: Path, suffix: str
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_that_ships_with_the_package(
+    model: tuple[EncoderUNet, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of today's has a ResNet: one is put where they are."""
+    network, folder = model
+    (tmp_path / "assets").mkdir()
+    (folder / "config.yaml").write_text(
+        "task: segment\ndata: {manifest: m.csv, image_size: [96, 64], normalize: none, in_channels: 1}\n"
+        "text: {encoder: none}\nmodel: {name: encoder_unet, size: nano}\n"
+    )
+    folder.rename(tmp_path / "assets" / "own")
+    monkeypatch.setattr("medvl.model_folder.__file__", str(tmp_path / "model_folder.py"))
+    done = CliRunner().invoke(app, ["medvl:own", "--out", str(tmp_path / "encoder.pth"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["matched"] == list(network.encoder.state_dict()) and found["fed"].startswith("96 x 64 px")
+
+
 def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
     weights = build_image_encoder("nano", in_channels=3).state_dict()
     part = {k: v for k, v in weights.items() if not k.startswith("layer4.1.bn2.")}
@@ -82,6 +100,8 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
         (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown layout 'timm'.*torchvision"),
         (("e.pth", "--out", "x.pth"), "the encoder is no ResNet"),
         (("absent.pth", "--out", "x.pth"), "absent.pth: no such file"),
+        (("medvl:lvit_regions", "--out", "x.pth"), "^medvl:lvit_regions: the encoder is no ResNet"),
+        (("medvl:nothing", "--out", "x.pth"), "nothing: no such model folder"),
     ],
 )
 def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,13 @@ def test_an_unreadable_number_names_file_record_and_column() -> None:
     assert learned([{"grade": str(i % 2)} for i in range(6)], {"grade": "category"}).columns[0].categories == ("0", "1")
     with pytest.raises(InputError, match="'f' is no number"):
         learned([{"sex": "f"}, {"sex": "1"}, {"sex": "2"}], {"sex": "number"})
+    words = [{"view": "PA" if i % 2 else "AP"} for i in range(22)]
+    with pytest.raises(InputError) as error:  # no number at all, and the words are named all the same
+        learned(words, {"view": "number"})
+    message = str(error.value)
+    assert "manifest.csv:2 [r0]: column view: 'AP' is no number" in message and "[r19]: column view: 'PA'" in message
+    assert "data.context_columns: {view: category}" in message and "manifest.csv: and 2 more" in message
+    assert "fewer than two" not in message
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,17 @@ def test_rescale(tmp_path: Path) -> None:
     assert shown(write(tmp_path / "c.dcm", RAMP, **fine)) == [0, 0, 0, 0.5, 0.7, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "tags", [{"RescaleSlope": "3.25"}, {"RescaleIntercept": "3.25"}, {"WindowCenter": "3.25", "WindowWidth": "50"}]
+)
+def test_tags_that_are_no_numbers_make_no_image(tmp_path: Path, tags: dict[str, str]) -> None:
+    path = write(tmp_path / "a.dcm", RAMP, **tags)
+    read(path)
+    path.write_bytes(path.read_bytes().replace(b"3.25", b"nan "))  # which pydicom reads as a number
+    fault = fault_of(read_image, path)
+    assert fault.file == path and "not finite" in fault.what and "RescaleSlope" in str(fault.expected)
+
+
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     inverse = {"PhotometricInterpretation": "MONOCHROME1"}
     np.testing.assert_allclose(read(write(tmp_path / "a.dcm", RAMP, **inverse)).pixels, 1 - RAMP / 200, atol=1e-6)

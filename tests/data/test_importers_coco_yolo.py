@@ -203,13 +203,16 @@ def test_yolo_polygons(tmp_path: Path) -> None:
 
 
 def test_yolo_faults(tmp_path: Path) -> None:
-    lines = {"train/images/a": "2 0.5 0.5 0.2 0.5\n0 0.5 0.5 0.2\nx\n0 0.5 0.5 0.2 0\n0 0.9 0.5 0.8 0.5"}
+    lines = {"train/images/a": "2 0.5 0.5 0.2 0.5\n0 0.5 0.5 0.2\nx\n0 0.5 0.5 0.2 0\n0 0.9 0.5 0.8 0.5\n"
+             "1 0 0 1.5 0 1.5 1"}  # fmt: skip
     folder = yolo_set(tmp_path / "yolo", lines)
     (folder / "valid" / "images").mkdir(parents=True)
     with pytest.raises(InputError) as caught:
         import_yolo(folder, tmp_path / "m.csv")
     text = str(caught.value)
-    assert all(f"a.txt:{line}: not an object" in text for line in (1, 2, 3, 4)) and "leaves the image" in text
+    assert all(f"a.txt:{line}: not an object" in text for line in (1, 2, 3, 4))
+    assert "a.txt:5: leaves the image: '0 0.9 0.5 0.8 0.5'" in text and "a.txt:6: leaves the image" in text
+    assert "8 rows x 10 columns" in text and "a.png" not in text  # said once
     (folder / "data.yaml").write_text("train: nowhere\nnames: {0: a, 1: b}\n")
     with pytest.raises(InputError, match="nowhere is missing"):
         import_yolo(folder, tmp_path / "m.csv")

@@ -381,6 +381,8 @@ def test_folds_are_pooled_by_hand(folded: Callable[..., list[str]], tmp_path: Pa
     assert pooled["difference"]["mean"] == pytest.approx(2 * 16 / (16 + 18) - 2 * 16 / (16 + 22))
     assert any("cases of 2 folds pooled" in note for note in result["notes"])
     assert (tmp_path / "out" / "compare.html").is_file()
+    alone = compare(runs[:2], folds=True)  # of a single method its row
+    assert [one["metrics"]["dice_per_image"]["mean"] for one in alone["methods"]] == [pytest.approx((1 + 3 * BAD) / 4)]
 
 
 def test_pooled_folds_have_seeds_and_must_be_folds(folded: Callable[..., list[str]], write: Write) -> None:
@@ -402,6 +404,9 @@ def test_pooled_folds_have_seeds_and_must_be_folds(folded: Callable[..., list[st
         compare(split_patient, folds=True)
     with pytest.raises(InputError, match=r"threshold: 0\.5 there, 0\.4 here"):
         compare([base[0], edit(base[1], threshold=0.4)], folds=True)
+    with pytest.raises(InputError, match=r"evaluated on the split test; expected val"):
+        compare([base[0], edit(base[1], threshold=0.5, split="test")], folds=True)
+    edit(base[1], split="val")
     with pytest.raises(InputError, match="cannot be pooled: no configuration"):
         compare([*base, edit(write("masks", Deaf()), config=None)], folds=True)
 

@@ -53,9 +53,7 @@ def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr
     return str(place)
 
 
-def labelled(
-    place: Path, probs: np.ndarray, task: str = "classify", truth: np.ndarray = LABELS, **more: Any
-) -> str:
+def labelled(place: Path, probs: np.ndarray, task: str = "classify", truth: np.ndarray = LABELS, **more: Any) -> str:
     prefix = "prob_" if task == "classify" else "p_"
     rows = []
     for i, (row, known) in enumerate(zip(probs, truth, strict=True)):
@@ -192,10 +190,25 @@ def test_phrases_and_boxes_by_hand(tmp_path: Path) -> None:
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.html")}
     assert written == {"ground/compare.html", "detect/compare.html"}
     assert "nothing is averaged over tasks" in as_text(result, tmp_path / "out")
-    with pytest.raises(InputError, match="the only run of its task"):
-        compare([*runs, boxes[0]])
+    result = compare([*runs, boxes[0]], out=tmp_path / "alone", pictures=True)
+    assert result["tasks"]["ground"]["methods"][1]["metrics"]["dice"]["difference"] is not None
+    alone = result["tasks"]["detect"]
+    assert [one["metrics"]["ap"]["mean"] for one in alone["methods"]] == [0.25] and alone["test"]["family"] == 0
+    assert alone["notes"][0].endswith("is the only method of this task: no differences and no tests")
+    assert not any("p of" in note for note in alone["notes"]) and "p of" in str(result["tasks"]["ground"]["notes"])
+    assert "(reference)" in as_text(alone, tmp_path) and (tmp_path / "alone" / "detect" / "compare.html").is_file()
     with pytest.raises(InputError, match=r"target: mask there, lesion here"):
         compare([runs[0], grounded(tmp_path / "e", [0.2, 0.4, 0.6], lr=1.0) and _edit(tmp_path / "e")])
+
+
+def test_another_split_is_named_with_several_tasks_too(tmp_path: Path) -> None:
+    runs = [grounded(tmp_path / "val", [0.2, 0.4]), grounded(tmp_path / "test", [0.2, 0.4], split="test")]
+    classifiers = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0)]
+    with pytest.raises(InputError, match=r"/test: evaluated on the split test; expected val; remedy: --split test"):
+        compare([*runs, *classifiers])
+    other = grounded(tmp_path / "other", [0.2, 0.4], manifest_hash="x")
+    with pytest.raises(InputError, match=r"/other: not scored as .*val was: manifest_hash"):
+        compare([runs[0], other, *classifiers])
 
 
 def test_what_was_asked_makes_a_method(tmp_path: Path) -> None:

@@ -208,6 +208,9 @@ def test_a_run_that_is_going_on(run: Path) -> None:
     write_log(run, train_line(2, 2.3))
     words = words_of(make_report(run)[0])
     assert "There has been no validation yet." in words and "Training loss" in words and "Recall at" not in words
+    assert "No training loss is logged yet" not in words
+    write_log(run, validation(4, 0.21))
+    assert "No training loss is logged yet: it is every 20 steps" in words_of(make_report(run)[0])
     write_log(run)
     with pytest.raises(InputError, match="nothing has been logged yet"):
         make_report(run)

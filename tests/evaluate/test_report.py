@@ -233,6 +233,7 @@ def test_curves_of_a_broken_or_missing_log(tmp_path: Path) -> None:
     curves = read_curves(path)
     assert curves == {"train loss": [(3.0, 0.5)], "val loss": [], "val dice": []}
     assert curves_svg(curves).startswith("<svg")
+    assert "fill: var(--true)" in curves_svg(curves)  # the mark of a single value, which makes no line
 
 
 def test_columns_with_few_short_values_are_tabulated(phrases: Manifest, tmp_path: Path) -> None:

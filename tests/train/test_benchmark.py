@@ -20,7 +20,7 @@ from medvl.errors import InputError
 from medvl.published_tables import published_table, table_names
 from medvl.train.benchmark import COLUMNS, FRACTIONS, OTHERWISE, PRETRAININGS, Column, column_of, run_benchmark
 from medvl.train.benchmark_given import Given
-from medvl.train.benchmark_page import as_csv, as_markdown
+from medvl.train.benchmark_page import as_csv, as_json, as_markdown
 from medvl.train.run import train
 
 SMALL = ["data.image_size=[32, 32]", "train.epochs=1", "train.max_steps=2", "train.batch_size=4", "train.patience=null"]
@@ -320,7 +320,9 @@ def test_a_column_runs_on_the_manifest_that_the_importer_writes(
         assert len(made.cells["random", column, "100 %"].published) == 1
 
 
-def test_zero_shot_tables_ask_the_runs(data: Path, run: Path, tmp_path: Path) -> None:
+def test_zero_shot_tables_ask_the_runs(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, column in (("g2d-table2a", "SIIM grounding"), ("g2d-table2b", "RSNA zero-shot")):
         table, out = published_table(name), tmp_path / name
         made = run_benchmark(table, Given(data=data, out=out, runs={"mine": run}, split="test"))
@@ -333,6 +335,12 @@ def test_zero_shot_tables_ask_the_runs(data: Path, run: Path, tmp_path: Path) ->
             assert number or cell.published == cell.ours  # AUC and recall know no second convention
         assert "mine |" in as_markdown(made, Given(data=data, out=out))
         assert ",mine,measured,1," in as_csv(made)
+        # Overrides are of trained cells: they are no other settings of these, nor of what lies in OUT.
+        given = Given(data=data, out=out, runs={"mine": run}, split="test", overrides=("train.epochs=1",))
+        made = run_benchmark(table, given)
+        assert f"nothing is trained for {name}: train.epochs=1 has no effect" in capsys.readouterr().err
+        assert "Not at the protocol's settings" not in as_markdown(made, given)
+        assert as_json(made, given, "0")["overrides"] == []
     with pytest.raises(InputError, match="--run NAME=RUN"):
         run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x"))
     with pytest.raises(InputError, match="that row is there already"):

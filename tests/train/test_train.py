@@ -57,6 +57,9 @@ def test_run_folder(finished: Path) -> None:
         assert (finished / "model" / name).exists(), name
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if row["kind"] == "val"] == [1, 2, 3, 4]
+    # Fewer steps than the log's interval: their mean loss is there all the same, after the last one.
+    logged = [row for row in rows if row["kind"] == "train"]
+    assert [(row["step"], row["epoch"]) for row in logged] == [(8, 4.0)] and 0 < logged[0]["loss"] < 10
     plan = json.loads((finished / "plan.json").read_text())
     assert plan["records"] == {"train": 16, "val": 8} and plan["patients"] == {"train": 8, "val": 4}
     assert plan["steps"] == 8 and plan["gflops_per_step"] > 0 and plan["step_s"] > 0

@@ -10,7 +10,7 @@ import typer
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="checkpoint (.pth, .pt, .ckpt, .bin, .safetensors), or a model or run folder")
+        Path, typer.Argument(help="checkpoint (.pth, .pt, .ckpt, .bin, .safetensors), model or run folder, medvl:NAME")
     ],
     out: Annotated[Path, typer.Option(help="file to write: .pth or .safetensors")],
     to: Annotated[str, typer.Option(help="names to write: torchvision or segmentation_models_pytorch")] = "torchvision",
@@ -52,10 +52,11 @@ def convert(
 
 def _fed(source: Path) -> str | None:
     """What the images of a model's encoder were like, in words; None for a file of another program."""
-    from medvl.config import load_config
+    from medvl.config import ASSET_PREFIX, load_config
     from medvl.model_folder import find_model
 
-    if not source.is_dir() or not (path := find_model(source) / "config.yaml").is_file():
+    is_model = source.is_dir() or str(source).startswith(ASSET_PREFIX)
+    if not is_model or not (path := find_model(source) / "config.yaml").is_file():
         return None
     config = load_config(path)
     height, width = config.data.image_size

@@ -104,17 +104,9 @@ class ContextRules:
 
     def check(self, records: Iterable[Record], file: Path) -> None:
         """InputError with every number that cannot be read: file, record, column."""
-        faults = []
-        for record in records:
-            for column in self.columns:
-                cell = record.context.get(column.name, "")
-                try:
-                    column.value(cell)
-                except ValueError:
-                    faults.append(_unreadable(column.name, cell, file, record))
-        if faults:
-            more = [Fault(f"and {len(faults) - NUM_LISTED} more", file=file)] if len(faults) > NUM_LISTED else []
-            raise InputError([*faults[:NUM_LISTED], *more])
+        numbers = [column.name for column in self.columns if column.kind == "number"]
+        if faults := _unreadable_cells(numbers, records, file):
+            raise InputError(faults)
 
     def counts(self, records: Sequence[Record]) -> dict[str, dict[str, int]]:
         """{column: {"missing": empty cells, "unknown": categories that training does not know}}."""
@@ -226,6 +218,9 @@ def _learn(name: str, kind: str, records: Sequence[Record], file: Path, faults: 
         fault("has no value in the train split", "leave it out of data.context_columns")
         return None
     if kind == "number" or (kind == "auto" and 2 * len(read) >= len(filled)):
+        if len(set(read)) < 2 and len(read) < len(filled):
+            faults += _unreadable_cells([name], records, file)
+            return None
         if len(set(read)) < 2:
             fault("has fewer than two different numbers in the train split", "leave it out of data.context_columns")
             return None
@@ -286,6 +281,18 @@ def _number_or_none(cell: str) -> float | None:
         return _number(cell)
     except ValueError:
         return None
+
+
+def _unreadable_cells(names: Sequence[str], records: Iterable[Record], file: Path) -> list[Fault]:
+    """The cells of columns of numbers that are none; the first `NUM_LISTED` and the number of the others."""
+    faults = []
+    for record in records:
+        for name in names:
+            cell = record.context.get(name, "")
+            if cell.strip() and _number_or_none(cell) is None:
+                faults.append(_unreadable(name, cell, file, record))
+    more = [Fault(f"and {len(faults) - NUM_LISTED} more", file=file)] if len(faults) > NUM_LISTED else []
+    return [*faults[:NUM_LISTED], *more]
 
 
 def _unreadable(name: str, cell: str, file: Path | None = None, record: Record | None = None) -> Fault:

@@ -46,7 +46,8 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
     `spacing_mm` is PixelSpacing, else ImagerPixelSpacing divided by the magnification where it is given.
 
     Raises:
-        InputError: unreadable or undecodable pixels, no image, several frames and no `frame`.
+        InputError: unreadable or undecodable pixels, no image, several frames and no `frame`, a rescaling or window
+            that makes pixels which are no number.
     """
     from pydicom.pixels.processing import apply_color_lut
 
@@ -67,6 +68,13 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
             shown = _window(values, *window) if window is not None else _shown(values, dataset, path)
             pixels = 1 - shown if kind == "MONOCHROME1" else shown
         spacing = _spacing_mm(dataset)
+    if not np.isfinite(pixels).all():  # stored are integers: it is what they go through
+        raise InputError(
+            "pixels that are not finite",
+            file=path,
+            expected="numbers in RescaleSlope, RescaleIntercept and WindowCenter",
+            remedy="correct these tags, or export it again",
+        )
     unit = np.ascontiguousarray(np.clip(pixels, 0, 1), dtype=np.float32)
     return Image(unit, spacing, path, bits=bits, format="dicom")
 

@@ -23,6 +23,7 @@ from medvl.evaluate.methods import (
     Method,
     ScoredRun,
     check_comparable,
+    check_split,
     group_methods,
     join_labelled,
     open_runs,
@@ -60,7 +61,8 @@ def compare(
     """Compare runs; with `out` write compare.csv, compare.json and compare.html there. Returns compare.json's object.
 
     Trained and prompted classifiers are of one task where they fit each other (see `join_labelled`). Runs of several
-    tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task.
+    tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task. The only run of its task
+    has its row, without differences.
 
     Args:
         targets, manifest_path, overrides: see `open_runs`.
@@ -77,67 +79,57 @@ def compare(
     if len(targets) < 2:
         raise InputError("one run cannot be compared", expected="two runs or more")
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
+    check_split(runs, split)
     if folds:
         runs = pool_folds(runs)
     runs = join_labelled(runs)
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)
-    single = [runs[places[0]].target for places in by_task.values() if len(places) == 1]
-    if single:
-        raise InputError(
-            f"the only run of its task: {', '.join(single)}", expected="two runs or more of each task", file=single[0]
-        )
     if len(by_task) > 1 and names and len(names) != len(runs):
         raise InputError(
             f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
         )
     options = {"num_draws": num_draws, "num_permutations": num_permutations, "seed": seed}
     drawn = {"pictures": pictures and not folds, "include_text": include_text, "device": device}
-    if len(by_task) == 1:
-        return _compare(runs, split, names, reference, out, options, drawn)
-    grouped = {}
+    tables = {}
     for task, places in by_task.items():
-        own_names = [names[i] for i in places] if names else []
-        methods = group_methods([runs[i] for i in places], own_names)
-        grouped[task] = ([runs[i] for i in places], own_names, [method.name for method in methods])
-    if reference is not None:
-        _place(reference, [name for *_, known in grouped.values() for name in known])
+        own = [runs[i] for i in places]
+        notes = check_comparable(own)  # first: runs of the same settings may be scored on different cases
+        methods = group_methods(own, [names[i] for i in places] if names and len(by_task) > 1 else names)
+        tables[task] = (methods, notes)
+    known = [method.name for methods, _ in tables.values() for method in methods]
+    if reference is not None and reference not in known:
+        like = nearest(reference, known)
+        remedy = f"did you mean {like}?" if like else None
+        raise InputError(f"no method {reference}", expected="; ".join(known), remedy=remedy)
     found = {}
-    for task, (own, own_names, known) in grouped.items():
-        base = reference if reference in known else None
-        folder = None if out is None else out / task.replace(" ", "_")
-        found[task] = _compare(own, split, own_names, base, folder, options, drawn)
+    for task, (methods, notes) in tables.items():
+        base = next((i for i, method in enumerate(methods) if method.name == reference), 0)
+        folder = out if out is None or len(tables) == 1 else out / task.replace(" ", "_")
+        found[task] = _compare(methods, notes, split, base, folder, options, drawn)
+    if len(found) == 1:
+        return found.popitem()[1]
     result = {"format": TASKS_FORMAT, "tasks": found}
     if out is not None:
         write_json(out / "compare.json", result)
     return result
 
 
-def _place(reference: str, known: Sequence[str]) -> int:
-    if reference in known:
-        return known.index(reference)
-    like = nearest(reference, known)
-    remedy = f"did you mean {like}?" if like else None
-    raise InputError(f"no method {reference}", expected="; ".join(known), remedy=remedy)
-
-
 def _compare(
-    runs: Sequence[ScoredRun],
+    methods: Sequence[Method],
+    notes: Sequence[str],
     split: str,
-    names: Sequence[str],
-    reference: str | None,
+    base: int,
     out: Path | None,
     options: Mapping[str, int],
     drawn: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Runs of one task."""
+    """Methods of one task; `base`: the reference, `notes`: of `check_comparable`."""
+    runs = [run for method in methods for run in method.runs]
     num_draws, num_permutations, seed = (options[name] for name in ("num_draws", "num_permutations", "seed"))
     kind = runs[0].kind
-    notes = check_comparable(runs, split)
-    methods = group_methods(runs, names)
     known = [method.name for method in methods]
-    base = 0 if reference is None else _place(reference, known)
     keys = sorted(runs[0].cases)
     patients = [runs[0].cases[key].patient for key in keys]
     measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys], patients)
@@ -372,11 +364,14 @@ def _notes(
     for metric in measures.tested:
         by_text.setdefault(measures.tests[metric], []).append(measures.titles[metric].partition(" (")[0])
     told = "; ".join(f"p of {', '.join(names)}: {text}" for text, names in by_text.items())
-    notes = [
-        *_intervals(methods, base, BOOTSTRAP in measures.tests.values()),
-        f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
-        "metrics)",
-    ]
+    notes = _intervals(methods, base, BOOTSTRAP in measures.tests.values())
+    if len(methods) > 1:
+        notes.append(
+            f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
+            "metrics)"
+        )
+    else:
+        notes.insert(0, f"{methods[0].name} is the only method of this task: no differences and no tests")
     single = [method.name for method in methods if len(method.runs) == 1]
     if single:
         notes.append(f"one run only, so no sd, and a difference may be its seed's: {'; '.join(single)}")

@@ -51,15 +51,14 @@ def curves_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
         return ""
     figure, (left, right) = new_figure(1, 2, (9.2, 2.9))
     for name, colour in (("train loss", FIRST), ("val loss", SECOND)):
-        if curves[name]:
-            left.plot(
-                *zip(*curves[name], strict=True), color=colour, linewidth=1.4, label=name.replace("val", "validation")
-            )
+        if points := curves[name]:
+            marker = "o" if len(points) == 1 else None  # which makes no line
+            label = name.replace("val", "validation")
+            left.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, marker=marker, markersize=4, label=label)
     left.set_title("Loss", loc="left", fontsize=10)
     if curves["train loss"] or curves["val loss"]:
         left.legend(frameon=False, fontsize=9)
-    if curves["val dice"]:
-        points = curves["val dice"]
+    if points := curves["val dice"]:
         best = max(points, key=lambda point: point[1])
         right.plot(*zip(*points, strict=True), color=SECOND, linewidth=1.4)
         right.plot(*best, "o", color=SECOND, markersize=4)

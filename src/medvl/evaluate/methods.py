@@ -162,15 +162,20 @@ def join_labelled(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     return [replace(run, kind=TRAINED_AND_PROMPTED) if run.kind.task in LABELLED else run for run in runs]
 
 
-def check_comparable(runs: Sequence[ScoredRun], split: str) -> list[str]:
-    """InputError with every fault unless all runs were scored alike on the same cases; -> notes for the reader."""
-    first, faults, notes = runs[0], [], []
+def check_split(runs: Sequence[ScoredRun], split: str) -> None:
+    """InputError naming every run that was evaluated on another split."""
+    faults = []
     for run in runs:
         if run.summary["split"] != split:
             what = f"evaluated on the split {run.summary['split']}"
             faults.append(Fault(what, file=run.target, expected=split, remedy=f"--split {run.summary['split']}"))
     if faults:
         raise InputError(faults)
+
+
+def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
+    """InputError with every fault unless all runs were scored alike on the same cases; -> notes for the reader."""
+    first, faults, notes = runs[0], [], []
     for run in runs[1:]:
         found = _scored_otherwise(first, run)
         if "manifest_hash" in found and _same_truth(first, run) and _texts_from(first) != _texts_from(run):

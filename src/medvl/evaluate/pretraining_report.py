@@ -357,6 +357,10 @@ def _result_notes(
 
 def _curve_notes(config: Config, plan: Mapping[str, Any], log: Log) -> list[str]:
     notes = []
+    if not log.train and log.val:
+        from medvl.train.loop import LOG_EVERY
+
+        notes.append(f"No training loss is logged yet: it is every {LOG_EVERY} steps, and after the last one.")
     if log.train:
         among = f" (negatives {plan['pairs']['negatives']})" if plan else ""
         decoder = "" if config.pretrain.decoder == "none" else " plus the weighted loss of the decoder"

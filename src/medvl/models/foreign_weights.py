@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvl.config import ASSET_PREFIX
 from medvl.errors import Fault, InputError, warn
 from medvl.models.image_encoder import ENCODERS, ImageEncoder, fit_channels
 
@@ -111,7 +112,7 @@ def encoder_weights(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
 
 
 def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
-    """Fill `encoder` from a local file (.pth, .pt, .bin, .ckpt, .tar, .safetensors) or a MODEL or RUN folder.
+    """Fill `encoder` from a file (.pth, .pt, .bin, .ckpt, .tar, .safetensors), a MODEL or RUN folder, or medvl:NAME.
 
     Kernels for three channels are summed for grey images (exact: a grey image fed three times gives the same map), and
     those for one are spread over three. What the file lacks keeps its values, with a warning.
@@ -258,8 +259,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _located(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """`encoder_weights` of a file or of a MODEL or RUN folder; its errors name the file."""
-    if path.is_dir():
+    """`encoder_weights` of a file, a MODEL or RUN folder, or a shipped model; its errors name the file."""
+    if path.is_dir() or str(path).startswith(ASSET_PREFIX):
         from medvl.model_folder import find_model
 
         path = find_model(path) / "model.safetensors"

@@ -20,7 +20,7 @@ import yaml
 
 from medvl.config import load_config
 from medvl.data.importers.layouts import get_layout
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 from medvl.files import write_json, write_text
 from medvl.model_folder import find_model
 from medvl.published_tables import PublishedTable
@@ -158,6 +158,7 @@ class Benchmark:
     notes: list[str]
     outcomes: list[Outcome]  # of the trained cells
     failed: list[tuple[str, str]]  # cell, why
+    changed: list[str]  # overrides that make the trained cells another experiment than the protocol's
 
 
 def column_of(table: PublishedTable, name: str) -> Column:
@@ -206,6 +207,9 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         left_out += [f"{row}: {why}" for row, why in NOT_POSSIBLE.items() if row in table.rows]
     if asked and not given.runs:
         raise InputError(f"{table.name} asks pre-trained runs", remedy="--run NAME=RUN")
+    if asked and not trained and given.overrides:
+        warn(f"nothing is trained for {table.name}: {' '.join(given.overrides)} has no effect")
+        given = replace(given, overrides=())
     cells: dict[tuple[str, str, str], Measured] = {}
     outcomes: list[Outcome] = []
     failed: list[tuple[str, str]] = []
@@ -239,7 +243,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
                 cells[row, name, of] = _measured(found, column.published[number], column.ours[number])
             rows.append(row)
     notes = list(dict.fromkeys(column.note for column in present.values() if column.note))
-    return Benchmark(table, list(dict.fromkeys(rows)), cells, absent, left_out, notes, outcomes, failed)
+    return Benchmark(table, list(dict.fromkeys(rows)), cells, absent, left_out, notes, outcomes, failed, given.changed)
 
 
 def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Given) -> dict[str, tuple[str, str, str]]:

@@ -38,8 +38,8 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
         "(how many). A cell that has not been run is empty; undefined: run, but the measure has no value there.",
         "",
     ]
-    if given.changed:
-        lines += [f"Not at the protocol's settings: `{' '.join(given.changed)}`.", ""]
+    if benchmark.changed:
+        lines += [f"Not at the protocol's settings: `{' '.join(benchmark.changed)}`.", ""]
     missing = {one["column"] for one in benchmark.absent}
     for name in table.columns:
         lines += [f"## {name}", ""]
@@ -105,7 +105,7 @@ def as_json(benchmark: Benchmark, given: Given, version: str) -> dict[str, Any]:
         "table": benchmark.table.name,
         "split": given.split,
         "seeds": given.seeds,
-        "overrides": given.changed,
+        "overrides": benchmark.changed,
         "version": version,
         "measured": [
             {"method": row, "column": column, "of": of, "published_convention": cell.published, "medvl": cell.ours}

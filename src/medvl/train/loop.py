@@ -24,7 +24,7 @@ from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
 from medvl.train.monitor import Monitor
 from medvl.train.schedule import learning_rate
 
-LOG_EVERY = 20  # steps; a loss is read back from the device only then
+LOG_EVERY = 20  # steps; a loss is read back from the device only then, and after the last step
 
 
 def fit(
@@ -93,7 +93,7 @@ def fit(
                 progress.loss_num += 1
                 progress.step += 1
                 progress.batch += 1
-                if progress.step % LOG_EVERY == 0:
+                if progress.step % LOG_EVERY == 0 or progress.step >= num_steps:
                     monitor.train(progress, float(loss_sum) / progress.loss_num, lr, len(sampler))
                     loss_sum.zero_()
                     progress.loss_num = 0

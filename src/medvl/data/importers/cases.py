@@ -208,7 +208,7 @@ def _checked(cases: Sequence[Case], faults: list[Fault], counts: dict[str, int])
                     other.append(Fault(f"an image of {_size(size)}", case.image, record=case.id, expected=expected))
         boxes = []
         for box in case.boxes:
-            cut = _cut(box, size)
+            cut = cut_box(box, size)
             if cut is None:
                 outside.append(Fault(f"{box} leaves the image", case.image, record=case.id, expected=_size(size)))
             else:
@@ -221,7 +221,8 @@ def _checked(cases: Sequence[Case], faults: list[Fault], counts: dict[str, int])
     return result
 
 
-def _cut(box: Box, size: tuple[int, int]) -> Box | None:
+def cut_box(box: Box, size: tuple[int, int]) -> Box | None:
+    """The box within an image of `size` (H, W); None where it leaves the image by more than `MAX_OVER_EDGE` pixels."""
     x0, y0, x1, y1 = max(box.x0, 0.0), max(box.y0, 0.0), min(box.x1, float(size[1])), min(box.y1, float(size[0]))
     moved = max(abs(x0 - box.x0), abs(y0 - box.y0), abs(x1 - box.x1), abs(y1 - box.y1))
     return Box(box.label, x0, y0, x1, y1) if moved <= MAX_OVER_EDGE and x0 < x1 and y0 < y1 else None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl.data.images import image_size
-from medvl.data.importers.cases import capped, unique_ids, write_cases
+from medvl.data.importers.cases import boxed, capped, cut_box, unique_ids, write_cases
 from medvl.data.importers.instances import SPLITS, Instance, case_of, counted
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import need_folder, walk
@@ -69,9 +69,7 @@ def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
         case_of(ident, image, split, instances, names, with_masks=with_masks)
         for ident, (image, split, instances) in zip(ids, found, strict=True)
     ]
-    return write_cases(
-        out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults
-    )
+    return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
 
 
 def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
@@ -91,7 +89,10 @@ def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: list[Fault]) -> list[Instance]:
-    """The objects of one label file, in pixels of an image of `size` (H, W). Lines not understood are faults."""
+    """The objects of one label file, in pixels of an image of `size` (H, W).
+
+    Lines not understood, and objects that leave the image, are faults.
+    """
     instances = []
     for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not text.strip():
@@ -108,14 +109,20 @@ def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: lis
         if len(values) == 4 and values[2] > 0 and values[3] > 0:
             x, y, width, height = values[0] * size[1], values[1] * size[0], values[2] * size[1], values[3] * size[0]
             corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            instances.append(Instance(label, corners, ()))
+            shapes: tuple[Polygon, ...] = ()
         elif len(values) >= 6 and len(values) % 2 == 0:
             points = ((x * size[1], y * size[0]) for x, y in zip(values[0::2], values[1::2], strict=True))
             polygon = Polygon(tuple(points))
-            instances.append(Instance(label, polygon.bounds(), (polygon,)))
+            corners, shapes = polygon.bounds(), (polygon,)
         else:
             expected = "cx cy w h (w, h above 0), or x y of at least three points"
             faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
+            continue
+        if cut_box(boxed(label, corners), size) is None:
+            expected = f"fractions of its {size[0]} rows x {size[1]} columns, from 0 to 1"
+            faults.append(Fault(f"leaves the image: {text.strip()[:40]!r}", path, line, expected=expected))
+            continue
+        instances.append(Instance(label, corners, shapes))
     return instances
 
 
