@@ -19,7 +19,8 @@ from medvl.config import config_dict, load_config, make_config, save_config
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import InputError
 from medvl.evaluate import report as report_module
-from medvl.evaluate.compare import as_text, compare
+from medvl.evaluate.compare import compare
+from medvl.evaluate.compare_tables import as_text
 from medvl.evaluate.evaluator import evaluate
 from medvl.evaluate.sources import FolderSource
 from medvl.evaluate.summary import OVERLAP

@@ -17,8 +17,9 @@ from medvl.data.records import Manifest
 from medvl.errors import InputError
 from medvl.evaluate import side_by_side
 from medvl.evaluate.classification import auc, average_precision, multilabel_metrics
-from medvl.evaluate.compare import as_text, compare
+from medvl.evaluate.compare import compare
 from medvl.evaluate.compare_kinds import bootstrap_p
+from medvl.evaluate.compare_tables import as_text
 from medvl.evaluate.evaluator import evaluate
 from medvl.evaluate.methods import read_run
 from medvl.evaluate.side_by_side import pick_keys
