@@ -286,7 +286,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
         ["semi.epi=weights"],
         ["semi.epi=labels", "semi.update=epoch", "semi.start=predict", "semi.storage=uint8"],
         ["semi.lv_bank=captions", "semi.lv_similarity=findings"],
-        ["semi.epi=labels", "text.encoder=none"],
+        ["semi.epi=labels", "semi.start=predict", "text.encoder=none", "data.laterality=null"],
         ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
         ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multiclass"],
         ["semi.epi=labels", "model.name=dynunet"],

@@ -97,8 +97,9 @@ class AttentionPool(nn.Module):
         """(B, d, h, w), weights (B, heads, 1 + P), direction (B, d) -> parts of pooled . direction (B, heads, 1 + P).
 
         From the weights to the pooled vector everything is linear, so pooled . direction is the sum of these parts over
-        heads and tokens, plus what the biases give to every image alike. With the direction of a text they say which
-        cells make the image agree with it; the weights alone do not know the text.
+        heads and tokens, plus what the biases give to every image alike (as CLIP is taken apart by Gandelsman et al.,
+        ICLR 2024). With the direction of a text they say which cells make the image agree with it; the weights alone
+        do not know the text.
         """
         value = self._value(self.tokens(x))  # (B, 1 + P, d)
         heads = weights.shape[1]

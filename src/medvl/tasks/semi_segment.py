@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medvl.config import Config
+from medvl.config import Config, as_read
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import read_mask
@@ -250,7 +250,7 @@ class SemiSegmentTask(SegmentTask):
     def _predict_all(self, title: str) -> None:
         """One plain prediction of every unlabelled record into the store."""
         assert self._store is not None
-        data, device = self.config.data, next(self.module.parameters()).device
+        data, device = as_read(self.config), next(self.module.parameters()).device
         dataset = SegmentDataset(
             self._unlabelled, self.classes, data, seed=0, train=False, hidden=self.hidden, all_rows=True
         )
