@@ -15,6 +15,7 @@ import pytest
 
 from medvl.data.audit import audit_manifest
 from medvl.data.phantom import Phantom, draw_phantom, make_phantoms
+from medvl.data.phantom_text import KINDS
 from medvl.data.records import load_manifest
 from medvl.data.reports import findings, mirror_text
 from medvl.errors import InputError
@@ -196,11 +197,21 @@ def test_masks_lie_in_the_body(phantoms: list[Phantom]) -> None:
             assert lesion.mask.any() and (lesion.mask & phantom.body).sum() > 0.9 * lesion.mask.sum()
 
 
-@pytest.mark.parametrize("wrong", [{"num": 0}, {"size": 8}, {"splits": (0.5, 0.2)}])
+@pytest.mark.parametrize("wrong", [{"num": 0}, {"size": 8}, {"splits": (0.5, 0.2)}, {"kinds": ()}])
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(InputError):
         make_phantoms(tmp_path / "x", **{"num": 3, "size": 64, **wrong})  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
+
+
+def test_only_the_kinds_that_were_asked_for_are_drawn_and_named() -> None:
+    for phantom in (draw_phantom(i, size=64, seed=0, kinds=("nodule", "consolidation")) for i in range(60)):
+        assert {lesion.kind for lesion in phantom.lesions} <= {"consolidation", "nodule"}
+        assert not untrue(phantom, phantom.text), (phantom.id, phantom.text)
+    hearts = [draw_phantom(i, size=64, seed=0, kinds=("cardiomegaly",)) for i in range(30)]
+    assert {len(phantom.lesions) for phantom in hearts} == {0, 1}  # no second heart, however many were drawn
+    one, other = (draw_phantom(7, size=64, kinds=kinds) for kinds in (KINDS, KINDS[::-1]))
+    assert one.text == other.text and np.array_equal(one.image, other.image)
 
 
 def test_a_folder_that_holds_something_is_kept(tmp_path: Path) -> None:
@@ -216,3 +227,12 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert '"phantoms": true' in done.stdout
     assert len(load_manifest(tmp_path / "set" / "manifest.csv").records) == 6
+    words = ["phantom", "--out", str(tmp_path / "kinds"), "--num", "8", "--kinds", "nodule, effusion"]
+    done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {name for r in load_manifest(tmp_path / "kinds" / "manifest.csv").records for name in r.labels or ()}
+    assert found <= {"nodule", "effusion", "normal"} and found & {"nodule", "effusion"}
+    assert "--kinds nodule,effusion`" in (tmp_path / "kinds" / "README.md").read_text(encoding="utf-8")
+    words = ["phantom", "--out", str(tmp_path / "wrong"), "--kinds", "nodul"]
+    done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
+    assert done.returncode != 0 and "did you mean nodule?" in done.stderr and not (tmp_path / "wrong").exists()

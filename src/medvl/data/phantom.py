@@ -1,7 +1,8 @@
 """Phantoms: seeded synthetic chest films with report, masks, boxes and labels. For mechanisms and tests only.
 
 No patient stands behind a phantom and nothing measured on one says anything about patients; every row says
-`source=phantom`. A phantom is a pure function of (seed, index, size): a set of 100 is the beginning of a set of 2,000.
+`source=phantom`. A phantom is a pure function of (seed, index, size, kinds): a set of 100 is the beginning of a set of
+2,000.
 Indices 3k + 1 and 3k + 2 are two films of one patient, 3k is one of another.
 
 Sides are the patient's (`data.laterality: patient`): the patient's left is on the viewer's right.
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from medvl.data.phantom_film import SIDES, Film, Lesion, Mask, draw_anatomy
 from medvl.data.phantom_text import KINDS, Fact, Kind, Size, report
 from medvl.data.records import ABSENT, Box, write_manifest
-from medvl.errors import InputError, warn
+from medvl.errors import InputError, nearest, warn
 
 SPLITS = ("train", "val", "test")
 NORMAL = "normal"
@@ -37,7 +38,7 @@ _COLUMNS = (
 )  # fmt: skip
 _README = """# Phantoms: synthetic chest films, no patients
 
-{num} drawn pictures with made-up reports (`medvl phantom --num {num} --size {size} --seed {seed}`). They test mechanisms. Nothing
+{num} drawn pictures with made-up reports (`{command}`). They test mechanisms. Nothing
 that is measured on them says anything about patients, and they are not for clinical use.
 
 Sides are the patient's: `data.laterality: patient`. Licence: {licence}.
@@ -86,21 +87,21 @@ class Phantom:
         return found | {"mask_body": self.body}
 
 
-def draw_phantom(index: int, *, size: int = 96, seed: int = 0) -> Phantom:
+def draw_phantom(index: int, *, size: int = 96, seed: int = 0, kinds: Sequence[Kind] = KINDS) -> Phantom:
     """The phantom of one index. Words and lesions are drawn apart from the grain of the film.
 
-    0 to 3 lesions (`LESION_COUNTS`); one that finds no room in 40 tries is not drawn and not named. The report is made
-    from what was drawn.
+    0 to 3 lesions (`LESION_COUNTS`) of the `kinds`; one that finds no room in 40 tries is not drawn and not named, and
+    of few kinds there may be fewer (`_draw_kinds`). The report is made from what was drawn.
     """
     patient = index // 3 * 2 + min(index % 3, 1)
     anatomy = draw_anatomy(np.random.default_rng([seed, 1, patient]))
     plan_rng = np.random.default_rng([seed, 2, index])
     film = Film(anatomy, plan_rng, size)
-    kinds = _draw_kinds(np.random.default_rng([seed, 3, index]))
+    drawn = _draw_kinds(np.random.default_rng([seed, 3, index]), kinds)
     sizes: tuple[Size, ...] = ("small", "moderate", "large")
     enlarged = sizes[int(plan_rng.integers(3))]
-    film.set_heart(enlarged=enlarged if "cardiomegaly" in kinds else None)
-    for kind in kinds:
+    film.set_heart(enlarged=enlarged if "cardiomegaly" in drawn else None)
+    for kind in drawn:
         if kind != "cardiomegaly":
             film.add(kind)
     image, device = film.expose(np.random.default_rng([seed, 4, index]))
@@ -125,6 +126,7 @@ def make_phantoms(
     size: int = 96,
     seed: int = 0,
     splits: Sequence[float] = (0.8, 0.1, 0.1),
+    kinds: Sequence[Kind] = KINDS,
     progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
 ) -> Path:
     """Write `num` phantoms as a set: images/, masks/, manifest.csv, boxes.csv, README.md. Returns the manifest.
@@ -134,15 +136,16 @@ def make_phantoms(
         size: height and width in pixels, at least `MIN_SIZE`.
         splits: the parts of train, val and, if three, test; sum 1. A patient's split is a hash of seed and patient, so
             the parts are met on average only, and no phantom changes its split when `num` grows.
+        kinds: what lesions there are, in any order.
         progress: wraps the loop, given the indices and their number.
 
     Raises:
-        InputError: a folder that holds something, or a number out of range.
+        InputError: a folder that holds something, a number out of range, an unknown kind or none.
     """
     import cv2
 
     folder = Path(folder)
-    _check(folder, num, size, seed, splits)
+    _check(folder, num, size, seed, splits, kinds)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")  # nothing half written under the final name
     rows, boxes = [], []
@@ -155,7 +158,7 @@ def make_phantoms(
         for name in ("images", "masks"):
             (work / name).mkdir(parents=True)
         for index in range(num) if progress is None else progress(range(num), num):
-            phantom = draw_phantom(index, size=size, seed=seed)
+            phantom = draw_phantom(index, size=size, seed=seed, kinds=kinds)
             row = dict.fromkeys(("mask", *(f"mask_{kind}" for kind in KINDS)), ABSENT)
             for column, mask in phantom.masks().items():
                 part = column.removeprefix("mask").replace("_", "-")
@@ -181,7 +184,10 @@ def make_phantoms(
                 boxes.append(dict(zip(_BOXES, (phantom.id, box.label, *map(str, corners)), strict=True)))
         write_manifest(work / "boxes.csv", boxes, _BOXES)
         write_manifest(work / "manifest.csv", rows, _COLUMNS)
-        about = _README.format(num=num, size=size, seed=seed, licence=LICENCE, kinds=", ".join(KINDS))
+        command = f"medvl phantom --num {num} --size {size} --seed {seed}"
+        if set(kinds) != set(KINDS):
+            command += f" --kinds {','.join(kind for kind in KINDS if kind in kinds)}"
+        about = _README.format(command=command, num=num, licence=LICENCE, kinds=", ".join(KINDS))
         (work / "README.md").write_text(about, encoding="utf-8")
         if folder.exists():
             folder.rmdir()
@@ -195,15 +201,16 @@ def make_phantoms(
     return folder / "manifest.csv"
 
 
-def _draw_kinds(rng: np.random.Generator) -> list[Kind]:
-    """The kinds of the lesions to draw, those that lie at a fixed place first. Only one heart can be enlarged, and a
-    second pneumothorax is left out."""
-    kinds: list[Kind] = []
+def _draw_kinds(rng: np.random.Generator, kinds: Sequence[Kind]) -> list[Kind]:
+    """The kinds of the lesions to draw, those that lie at a fixed place first. Only one heart can be enlarged, a
+    second pneumothorax is left out, and so is a third of any other kind."""
+    most = {kind: 1 if kind in ("cardiomegaly", "pneumothorax") else 2 for kind in KINDS if kind in kinds}
+    drawn: list[Kind] = []
     for _ in range(int(rng.choice(4, p=LESION_COUNTS))):
-        free = [kind for kind in KINDS if kinds.count(kind) < (1 if kind in ("cardiomegaly", "pneumothorax") else 2)]
-        kinds.append(free[int(rng.integers(len(free)))])
+        if free := [kind for kind in most if drawn.count(kind) < most[kind]]:
+            drawn.append(free[int(rng.integers(len(free)))])
     order: tuple[Kind, ...] = ("cardiomegaly", "pneumothorax", "effusion", "consolidation", "nodule")
-    return sorted(kinds, key=order.index)
+    return sorted(drawn, key=order.index)
 
 
 def _split_of(seed: int, patient: str, splits: Sequence[float]) -> str:
@@ -215,7 +222,7 @@ def _split_of(seed: int, patient: str, splits: Sequence[float]) -> str:
     return SPLITS[len(splits) - 1]
 
 
-def _check(folder: Path, num: int, size: int, seed: int, splits: Sequence[float]) -> None:
+def _check(folder: Path, num: int, size: int, seed: int, splits: Sequence[float], kinds: Sequence[str]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("the folder is not empty", file=folder, expected="a new folder")
     for name, value, least in (("num", num, 1), ("size", size, MIN_SIZE), ("seed", seed, 0)):
@@ -224,3 +231,11 @@ def _check(folder: Path, num: int, size: int, seed: int, splits: Sequence[float]
     if len(splits) not in (2, 3) or min(splits) <= 0 or abs(sum(splits) - 1) > 1e-6:
         found = ",".join(f"{part:g}" for part in splits)
         raise InputError(f"--splits is {found}", expected="train,val[,test], above 0, with the sum 1")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        like = nearest(unknown[0], KINDS) if unknown else None
+        raise InputError(
+            f"--kinds is {','.join(kinds) or 'empty'}",
+            expected=f"of {', '.join(KINDS)}, with commas between",
+            remedy=f"did you mean {like}?" if like else None,
+        )
