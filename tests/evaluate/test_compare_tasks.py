@@ -207,6 +207,8 @@ def test_another_split_is_named_with_several_tasks_too(tmp_path: Path) -> None:
     classifiers = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0)]
     with pytest.raises(InputError, match=r"/test: evaluated on the split test; expected val; remedy: --split test"):
         compare([*runs, *classifiers])
+    with pytest.raises(InputError, match="/test: evaluated on the split test"):
+        compare([str(tmp_path / "no_run"), runs[1]])  # before anything else is opened, and perhaps evaluated
     other = grounded(tmp_path / "other", [0.2, 0.4], manifest_hash="x")
     with pytest.raises(InputError, match=r"/other: not scored as .*val was: manifest_hash"):
         compare([runs[0], other, *classifiers])

@@ -21,7 +21,6 @@ from medvl.evaluate.methods import (
     Method,
     ScoredRun,
     check_comparable,
-    check_split,
     group_methods,
     join_labelled,
     open_runs,
@@ -77,7 +76,6 @@ def compare(
     if len(targets) < 2:
         raise InputError("one run cannot be compared", expected="two runs or more")
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
-    check_split(runs, split)
     if folds:
         runs = pool_folds(runs)
     runs = join_labelled(runs)

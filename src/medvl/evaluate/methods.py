@@ -87,11 +87,21 @@ def open_runs(
         targets: runs, models, or folders with cases.csv and summary.json (of `medvl evaluate`, masks included).
         manifest_path: score runs on this manifest instead of the one that each was trained on.
         overrides: how to read the manifest, as in `medvl evaluate`.
+
+    Raises:
+        InputError: given twice, not readable, or evaluated on another split (known before any run is evaluated).
     """
     twice = sorted({target for target in targets if targets.count(target) > 1})
     if twice:
         raise InputError(f"given twice: {', '.join(twice)}")
-    return [_open_run(target, split, manifest_path, overrides, device) for target in targets]
+    folders = {target: Path(target) for target in targets}
+    evaluated = {
+        target: read_run(target, folder)
+        for target, folder in folders.items()
+        if (folder / "cases.csv").is_file() and (folder / "summary.json").is_file()
+    }
+    _check_split(list(evaluated.values()), split)
+    return [evaluated.get(t) or _open_run(t, split, manifest_path, overrides, device) for t in targets]
 
 
 def pool_folds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
@@ -162,7 +172,7 @@ def join_labelled(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     return [replace(run, kind=TRAINED_AND_PROMPTED) if run.kind.task in LABELLED else run for run in runs]
 
 
-def check_split(runs: Sequence[ScoredRun], split: str) -> None:
+def _check_split(runs: Sequence[ScoredRun], split: str) -> None:
     """InputError naming every run that was evaluated on another split."""
     faults = []
     for run in runs:
@@ -252,8 +262,6 @@ def setting_table(methods: Sequence[Method]) -> dict[str, list[str]]:
 
 def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Sequence[str], device: str) -> ScoredRun:
     folder, task = Path(target), task_of(target)
-    if (folder / "cases.csv").is_file() and (folder / "summary.json").is_file():
-        return read_run(target, folder)
     if task in SCORED:
         place, _ = stored_scores(target, manifest_path, split=split, overrides=overrides, device=device)
         return read_run(target, place)
