@@ -29,6 +29,7 @@ from medvl.tasks import semi_segment
 from medvl.tasks.segment import build_segmenter
 from medvl.tasks.semi_segment import SemiSegmentTask
 from medvl.tasks.text_input import TextInput
+from medvl.train.plan import _label_lines
 from medvl.train.prepare import prepare
 from medvl.train.run import train
 
@@ -546,3 +547,12 @@ def test_several_labels_of_real_lesions_train_with_epi_and_lv(shared_data: Path,
     assert len(index["ids"]) == labels["unlabelled_records"] >= labels["hidden_masks"] > 0
     retrieved = json.loads((run / "semi" / "lv_bank.json").read_text())
     assert retrieved and all(entries for entries in retrieved.values())
+
+
+def test_the_plan_writes_small_fractions_out() -> None:
+    counts = dict.fromkeys(("labelled_records", "labelled_images", "unlabelled_records", "left_out_records"), 3)
+    told = {**counts, "label_fraction": 0.002, "labelled_patients": 2, "label_seed": 0, "label_by": "patient"}
+    lines = _label_lines({**told, "hidden_masks": 0})
+    assert lines[0].startswith("  labels 0.2%: 3 records of 3 images, 2 patients")
+    assert "fewer than 8 patients" in lines[-1]
+    assert _label_lines({**told, "hidden_masks": 0, "label_fraction": 0.1})[0].startswith("  labels 10%:")

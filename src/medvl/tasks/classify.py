@@ -221,7 +221,7 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
             lines.append(f"         {name}: not used: {'; '.join(left)}")
     if fraction["label_fraction"] < 1:
         lines.append(
-            f"         {fraction['label_fraction']:.0%}: {fraction['labelled_images']} images of "
+            f"         {100 * fraction['label_fraction']:.3g}%: {fraction['labelled_images']} images of "
             f"{fraction['labelled_patients']} patients (draw {fraction['label_seed']}"
             f"{', by image' if fraction['label_by'] == 'image' else ''}), "
             f"{fraction['left_out_images']} images left out"

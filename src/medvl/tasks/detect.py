@@ -195,7 +195,7 @@ def detect_lines(
     lines += [f"         {empty} training images have no box of these classes"] if empty else []
     if fraction["label_fraction"] < 1:
         lines.append(
-            f"         {fraction['label_fraction']:.0%}: {fraction['labelled_images']} images of "
+            f"         {100 * fraction['label_fraction']:.3g}%: {fraction['labelled_images']} images of "
             f"{fraction['labelled_patients']} patients (draw {fraction['label_seed']}), "
             f"{fraction['left_out_images']} images left out"
         )

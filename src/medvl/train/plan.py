@@ -105,7 +105,7 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
     if labels["label_fraction"] == 1 and not labels["unlabelled_records"] and not labels["left_out_records"]:
         return lines
     lines.append(
-        f"  labels {labels['label_fraction']:.0%}: {labels['labelled_records']} records of "
+        f"  labels {100 * labels['label_fraction']:.3g}%: {labels['labelled_records']} records of "
         f"{labels['labelled_images']} images, {labels['labelled_patients']} patients (draw {labels['label_seed']}"
         f"{', by image' if labels['label_by'] == 'image' else ''})"
     )
