@@ -50,6 +50,24 @@ def test_a_folder_of_masks_as_json(masks: Path, phrases: Manifest, tmp_path: Pat
     assert not (masks / "test_log.jsonl").exists()
 
 
+def test_an_evaluation_of_something_else_is_not_written_over(masks: Path, phrases: Manifest, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    for path in masks.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    assert medvl("evaluate", masks, phrases.path, "--out", out).exit_code == 0
+    before = (out / "summary.json").read_bytes()
+    assert medvl("evaluate", masks, phrases.path, "--out", out).exit_code == 0  # the same again
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(phrases.path.read_bytes())
+    for words in ([other, phrases.path], [masks, moved], [masks, phrases.path, "--split", "test"]):
+        with pytest.raises(InputError, match=r"out: holds the evaluation of .*masks on val of .*--out DIR"):
+            raise medvl("evaluate", *words, "--out", out).exception
+    assert (out / "summary.json").read_bytes() == before
+    (out / "summary.json").write_text("{}")  # no evaluation
+    assert medvl("evaluate", other, phrases.path, "--out", out).exit_code == 0
+
+
 def test_a_folder_of_masks_as_a_table(masks: Path, phrases: Manifest, tmp_path: Path) -> None:
     result = medvl("evaluate", masks, phrases.path, "data.text_column=kind", "--out", tmp_path / "out", "--no-surface")
     assert "dice_pooled            1.0000  1.0000 - 1.0000       12" in result.stdout

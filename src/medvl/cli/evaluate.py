@@ -26,7 +26,9 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="how to read the data, e.g. data.text_column=text_derived")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for cases.csv and summary.json")] = Path("evaluation"),
+    out: Annotated[Path, typer.Option(help="folder for cases.csv and summary.json, never over those of another model")] = Path(
+        "evaluation"
+    ),
     split: Annotated[str, typer.Option(help="split to score; test is logged in the model's folder")] = "val",
     threshold: Annotated[
         str | None, typer.Option(help="0.5 unless said, or val: chosen on val by Dice per image")
@@ -66,6 +68,7 @@ def evaluate(
         words, manifest = [str(manifest), *words], None
     if text_column is not None:
         words.append(f"data.text_column={text_column}")
+    _keep_other(out, source, manifest, split)
     task = task_of(source)
     if task in ("classify", "detect"):
         given = {
@@ -133,6 +136,28 @@ def evaluate(
         ).result
         summary = {**summary, "probe": result}
     print(json.dumps(summary) if as_json else as_text(summary, out))
+
+
+def _keep_other(out: Path, source: str, manifest: Path | None, split: str) -> None:
+    """InputError where `out` holds the evaluation of another model, manifest or split: it would be lost."""
+    import json
+
+    from medvl.errors import InputError
+
+    path = out / "summary.json"
+    if not path.is_file():
+        return
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        there = (Path(held["model"]).resolve(), held["split"], Path(held["manifest"]).resolve())
+    except (ValueError, KeyError, TypeError):  # no evaluation
+        return
+    here = (Path(source).resolve(), split, there[2] if manifest is None else Path(manifest).resolve())
+    if there != here:
+        raise InputError(
+            f"holds the evaluation of {held['model']} on {held['split']} of {held['manifest']}",
+            file=out, expected="a new folder, or that of the same model, split and manifest", remedy="--out DIR",
+        )  # fmt: skip
 
 
 def report(
