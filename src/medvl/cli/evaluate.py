@@ -26,9 +26,9 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="how to read the data, e.g. data.text_column=text_derived")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for cases.csv and summary.json, never over those of another model")] = Path(
-        "evaluation"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="folder for cases.csv and summary.json, never over those of another model")
+    ] = Path("evaluation"),
     split: Annotated[str, typer.Option(help="split to score; test is logged in the model's folder")] = "val",
     threshold: Annotated[
         str | None, typer.Option(help="0.5 unless said, or val: chosen on val by Dice per image")
