@@ -70,6 +70,8 @@ def test_an_image_is_computed_once_whatever_part_of_the_set_is_asked_for(config:
     with torch.no_grad():
         module.network.head.weight.add_(1)  # no feature passes through the head
     assert features(config, module, tmp_path / "store")[1] == [0]
+    other = replace(config.data, label_fraction=0.5, label_by="image", balance="siim", boxes_from="masks")
+    assert features(replace(config, data=other), module, tmp_path / "store")[1] == [0]  # the same pixels
     assert len(list((tmp_path / "store").iterdir())) == 1
 
 

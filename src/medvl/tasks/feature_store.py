@@ -35,7 +35,7 @@ NOT_PIXELS = frozenset(
     {
         "manifest", "text_column", "constant_text", "laterality", "classes", "views", "empty_means_absent", "augment",
         "mask_rule", "p_empty_text", "phrases_per_image", "rows_per_image", "draw_by", "val_phrases_per_image",
-        "label_fraction", "label_seed", "also_labelled", "num_workers", "cache_mb",
+        "label_fraction", "label_seed", "label_by", "balance", "also_labelled", "boxes_from", "num_workers", "cache_mb",
     }
 )  # fmt: skip
 
