@@ -58,14 +58,15 @@ def test_an_evaluation_of_something_else_is_not_written_over(masks: Path, phrase
     assert medvl("evaluate", masks, phrases.path, "--out", out).exit_code == 0
     before = (out / "summary.json").read_bytes()
     assert medvl("evaluate", masks, phrases.path, "--out", out).exit_code == 0  # the same again
-    moved = tmp_path / "moved.csv"
-    moved.write_bytes(phrases.path.read_bytes())
-    for words in ([other, phrases.path], [masks, moved], [masks, phrases.path, "--split", "test"]):
+    short = phrases.path.with_name("short.csv")
+    short.write_text("".join(phrases.path.read_text().splitlines(keepends=True)[:-1]))
+    for words in ([other, phrases.path], [masks, short], [masks, phrases.path, "--split", "test"]):
         with pytest.raises(InputError, match=r"out: holds the evaluation of .*masks on val of .*--out DIR"):
             raise medvl("evaluate", *words, "--out", out).exception
     assert (out / "summary.json").read_bytes() == before
-    (out / "summary.json").write_text("{}")  # no evaluation
-    assert medvl("evaluate", other, phrases.path, "--out", out).exit_code == 0
+    (out / "summary.json").write_text('{"format": "medvl-localisation/1"}')
+    with pytest.raises(InputError, match="out: holds results that are no evaluation"):
+        raise medvl("evaluate", masks, phrases.path, "--out", out).exception
 
 
 def test_a_folder_of_masks_as_a_table(masks: Path, phrases: Manifest, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medvl.errors import InputError
-from medvl.models.bridge import start_from_g2d
+from medvl.models.bridge import continue_from, start_from_g2d
 from medvl.models.g2d import G2D
 from medvl.models.registry import build_model
 from medvl.text.layers import SplitLayers
@@ -249,6 +249,54 @@ def test_lvit_on_a_resnet_starts_from_g2d() -> None:
     start_from_g2d(lvit, make(), "encoder_decoder", "run")
     theirs = make().unet.encoder.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in lvit.encoder.backbone.state_dict().items())
+
+
+def test_an_encoder_that_is_fed_otherwise_is_refused() -> None:
+    """The paper's and the released preset feed [0, 1]: the same weights would see other numbers, without a word."""
+    g2d = make(input_norm="none")
+    networks = {
+        "encoder_unet": {"size": "nano", "in_channels": 1},
+        "lvit": {"size": "nano", "cnn": "nano", "in_channels": 1, "text_merge": "none"},
+    }
+    for name, options in networks.items():
+        with pytest.raises(InputError, match=r"input_norm none, this network has image.*options\.input_norm=none"):
+            start_from_g2d(build_model(name, **options), g2d, "encoder", "run")  # type: ignore[arg-type]
+        network = build_model(name, **options, input_norm="none").eval()  # type: ignore[arg-type]
+        start_from_g2d(network, g2d, "encoder", "run")
+    lvit = build_model("lvit", size="nano", cnn="nano", in_channels=1, text_merge="none", input_norm="none").eval()
+    image = inputs()["image"]
+    with torch.no_grad():
+        plain = lvit.encode_image(image)
+        lvit.encoder.input_norm = "image"
+        assert not torch.allclose(plain[-1], lvit.encode_image(image)[-1])
+    with pytest.raises(InputError, match="input_norm is an option of another cnn"):
+        build_model("lvit", size="nano", in_channels=1, text_merge="none", input_norm="none")
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        ({"heads": 2}, "heads: 4 there, 2 here"),
+        ({"input_norm": "none"}, "input_norm: image there, none here"),
+        ({"text_pool": "mean"}, "text_pool: attention there, mean here"),
+        ({"size": "mini"}, r"model\.size: nano there, mini here"),
+        ({"pool_stride": 4, "pool_deeper": False}, "pool_stride: 32 there, 4 here; pool_deeper: True there, False"),
+    ],
+)
+def test_a_pre_training_goes_on_with_the_same_options_only(here: dict[str, Any], said: str) -> None:
+    """Also those that show in no tensor's shape."""
+    with pytest.raises(InputError, match=said):
+        continue_from(make(**here), make(), "run")
+
+
+def test_a_pre_training_goes_on_at_another_image_size() -> None:
+    """The learned positions are interpolated, as they are for an image of another size."""
+    torch.manual_seed(1)
+    other, network = make(), G2D("nano", text_dim=12, projection_dim=16, image_size=(96, 128)).eval()
+    assert continue_from(network, other, "run").endswith(", 0 are new")
+    image = inputs(height=96, width=128)["image"]
+    with torch.no_grad():
+        assert torch.allclose(network.image_forward(image).pooled, other.image_forward(image).pooled, atol=1e-6)
 
 
 def test_another_encoder_is_refused() -> None:

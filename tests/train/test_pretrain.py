@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -196,8 +197,68 @@ def test_the_schools_and_ablations_are_switches(pairs: Path, overrides: tuple[st
     decoder = [name for name, p in task.module.named_parameters() if ".decoder." in name]
     assert bool(decoder) == ("pretrain.decoder=none" not in overrides)
     if "fidelity=released" in overrides:
-        return  # of 2x2 cells none is above the 85th percentile: the released masks are empty here, and say so
+        return  # of 2x2 cells none is above the 85th percentile: no target (see below)
     assert all(grads(task)[name].abs().sum() > 0 for name in decoder if name.endswith("conv1.weight"))
+
+
+def test_masks_that_are_no_target_are_counted_and_told(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 2x2 cells none is above the 85th percentile: the decoder learns nothing, and its loss is not a perfect 0."""
+    train(config_of(pairs, "fidelity=released", "train.max_steps=3"), tmp_path / "released")
+    assert "none of the 8 pseudo masks of the validation pairs is a target" in capsys.readouterr().err
+    train(config_of(pairs, "train.max_steps=3"), tmp_path / "ours")
+    none, all_of_them = (
+        [row for row in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "valid_masks" in row]
+        for name in ("released", "ours")
+    )
+    assert none and all(row["valid_masks"] == 0 and "decoder_loss" not in row for row in none)
+    assert all_of_them and all(row["valid_masks"] > 0 and row["decoder_loss"] > 0 for row in all_of_them)
+
+
+def test_a_decoder_that_is_never_reached_is_told(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config_of(pairs, "pretrain.warmup_steps=6"), tmp_path / "run")
+    assert "decoder is never trained: pretrain.warmup_steps is 6, of 6 steps" in capsys.readouterr().err
+    train(config_of(pairs, "pretrain.warmup_steps=5"), tmp_path / "other")
+    assert "never trained" not in capsys.readouterr().err
+
+
+def test_equal_texts_do_not_fill_a_batch(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bucketed by length, pairs of three sentences would have no negatives: they are mixed, and it is said."""
+    rows = list(csv.DictReader((pairs / "manifest.csv").open()))
+    for i, row in enumerate(rows):
+        row["image"], row["mask"] = str(pairs / row["image"]), str(pairs / row["mask"])
+        row["text"] = "Opacity" + " in the lung" * (i % 3) + "."
+    write_manifest(tmp_path / "few.csv", rows, list(rows[0]))
+    words = [f"data.manifest={tmp_path / 'few.csv'}", "train.max_steps=1"]
+    train(config_of(pairs, *words), tmp_path / "few")
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"a pair would have [01]\.\d negatives instead of [45]\.\d.*not bucketed", told)
+    negatives = json.loads((tmp_path / "few" / "plan.json").read_text())["pairs"]["negatives"]
+    assert re.search(r"on average [45]\.\d of them are of another text and patient", negatives)
+    train(config_of(pairs, *words, "pretrain.same_is_no_negative=false"), tmp_path / "all")
+    assert "bucketed" not in capsys.readouterr().err  # all are negatives
+
+
+def test_lvit_is_fed_as_the_pre_training_was(pairs: Path, tmp_path: Path) -> None:
+    train(config_of(pairs, "model.size=ucnn_nano", "train.max_steps=1"), tmp_path / "g2d")
+    words = ["task=segment", "model={name: lvit, size: nano}", f"init=g2d:{tmp_path / 'g2d'}", "train.max_steps=1"]
+    with pytest.raises(InputError, match=r"input_norm image, data.normalize is none.*data.normalize=zscore"):
+        train(config_of(pairs, *words, "data.normalize=none"), tmp_path / "lvit")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pretrain.shuffle_masks=true", "pretrain.decoder=none"),
+        ("pretrain.mask.soft=true", "pretrain.mask.smooth=none"),
+    ],
+)
+def test_switches_that_would_do_nothing_are_refused(pairs: Path, tmp_path: Path, words: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match=f"does not take {words[0].removesuffix('=true')} with"):
+        train(config_of(pairs, *words), tmp_path / "run")
 
 
 def test_in_the_warm_up_the_decoder_is_not_run(pairs: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from medvl.data.records import Manifest
 
 
 class EmptyMask(StrEnum):
@@ -68,7 +71,6 @@ def evaluate(
         words, manifest = [str(manifest), *words], None
     if text_column is not None:
         words.append(f"data.text_column={text_column}")
-    _keep_other(out, source, manifest, split)
     task = task_of(source)
     if task in ("classify", "detect"):
         given = {
@@ -90,6 +92,8 @@ def evaluate(
             remedy="leave out --threshold, --probe and --update-card",
         )
     records = inputs.manifest(manifest)
+    scored = inputs.source.describe()
+    _keep_other(out, scored.get("model_hash", scored["model"]), records, split)
     value, how = _number(threshold), "fixed"
     if threshold == "val":
         value, _ = choose_threshold(
@@ -138,8 +142,12 @@ def evaluate(
     print(json.dumps(summary) if as_json else as_text(summary, out))
 
 
-def _keep_other(out: Path, source: str, manifest: Path | None, split: str) -> None:
-    """InputError where `out` holds the evaluation of another model, manifest or split: it would be lost."""
+def _keep_other(out: Path, scored: str, records: Manifest, split: str) -> None:
+    """InputError where `out` holds results of another model, manifest, way of reading it or split: they would be lost.
+
+    Args:
+        scored: the hash of the model's weights, or the name of a folder of masks.
+    """
     import json
 
     from medvl.errors import InputError
@@ -149,14 +157,16 @@ def _keep_other(out: Path, source: str, manifest: Path | None, split: str) -> No
         return
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        there = (Path(held["model"]).resolve(), held["split"], Path(held["manifest"]).resolve())
-    except (ValueError, KeyError, TypeError):  # no evaluation
-        return
-    here = (Path(source).resolve(), split, there[2] if manifest is None else Path(manifest).resolve())
-    if there != here:
+        there = (held.get("model_hash", held["model"]), held["manifest_hash"], held["split"])
+    except (ValueError, KeyError, TypeError, AttributeError):  # no evaluation
+        there = None
+    if there != (scored, records.content_hash(), split):
+        what = "results that are no evaluation" if there is None else (
+            f"the evaluation of {held['model']} on {held['split']} of {held['manifest']}"
+        )
         raise InputError(
-            f"holds the evaluation of {held['model']} on {held['split']} of {held['manifest']}",
-            file=out, expected="a new folder, or that of the same model, split and manifest", remedy="--out DIR",
+            f"holds {what}", file=out,
+            expected="a new folder, or that of the same model, manifest as it is read, and split", remedy="--out DIR",
         )  # fmt: skip
 
 
@@ -217,10 +227,13 @@ def _without_masks(
 
     -> the summary, and as a text.
     """
+    import hashlib
+
     from medvl.config import load_config, manifest_path
     from medvl.errors import InputError
     from medvl.evaluate import classifier, detector
     from medvl.evaluate.evaluator import log_test
+    from medvl.evaluate.inputs import read_as_trained
     from medvl.model_folder import find_model
     from medvl.model_folder import update_card as write_metrics
 
@@ -229,6 +242,12 @@ def _without_masks(
         kind = {"classify": "classifier", "detect": "detector"}[task]
         raise InputError(f"{', '.join(wrong)} for a {kind}", file=source, remedy="leave it out: it is about masks")
     value = None if threshold in (None, "val") else _number(threshold)
+    if out.exists():
+        config = load_config(find_model(source) / "config.yaml")
+        own = manifest or manifest_path(config)
+        with (find_model(source) / "model.safetensors").open("rb") as file:
+            scored = hashlib.file_digest(file, "sha256").hexdigest()
+        _keep_other(out, scored, read_as_trained(config, own, words)[0], split)
     if task == "detect":
         if threshold == "val":
             raise InputError("--threshold val for a detector", file=source, expected="a score from 0 to 1")

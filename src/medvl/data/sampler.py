@@ -84,6 +84,20 @@ class LengthSampler(BatchSampler):
             yield [(self.epoch, int(i)) for i in number[self.rank :: self.world_size]]
 
 
+def mean_negatives(sampler: LengthSampler, keys: NDArray[np.int64]) -> float:
+    """How many negatives a pair has in a batch, the mean over the first epoch.
+
+    Args:
+        sampler: of one rank, with the whole batch.
+        keys: (n, k): items that agree in one of them are no negatives of each other.
+    """
+    num = sum(
+        int((keys[batch][:, None] != keys[batch][None]).all(axis=2).sum())
+        for batch in ([index for _, index in items] for items in sampler)
+    )
+    return num / (len(sampler) * sampler.batch_size)
+
+
 class MixedSampler(BatchSampler):
     """Batches of a fixed number per epoch, half of each unlabelled where there are unlabelled items.
 

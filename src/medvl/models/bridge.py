@@ -19,6 +19,8 @@ from medvl.models.lvit import LViT
 from medvl.models.pyramid_cnn import PyramidCNN
 
 Parts = Literal["encoder", "encoder_decoder"]
+OPTIONS = ("heads", "text_pool", "text_norm", "input_norm", "pool_stride", "pool_deeper")  # not all show in a shape
+POSITIONS = "attention_pool.positional_embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
         where: the folder of `g2d`, for the message.
 
     Raises:
-        InputError: a network that has no place for an image encoder, or another image encoder than `g2d`'s.
+        InputError: a network that has no place for an image encoder, another image encoder than `g2d`'s, or one that is
+            fed otherwise.
     """
     own = network.state_dict()
     state: dict[str, Tensor] = {}
@@ -59,6 +62,14 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
             file=where,
             expected=f"{_key_of_size(network, g2d.size)} and data.in_channels={g2d.in_channels}, as pre-trained",
         )
+    reader = network.encoder if isinstance(network, LViT) else network
+    there = g2d.unet.input_norm
+    if getattr(reader, "input_norm", there) != there:  # LViT's own path: data.normalize, which the configuration says
+        raise InputError(
+            f"init was pre-trained with input_norm {there}, this network has {reader.input_norm}",
+            file=where, expected="the image encoder fed as in its pre-training",
+            remedy=f"model.options.input_norm={there}",
+        )  # fmt: skip
     taken = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     other = tuple(name for name in state if name in own and name not in taken)
     network.load_state_dict({**own, **taken})
@@ -68,10 +79,21 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
 def continue_from(network: G2D, other: G2D, where: str) -> str:
     """All of `other` into `network`; a decoder that only one of them has, or another number of its maps, may differ.
 
+    The attention pool's positions are interpolated where the image size is another.
+
     Raises:
         InputError: anything else differs.
     """
+    others = [
+        f"{name}: {there} there, {here} here"
+        for name, there, here in zip(("model.size", *OPTIONS), _options(other), _options(network), strict=True)
+        if there != here
+    ]
+    if others:
+        raise InputError(f"init is another network ({'; '.join(others)})", file=where, expected="the same")
     own, theirs = network.state_dict(), other.state_dict()
+    if network.attention_pool is not None and other.attention_pool is not None:
+        theirs[POSITIONS] = other.attention_pool.positions(network.attention_pool.grid)
     decoder = ("unet.decoder.", "unet.outc.")
     fits = {name for name, value in theirs.items() if name in own and own[name].shape == value.shape}
     wrong = sorted(name for name in {*own, *theirs} - fits if not name.startswith(decoder))
@@ -83,6 +105,14 @@ def continue_from(network: G2D, other: G2D, where: str) -> str:
         )
     network.load_state_dict({**own, **{name: theirs[name] for name in fits}})
     return f"{len(fits)} tensors taken over, {len(own) - len(fits)} are new"
+
+
+def _options(g2d: G2D) -> tuple[object, ...]:
+    """The values of `model.size` and of `OPTIONS`."""
+    pool, strides = g2d.attention_pool, g2d.unet.encoder.strides
+    heads = pool.mhsa.num_heads if pool is not None else "pool: average"
+    deeper = g2d.pool_deeper or g2d.pool_level == len(strides) - 1  # nothing lies below the deepest map
+    return (g2d.size, heads, g2d.text_pool, g2d.text_norm, g2d.unet.input_norm, strides[g2d.pool_level], deeper)
 
 
 def load_foreign(network: nn.Module, path: str) -> str:

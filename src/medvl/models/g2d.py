@@ -71,12 +71,16 @@ class AttentionPool(nn.Module):
         grid = (x.shape[2], x.shape[3])
         cells = x.flatten(2).transpose(1, 2)  # (B, P, d)
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)  # (B, 1 + P, d)
+        return tokens + self.positions(grid)
+
+    def positions(self, grid: Grid) -> Tensor:
+        """The learned positions for cells of `grid`: (1 + P, d), interpolated where it is another than the own."""
         positions: Tensor = self.positional_embedding
         if grid != self.grid:
             table = positions[1:].T.reshape(1, -1, *self.grid)  # (1, d, h0, w0)
             moved = resize_grid(table, grid).flatten(2)[0].T  # (P, d)
             positions = torch.cat([positions[:1], moved])
-        return tokens + positions
+        return positions
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, d, h, w) -> pooled (B, d), weights (B, heads, 1 + P) that sum to 1, the summary token first."""

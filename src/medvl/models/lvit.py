@@ -52,6 +52,7 @@ class LViT(nn.Module):
         cnn: "ucnn", LViT's own contracting path, or an image encoder of G2D in its place ("nano", "mini", "resnet18",
             "resnet50", "efficientnet_lite0"; see `PyramidCNN`).
         pretrained: "imagenet" loads packaged weights of that image encoder, where there are any.
+        input_norm: whether that image encoder sees each image at mean 0 and deviation 1, as in `EncoderUNet`.
 
     Attributes:
         uses_text: whether text features must be given.
@@ -75,6 +76,7 @@ class LViT(nn.Module):
         mlp_tail: Literal["released", "plain"] = "released",
         cnn: str = "ucnn",
         pretrained: Literal["none", "imagenet"] = "none",
+        input_norm: Literal["image", "none"] = "image",
     ) -> None:
         super().__init__()
         _check_choice("size", size, SIZES)
@@ -108,8 +110,13 @@ class LViT(nn.Module):
 
         if cnn == "ucnn" and pretrained != "none":
             raise InputError("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
+        _check_choice("input_norm", input_norm, ("image", "none"))
+        if cnn == "ucnn" and input_norm != "image":
+            raise InputError("input_norm is an option of another cnn than ucnn", remedy="data.normalize")
         self.encoder: CNNEncoder | PyramidCNN = (
-            CNNEncoder(in_channels, widths) if cnn == "ucnn" else PyramidCNN(cnn, in_channels, widths, pretrained)
+            CNNEncoder(in_channels, widths)
+            if cnn == "ucnn"
+            else PyramidCNN(cnn, in_channels, widths, pretrained, input_norm)
         )
         self.vit_down = nn.ModuleList(DownStage(widths[k], patches[k], grid, first=k == 0, **block) for k in levels)
         self.vit_up = nn.ModuleList(UpStage(widths[k], deepest=k == 3, **block) for k in levels)

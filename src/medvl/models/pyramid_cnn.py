@@ -34,14 +34,20 @@ class Adapter(nn.Module):
 class PyramidCNN(nn.Module):
     """x1 .. x5 as LViT wants them: one convolution at full resolution, then a backbone's maps at strides 2 to 16.
 
+    `input_norm`: "image" brings what the backbone sees to mean 0 and deviation 1 per image, as in `EncoderUNet`.
     The map of stride 32 is added, upsampled, to that of stride 16, so that no stage of the backbone is idle.
     """
 
     def __init__(
-        self, name: str, in_channels: int, widths: tuple[int, ...], pretrained: Literal["none", "imagenet"]
+        self,
+        name: str,
+        in_channels: int,
+        widths: tuple[int, ...],
+        pretrained: Literal["none", "imagenet"],
+        input_norm: Literal["image", "none"] = "image",
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
+        self.in_channels, self.input_norm = in_channels, input_norm
         self.inc = ConvNormReLU(in_channels, widths[0])
         self.backbone = build_image_encoder(name, in_channels=in_channels, pretrained=pretrained)
         if self.backbone.strides != (*LEVELS, 32):
@@ -61,7 +67,8 @@ class PyramidCNN(nn.Module):
         first = self.inc(image)
         # Two cells of the deepest map a side, so that a single image has batch statistics.
         more = [max(64, -(-side // 32) * 32) - side for side in (new_height, new_width)]
-        padded = F.pad(standardize(image), (0, more[1], 0, more[0]), mode="replicate")
+        seen = standardize(image) if self.input_norm == "image" else image
+        padded = F.pad(seen, (0, more[1], 0, more[0]), mode="replicate")
         maps = [adapt(x) for adapt, x in zip(self.adapt, self.backbone(padded), strict=True)]
         deep = F.interpolate(maps[-1], scale_factor=2.0, mode="nearest")
         maps = [*maps[:3], maps[3] + deep]

@@ -23,7 +23,7 @@ from medvl.config import Config
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Batch
 from medvl.distributed import gather_objects, gather_with_grad
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import constructor_names
 from medvl.objectives.contrastive import (
@@ -208,14 +208,22 @@ class PretrainTask(Task):
         self._texts += batch.texts
         num = torch.tensor(float(len(batch.ids)), device=batch.image.device, dtype=torch.float64)
         sums = {"num": num}
-        if decode:
-            loss = self._decoder_loss(output, vectors, batch, shuffle=False)["loss"]
-            sums["decoder_loss_sum"] = loss.double() * num
+        if self.config.pretrain.decoder == "reconstruction":
+            assert output.mask_logits is not None
+            sums["decoder_loss_sum"] = reconstruction_loss(output.mask_logits, batch.image)["loss"].double() * num
+        elif decode:  # the loss is the mean over the masks that are a target
+            assert output.mask_logits is not None
+            target = self.mask_of(output, vectors, batch)
+            valid = target.valid.sum().double()
+            sums |= {"valid_sum": valid, "mask_sum": torch.full_like(valid, target.valid.numel())}
+            loss = self._pixel_loss(output.mask_logits, target.mask, target.valid)["loss"]
+            sums["decoder_loss_sum"] = loss.double() * valid
         self._draw(batch, output, vectors)
         return sums
 
     def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """`alignment_loss` (all pairs at once), retrieval both ways with its chance, `decoder_loss`."""
+        """`alignment_loss` (all pairs at once), retrieval both ways with its chance, `decoder_loss`; with pseudo masks
+        `valid_masks`, the share of them that is a target (see `PseudoMask.valid`)."""
         image = gather_with_grad(torch.cat([pair[0] for pair in self._pairs]))
         text = gather_with_grad(torch.cat([pair[1] for pair in self._pairs]))
         ids, texts = gather_objects(self._ids), gather_objects(self._texts)
@@ -233,7 +241,17 @@ class PretrainTask(Task):
         found["mean_recall"] = sum(recalls) / len(recalls)
         found["alignment_loss"] = float(loss["loss"])
         found["num_pairs"], found["num_texts"] = float(len(keep)), float(len(codes))
-        if "decoder_loss_sum" in totals:
+        if "mask_sum" in totals:
+            num_valid, num_masks = int(totals["valid_sum"]), int(totals["mask_sum"])
+            found["valid_masks"] = num_valid / max(1, num_masks)
+            if num_valid:
+                found["decoder_loss"] = float(totals["decoder_loss_sum"]) / num_valid
+            else:
+                warn(
+                    f"none of the {num_masks} pseudo masks of the validation pairs is a target: attention without "
+                    "contrast, or too few cells (model.options.pool_stride); the decoder learns nothing"
+                )
+        elif "decoder_loss_sum" in totals:
             found["decoder_loss"] = float(totals["decoder_loss_sum"]) / max(1.0, float(totals["num"]))
         return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
@@ -17,11 +18,12 @@ from medvl.data.context import ContextRules
 from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record
-from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, MixedSampler
+from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, MixedSampler, mean_negatives
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
 from medvl.models.bridge import continue_from, load_foreign, start_from_g2d
+from medvl.models.g2d import G2D
 from medvl.objectives.contrastive import plain_text
 from medvl.tasks.pretrain import Pretrainer, PretrainTask, build_pretrainer
 from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, build_segmenter
@@ -30,10 +32,13 @@ from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
+from medvl.train.loop import planned_steps
 from medvl.train.prepare_classify import classification
 from medvl.train.prepare_context import context_differences, context_plan, context_rules
 from medvl.train.prepare_detect import detection
 from medvl.train.start_image import init_of, load_pretrained
+
+KEPT_NEGATIVES = 0.5  # share of the negatives that bucketing by length must leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,10 @@ def _pretrain(
         )
         if value != default
     ]
+    if config.pretrain.shuffle_masks and config.pretrain.decoder != "pseudo_mask":
+        unused.append(f"pretrain.shuffle_masks with decoder: {config.pretrain.decoder}")
+    if config.pretrain.mask.soft and config.pretrain.mask.smooth == "none":
+        unused.append("pretrain.mask.soft with smooth: none")
     if unused or config.model.name != "g2d":
         what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
         raise InputError(f"task: pretrain does not take {what}", expected="the default there, and model.name: g2d")
@@ -199,15 +208,22 @@ def _pretrain(
         lengths = [max(length_of[one] for one in own) for own in words]
     size, seed = config.train.batch_size, config.train.seed
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    lengths, negatives = _spread(config, datasets["train"], lengths, fabric.world_size)
     samplers: dict[str, BatchSampler] = {
         "train": LengthSampler(lengths, size, seed=seed, **place),
         "val": EpochSampler(len(datasets["val"]), size, seed=seed, shuffle=False, **place),
     }
+    steps, warmup = planned_steps(config.train, len(samplers["train"])), config.pretrain.warmup_steps
+    if config.pretrain.decoder != "none" and warmup >= steps:
+        warn(
+            f"the decoder is never trained: pretrain.warmup_steps is {warmup}, of {steps} steps; lower it, or train "
+            "for more epochs"
+        )
     loaders = {name: _data_loader(datasets[name], samplers[name], config, fabric) for name in splits}
     pairs = {
         "without_text": num_without,
         "distinct_texts": {name: len({row.text for row in rows}) for name, rows in splits.items()},
-        "negatives": _negatives(config, fabric.world_size),
+        "negatives": _negatives(config, fabric.world_size) + negatives,
     }
     return Prepared(task, encoder, (), splits, loaders, {"pairs": pairs, **taken})
 
@@ -262,6 +278,36 @@ def _detect(
     return Prepared(*detection(config, manifest, splits, fabric, _data_loader))
 
 
+def _spread(
+    config: Config, dataset: SegmentDataset, lengths: list[int], world_size: int
+) -> tuple[list[int], str]:
+    """The lengths that batches are bucketed by, all 0 where that brings equal texts together; and what the plan says.
+
+    Texts of equal length are often the same text, and pairs of the same text are no negatives of each other.
+    """
+    if not config.pretrain.same_is_no_negative:
+        return lengths, ""
+    rows = [own[0] for own in dataset.groups]
+    codes: dict[str, int] = {}
+    keys = np.array(
+        [[codes.setdefault(name, len(codes)) for name in (f"t {plain_text(r.text)}", f"p {r.patient}")] for r in rows]
+    )
+    whole = config.train.batch_size * world_size
+
+    def mean(by: list[int]) -> float:
+        return mean_negatives(LengthSampler(by, whole, seed=config.train.seed), keys)
+
+    none = [0] * len(lengths)
+    bucketed, mixed = mean(lengths), mean(none)
+    if bucketed < KEPT_NEGATIVES * mixed:
+        warn(
+            f"in batches of texts of similar length a pair would have {bucketed:.1f} negatives instead of {mixed:.1f}, "
+            "as equal texts are none of each other: not bucketed, as with pretrain.bucket_texts: false"
+        )
+        lengths, bucketed = none, mixed
+    return lengths, f"; on average {bucketed:.1f} of them are of another text and patient"
+
+
 def _negatives(config: Config, world_size: int) -> str:
     """Among how many pairs each pair is told apart, in words."""
     pretrain, whole = config.pretrain, config.train.batch_size * world_size
@@ -276,6 +322,18 @@ def _negatives(config: Config, world_size: int) -> str:
     return f"of the whole batch of {whole} pairs"
 
 
+def _check_fed(config: Config, source: G2D, path: str) -> None:
+    """InputError where LViT's own contracting path would be fed otherwise than in the pre-training of `source`."""
+    if config.model.name != "lvit" or config.model.options.get("cnn", "ucnn") != "ucnn":
+        return  # the network normalises by itself: `start_from_g2d`
+    wanted = "zscore" if source.unet.input_norm == "image" else "none"
+    if config.data.normalize != wanted:
+        raise InputError(
+            f"init was pre-trained with input_norm {source.unet.input_norm}, data.normalize is {config.data.normalize}",
+            file=path, expected="images as in the pre-training", remedy=f"data.normalize={wanted}",
+        )  # fmt: skip
+
+
 def _build(
     config: Config, manifest: Manifest, texts: list[str], context: ContextRules | None
 ) -> tuple[TextGuidedSegmenter, TextEncoder | None, str | None]:
@@ -288,6 +346,7 @@ def _build(
         return fresh, encoder, load_foreign(fresh.network, path)
     if prefix:
         source = load_pretrained(path)
+        _check_fed(config, source, path)
         fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
         return fresh, encoder, str(start_from_g2d(fresh.network, source, config.init_parts, path))
     module, encoder, own, card = load_model(path)
