@@ -238,7 +238,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a plain state dict, whole or not at all, as the suffix says.
 
     Raises:
-        InputError: another suffix than .pth, .pt, .bin or .safetensors, or no such folder.
+        InputError: another suffix than .pth, .pt, .bin or .safetensors, no such folder, or a folder of that name.
     """
     if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
         raise InputError(
@@ -248,14 +248,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     if not path.parent.is_dir():
         raise InputError("no such folder", file=path.parent, remedy="make it first")
+    if path.is_dir():
+        raise InputError("a folder, not a file to write", file=path, remedy="choose another file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
 
-        save_file(dict(tensors), str(temporary), metadata={"format": "pt"})
-    else:
-        torch.save(dict(tensors), temporary)
-    os.replace(temporary, path)
+            save_file(dict(tensors), str(temporary), metadata={"format": "pt"})
+        else:
+            torch.save(dict(tensors), temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _located(path: Path) -> tuple[str, dict[str, Tensor]]:
