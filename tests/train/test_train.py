@@ -109,6 +109,38 @@ def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     assert (run / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("dice", "patience", "num_epochs"),
+    [((0.5, 0.4, 0.6), 3, 6), ((0.5, 0.4, 0.3), 1, 4), ((0.5, 0.6, 0.3), 4, 6), ((0.3, 0.4, 0.5), 1, 6)],
+)
+def test_patience_is_asked_after_a_validation_only(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dice: tuple[float, ...],
+    patience: int,
+    num_epochs: int,
+) -> None:
+    """Counted in epochs, of which only every second one is validated."""
+    scripted = iter(dice)
+    monkeypatch.setattr(loop, "validate", lambda *args: {"dice_per_image": next(scripted), "loss": 1.0})
+    words = ["train.epochs=6", "train.val_every=2", f"train.patience={patience}", "train.steps_per_epoch=1"]
+    run = train(load_config(tiny_recipe, words), tmp_path / "run")
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    assert state["progress"]["epoch"] == num_epochs
+    card = json.loads((run / "model" / "card.json").read_text())
+    assert card["epoch"] == 2 * (1 + dice.index(max(dice[: num_epochs // 2])))
+
+
+def test_patience_without_a_value_to_go_by_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    words = ["task=pretrain", "model.options={projection_dim: 32}", "data.phrases_per_image=1", "data.p_empty_text=0"]
+    words += ["data.image_size=[64,64]", "train.ema_decay=0", "train.epochs=1", "pretrain.same_is_no_negative=false"]
+    with pytest.raises(InputError, match=r"train\.patience: 1, but .*mean_recall"):
+        train(load_config(tiny_recipe, [*words, "train.patience=1"]), tmp_path / "last")
+    assert not (tmp_path / "last" / "checkpoints").exists()
+    train(load_config(tiny_recipe, [*words, "train.patience=1", "pretrain.select=mean_recall"]), tmp_path / "chosen")
+
+
 def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
     found = loop.make_optimizer(TrainConfig(betas=(0.8, 0.95)), torch.nn.Linear(2, 2))
     assert all(group["betas"] == (0.8, 0.95) for group in found.param_groups)

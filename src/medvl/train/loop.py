@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from medvl.config import TrainConfig
 from medvl.data.dataset import Batch, Sample
 from medvl.data.sampler import BatchSampler
+from medvl.errors import InputError
 from medvl.models.weight_average import update_average
 from medvl.tasks.task import Task
 from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
@@ -42,6 +43,7 @@ def fit(
 
     Raises KeyboardInterrupt after Ctrl-C, at the end of the step under way and with the state saved.
     """
+    check_patience(config, task)
     optimizer = make_optimizer(config, task.module)
     average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
     sampler = train_loader.batch_sampler
@@ -130,10 +132,24 @@ def fit(
     return progress
 
 
+def check_patience(config: TrainConfig, task: Task) -> None:
+    """InputError where `train.patience` has nothing to go by."""
+    if config.patience is not None and chosen_by(config, task) is None:
+        raise InputError(
+            f"train.patience: {config.patience}, but the last epoch is taken whatever validation says",
+            expected="train.patience: null, or a validation value to choose by",
+            remedy="pretrain.select: mean_recall",
+        )
+
+
 def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
-    """Whether `train.patience` epochs have passed since the best one, counted from where a best one may be."""
-    since = max(progress.best_epoch, config.first_best_epoch - 1)
-    return config.patience is not None and progress.epoch - since >= config.patience
+    """Whether a validation found `train.patience` epochs passed since the best one.
+
+    They are counted from where a best one may be. An epoch without validation tells nothing.
+    """
+    if config.patience is None or progress.epoch == 0 or progress.epoch % config.val_every:
+        return False
+    return progress.epoch - max(progress.best_epoch, config.first_best_epoch - 1) >= config.patience
 
 
 def chosen_by(config: TrainConfig, task: Task) -> str | None:
