@@ -50,12 +50,16 @@ def fit(
     assert isinstance(sampler, BatchSampler)
     num_steps = planned_steps(config, len(sampler))
     progress, rng = Progress(), None
+    sums: dict[str, tuple[torch.Tensor, int]] = {}  # of the loss's parts since the last log: sum, number of steps
     if resume:
         progress, parts, rng = load_state(monitor.state_path)
         task.module.load_state_dict(parts["module"])
         optimizer.load_state_dict(parts["optimizer"])
         if average is not None:
             average.load_state_dict(parts["average"])
+        if scaler := parts.get("precision"):  # of 16-mixed; older states lack it
+            fabric.strategy.precision.load_state_dict(scaler)
+        sums |= {name: (total.to(fabric.device), num) for name, (total, num) in parts.get("sums", {}).items()}
     module, optimizer = fabric.setup(task.module, optimizer)
     task.begin(parts.get("task", {}) if resume else None, progress.step)  # on the device that setup moved to
     average = None if average is None else fabric.to_device(average)
@@ -64,6 +68,7 @@ def fit(
     def save() -> None:
         parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict(), "task": task.state_dict()}
         parts |= {} if average is None else {"average": average.state_dict()}
+        parts |= {"sums": dict(sums), "precision": fabric.strategy.precision.state_dict()}
         progress.elapsed_s = monitor.elapsed_s()
         if fabric.is_global_zero:
             save_state(monitor.state_path, progress, parts)
@@ -92,12 +97,18 @@ def fit(
                 if average is not None:
                     update_average(average, task.module, config.ema_decay, progress.step)
                 loss_sum += losses["loss"]
+                for part in sorted(losses.keys() - {"loss"}):  # the decoder's are not there in its warm-up
+                    before, num = sums.get(part, (0.0, 0))
+                    sums[part] = (before + losses[part].float(), num + 1)
                 progress.loss_num += 1
                 progress.step += 1
                 progress.batch += 1
                 if progress.step % LOG_EVERY == 0 or progress.step >= num_steps:
-                    monitor.train(progress, float(loss_sum) / progress.loss_num, lr, len(sampler))
+                    total, *totals = torch.stack([loss_sum, *(total for total, _ in sums.values())]).tolist()
+                    means = {part: value / sums[part][1] for part, value in zip(sums, totals, strict=True)}
+                    monitor.train(progress, total / progress.loss_num, means, lr, len(sampler))
                     loss_sum.zero_()
+                    sums.clear()
                     progress.loss_num = 0
                 monitor.advance(progress)
                 if stopped() or time.monotonic() - saved > config.save_every_s:
