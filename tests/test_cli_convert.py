@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,8 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
         (("w.pth", "--out", "w.onnx"), "cannot write weights as .onnx.*safetensors"),
         (("w.pth", "--out", "no/such/w.pth"), "no such folder"),
         (("w.pth", "--out", "w.pth"), "the source itself"),
+        (("w.pth", "--out", "folder.pth"), "folder.pth: a folder, not a file to write"),
+        (("w.pth", "--out", "folder.safetensors"), "a folder, not a file to write"),
         (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown layout 'timm'.*torchvision"),
         (("e.pth", "--out", "x.pth"), "the encoder is no ResNet"),
         (("absent.pth", "--out", "x.pth"), "absent.pth: no such file"),
@@ -107,12 +110,54 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
 def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_tensors(Path("w.pth"), build_image_encoder("nano").state_dict())
+    Path("folder.pth").mkdir()
+    Path("folder.safetensors").mkdir()
     write_tensors(Path("e.pth"), build_image_encoder("ucnn_nano").state_dict())
     done = CliRunner().invoke(app, list(words))
     assert isinstance(done.exception, InputError)
     with pytest.raises(InputError, match=message):
         raise done.exception
     assert not Path("x.pth").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("given", ["run", "run/model", "run/model/model.safetensors"])
+def test_no_file_of_the_run_is_written_over(model: tuple[EncoderUNet, Path], tmp_path: Path, given: str) -> None:
+    run = tmp_path / "run"
+    for place in ("model", "checkpoints/best"):
+        shutil.copytree(model[1], run / place)
+    (run / "config.yaml").write_text("")
+    before = (run / "model" / "model.safetensors").read_bytes()
+    (run / "other.pth").touch()
+    (tmp_path / "other.pth").touch()
+    for name in ("model/model.safetensors", "checkpoints/best/model.safetensors", "other.pth"):
+        done = CliRunner().invoke(app, [str(tmp_path / given), "--out", str(run / name)])
+        assert isinstance(done.exception, InputError) and "--out is" in str(done.exception), name
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+    for out in (run / "new.pth", tmp_path / "other.pth"):  # a new file in it, an old one outside
+        assert CliRunner().invoke(app, [str(tmp_path / given), "--out", str(out)]).exit_code == 0
+        assert out.stat().st_size > 0
+
+
+def test_a_file_of_another_program_may_have_old_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    write_tensors(tmp_path / "w.pth", build_image_encoder("nano").state_dict())
+    for _ in range(2):
+        assert CliRunner().invoke(app, [str(tmp_path / "w.pth"), "--out", str(tmp_path / "x.pth")]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [("{}", False), ("{cnn: nano}", True), ("{cnn: nano, input_norm: none}", False), ("{cnn: ucnn}", False)],
+)
+def test_lvit_standardises_for_another_encoder_only(model: tuple[EncoderUNet, Path], options: str, own: bool) -> None:
+    _, folder = model
+    (folder / "config.yaml").write_text(
+        "task: segment\ndata: {manifest: m.csv, image_size: [96, 64], normalize: none, in_channels: 1}\n"
+        f"model: {{name: lvit, size: nano, options: {options}}}\n"
+    )
+    done = CliRunner().invoke(app, [str(folder), "--out", str(folder / "encoder.pth")])
+    assert done.exit_code == 0, done.output
+    assert ("mean 0 and standard deviation 1" in done.stdout) == own
 
 
 @pytest.mark.parametrize(("options", "own"), [("{}", True), ("{input_norm: none}", False)])

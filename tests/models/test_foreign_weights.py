@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvl.errors import InputError
+from medvl.models.bridge import load_foreign
 from medvl.models.foreign_weights import convert_encoder, encoder_weights, load_encoder, read_tensors, write_tensors
 from medvl.models.g2d import G2D
 from medvl.models.image_encoder import build_image_encoder
@@ -215,6 +217,24 @@ def test_another_network(size: str, block: Any, depths: Any, base: int, message:
     with pytest.raises(InputError, match=message):
         load_encoder(encoder, tmp_path / "w.pth")
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("network", "remedy"),
+    [
+        (lambda: ResNet(BasicBlock, (2, 2, 2, 2)), r"remedy: model\.options\.cnn: resnet18, as in the file"),
+        (lambda: build_image_encoder("ucnn_mini"), r"remedy: model\.size: mini, as in the file"),
+        (lambda: ResNet(BasicBlock, (3, 4, 6, 3)), r"base width 8$"),  # no `cnn` builds it
+    ],
+)
+def test_another_network_than_lvits_own_path(network: Callable[[], nn.Module], remedy: str, tmp_path: Path) -> None:
+    write_tensors(tmp_path / "w.pth", network().state_dict())
+    lvit = LViT("nano", in_channels=1, text_dim=8, image_size=32)
+    with pytest.raises(InputError) as caught:
+        load_foreign(lvit, str(tmp_path / "w.pth"))
+    fault = str(caught.value.faults[0])
+    assert "another network" in fault and "model.options.cnn: ucnn" in fault
+    assert re.search(remedy, fault)
 
 
 def test_no_encoder_and_several(trunk: Weights, tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from PIL import Image as PILImage
 
 from medvl.config import TrainConfig, load_config
@@ -24,6 +28,7 @@ from medvl.data.records import load_manifest, write_manifest
 from medvl.errors import InputError
 from medvl.infer.predictor import Predictor
 from medvl.train import loop
+from medvl.train import run as run_module
 from medvl.train.run import train
 from medvl.train.schedule import learning_rate
 
@@ -60,6 +65,8 @@ def test_run_folder(finished: Path) -> None:
     # Fewer steps than the log's interval: their mean loss is there all the same, after the last one.
     logged = [row for row in rows if row["kind"] == "train"]
     assert [(row["step"], row["epoch"]) for row in logged] == [(8, 4.0)] and 0 < logged[0]["loss"] < 10
+    parts = logged[0]["dice_loss"] + logged[0]["ce_loss"]  # half of each is the loss
+    assert logged[0]["loss"] == pytest.approx(parts / 2, rel=1e-5)
     plan = json.loads((finished / "plan.json").read_text())
     assert plan["records"] == {"train": 16, "val": 8} and plan["patients"] == {"train": 8, "val": 4}
     assert plan["steps"] == 8 and plan["gflops_per_step"] > 0 and plan["step_s"] > 0
@@ -109,6 +116,38 @@ def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     assert (run / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("dice", "patience", "num_epochs"),
+    [((0.5, 0.4, 0.6), 3, 6), ((0.5, 0.4, 0.3), 1, 4), ((0.5, 0.6, 0.3), 4, 6), ((0.3, 0.4, 0.5), 1, 6)],
+)
+def test_patience_is_asked_after_a_validation_only(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dice: tuple[float, ...],
+    patience: int,
+    num_epochs: int,
+) -> None:
+    """Counted in epochs, of which only every second one is validated."""
+    scripted = iter(dice)
+    monkeypatch.setattr(loop, "validate", lambda *args: {"dice_per_image": next(scripted), "loss": 1.0})
+    words = ["train.epochs=6", "train.val_every=2", f"train.patience={patience}", "train.steps_per_epoch=1"]
+    run = train(load_config(tiny_recipe, words), tmp_path / "run")
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    assert state["progress"]["epoch"] == num_epochs
+    card = json.loads((run / "model" / "card.json").read_text())
+    assert card["epoch"] == 2 * (1 + dice.index(max(dice[: num_epochs // 2])))
+
+
+def test_patience_without_a_value_to_go_by_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    words = ["task=pretrain", "model.options={projection_dim: 32}", "data.phrases_per_image=1", "data.p_empty_text=0"]
+    words += ["data.image_size=[64,64]", "train.ema_decay=0", "train.epochs=1", "pretrain.same_is_no_negative=false"]
+    with pytest.raises(InputError, match=r"train\.patience: 1, but .*mean_recall"):
+        train(load_config(tiny_recipe, [*words, "train.patience=1"]), tmp_path / "last")
+    assert not (tmp_path / "last" / "checkpoints").exists()
+    train(load_config(tiny_recipe, [*words, "train.patience=1", "pretrain.select=mean_recall"]), tmp_path / "chosen")
+
+
 def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
     found = loop.make_optimizer(TrainConfig(betas=(0.8, 0.95)), torch.nn.Linear(2, 2))
     assert all(group["betas"] == (0.8, 0.95) for group in found.param_groups)
@@ -139,6 +178,48 @@ def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     first, second = ((run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run"))
     strip = [[{k: v for k, v in json.loads(r).items() if k != "elapsed_s"} for r in rows] for rows in (first, second)]
     assert strip[0] == strip[1]
+
+
+class Scaled(MixedPrecision):
+    """The gradient scaler of 16-mixed, on a CPU and without half precision."""
+
+    def __init__(self) -> None:
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3))
+
+    def forward_context(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def convert_input(self, data: object) -> object:
+        return data
+
+
+def test_the_gradient_scaler_is_resumed(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_fabric", lambda config: Fabric(accelerator="cpu", plugins=Scaled()))
+    stop, num_steps = loop._stop_after_step, [0]
+
+    @contextmanager
+    def after_five() -> Iterator[Callable[[], bool]]:
+        def stopped() -> bool:
+            num_steps[0] += 1
+            return num_steps[0] > 2 * 4  # it is asked twice a step
+
+        yield stopped
+
+    monkeypatch.setattr(loop, "_stop_after_step", after_five)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config(tiny_recipe), tmp_path / "run")
+    monkeypatch.setattr(loop, "_stop_after_step", stop)
+    state = tmp_path / "run" / "checkpoints" / "last" / "state.pt"
+    kept = torch.load(state, weights_only=False)
+    assert kept["progress"]["step"] == 5
+    assert (kept["parts"]["precision"]["scale"], kept["parts"]["precision"]["_growth_tracker"]) == (8.0, 2)
+    train(None, shutil.copytree(tmp_path / "run", tmp_path / "new"), resume=True)
+    ended = torch.load(tmp_path / "new" / "checkpoints" / "last" / "state.pt", weights_only=False)
+    assert (ended["parts"]["precision"]["scale"], ended["parts"]["precision"]["_growth_tracker"]) == (16.0, 2)
+    for name in ("precision", "sums"):  # a state of before they were kept
+        del kept["parts"][name]
+    torch.save(kept, state)
+    train(None, tmp_path / "run", resume=True)
 
 
 def test_kill_9_resumes_to_the_same_bits(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ def convert(
 
     if out.resolve() == source.resolve():
         raise InputError("--out is the source itself", file=out, remedy="choose another file")
+    own = _own_folder(source)
+    if own is not None and out.exists() and own in out.resolve().parents:
+        raise InputError(f"--out is a file of the source's own folder {own}", file=out, remedy="choose another file")
     network, tensors, report = convert_encoder(source, to)
     write_tensors(out, tensors)
     fed = _fed(source)
@@ -50,18 +53,36 @@ def convert(
         raise typer.Exit(code=1)
 
 
-def _fed(source: Path) -> str | None:
-    """What the images of a model's encoder were like, in words; None for a file of another program."""
-    from medvl.config import ASSET_PREFIX, load_config
+def _own_folder(source: Path) -> Path | None:
+    """The RUN folder that the source lies in, or else its MODEL folder; None for a file of another program."""
     from medvl.model_folder import find_model
 
-    is_model = source.is_dir() or str(source).startswith(ASSET_PREFIX)
-    if not is_model or not (path := find_model(source) / "config.yaml").is_file():
+    folder = (find_model(source) if _is_model(source) else source.parent).resolve()
+    for run in (folder, *folder.parents[:2]):  # RUN, RUN/model, RUN/checkpoints/best
+        if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+            return run
+    return folder if (folder / "format_version").is_file() else None
+
+
+def _is_model(source: Path) -> bool:
+    from medvl.config import ASSET_PREFIX
+
+    return source.is_dir() or str(source).startswith(ASSET_PREFIX)
+
+
+def _fed(source: Path) -> str | None:
+    """What the images of a model's encoder were like, in words; None for a file of another program."""
+    from medvl.config import load_config
+    from medvl.model_folder import find_model
+
+    if not _is_model(source) or not (path := find_model(source) / "config.yaml").is_file():
         return None
     config = load_config(path)
     height, width = config.data.image_size
     words = f"{height} x {width} px, {config.data.in_channels} channel(s), values from 0 to 1"
-    inside = config.model.name != "lvit" and config.model.options.get("input_norm", "image") == "image"
+    options = config.model.options
+    takes_as_is = config.model.name == "lvit" and options.get("cnn", "ucnn") == "ucnn"  # its own contracting path
+    inside = not takes_as_is and options.get("input_norm", "image") == "image"
     if inside or config.data.normalize == "zscore":
         words += ", each image brought to mean 0 and standard deviation 1 (not ImageNet's mean and deviation)"
     return words

@@ -60,11 +60,17 @@ def localisation(
         lungs: class of the lung field, for the method `lungs`.
 
     Raises:
-        InputError: not a pre-trained model, no such class, nothing to score.
+        InputError: not a pre-trained model, one without attention, no such class, nothing to score.
     """
     module, encoder, config, card = load_model(model)
     if not isinstance(module, Pretrainer) or encoder is None:
         raise InputError("not a pre-trained model", file=model, expected="a run of task: pretrain")
+    if module.network.attention_pool is None:  # nor has it a decoder of pseudo masks: nothing but chance to score
+        raise InputError(
+            "the model looks nowhere: it has no attention (model.options.pool: average)",
+            file=model,
+            expected="a run with model.options.pool: attention",
+        )
     for name in (target, lungs):
         if name is not None and name not in manifest.classes:
             raise InputError(f"no class {name}", file=manifest.path, expected=", ".join(manifest.classes))

@@ -30,6 +30,7 @@ from torch import Tensor
 from medvl.config import ASSET_PREFIX
 from medvl.errors import Fault, InputError, warn
 from medvl.models.image_encoder import ENCODERS, ImageEncoder, fit_channels
+from medvl.models.unet import CNNEncoder
 
 RESNETS: dict[str, tuple[bool, tuple[int, int, int, int]]] = {  # name -> bottleneck blocks, depths
     "resnet18": (False, (2, 2, 2, 2)),
@@ -111,7 +112,7 @@ def encoder_weights(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
     return _layout(family, prefix, tensors) or f"unknown prefix {prefix!r}", inner
 
 
-def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
+def load_encoder(encoder: ImageEncoder | CNNEncoder, path: str | Path) -> Report:
     """Fill `encoder` from a file (.pth, .pt, .bin, .ckpt, .tar, .safetensors), a MODEL or RUN folder, or medvl:NAME.
 
     Kernels for three channels are summed for grey images (exact: a grey image fed three times gives the same map), and
@@ -140,13 +141,8 @@ def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
         fitted[name] = value
     matched = [name for name in own if name in fitted]
     if faults or not any(own[name].ndim > 1 for name in matched):
-        like = _encoder_name(weights)
-        what = Fault(
-            "the weights are of another network than the image encoder",
-            path,
-            expected=f"{type(encoder).__name__} with maps of {', '.join(map(str, encoder.channels))} channels",
-            remedy=f"model.size: {like}, as in the file" if like else None,
-        )
+        expected, remedy = _other_network(encoder, _encoder_name(weights))
+        what = Fault("the weights are of another network than the image encoder", path, None, None, expected, remedy)
         raise InputError([what, *faults[:5]])
     encoder.load_state_dict({**own, **fitted})
     missing = [name for name in own if name not in fitted and not name.endswith(_COUNTER)]
@@ -238,7 +234,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a plain state dict, whole or not at all, as the suffix says.
 
     Raises:
-        InputError: another suffix than .pth, .pt, .bin or .safetensors, or no such folder.
+        InputError: another suffix than .pth, .pt, .bin or .safetensors, no such folder, or a folder of that name.
     """
     if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
         raise InputError(
@@ -248,14 +244,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     if not path.parent.is_dir():
         raise InputError("no such folder", file=path.parent, remedy="make it first")
+    if path.is_dir():
+        raise InputError("a folder, not a file to write", file=path, remedy="choose another file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
 
-        save_file(dict(tensors), str(temporary), metadata={"format": "pt"})
-    else:
-        torch.save(dict(tensors), temporary)
-    os.replace(temporary, path)
+            save_file(dict(tensors), str(temporary), metadata={"format": "pt"})
+        else:
+            torch.save(dict(tensors), temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _located(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -355,6 +356,18 @@ def _encoder_name(weights: Mapping[str, Tensor]) -> str | None:
     if base != 64:
         name = {16: "nano", 32: "mini"}.get(base) if name == "resnet18" else None
     return name if name in ENCODERS else None
+
+
+def _other_network(encoder: ImageEncoder | CNNEncoder, like: str | None) -> tuple[str, str | None]:
+    """What the recipe asks for, and what to write in it for the encoder `like` that the file holds."""
+    if not isinstance(encoder, CNNEncoder):
+        words = f"{type(encoder).__name__} with maps of {', '.join(map(str, encoder.channels))} channels"
+        return words, f"model.size: {like}, as in the file (of lvit it is model.options.cnn)" if like else None
+    words = f"LViT's own contracting path (model.options.cnn: ucnn) of base width {encoder.inc.conv.out_channels}"
+    if like is None:
+        return words, None
+    own = like.removeprefix("ucnn_")
+    return words, f"{'model.options.cnn' if own == like else 'model.size'}: {own}, as in the file"
 
 
 def _some(names: list[str]) -> str:

@@ -142,8 +142,9 @@ class CachedEmbeddings:
     means. The gradients of the surrogates equal those of the whole batch as long as a row's embedding does not depend
     on the other rows: BatchNorm normalises by the micro-batch, so with it they equal those of a model that does.
 
-    With DDP the gradients of all micro-batches but the last are to be kept local (`no_sync`). With a gradient scaler
-    (float16) step 2 goes without it and step 3 with it.
+    With DDP every surrogate's backward averages the gradients over the ranks: one all-reduce per micro-batch, and the
+    sum is right. (Within `no_sync` for all but the last it would be one in all.) With a gradient scaler (float16)
+    step 2 goes without it and step 3 with it.
     """
 
     def __init__(self, num_chunks: int, module: nn.Module | None = None) -> None:

@@ -45,7 +45,7 @@ class PseudoMaskConfig:
     domain: Literal["body", "image"] = "body"  # threshold over the body's pixels, or over the image with 0 outside it
     smooth: Literal["bilateral", "none"] = "bilateral"
     sigma_cells: Annotated[float, Gt(0)] = 0.5  # spatial sigma in attention cells (the paper gives none)
-    sigma_value: Annotated[float, Gt(0)] = 1.0  # range sigma; well below 1 the filter leaves a binary mask as it is
+    sigma_value: Annotated[float, Gt(0)] = 1.0  # range sigma; well below 1 all that is left is `smooth_mask`'s resizing
     soft: bool = False  # keep the filter's values instead of cutting them at 0.5
 
 

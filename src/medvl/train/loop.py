@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from medvl.config import TrainConfig
 from medvl.data.dataset import Batch, Sample
 from medvl.data.sampler import BatchSampler
+from medvl.errors import InputError
 from medvl.models.weight_average import update_average
 from medvl.tasks.task import Task
 from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
@@ -42,18 +43,23 @@ def fit(
 
     Raises KeyboardInterrupt after Ctrl-C, at the end of the step under way and with the state saved.
     """
+    check_patience(config, task)
     optimizer = make_optimizer(config, task.module)
     average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
     sampler = train_loader.batch_sampler
     assert isinstance(sampler, BatchSampler)
     num_steps = planned_steps(config, len(sampler))
     progress, rng = Progress(), None
+    sums: dict[str, tuple[torch.Tensor, int]] = {}  # of the loss's parts since the last log: sum, number of steps
     if resume:
         progress, parts, rng = load_state(monitor.state_path)
         task.module.load_state_dict(parts["module"])
         optimizer.load_state_dict(parts["optimizer"])
         if average is not None:
             average.load_state_dict(parts["average"])
+        if scaler := parts.get("precision"):  # of 16-mixed; older states lack it
+            fabric.strategy.precision.load_state_dict(scaler)
+        sums |= {name: (total.to(fabric.device), num) for name, (total, num) in parts.get("sums", {}).items()}
     module, optimizer = fabric.setup(task.module, optimizer)
     task.begin(parts.get("task", {}) if resume else None, progress.step)  # on the device that setup moved to
     average = None if average is None else fabric.to_device(average)
@@ -62,6 +68,7 @@ def fit(
     def save() -> None:
         parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict(), "task": task.state_dict()}
         parts |= {} if average is None else {"average": average.state_dict()}
+        parts |= {"sums": dict(sums), "precision": fabric.strategy.precision.state_dict()}
         progress.elapsed_s = monitor.elapsed_s()
         if fabric.is_global_zero:
             save_state(monitor.state_path, progress, parts)
@@ -90,12 +97,18 @@ def fit(
                 if average is not None:
                     update_average(average, task.module, config.ema_decay, progress.step)
                 loss_sum += losses["loss"]
+                for part in sorted(losses.keys() - {"loss"}):  # the decoder's are not there in its warm-up
+                    before, num = sums.get(part, (0.0, 0))
+                    sums[part] = (before + losses[part].float(), num + 1)
                 progress.loss_num += 1
                 progress.step += 1
                 progress.batch += 1
                 if progress.step % LOG_EVERY == 0 or progress.step >= num_steps:
-                    monitor.train(progress, float(loss_sum) / progress.loss_num, lr, len(sampler))
+                    total, *totals = torch.stack([loss_sum, *(total for total, _ in sums.values())]).tolist()
+                    means = {part: value / sums[part][1] for part, value in zip(sums, totals, strict=True)}
+                    monitor.train(progress, total / progress.loss_num, means, lr, len(sampler))
                     loss_sum.zero_()
+                    sums.clear()
                     progress.loss_num = 0
                 monitor.advance(progress)
                 if stopped() or time.monotonic() - saved > config.save_every_s:
@@ -130,10 +143,24 @@ def fit(
     return progress
 
 
+def check_patience(config: TrainConfig, task: Task) -> None:
+    """InputError where `train.patience` has nothing to go by."""
+    if config.patience is not None and chosen_by(config, task) is None:
+        raise InputError(
+            f"train.patience: {config.patience}, but the last epoch is taken whatever validation says",
+            expected="train.patience: null, or a validation value to choose by",
+            remedy="pretrain.select: mean_recall",
+        )
+
+
 def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
-    """Whether `train.patience` epochs have passed since the best one, counted from where a best one may be."""
-    since = max(progress.best_epoch, config.first_best_epoch - 1)
-    return config.patience is not None and progress.epoch - since >= config.patience
+    """Whether a validation found `train.patience` epochs passed since the best one.
+
+    They are counted from where a best one may be. An epoch without validation tells nothing.
+    """
+    if config.patience is None or progress.epoch == 0 or progress.epoch % config.val_every:
+        return False
+    return progress.epoch - max(progress.best_epoch, config.first_best_epoch - 1) >= config.patience
 
 
 def chosen_by(config: TrainConfig, task: Task) -> str | None:

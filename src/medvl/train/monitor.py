@@ -83,11 +83,13 @@ class Monitor:
             self.say(f"step {progress.step}/{self._num_steps} {self._status} time left {left / 60:.1f} min")
             self._last_line = now
 
-    def train(self, progress: RunProgress, loss: float, lr: float, steps_per_epoch: int) -> None:
-        """Log the mean training loss since the last line."""
+    def train(
+        self, progress: RunProgress, loss: float, parts: dict[str, float], lr: float, steps_per_epoch: int
+    ) -> None:
+        """Log the means of the training loss and of its parts since the last line."""
         self._status = f"loss {loss:.4f}" + (f" best val {progress.best:.4f}" if progress.best >= 0 else "")
         epoch = progress.epoch + progress.batch / steps_per_epoch
-        self._log({"step": progress.step, "epoch": round(epoch, 4), "kind": "train", "loss": loss, "lr": lr})
+        self._log({"step": progress.step, "epoch": round(epoch, 4), "kind": "train", "loss": loss, "lr": lr, **parts})
 
     def validation(self, progress: RunProgress, values: dict[str, float], better: bool) -> None:
         """Log one validation."""
