@@ -43,7 +43,6 @@ def fit(
 
     Raises KeyboardInterrupt after Ctrl-C, at the end of the step under way and with the state saved.
     """
-    check_patience(config, task)
     optimizer = make_optimizer(config, task.module)
     average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
     sampler = train_loader.batch_sampler

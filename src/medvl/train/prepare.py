@@ -32,7 +32,7 @@ from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
-from medvl.train.loop import planned_steps
+from medvl.train.loop import check_patience, planned_steps
 from medvl.train.prepare_classify import classification
 from medvl.train.prepare_context import context_differences, context_plan, context_rules
 from medvl.train.prepare_detect import detection
@@ -71,6 +71,7 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
     context = context_rules(config, manifest, splits)
     makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify, "detect": _detect}
     ready = makers[config.task](config, manifest, splits, context, fabric, out)
+    check_patience(config.train, ready.task)
     ready.plan.update(context_plan(config, context, ready.splits))
     if config.data.views is not None:
         ready.plan["other_views"] = num_other_views
