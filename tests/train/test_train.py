@@ -237,6 +237,23 @@ def test_kill_9_resumes_to_the_same_bits(finished: Path, tiny_recipe: Path, tmp_
     assert_same(finished, run)
 
 
+def test_a_resumed_run_keeps_the_validation_it_had(finished: Path, tmp_path: Path) -> None:
+    """Stopped after a validation: its values stay in TensorBoard as they do in metrics.jsonl."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+
+    def steps() -> list[int]:
+        events = EventAccumulator(str(run / "tb")).Reload()
+        return [event.step for event in events.Scalars("val/loss")]
+
+    before = steps()
+    train(None, run, resume=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert before and steps() == before == [row["step"] for row in rows if row["kind"] == "val"]
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(
     tiny_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

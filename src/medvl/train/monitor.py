@@ -52,7 +52,7 @@ class Monitor:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.run / "tb"), purge_step=progress.step or None)
+        self._writer = SummaryWriter(str(self.run / "tb"), purge_step=progress.step + 1 if progress.step else None)
         self._drop_lines_after(progress.step)
         columns = (
             TextColumn("train"),
