@@ -197,7 +197,9 @@ def test_masks_lie_in_the_body(phantoms: list[Phantom]) -> None:
             assert lesion.mask.any() and (lesion.mask & phantom.body).sum() > 0.9 * lesion.mask.sum()
 
 
-@pytest.mark.parametrize("wrong", [{"num": 0}, {"size": 8}, {"splits": (0.5, 0.2)}, {"kinds": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"num": 0}, {"size": 8}, {"splits": (0.5, 0.2)}, {"kinds": ()}, {"kinds": ("nodule",) * 2}]
+)
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(InputError):
         make_phantoms(tmp_path / "x", **{"num": 3, "size": 64, **wrong})  # type: ignore[arg-type]

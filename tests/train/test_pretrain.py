@@ -289,6 +289,24 @@ def test_evidence_follows_the_text_where_attention_does_not(pairs: Path) -> None
     assert not torch.allclose(maps["attention"][0], maps["evidence"][0])
 
 
+def test_results_of_something_else_are_not_written_over(pairs: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    train(config_of(pairs, "train.max_steps=1"), run)
+    words = ["localise", run, pairs / "manifest.csv", "--out", out]
+    assert medvl(*words).returncode == 0
+    before = (out / "summary.json").read_bytes()
+    assert medvl(*words).returncode == 0  # the same again
+    other = [
+        (*words, "--split", "train"),
+        ("ground", run, pairs / "manifest.csv", "--out", out),
+        ("classify", run, pairs / "manifest.csv", "--out", out),
+    ]
+    for command, said in zip(other, ("split val", "medvl-localisation/1", "medvl-localisation/1"), strict=True):
+        done = medvl(*command)
+        assert done.returncode == 2 and "holds other results" in done.stderr and said in done.stderr, done.stderr
+    assert (out / "summary.json").read_bytes() == before
+
+
 def test_where_the_evidence_is_needs_the_reports(pairs: Path, tmp_path: Path) -> None:
     words = ["pretrain.mask.source=evidence", "pretrain.mask.threshold=p95"]
     run = tmp_path / "run"

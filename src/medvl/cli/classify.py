@@ -62,7 +62,8 @@ def classify(
     import sys
 
     from medvl.data.records import load_manifest
-    from medvl.evaluate.zero_shot_classification import as_text, options_of, zero_shot_classification
+    from medvl.evaluate.zero_shot_classification import FORMAT, as_text, options_of, zero_shot_classification
+    from medvl.files import keep_other_results
     from medvl.text.prompts import load_prompts
 
     asked_family, values = options_of(
@@ -74,9 +75,11 @@ def classify(
     )
     if protocol is not None:
         print(f"protocol {protocol.value}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr)
+    records = load_manifest(manifest)
+    keep_other_results(out, FORMAT, model=model, split=split, manifest=str(records.path))
     summary = zero_shot_classification(
         model,
-        load_manifest(manifest),
+        records,
         load_prompts(prompts, asked_family),
         split=split,
         classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],

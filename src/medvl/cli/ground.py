@@ -63,11 +63,13 @@ def ground(
         raise InputError("--text with a manifest", file=source, remedy="--phrase PHRASE, or --phrase-column COLUMN")
     if phrase is not None and phrase_column is not None:
         raise InputError("--phrase and --phrase-column", expected="one of them")
-    from medvl.evaluate.grounding import as_text, grounding
+    from medvl.evaluate.grounding import FORMAT, as_text, grounding
+    from medvl.files import keep_other_results
 
     name = (target or "mask").removeprefix("mask_")
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
     records = load_manifest(source, text_column=phrase_column or "text", classes=[name] if name != "mask" else None)
+    keep_other_results(out, FORMAT, model=model, split=split or "val", target=name, manifest=str(records.path))
     summary = grounding(
         model,
         records,

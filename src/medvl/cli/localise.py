@@ -29,11 +29,13 @@ def localise(
     import json
 
     from medvl.data.records import load_manifest
-    from medvl.evaluate.localisation import as_text, localisation
+    from medvl.evaluate.localisation import FORMAT, as_text, localisation
+    from medvl.files import keep_other_results
 
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
     records = load_manifest(manifest, text_column=text_column, classes=classes if classes != ["mask"] else None)
+    keep_other_results(out, FORMAT, model=model, split=split, target=classes[0], manifest=str(records.path))
     summary = localisation(
         model, records, split=split, target=classes[0], lungs=classes[1] if lungs else None, out=out, seed=seed
     )

@@ -232,10 +232,10 @@ def _check(folder: Path, num: int, size: int, seed: int, splits: Sequence[float]
         found = ",".join(f"{part:g}" for part in splits)
         raise InputError(f"--splits is {found}", expected="train,val[,test], above 0, with the sum 1")
     unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
         like = nearest(unknown[0], KINDS) if unknown else None
         raise InputError(
             f"--kinds is {','.join(kinds) or 'empty'}",
-            expected=f"of {', '.join(KINDS)}, with commas between",
+            expected=f"of {', '.join(KINDS)}, each once, with commas between",
             remedy=f"did you mean {like}?" if like else None,
         )

@@ -34,6 +34,7 @@ from medvl.tasks.pretrain import Pretrainer, PretrainTask
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 
+FORMAT = "medvl-localisation/1"
 METRICS = ("dice", "iou", "pointing", "auroc")
 BATCH = 16
 BoolArray = NDArray[np.bool_]
@@ -73,7 +74,8 @@ def localisation(
         )
     for name in (target, lungs):
         if name is not None and name not in manifest.classes:
-            raise InputError(f"no class {name}", file=manifest.path, expected=", ".join(manifest.classes))
+            classes = ", ".join(manifest.classes) or "a column mask, or mask_NAME for --target NAME: it has none"
+            raise InputError(f"no class {name}", file=manifest.path, expected=classes)
     records: Sequence[Record] = manifest.records if split == "all" else manifest.split(split)
     rows = [r for r in records if (mask := r.masks.get(target)) is not None and mask.path is not None]
     num_left = len(records) - len(rows)
@@ -104,7 +106,7 @@ def localisation(
         )
     splits = sorted({case["split"] for case in cases})
     summary = {
-        "format": "medvl-localisation/1",
+        "format": FORMAT,
         "model": str(model),
         "manifest": str(manifest.path),
         "split": split,

@@ -155,12 +155,13 @@ def _context_lines(context: dict[str, Any]) -> list[str]:
 def plan_text(plan: dict[str, Any], config: Config) -> str:
     """The plan as a person reads it."""
     end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
+    needs_masks = config.task != "pretrain"
     lines = [
         f"plan  {config.model.name} {config.model.size} {config.model.options or ''} text={config.text.encoder}",
         *(
             f"  {name:6} {plan['records'][name]} records, {plan['images'][name]} images, "
             f"{plan['patients'][name]} patients"
-            + (f", {plan['not_annotated'][name]} not annotated" if plan["not_annotated"][name] else "")
+            + (f", {plan['not_annotated'][name]} not annotated" if needs_masks and plan["not_annotated"][name] else "")
             for name in plan["records"]
         ),
         *protocol_lines(plan),
