@@ -84,3 +84,15 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no report in column age has a text"):
         import_reports(manifest(tmp_path / "free", "report"), out, text_column="age")
     assert not out.exists()
+
+
+def test_the_reports_as_typed_are_not_replaced(tmp_path: Path) -> None:
+    source = manifest(tmp_path / "in", "text")
+    before = source.read_bytes()
+    link = tmp_path / "link.csv"
+    link.symlink_to(source)
+    for given, out in ((source, source), (source.parent, source), (source, link), (link, source)):
+        with pytest.raises(InputError, match="--out is the source itself.*remedy: another --out"):
+            import_reports(given, out)
+        assert CliRunner().invoke(app, ["import", "reports", str(given), "--out", str(out)]).exit_code != 0
+    assert source.read_bytes() == before

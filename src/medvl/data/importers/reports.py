@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.result import ImportResult, refuse_source
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.report_sections import CleanReport, Sections, parse_sections, report_text
@@ -40,6 +40,7 @@ def import_reports(
     """
     source, out = Path(source), Path(out)
     source = source / "manifest.csv" if source.is_dir() else source
+    refuse_source(source, out)
     if max_words is not None and max_words < 1:
         raise InputError(f"--max-words is {max_words}", expected="at least 1")
     manifest = load_manifest(source, text_column=text_column)
