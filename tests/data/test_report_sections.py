@@ -279,3 +279,9 @@ def test_all_open_i_reports(shared_data: Path) -> None:
     assert num_marks == sum(len(re.findall("X{4,}", row["findings"] + " " + row["impression"])) for row in rows)
     assert (num_sentences, num_marks, num_numbers) == (20532, 3363, 1142)
     assert (num_headers, num_empty, num_short) == (6, 24, 0)
+
+
+def test_a_byte_order_mark_hides_no_section() -> None:
+    report = "FINDINGS: Clear lungs, no effusion.\nIMPRESSION: No change."
+    assert parse_sections("\ufeff" + report) == parse_sections(report)
+    assert parse_sections("\ufeffThe lungs are clear.").last_paragraph == "The lungs are clear."

@@ -152,7 +152,7 @@ def parse_sections(text: str) -> Sections:
        only one paragraph.
     """
     found: list[tuple[str, str]] = []
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not _INLINE_HEADER.search(text):
         text = _SMALL_HEADER.sub(lambda match: match[0].upper(), text)
     if "\n" not in text.strip():

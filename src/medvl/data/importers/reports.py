@@ -57,7 +57,7 @@ def import_reports(
     for report in dict.fromkeys(record.text for record in manifest.records if record.text):
         sections = parse_sections(report)
         if not sections.headers:
-            sections = Sections(last_paragraph=report)
+            sections = Sections(last_paragraph=report.removeprefix("\ufeff"))
         clean = cleaned[report] = report_text(sections, max_words=max_words)
         kind = "whole" if not sections.headers else "with_sections"
         counts["last_paragraph" if sections.headers and clean.used == ("last_paragraph",) else kind] += 1
