@@ -92,7 +92,7 @@ def test_the_reports_as_typed_are_not_replaced(tmp_path: Path) -> None:
     link = tmp_path / "link.csv"
     link.symlink_to(source)
     for given, out in ((source, source), (source.parent, source), (source, link), (link, source)):
-        with pytest.raises(InputError, match="--out is the source itself.*remedy: another --out"):
+        with pytest.raises(InputError, match=r"--out is the source itself.*remedy: another --out"):
             import_reports(given, out)
         assert CliRunner().invoke(app, ["import", "reports", str(given), "--out", str(out)]).exit_code != 0
     assert source.read_bytes() == before

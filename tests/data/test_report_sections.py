@@ -295,7 +295,7 @@ def test_a_byte_order_mark_hides_no_section() -> None:
         ("Stable\n\u2022 no effusion,\n\u2022no nodule", "Stable. no effusion. no nodule"),
         ("As follows:\r\n- no effusion;\r\n- no nodule", "As follows: no effusion; no nodule"),
         ("\n1. Nodules\n- left\n- right\n2. No effusion", "Nodules. left. right. No effusion"),
-        (" nodule of 10 - 12 mm - new -\n well-defined, 10\n - 12 mm", "nodule of 10 - 12 mm - new - well-defined, 10 - 12 mm"),
+        ("10 - 12 mm - new -\n well-defined, 10\n - 12 mm", "10 - 12 mm - new - well-defined, 10 - 12 mm"),
         ("\n-2 views\n*note", "-2 views *note"),
         ("\n- ___ is seen\n- -", "is seen. -"),
     ],

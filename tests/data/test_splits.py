@@ -133,8 +133,8 @@ def test_a_split_does_not_replace_its_manifest(manifest: Path, tmp_path: Path) -
     link.symlink_to(manifest)
     before = sorted(path.name for path in tmp_path.iterdir()), manifest.read_bytes()
     for out in (manifest, tmp_path / "." / "manifest.csv", link):
-        with pytest.raises(InputError, match="--out is the source itself.*remedy: another --out"):
+        with pytest.raises(InputError, match=r"--out is the source itself.*remedy: another --out"):
             split_manifest(manifest, out)
-    with pytest.raises(InputError, match="cv_fold1.csv: --out is the source itself"):
+    with pytest.raises(InputError, match=r"cv_fold1\.csv: --out is the source itself"):
         split_manifest(fold, tmp_path / "cv.csv", folds=3)
     assert before == (sorted(path.name for path in tmp_path.iterdir()), manifest.read_bytes())

@@ -218,9 +218,10 @@ def report_text(sections: Sections, *, max_words: int | None = None, min_words: 
 
     In this order: known headers inside the text are taken out; so are list numbers ("1." or "2)" at the start, after
     the end of a sentence, or at the start of a line when they count on; an item without a full stop before the next
-    number gets one) and bullets ("- ", "* " or "\u2022" at the start of a line, likewise); de-identification marks (`___`, and XXXX of Open-i) go with the hyphens and slashes that hang on
-    them, and rules of 10 underscores and more as lay-out; white space is collapsed, brackets that became empty, doubled
-    stops and spaces before punctuation are removed. Case is kept.
+    number gets one) and bullets ("- ", "* " or "\u2022" at the start of a line, likewise); de-identification marks
+    (`___`, and XXXX of Open-i) go with the hyphens and slashes that hang on them, and rules of 10 underscores and more
+    as lay-out; white space is collapsed, brackets that became empty, doubled stops and spaces before punctuation are
+    removed. Case is kept.
 
     Args:
         max_words: keep the first whole sentences that have no more words together (of a longer first sentence its

@@ -31,9 +31,10 @@ def import_reports(
         text_column: the column of the reports.
         max_words: cut behind the last whole sentence within so many words; None cuts nothing.
 
-    `counts` of the result: rows_without_text; and, over the distinct reports: distinct_reports, with_sections, last_paragraph (that stands in), whole
-    (no header), empty (no word), too_short (fewer than 3 words), cut and words_cut (`max_words`), sections_replaced (a
-    later one of the same name counts), marks, list_numbers and headers (taken out).
+    `counts` of the result: rows_without_text; and, over the distinct reports: distinct_reports, with_sections,
+    last_paragraph (that stands in), whole (no header), empty (no word), too_short (fewer than 3 words), cut and
+    words_cut (`max_words`), sections_replaced (a later one of the same name counts), marks, list_numbers and headers
+    (taken out).
 
     Raises:
         InputError: faults of the manifest, no such column, a column that would be overwritten, no text in any report.
@@ -84,8 +85,8 @@ def import_reports(
     warnings = list(manifest.warnings)
     if num_without:  # `empty` and `too_short` count distinct reports, and an empty cell is none
         warnings.append(
-            f"{out}: {num_without} of {len(rows)} rows have no text: their cell in column {text_column} is empty, or its "
-            "report has no word or is too short"
+            f"{out}: {num_without} of {len(rows)} rows have no text: their cell in column {text_column} is empty, or "
+            "its report has no word or is too short"
         )
         warn(warnings[-1])
     numbers = {"rows_without_text": num_without, "distinct_reports": len(cleaned), **counts}
