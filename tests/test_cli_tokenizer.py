@@ -206,6 +206,11 @@ def test_manifests_that_hold_no_reports(tmp_path: Path) -> None:
     path.write_text("id,text,split\na,,train\n")
     with pytest.raises(InputError, match="no text in column"):
         read_corpus(path)
+    path.write_text("id,patient,findings\na,p,left lung\n")
+    for column, like in (("text", r"did you mean patient\?"), ("patien", r"did you mean patient\?"), ("qqq", "--text")):
+        match = rf"no column {column}; expected one of the columns: id, patient, findings; remedy: {like}"
+        with pytest.raises(InputError, match=match):
+            read_corpus(path, column)
     path.write_text("id,text,split\na,left lung,trian\n")
     with pytest.raises(InputError, match="unknown split trian"):
         read_corpus(path)

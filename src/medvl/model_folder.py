@@ -15,7 +15,7 @@ from medvl.errors import InputError
 from medvl.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from medvl.data.context import ContextRules
     from medvl.tasks.segment import TextGuidedSegmenter
@@ -70,7 +70,7 @@ def save_model(
 
 def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | None, Config, dict[str, Any]]:
     """-> the module in eval mode, its text encoder, its configuration and its card."""
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError
 
     from medvl.models.classifier import ImageClassifier
     from medvl.models.g2d import G2D
@@ -83,12 +83,18 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     from medvl.text.encoder import load_text_encoder
 
     folder = find_model(folder)
-    version = (folder / "format_version").read_text(encoding="utf-8").strip()
+    version = (folder / "format_version").read_text(encoding="utf-8", errors="replace").strip()
     if version != FORMAT_VERSION:
         raise InputError(f"model format {version}", file=folder, expected=FORMAT_VERSION, remedy="update medvl")
     config = load_config(folder / "config.yaml")
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    encoder = load_text_encoder(folder / "text") if (folder / "text").is_dir() else None
+    card = _read_json(folder / "card.json", _A_CARD)
+    if not isinstance(card.get("classes"), list):
+        raise InputError("no list of classes", file=folder / "card.json", expected=_A_CARD, remedy=_WHOLE)
+    try:
+        encoder = load_text_encoder(folder / "text") if (folder / "text").is_dir() else None
+    except (SafetensorError, FileNotFoundError, json.JSONDecodeError) as error:
+        what = f"the text encoder is damaged ({error})"
+        raise InputError(what, file=folder / "text", expected="the folder as it was saved", remedy=_WHOLE) from None
     network: nn.Module
     if config.task == "pretrain":
         if encoder is None:
@@ -100,7 +106,7 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
         network = YOLO(**detector_options(config, len(card["classes"])))
     else:
         network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
-    weights = load_file(str(folder / "model.safetensors"))
+    weights = _read_weights(folder / "model.safetensors")
     own = network.state_dict()
     wrong = [name for name in sorted({*own, *weights}) if name not in own or name not in weights]
     wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
@@ -118,7 +124,11 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     }
     module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder, load_context(folder))
     if module.context_tokens is not None:
-        module.context_tokens.load_state_dict(load_file(str(folder / "context" / "tokens.safetensors")))
+        tokens = folder / "context" / "tokens.safetensors"
+        try:
+            module.context_tokens.load_state_dict(_read_weights(tokens))
+        except RuntimeError as error:
+            raise InputError(f"the weights do not fit the context ({error})", file=tokens, remedy=_WHOLE) from None
     return module.eval(), encoder, config, card
 
 
@@ -127,7 +137,38 @@ def load_context(folder: str | Path) -> ContextRules | None:
     from medvl.data.context import ContextRules
 
     path = find_model(folder) / "context" / "rules.json"
-    return ContextRules.from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return ContextRules.from_dict(_read_json(path, "the rules of the context")) if path.is_file() else None
+
+
+_A_CARD = "the model's card, with its classes"
+_WHOLE = "copy the whole model folder again, or train anew"
+
+
+def _read_json(path: Path, expected: str) -> dict[str, Any]:
+    """A mapping of a model folder; InputError where it is missing or damaged."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("missing from the model folder", file=path, expected=expected, remedy=_WHOLE) from None
+    except ValueError as error:  # no JSON, no UTF-8
+        raise InputError(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
+    if not isinstance(read, dict):
+        raise InputError("damaged (no mapping)", file=path, expected=expected, remedy=_WHOLE)
+    return read
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a file; InputError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    expected = "a whole safetensors file"
+    if not path.is_file():
+        raise InputError("missing from the model folder", file=path, expected=expected, remedy=_WHOLE)
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise InputError(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
 
 
 def _save_context(folder: Path, module: TextGuidedSegmenter) -> None:
@@ -146,7 +187,7 @@ def _save_context(folder: Path, module: TextGuidedSegmenter) -> None:
 def update_card(folder: str | Path, **entries: Any) -> None:
     """Merge entries into card.json (mappings one level deep) and write card.md anew."""
     folder = find_model(folder)
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    card = _read_json(folder / "card.json", _A_CARD)
     for key, value in entries.items():
         if isinstance(value, dict) and isinstance(card.get(key), dict):
             card[key] = {**card[key], **value}
@@ -167,7 +208,7 @@ def times_test_opened(folder: Path) -> int:
 
 def write_card(folder: Path) -> None:
     """card.md from card.json: what the model is, what it was trained on, what was measured."""
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    card = _read_json(folder / "card.json", _A_CARD)
     lines = [f"# {card.get('name', 'medvl model')}", "", NOT_A_DEVICE, ""]
     for key in ("summary", "data", "licence", "attribution", "command"):
         if card.get(key):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 import medvl
 from medvl.data.records import Manifest, load_manifest
+from medvl.errors import InputError
 from medvl.evaluate.evaluator import evaluate, relative_image
 from medvl.evaluate.inputs import Inputs, open_inputs
 from medvl.evaluate.summary import METRICS
-from medvl.model_folder import find_model, times_test_opened
+from medvl.model_folder import find_model, load_model, times_test_opened
 
 MODEL = "medvl:lvit_regions"
 FOLDER = find_model(MODEL)
@@ -63,3 +65,30 @@ def test_the_readme_example(tmp_path: Path) -> None:
     assert right.mask[:, :half].sum() > 20 * right.mask[:, half:].sum()  # the patient's right is on the picture's left
     assert left.mask[:, half:].sum() > 20 * left.mask[:, :half].sum()
     assert nothing.mask.mean() < 0.01 and any("empty" in note for note in nothing.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("model.safetensors", None, r"model\.safetensors: missing.*expected a whole safetensors file; remedy: copy"),
+        ("model.safetensors", b"", r"model\.safetensors: damaged .*expected a whole safetensors file; remedy: copy"),
+        ("model.safetensors", "half", r"model\.safetensors: damaged .*expected a whole safetensors file; remedy: copy"),
+        ("text/encoder.safetensors", None, r"text: the text encoder is damaged .*remedy: copy"),
+        ("text/encoder.safetensors", "half", r"text: the text encoder is damaged .*remedy: copy"),
+        ("text/encoder.json", "half", r"text: the text encoder is damaged .*remedy: copy"),
+        ("card.json", None, r"card\.json: missing.*expected the model's card.*remedy: copy"),
+        ("card.json", "half", r"card\.json: damaged .*expected the model's card.*remedy: copy"),
+        ("card.json", b"[]", r"card\.json: damaged .*expected the model's card.*remedy: copy"),
+        ("card.json", b"{}", r"card\.json: no list of classes; expected the model's card.*remedy: copy"),
+        ("card.json", b"\xff", r"card\.json: damaged .*expected the model's card.*remedy: copy"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_named(name: str, content: bytes | str | None, match: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER, folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=match):
+        load_model(folder)

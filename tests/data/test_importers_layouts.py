@@ -115,3 +115,15 @@ def test_the_captions_of_qata_are_those_of_the_registry(shared_data: Path) -> No
     assert splits == {"train": 5716, "val": 1429, "test": 2113}
     parts = {part.what: part.num for part in LAYOUTS["qata"].parts}
     assert [parts[f"{name.capitalize()}: masks"] for name in splits] == list(splits.values())
+
+
+@pytest.mark.parametrize("name", ["lvit", "qata"])
+def test_a_table_of_the_set_is_not_replaced(name: str, tmp_path: Path) -> None:
+    folder = lvit_set(tmp_path / "set")
+    table = next(folder.rglob("*_text.*"))
+    before = table.read_bytes()
+    done = CliRunner().invoke(app, ["import", name, str(folder), "--out", str(table)])
+    assert isinstance(done.exception, InputError) and "--out is a file of the set" in str(done.exception)
+    assert table.read_bytes() == before
+    for _ in range(2):  # a manifest of an import before is no file of the set
+        assert CliRunner().invoke(app, ["import", name, str(folder), "--out", str(folder / "m.csv")]).exit_code == 0

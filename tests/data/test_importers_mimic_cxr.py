@@ -159,6 +159,25 @@ def test_places_of_the_reports(tmp_path: Path, place: str) -> None:
     assert sum(result.num_records.values()) == 4 and result.counts["left_out_no_report"] == 1
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_before_a_report(packed: bool, tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "mimic")
+    folder = root / "mimic-cxr-reports" / "files"
+    for path in folder.rglob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().lstrip())
+    plain = lay_out(tmp_path / "plain")
+    if packed:
+        with zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") as archive:
+            for path in sorted(folder.rglob("*.txt")):
+                archive.write(path, f"mimic-cxr-reports/files/{path.relative_to(folder).as_posix()}")
+        folder.rename(tmp_path / "away")
+    found, expected = (import_mimic_cxr(each, tmp_path / f"{each.name}.csv") for each in (root, plain))
+    assert found.counts == expected.counts
+    assert [r.text for r in load_manifest(found.manifest).records] == [
+        r.text for r in load_manifest(expected.manifest).records
+    ]
+
+
 def test_no_reports_at_all(tmp_path: Path) -> None:
     root = lay_out(tmp_path / "set")
     (root / "mimic-cxr-reports").rename(tmp_path / "gone")

@@ -52,8 +52,8 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     counts = json.loads(done.stdout)["counts"]
     assert counts == {
-        "reports": 7, "with_sections": 5, "last_paragraph": 1, "whole": 1, "empty": 1, "too_short": 1, "cut": 0,
-        "words_cut": 0, "sections_replaced": 0, "marks": 2, "list_numbers": 1, "headers": 0,
+        "rows_without_text": 3, "distinct_reports": 7, "with_sections": 5, "last_paragraph": 1, "whole": 1, "empty": 1,
+        "too_short": 1, "cut": 0, "words_cut": 0, "sections_replaced": 0, "marks": 2, "list_numbers": 1, "headers": 0,
     }  # fmt: skip
     records = {record.id: record for record in load_manifest(out).records}
     assert {name: record.text for name, record in records.items()} == {name: TEXTS.get(name, "") for name in REPORTS}
@@ -84,3 +84,30 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no report in column age has a text"):
         import_reports(manifest(tmp_path / "free", "report"), out, text_column="age")
     assert not out.exists()
+
+
+def test_the_reports_as_typed_are_not_replaced(tmp_path: Path) -> None:
+    source = manifest(tmp_path / "in", "text")
+    before = source.read_bytes()
+    link = tmp_path / "link.csv"
+    link.symlink_to(source)
+    for given, out in ((source, source), (source.parent, source), (source, link), (link, source)):
+        with pytest.raises(InputError, match=r"--out is the source itself.*remedy: another --out"):
+            import_reports(given, out)
+        assert CliRunner().invoke(app, ["import", "reports", str(given), "--out", str(out)]).exit_code != 0
+    assert source.read_bytes() == before
+
+
+def test_rows_that_lose_their_text_are_counted(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    texts = [""] * 10 + ["___"] * 20 + ["Clear."] * 8 + ["The lungs are clear.", "A small left effusion."]
+    rows = [{"id": f"r{i}", "image": "x.png", "text": text, "split": "train"} for i, text in enumerate(texts)]
+    write_manifest(tmp_path / "raw.csv", rows)
+    words = ["import", "reports", str(tmp_path / "raw.csv"), "--out", str(tmp_path / "out.csv")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    for line in ("train 40", "rows without text: 38", "distinct reports: 4", "empty: 1", "too short: 1"):
+        assert line in done.stdout
+    assert "38 of 40 rows have no text" in done.stderr
+    kept = [record for record in load_manifest(tmp_path / "out.csv").records if record.text]
+    assert [record.id for record in kept] == ["r38", "r39"]

@@ -279,3 +279,26 @@ def test_all_open_i_reports(shared_data: Path) -> None:
     assert num_marks == sum(len(re.findall("X{4,}", row["findings"] + " " + row["impression"])) for row in rows)
     assert (num_sentences, num_marks, num_numbers) == (20532, 3363, 1142)
     assert (num_headers, num_empty, num_short) == (6, 24, 0)
+
+
+def test_a_byte_order_mark_hides_no_section() -> None:
+    report = "FINDINGS: Clear lungs, no effusion.\nIMPRESSION: No change."
+    assert parse_sections("\ufeff" + report) == parse_sections(report)
+    assert parse_sections("\ufeffThe lungs are clear.").last_paragraph == "The lungs are clear."
+
+
+@pytest.mark.parametrize(
+    ("impression", "text"),
+    [
+        ("\n- no effusion\n- no nodule", "no effusion. no nodule"),
+        (" \n * No effusion.\n * A well-defined nodule\n\n * Stable.", "No effusion. A well-defined nodule. Stable."),
+        ("Stable\n\u2022 no effusion,\n\u2022no nodule", "Stable. no effusion. no nodule"),
+        ("As follows:\r\n- no effusion;\r\n- no nodule", "As follows: no effusion; no nodule"),
+        ("\n1. Nodules\n- left\n- right\n2. No effusion", "Nodules. left. right. No effusion"),
+        ("10 - 12 mm - new -\n well-defined, 10\n - 12 mm", "10 - 12 mm - new - well-defined, 10 - 12 mm"),
+        ("\n-2 views\n*note", "-2 views *note"),
+        ("\n- ___ is seen\n- -", "is seen. -"),
+    ],
+)  # fmt: skip
+def test_bullets_are_items(impression: str, text: str) -> None:
+    assert report_text(parse_sections(f"IMPRESSION:{impression}")).text == text

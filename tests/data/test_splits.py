@@ -125,3 +125,16 @@ def test_shares_are_met(weights: dict[str, int], parts: list[int], seed: int) ->
     for number, fraction in enumerate(fractions):
         have = sum(weights[name] for name in numbers if numbers[name] == number)
         assert have - fraction * total <= max(weights.values())  # over by one group at most
+
+
+def test_a_split_does_not_replace_its_manifest(manifest: Path, tmp_path: Path) -> None:
+    link, fold = tmp_path / "link.csv", tmp_path / "cv_fold1.csv"
+    fold.write_bytes(manifest.read_bytes())
+    link.symlink_to(manifest)
+    before = sorted(path.name for path in tmp_path.iterdir()), manifest.read_bytes()
+    for out in (manifest, tmp_path / "." / "manifest.csv", link):
+        with pytest.raises(InputError, match=r"--out is the source itself.*remedy: another --out"):
+            split_manifest(manifest, out)
+    with pytest.raises(InputError, match=r"cv_fold1\.csv: --out is the source itself"):
+        split_manifest(fold, tmp_path / "cv.csv", folds=3)
+    assert before == (sorted(path.name for path in tmp_path.iterdir()), manifest.read_bytes())

@@ -296,6 +296,25 @@ def test_a_finished_run_without_result_is_only_scored(swept: tuple[Path, Path], 
     assert len((out / "text-lr_0_004-seed0" / "test_log.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("content", ["half", "[]", ""])
+def test_a_damaged_result_file_is_named_and_stops_no_other_cell(
+    content: str, swept: tuple[Path, Path], no_training: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = swept
+    file = path.parent.parent / "results" / "text-lr_0_004-seed0.json"
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) // 2] if content == "half" else content)
+    try:
+        for dry_run in (True, False):
+            outcomes = run_sweep(path, out, dry_run=dry_run)
+            (bad,) = (outcome for outcome in outcomes if outcome.error)
+            assert bad.state == "open" and f"{file}: damaged (" in bad.error and "remedy: delete it" in bad.error
+            assert all(outcome.state == "done" for outcome in outcomes if outcome is not bad)
+            assert f"FAILED: {file}" in as_table(outcomes)
+    finally:
+        file.write_text(whole)
+
+
 def test_a_changed_sweep_says_so_of_its_old_results(
     swept: tuple[Path, Path], tmp_path: Path, tiny_recipe: Path, no_training: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from PIL import Image as PILImage
 
-from medvl.config import TrainConfig, load_config
+from medvl.config import TrainConfig, load_config, save_config
 from medvl.data.records import load_manifest, write_manifest
 from medvl.errors import InputError
 from medvl.infer.predictor import Predictor
@@ -272,6 +272,21 @@ def test_existing_run_folder_is_refused(finished: Path, tiny_recipe: Path) -> No
 def test_resume_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run to resume"):
         train(None, tmp_path / "nothing", resume=True)
+
+
+def test_a_run_that_saved_nothing_says_what_to_do(tiny_recipe: Path, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", load_config(tiny_recipe)
+    run.mkdir()
+    save_config(config, run / "config.yaml")  # where kill -9 before the first step leaves it
+    with pytest.raises(InputError, match=r"nothing to resume.*remedy: delete the run folder.*or choose another --out"):
+        train(None, run, resume=True)
+    with pytest.raises(InputError, match=r"the run folder exists; remedy: delete the run folder.*or choose another"):
+        train(config, run)
+    (run / "config.yaml").rename(run / "notes.yaml")  # somebody's folder: its deletion is not advised
+    with pytest.raises(InputError, match=r"no run to resume.*remedy: train anew"):
+        train(None, run, resume=True)
+    with pytest.raises(InputError, match=r"the run folder exists; remedy: choose another --out: it holds no run"):
+        train(config, run)
 
 
 def test_resume_with_another_recipe(finished: Path, tiny_recipe: Path) -> None:

@@ -64,9 +64,11 @@ app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
 app.command("suggest")(suggest.suggest)
 
+_OTHER_PLACE = "another --out, or its permissions"
+
 
 def main() -> None:
-    """Run a verb; bad input is one clear error and exit code 2, Ctrl-C is 130."""
+    """Run a verb; bad input and a file that cannot be used are one clear error and exit code 2, Ctrl-C is 130."""
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except InputError as error:
@@ -75,6 +77,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        # The operating system names the file that it refused; without a name it may be a defect, whose trace is needed.
+        name = error.filename2 or error.filename
+        if not isinstance(name, (str, bytes, os.PathLike)) or not name:
+            raise
+        what = f"cannot be written or read ({error.strerror or type(error).__name__})"
+        print(f"error: {InputError(what, file=os.fsdecode(name), remedy=_OTHER_PLACE)}", file=sys.stderr)
+        sys.exit(InputError.exit_code)
     except Exception as error:  # click's own usage errors know how to show themselves
         show = getattr(error, "show", None)
         if show is None:

@@ -48,6 +48,7 @@ def import_(
         if name not in chosen.options:
             takers = ", ".join(other.name for other in LAYOUTS.values() if name in other.options)
             raise InputError(f"--{name.replace('_', '-')} belongs to {takers}, not to {layout}")
+    chosen.check_out(folder, out)
     left_out: tuple[object, ...] = ()
     if layout == "lung-regions":
         result = chosen.function()(folder, out, **options)

@@ -152,7 +152,7 @@ def parse_sections(text: str) -> Sections:
        only one paragraph.
     """
     found: list[tuple[str, str]] = []
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not _INLINE_HEADER.search(text):
         text = _SMALL_HEADER.sub(lambda match: match[0].upper(), text)
     if "\n" not in text.strip():
@@ -218,9 +218,10 @@ def report_text(sections: Sections, *, max_words: int | None = None, min_words: 
 
     In this order: known headers inside the text are taken out; so are list numbers ("1." or "2)" at the start, after
     the end of a sentence, or at the start of a line when they count on; an item without a full stop before the next
-    number gets one); de-identification marks (`___`, and XXXX of Open-i) go with the hyphens and slashes that hang on
-    them, and rules of 10 underscores and more as lay-out; white space is collapsed, brackets that became empty, doubled
-    stops and spaces before punctuation are removed. Case is kept.
+    number gets one) and bullets ("- ", "* " or "\u2022" at the start of a line, likewise); de-identification marks
+    (`___`, and XXXX of Open-i) go with the hyphens and slashes that hang on them, and rules of 10 underscores and more
+    as lay-out; white space is collapsed, brackets that became empty, doubled stops and spaces before punctuation are
+    removed. Case is kept.
 
     Args:
         max_words: keep the first whole sentences that have no more words together (of a longer first sentence its
@@ -276,6 +277,8 @@ _LIST_NUMBER = re.compile(
     r"(?P<lead>^\s*|[.;:!?][\"')\]]*\s+|\n[ \t]*)\(?(?P<number>\d{1,2})(?:\.\)|[.)])(?=\s+\S|[A-Z])"
 )
 
+_BULLET = re.compile(r"(?P<lead>\A|\n)[ \t]*(?P<sign>[-*](?=[ \t])|\u2022)[ \t]*(?=\S)")
+
 
 def count_marks(text: str) -> int:
     """De-identification marks: `___` and XXXX."""
@@ -302,7 +305,7 @@ class _Cleaned:
 
 def _clean(text: str) -> _Cleaned:
     text, num_headers = _INLINE_HEADER.subn("\n", _RULE.sub(" ", text))
-    text, num_list_numbers = _drop_list_numbers(text.strip())
+    text, num_list_numbers = _drop_list_numbers(_drop_bullets(text.strip()))
     text, num_marks = _MARK.subn(" ", text)
     text = " ".join(text.split())
     before = None
@@ -316,6 +319,18 @@ def _clean(text: str) -> _Cleaned:
         text = " ".join(re.sub(r"([(\[])\s+", r"\1", text).split())
     text = re.sub(r"^[\s,.;:!?/-]+(?=\D|$)", "", text)
     return _Cleaned(text if num_words(text) else "", num_marks, num_list_numbers, num_headers)
+
+
+def _drop_bullets(text: str) -> str:
+    """Without bullets; an item that no mark closes gets a full stop before the next one."""
+
+    def dropped(match: re.Match[str]) -> str:
+        before, after = text[: match.start()].rstrip(), text[match.end()]
+        if match["sign"] == "-" and before[-1:].isdigit() and after.isdigit():
+            return match[0]  # "10 - 12 mm" that was wrapped to a new line
+        return match["lead"] if before[-1:] in ("", *".;:!?") else "." + match["lead"]
+
+    return _BULLET.sub(dropped, text)
 
 
 def _drop_list_numbers(text: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.data.importers.result import refuse_source
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import Manifest, Record, load_manifest, write_manifest
 from medvl.errors import Fault, InputError, nearest, warn
@@ -60,10 +61,12 @@ def split_manifest(
             raise InputError(f"--folds is {folds}", expected="at least 2")
         numbers = assign_groups(free, [1 / folds] * folds, seed)
         _check_filled(numbers, [str(fold) for fold in range(folds)], manifest, by)
+        targets = [out.with_name(f"{out.stem}_fold{fold}{out.suffix}") for fold in range(folds)]
+        for target in targets:
+            refuse_source(manifest.path, target)
         files = []
-        for fold in range(folds):
+        for fold, target in enumerate(targets):
             splits = {group: "val" if number == fold else "train" for group, number in numbers.items()} | kept
-            target = out.with_name(f"{out.stem}_fold{fold}{out.suffix}")
             files.append(_write(manifest, target, groups, splits, {group: str(n) for group, n in numbers.items()}))
         return files
     if len(fractions) not in (2, 3) or any(part <= 0 for part in fractions) or abs(sum(fractions) - 1) > 1e-6:
@@ -71,6 +74,7 @@ def split_manifest(
         raise InputError(f"--fractions is {found}", expected="train,val[,test], above 0, with the sum 1")
     if keep_test and len(fractions) == 3:
         raise InputError("--keep-test with three fractions", remedy="give two, e.g. --fractions 0.85,0.15")
+    refuse_source(manifest.path, out)
     names = NAMES[: len(fractions)]
     numbers = assign_groups(free, fractions, seed)
     _check_filled(numbers, names, manifest, by)

@@ -70,8 +70,9 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     table = read_table(manifest)
     if text_column not in table.columns:
         like = nearest(text_column, table.columns)
-        remedy = f"did you mean {like}?" if like else f"columns: {', '.join(table.columns)}"
-        raise InputError(f"no column {text_column}", file=table.path, line=1, remedy=remedy)
+        there = f"one of the columns: {', '.join(table.columns)}"
+        remedy = f"did you mean {like}? --text-column names the column" if like else "--text-column names the column"
+        raise InputError(f"no column {text_column}", file=table.path, line=1, expected=there, remedy=remedy)
     faults = list(table.faults)
     rows, num_empty = [], 0
     for line, row in table.rows:

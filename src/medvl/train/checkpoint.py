@@ -13,6 +13,8 @@ import torch
 
 from medvl.errors import InputError
 
+NOTHING_SAVED = "delete the run folder (no step is saved in it) and train anew with the recipe, or choose another --out"
+
 
 @dataclass
 class Progress:
@@ -54,7 +56,8 @@ def save_state(path: Path, progress: Progress, parts: dict[str, dict[str, Any]])
 def load_state(path: Path) -> tuple[Progress, dict[str, dict[str, Any]], dict[str, Any]]:
     """-> progress, state dicts, random states (give them to `restore_rng` when everything else is built)."""
     if not path.is_file():
-        raise InputError("nothing to resume", file=path, expected="a run folder that has trained at least one step")
+        expected = "a run folder that has trained at least one step"
+        raise InputError("nothing to resume", file=path, expected=expected, remedy=NOTHING_SAVED)
     try:
         # The file holds NumPy and Python generator states, which weights_only refuses; it is the user's own run.
         state = torch.load(path, map_location="cpu", weights_only=False)

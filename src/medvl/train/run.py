@@ -23,7 +23,7 @@ from medvl.model_folder import save_model
 from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions
 from medvl.tasks.text_input import TextInput
-from medvl.train.checkpoint import Progress
+from medvl.train.checkpoint import NOTHING_SAVED, Progress
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
 from medvl.train.plan import make_plan, plan_text
@@ -118,21 +118,33 @@ def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> 
     stored = out / "config.yaml"
     if resume:
         if not stored.is_file():
-            raise InputError("no run to resume", file=out, expected="a run folder with config.yaml")
+            raise InputError(
+                "no run to resume",
+                file=out,
+                expected="a run folder with config.yaml",
+                remedy="train anew with the recipe; a folder without config.yaml needs another --out",
+            )
         own = load_config(stored)
         if config is not None and config_dict(config) != config_dict(own):
             raise InputError(
                 "the recipe differs from the run's configuration", file=stored, remedy="resume without a recipe"
             )
+        state = Monitor(out, enabled=False).state_path
+        if not state.is_file():
+            done = f"the run is finished, its model is in {out / 'model'}" if (out / "model").is_dir() else None
+            raise InputError("nothing to resume: no step is saved here", file=state, remedy=done or NOTHING_SAVED)
         return own
     if config is None:
         raise InputError("no recipe", expected="medvl train RECIPE.yaml, or --resume --out RUN")
     if dry_run:
         return config
     if out.exists() and any(out.iterdir()):
-        raise InputError(
-            "the run folder exists", file=out, remedy="choose another --out, or --resume to continue that run"
-        )
+        remedy = "choose another --out, or --resume to continue that run"
+        if not stored.is_file():
+            remedy = "choose another --out: it holds no run that could be resumed"
+        elif not (Monitor(out, enabled=False).state_path.is_file() or (out / "model").is_dir()):
+            remedy = NOTHING_SAVED
+        raise InputError("the run folder exists", file=out, remedy=remedy)
     return config
 
 

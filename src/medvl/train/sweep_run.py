@@ -123,7 +123,11 @@ class _Work:
     def standing(self, cell: Cell) -> Outcome:
         """Where a cell stands, without doing anything."""
         if self.result(cell).exists():
-            return Outcome(cell, "done", self._made_otherwise(cell))
+            try:
+                stored = _read_result(self.result(cell))
+            except InputError as error:
+                return Outcome(cell, "open", error=str(error))
+            return Outcome(cell, "done", self._made_otherwise(cell, stored))
         run = self.out / cell.name
         if cell.asked is not None:
             return Outcome(cell, "open", f"to ask @{self.sweep.needs(cell)[0].variant}")
@@ -137,6 +141,9 @@ class _Work:
         if standing.state == "done":
             if standing.note:
                 _say(f"{label}: done, but {standing.note}")
+            return standing
+        if standing.error:
+            _say(f"{label}: error: {standing.error}")
             return standing
         if (other := self._awaited(cell)) is not None:
             return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
@@ -255,9 +262,8 @@ class _Work:
             return cell.asked.manifest
         return None if task == "pretrain" else self.sweep.evaluate.manifest
 
-    def _made_otherwise(self, cell: Cell) -> str:
+    def _made_otherwise(self, cell: Cell, stored: Mapping[str, Any]) -> str:
         """What differs between the settings of a result file and those that the sweep has now."""
-        stored = json.loads(self.result(cell).read_text(encoding="utf-8"))
         config = config_dict(self.sweep.config(cell, self.out, self.data or Path("DATA"), self.words))
         without_lv = config.get("semi", {}).get("lv_bank") == "none"
         idle = {"semi.lv_alpha", "semi.lv_similarity"} if without_lv else set()  # settings of what is switched off
@@ -290,6 +296,18 @@ def _results_folder(sweep: Sweep, out: Path, overrides: Sequence[str]) -> Path:
             _say(f"with {' '.join(changed)} this is another experiment: results go to {out / 'results'}")
         return out / "results"
     return committed
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    what = "damaged (no mapping)"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stored, dict):
+            return stored
+    except ValueError as error:  # no JSON, no UTF-8
+        what = f"damaged ({error})"
+    remedy = "delete it: the same sweep then makes it again"
+    raise InputError(what, file=path, expected="a whole result file of a cell", remedy=remedy)
 
 
 def _finished(run: Path) -> bool:

@@ -13,13 +13,15 @@ imported by their own modules.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.result import NEW_OUT, ImportResult, refuse_source
 from medvl.errors import InputError, nearest
 
 
@@ -59,8 +61,21 @@ class Layout:
         except ModuleNotFoundError as error:
             raise InputError(f"the importer of {self.name} is not installed ({error})") from None
 
+    def check_out(self, folder: str | Path, out: str | Path) -> None:
+        """Refuse an `out` that is the source itself or a file of the set. Every importer would replace it."""
+        refuse_source(folder, out)
+        if not Path(out).is_file():
+            return
+        # A link is looked at both as it is called and as the file that it leads to.
+        for root, file in ((os.path.abspath(folder), os.path.abspath(out)), map(os.path.realpath, (folder, out))):
+            relative = Path(os.path.relpath(file, root)).as_posix()
+            patterns = [pattern for part in self.parts for pattern in part.patterns]
+            if not relative.startswith("../") and any(fnmatchcase(relative, pattern) for pattern in patterns):
+                raise InputError("--out is a file of the set", file=out, expected=NEW_OUT, remedy="another --out")
+
     def run(self, folder: str | Path, out: str | Path, **options: Any) -> ImportResult:
         """Import a folder. Not for `lvit` and `lung-regions`, whose importers have results of their own."""
+        self.check_out(folder, out)
         result: ImportResult = self.function()(folder, out, **options)
         return result
 

@@ -288,10 +288,10 @@ class _Reports:
         path = next((root / name for root in self.roots if (root / name).is_file()), None)
         try:
             if path is not None:
-                return path.read_text(encoding="utf-8")
+                return path.read_text(encoding="utf-8-sig")
             if self.archive is not None and name in self.members:
                 path = Path(f"{self.zip_path}/{self.members[name]}")
-                return self.archive.read(self.members[name]).decode("utf-8")
+                return self.archive.read(self.members[name]).decode("utf-8-sig")
         except (UnicodeDecodeError, OSError, zipfile.BadZipFile, zlib.error) as error:
             self.faults.append(Fault(f"report cannot be read ({type(error).__name__}: {error})", path))
             return ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.result import ImportResult, refuse_source
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.report_sections import CleanReport, Sections, parse_sections, report_text
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 
 MADE = ("text", "text_findings", "text_impression")
 
@@ -31,15 +31,17 @@ def import_reports(
         text_column: the column of the reports.
         max_words: cut behind the last whole sentence within so many words; None cuts nothing.
 
-    `counts` of the result, over the distinct reports: reports, with_sections, last_paragraph (that stands in), whole
-    (no header), empty (no word), too_short (fewer than 3 words), cut and words_cut (`max_words`), sections_replaced (a
-    later one of the same name counts), marks, list_numbers and headers (taken out).
+    `counts` of the result: rows_without_text; and, over the distinct reports: distinct_reports, with_sections,
+    last_paragraph (that stands in), whole (no header), empty (no word), too_short (fewer than 3 words), cut and
+    words_cut (`max_words`), sections_replaced (a later one of the same name counts), marks, list_numbers and headers
+    (taken out).
 
     Raises:
         InputError: faults of the manifest, no such column, a column that would be overwritten, no text in any report.
     """
     source, out = Path(source), Path(out)
     source = source / "manifest.csv" if source.is_dir() else source
+    refuse_source(source, out)
     if max_words is not None and max_words < 1:
         raise InputError(f"--max-words is {max_words}", expected="at least 1")
     manifest = load_manifest(source, text_column=text_column)
@@ -51,12 +53,13 @@ def import_reports(
             expected=f"{', '.join(MADE)} free, but for the column of the reports",
             remedy="--text-column text, where that holds the reports; or rename the column",
         )
+    num_without = 0
     cleaned: dict[str, CleanReport] = {}
     counts: Counter[str] = Counter()
     for report in dict.fromkeys(record.text for record in manifest.records if record.text):
         sections = parse_sections(report)
         if not sections.headers:
-            sections = Sections(last_paragraph=report)
+            sections = Sections(last_paragraph=report.removeprefix("\ufeff"))
         clean = cleaned[report] = report_text(sections, max_words=max_words)
         kind = "whole" if not sections.headers else "with_sections"
         counts["last_paragraph" if sections.headers and clean.used == ("last_paragraph",) else kind] += 1
@@ -75,6 +78,16 @@ def import_reports(
         own = cleaned.get(record.text)
         if own is not None and not (own.empty or own.too_short):
             row |= dict(zip(MADE, (own.text, own.findings, own.impression), strict=True))
+        else:
+            num_without += 1
     write_manifest(out, rows, [*columns, *(name for name in MADE if name not in columns)])
     splits = Counter(record.split or "(none)" for record in manifest.records)
-    return ImportResult(out, dict(splits), {"reports": len(cleaned), **counts}, manifest.warnings)
+    warnings = list(manifest.warnings)
+    if num_without:  # `empty` and `too_short` count distinct reports, and an empty cell is none
+        warnings.append(
+            f"{out}: {num_without} of {len(rows)} rows have no text: their cell in column {text_column} is empty, or "
+            "its report has no word or is too short"
+        )
+        warn(warnings[-1])
+    numbers = {"rows_without_text": num_without, "distinct_reports": len(cleaned), **counts}
+    return ImportResult(out, dict(splits), numbers, tuple(warnings))
