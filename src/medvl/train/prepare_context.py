@@ -1,8 +1,10 @@
-"""The clinical variables of a run: whether its network can take them, how they are read, what the plan says of them."""
+"""The texts of a run and the clinical variables beside them: whether its network can take them, how they are read, what
+the plan says of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medvl.config import Config
@@ -11,6 +13,8 @@ from medvl.data.records import Manifest, Record
 from medvl.errors import InputError
 from medvl.model_folder import load_context
 from medvl.models.registry import option_names
+from medvl.text.cache import FeatureCache
+from medvl.text.encoder import TextEncoder
 from medvl.train.start_image import init_of
 
 
@@ -57,6 +61,18 @@ def context_plan(config: Config, rules: ContextRules | None, splits: Mapping[str
         for column in rules.columns
     }
     return {"context": {"as": rules.mode, "shuffled": config.data.context_shuffle, "columns": columns}}
+
+
+def written_texts(records: Sequence[Record], context: ContextRules | None) -> list[str]:
+    """The distinct texts of records, as the text encoder reads them."""
+    return sorted({row.text if context is None else context.written(row.text, row.context) for row in records})
+
+
+def feature_cache(config: Config, encoder: TextEncoder | None, out: Path) -> FeatureCache | None:
+    """What is computed once per distinct text: features, or those of an encoder's frozen layers."""
+    if encoder is None or not encoder.prefix_frozen:
+        return None
+    return FeatureCache(encoder, Path(config.text.cache_dir) if config.text.cache_dir else out / "cache")
 
 
 def _check_network(config: Config, num_columns: int) -> None:
