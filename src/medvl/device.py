@@ -1,9 +1,30 @@
-"""Tensors from the host to an accelerator, without the host waiting for it."""
+"""Which device is used, and tensors on their way to it without the host waiting for them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from medvl.errors import InputError
+
+
+def usable_device(name: str | torch.device, option: str = "--device") -> torch.device:
+    """The device of that name. InputError where there is none here.
+
+    Args:
+        name: cpu, cuda, cuda:0, mps.
+        option: what named it, for the message.
+    """
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    kinds = {torch.device(one).type for one in here}
+    if device is None or device.type not in kinds or (device.type == "cuda" and str(device) not in ("cuda", *here)):
+        raise InputError(f"{option} {name} is not here", expected=f"one of {', '.join(here)}")
+    return device
 
 
 def to_device(x: Tensor, device: torch.device | str) -> Tensor:

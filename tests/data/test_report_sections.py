@@ -124,6 +124,18 @@ def test_names_of_headers(header: str, name: str | None) -> None:
     assert section_name(header) == name
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        "Impression and findings:\nThe lungs are clear.",
+        "Findings/Impression: The lungs are clear.",
+        "Findings & impression:\nThe lungs are clear.",
+    ],
+)
+def test_two_names_in_one_header(report: str) -> None:
+    assert parse_sections(report).impression == "The lungs are clear."
+
+
 def test_odd_headers() -> None:
     found = parse_sections("FINDINGS\n Clear lungs.\n Impression:Normal.\n")
     assert (found.findings, found.impression) == ("Clear lungs.", "Normal.")

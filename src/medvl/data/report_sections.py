@@ -22,8 +22,10 @@ NAMES = ("impression", "findings", "comparison", "indication", "technique", "exa
 _KNOWN = r"IMPRESSIONS?|CONCLUSIONS?|FINDINGS?|COMPARISONS?|INDICATIONS?|TECHNIQUES?|EXAMINATION|HISTORY"
 _CAPITALISED = r"Impressions?|Conclusions?|Findings?|Comparisons?|Indications?|Techniques?|Examination|History"
 _TITLES = r"FINAL REPORT|FINAL ADDENDUM|ADDENDUM|WET READ|PRELIMINARY REPORT"
+_AND_ANOTHER = rf"(?:[ \t]*(?:/|&|and|AND)[ \t]*(?:{_KNOWN}|{_CAPITALISED}|{_KNOWN.lower()}))?"
 _HEADER = re.compile(
-    rf"^[ \t]*(?:(?P<known>{_KNOWN}|{_CAPITALISED})[ \t]*:|(?P<name>[A-Z][A-Z0-9 ()/,&.'-]{{1,78}})[ \t]*:(?=\s|$)|"
+    rf"^[ \t]*(?:(?P<known>(?:{_KNOWN}|{_CAPITALISED}){_AND_ANOTHER})[ \t]*:|"
+    rf"(?P<name>[A-Z][A-Z0-9 ()/,&.'-]{{1,78}})[ \t]*:(?=\s|$)|"
     rf"(?P<alone>{_KNOWN}|{_TITLES})[ \t]*[.:;-]?[ \t]*$)",
     re.MULTILINE,
 )

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from medvl.config import Config, config_dict
 from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
 from medvl.data.records import Manifest
+from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.evaluate.classification import (
     METRICS,
@@ -98,11 +99,11 @@ def evaluate_classifier(
         dataset = ClassDataset(part, data, seed=config.train.seed, train=False)
         how: dict[str, Any] = {"batch_size": BATCH, "num_workers": data.num_workers, "label": f"classify {name}"}
         if store is not None:
-            pooled = torch.from_numpy(pooled_features(module, dataset, torch.device(device), store=store, **how))
+            pooled = torch.from_numpy(pooled_features(module, dataset, usable_device(device), store=store, **how))
             with torch.inference_mode():
                 logits = module.network.classify(pooled.to(device)).cpu().double()
         else:
-            logits = torch.from_numpy(predicted_logits(module, dataset, torch.device(device), **how)).double()
+            logits = torch.from_numpy(predicted_logits(module, dataset, usable_device(device), **how)).double()
         found: FloatArray = (logits.softmax(dim=1) if multiclass else logits.sigmoid()).numpy()
         return found
 

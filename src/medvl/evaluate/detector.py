@@ -23,6 +23,7 @@ from medvl.config import Config, config_dict, manifest_path
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
 from medvl.data.dataset import collate
 from medvl.data.records import Box, Manifest
+from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.evaluate.detection import (
     COCO_IOUS,
@@ -86,7 +87,7 @@ def evaluate_detector(
     classes = tuple(card["classes"])
     threshold = config.detect.score_threshold if threshold is None else threshold
     labels, num_other_views = _labels(records, split, classes, replace(config, data=data))
-    images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, torch.device(device))
+    images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, usable_device(device))
     guesses = _guesses(images, labels, card.get("mean_boxes", {}))
     found = score(images, classes, threshold, num_draws=num_draws, seed=seed)
     fixed = score(guesses, classes, threshold, num_draws=num_draws, seed=seed)

@@ -21,6 +21,7 @@ from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import load_image, prepare
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
+from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.tasks.segment import TextGuidedSegmenter, probs_from_logits
@@ -66,7 +67,7 @@ class Predictor:
     ) -> None:
         self.config, self.card = config, card
         self.classes: tuple[str, ...] = tuple(card["classes"])
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.module = module.eval().to(self.device)
         cache = None
         if encoder is not None and encoder.frozen and module.uses_text:

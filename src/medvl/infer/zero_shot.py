@@ -26,6 +26,7 @@ from medvl.config import Config
 from medvl.data.dataset import prepare
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
+from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.infer.predictor import EMPTY_PHRASE, as_image
 from medvl.model_folder import load_model
@@ -78,7 +79,7 @@ class ZeroShot:
         device: str = "cpu",
     ) -> None:
         self.config, self.card, self.encoder = config, card, encoder
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.module = module.eval().to(self.device)
         cache = FeatureCache(encoder) if encoder.prefix_frozen else None
         if module.context is not None:

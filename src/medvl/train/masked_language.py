@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
 from medvl.config import TrainConfig
+from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.files import write_json, write_text
 from medvl.provenance import versions
@@ -110,7 +111,7 @@ def pretrain_text(
         raise InputError(f"lr is {lr}", expected="above 0")
     new_folder(out)
     train_texts, val_texts, told_by = corpus.train_and_val()
-    where = torch.device(device)
+    where = usable_device(device)
     start = time.monotonic()
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         encoder = BuiltinEncoder.from_texts(

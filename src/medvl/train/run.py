@@ -17,6 +17,7 @@ from torch import nn
 from medvl.config import Config, TrainConfig, config_dict, load_config, manifest_path, save_config
 from medvl.data.context import add_context
 from medvl.data.records import Manifest, Record, load_manifest
+from medvl.device import usable_device
 from medvl.errors import InputError
 from medvl.files import write_json
 from medvl.model_folder import save_model
@@ -97,6 +98,8 @@ def open_manifest(config: Config, path: Path | None = None) -> Manifest:
 
 def _fabric(config: Config) -> Fabric:
     train = config.train
+    if train.accelerator in ("cuda", "mps"):
+        usable_device(train.accelerator, "train.accelerator:")
     strategy: Any = "auto"
     if train.devices > 1:  # in its warm-up, pre-training does not run the decoder
         strategy = DDPStrategy(find_unused_parameters=config.task == "pretrain")
