@@ -10,27 +10,36 @@ from typing import Any
 from medvl.errors import InputError
 
 
-def keep_other_results(out: Path | None, kind: str, **same: str) -> None:
-    """InputError where `out` holds results of another kind, or of something else: they would be written over.
+def keep_other_results(out: Path | None, **same: str) -> None:
+    """InputError where `out` holds results of something else: they would be written over.
 
     Args:
-        kind: the `format` of summary.json that will be written.
-        same: keys of summary.json and what they will be.
+        same: keys of summary.json and what they will be, e.g. format, model_hash, split.
     """
     path = out / "summary.json" if out is not None else None
     if path is None or not path.is_file():
         return
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        there = {key: held.get(key) for key in ("format", *same)}
+        others = [key for key, value in same.items() if held.get(key) != value]
     except (ValueError, AttributeError):
-        there = {"format": "not readable"}
-    others = [f"{key} {there.get(key)}" for key, value in (("format", kind), *same.items()) if there.get(key) != value]
+        held, others = {}, list(same)
     if others:
+        known = [f"{key} {held[key]}" for key in ("model", "split", "manifest", "target", "format") if key in held]
         raise InputError(
-            f"holds other results ({', '.join(others)})", file=out,
-            expected="a new folder, or one of the same results", remedy="--out DIR",
+            f"holds other results ({', '.join(known) or 'not readable'}; {', '.join(others)} would differ)",
+            file=out, expected="a new folder, or one of the same results", remedy="--out DIR",
         )  # fmt: skip
+
+
+NEW_OUT = "a file that holds nothing of the source"
+
+
+def refuse_source(source: str | Path, out: str | Path) -> None:
+    """InputError where `out` is the file `source`, by whatever name: writing would destroy what it is made of."""
+    source, out = Path(source), Path(out)
+    if source.resolve() == out.resolve() or (source.exists() and out.exists() and source.samefile(out)):
+        raise InputError("--out is the source itself", file=out, expected=NEW_OUT, remedy="another --out")
 
 
 def write_json(path: Path, value: Any) -> None:

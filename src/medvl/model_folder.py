@@ -5,6 +5,7 @@ A RUN folder (which holds its model under model/) is accepted wherever a MODEL i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -138,6 +139,12 @@ def load_context(folder: str | Path) -> ContextRules | None:
 
     path = find_model(folder) / "context" / "rules.json"
     return ContextRules.from_dict(_read_json(path, "the rules of the context")) if path.is_file() else None
+
+
+def weights_hash(folder: str | Path) -> str:
+    """The hash by which results know a model, its weights' SHA-256 in hex."""
+    with (find_model(folder) / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _A_CARD = "the model's card, with its classes"

@@ -19,8 +19,8 @@ from medvl.data.report_sections import (
     parse_sections,
     report_text,
     section_name,
-    sentences,
 )
+from medvl.data.sentences import sentences
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)

@@ -60,12 +60,18 @@ def test_an_evaluation_of_something_else_is_not_written_over(masks: Path, phrase
     assert medvl("evaluate", masks, phrases.path, "--out", out).exit_code == 0  # the same again
     short = phrases.path.with_name("short.csv")
     short.write_text("".join(phrases.path.read_text().splitlines(keepends=True)[:-1]))
-    for words in ([other, phrases.path], [masks, short], [masks, phrases.path, "--split", "test"]):
-        with pytest.raises(InputError, match=r"out: holds the evaluation of .*masks on val of .*--out DIR"):
+    for key, words in {
+        "model": [other, phrases.path],
+        "manifest_hash": [masks, short],
+        "split": [masks, phrases.path, "--split", "test"],
+    }.items():
+        held = rf"out: holds other results \(model .*masks, split val, manifest .*; {key} would differ\).*--out DIR"
+        with pytest.raises(InputError, match=held):
             raise medvl("evaluate", *words, "--out", out).exception
     assert (out / "summary.json").read_bytes() == before
     (out / "summary.json").write_text('{"format": "medvl-localisation/1"}')
-    with pytest.raises(InputError, match="out: holds results that are no evaluation"):
+    held = r"out: holds other results \(format medvl-localisation/1; model, manifest_hash, split would differ\)"
+    with pytest.raises(InputError, match=held):
         raise medvl("evaluate", masks, phrases.path, "--out", out).exception
 
 

@@ -21,7 +21,7 @@ from medvl.evaluate.compare import compare
 from medvl.evaluate.compare_kinds import bootstrap_p
 from medvl.evaluate.compare_tables import as_text
 from medvl.evaluate.evaluator import evaluate
-from medvl.evaluate.methods import read_run
+from medvl.evaluate.scored_runs import read_run
 from medvl.evaluate.side_by_side import pick_keys
 from medvl.evaluate.sources import FolderSource
 

@@ -76,7 +76,8 @@ def classify(
     if protocol is not None:
         print(f"protocol {protocol.value}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr)
     records = load_manifest(manifest)
-    keep_other_results(out, FORMAT, model=model, split=split, manifest=str(records.path))
+    same = {"model": model, "split": split, "manifest": str(records.path)}
+    keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
     summary = zero_shot_classification(
         model,
         records,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from medvl.data.records import Manifest
 
 
 class EmptyMask(StrEnum):
@@ -64,6 +61,7 @@ def evaluate(
     from medvl.evaluate.inputs import open_inputs, task_of
     from medvl.evaluate.tables import as_text
     from medvl.evaluate.text_probe import probe as run_probe
+    from medvl.files import keep_other_results
     from medvl.model_folder import update_card as write_metrics
 
     words = list(overrides or [])
@@ -92,8 +90,11 @@ def evaluate(
             remedy="leave out --threshold, --probe and --update-card",
         )
     records = inputs.manifest(manifest)
-    scored = inputs.source.describe()
-    _keep_other(out, scored.get("model_hash", scored["model"]), records, split)
+    if out.exists():
+        described = inputs.source.describe()
+        scored = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
+        same = {scored: described[scored], "manifest_hash": records.content_hash(), "split": split}
+        keep_other_results(out, **same)
     value, how = _number(threshold), "fixed"
     if threshold == "val":
         value, _ = choose_threshold(
@@ -140,34 +141,6 @@ def evaluate(
         ).result
         summary = {**summary, "probe": result}
     print(json.dumps(summary) if as_json else as_text(summary, out))
-
-
-def _keep_other(out: Path, scored: str, records: Manifest, split: str) -> None:
-    """InputError where `out` holds results of another model, manifest, way of reading it or split: they would be lost.
-
-    Args:
-        scored: the hash of the model's weights, or the name of a folder of masks.
-    """
-    import json
-
-    from medvl.errors import InputError
-
-    path = out / "summary.json"
-    if not path.is_file():
-        return
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        there = (held.get("model_hash", held["model"]), held["manifest_hash"], held["split"])
-    except (ValueError, KeyError, TypeError, AttributeError):  # no evaluation
-        there = None
-    if there != (scored, records.content_hash(), split):
-        what = "results that are no evaluation" if there is None else (
-            f"the evaluation of {held['model']} on {held['split']} of {held['manifest']}"
-        )
-        raise InputError(
-            f"holds {what}", file=out,
-            expected="a new folder, or that of the same model, manifest as it is read, and split", remedy="--out DIR",
-        )  # fmt: skip
 
 
 def report(
@@ -227,14 +200,13 @@ def _without_masks(
 
     -> the summary, and as a text.
     """
-    import hashlib
-
     from medvl.config import load_config, manifest_path
     from medvl.errors import InputError
     from medvl.evaluate import classifier, detector
     from medvl.evaluate.evaluator import log_test
     from medvl.evaluate.inputs import read_as_trained
-    from medvl.model_folder import find_model
+    from medvl.files import keep_other_results
+    from medvl.model_folder import find_model, weights_hash
     from medvl.model_folder import update_card as write_metrics
 
     wrong = [name for name, is_given in given.items() if is_given]
@@ -244,10 +216,8 @@ def _without_masks(
     value = None if threshold in (None, "val") else _number(threshold)
     if out.exists():
         config = load_config(find_model(source) / "config.yaml")
-        own = manifest or manifest_path(config)
-        with (find_model(source) / "model.safetensors").open("rb") as file:
-            scored = hashlib.file_digest(file, "sha256").hexdigest()
-        _keep_other(out, scored, read_as_trained(config, own, words)[0], split)
+        records, _ = read_as_trained(config, manifest or manifest_path(config), words)
+        keep_other_results(out, model_hash=weights_hash(source), manifest_hash=records.content_hash(), split=split)
     if task == "detect":
         if threshold == "val":
             raise InputError("--threshold val for a detector", file=source, expected="a score from 0 to 1")

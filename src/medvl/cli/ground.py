@@ -69,7 +69,8 @@ def ground(
     name = (target or "mask").removeprefix("mask_")
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
     records = load_manifest(source, text_column=phrase_column or "text", classes=[name] if name != "mask" else None)
-    keep_other_results(out, FORMAT, model=model, split=split or "val", target=name, manifest=str(records.path))
+    same = {"model": model, "split": split or "val", "target": name, "manifest": str(records.path)}
+    keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
     summary = grounding(
         model,
         records,

@@ -35,7 +35,8 @@ def localise(
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
     records = load_manifest(manifest, text_column=text_column, classes=classes if classes != ["mask"] else None)
-    keep_other_results(out, FORMAT, model=model, split=split, target=classes[0], manifest=str(records.path))
+    same = {"model": model, "split": split, "target": classes[0], "manifest": str(records.path)}
+    keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
     summary = localisation(
         model, records, split=split, target=classes[0], lungs=classes[1] if lungs else None, out=out, seed=seed
     )

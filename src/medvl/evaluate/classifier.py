@@ -10,7 +10,6 @@ Shapes: n images, K classes.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
-from medvl.model_folder import find_model, load_model
+from medvl.model_folder import load_model, weights_hash
 from medvl.provenance import machine, versions
 from medvl.tasks.classify import Classifier, pooled_features, predicted_logits
 from medvl.tasks.feature_store import FeatureStore
@@ -87,6 +86,7 @@ def evaluate_classifier(
         raise InputError(
             "a threshold where the most probable class is taken", file=model, remedy="leave out --threshold"
         )
+    where = usable_device(device)
     records, data = read_as_trained(config, manifest, overrides)
     classes = tuple(card["classes"])
     labels, num_other_views = _labels(records, split, classes, config)
@@ -99,11 +99,11 @@ def evaluate_classifier(
         dataset = ClassDataset(part, data, seed=config.train.seed, train=False)
         how: dict[str, Any] = {"batch_size": BATCH, "num_workers": data.num_workers, "label": f"classify {name}"}
         if store is not None:
-            pooled = torch.from_numpy(pooled_features(module, dataset, usable_device(device), store=store, **how))
+            pooled = torch.from_numpy(pooled_features(module, dataset, where, store=store, **how))
             with torch.inference_mode():
-                logits = module.network.classify(pooled.to(device)).cpu().double()
+                logits = module.network.classify(pooled.to(where)).cpu().double()
         else:
-            logits = torch.from_numpy(predicted_logits(module, dataset, usable_device(device), **how)).double()
+            logits = torch.from_numpy(predicted_logits(module, dataset, where, **how)).double()
         found: FloatArray = (logits.softmax(dim=1) if multiclass else logits.sigmoid()).numpy()
         return found
 
@@ -147,8 +147,7 @@ def evaluate_classifier(
         notes.append("a single patient: there are no intervals")
     for note in notes:
         warn(note)
-    with (find_model(model) / "model.safetensors").open("rb") as file:
-        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    model_hash = weights_hash(model)
     summary = {
         "format": FORMAT,
         "model": str(model),

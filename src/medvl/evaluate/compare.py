@@ -19,14 +19,13 @@ from medvl.evaluate.compare_kinds import BOOTSTRAP, Measures
 from medvl.evaluate.compare_tables import as_csv, as_html
 from medvl.evaluate.methods import (
     Method,
-    ScoredRun,
     check_comparable,
     group_methods,
     join_labelled,
-    open_runs,
     pool_folds,
     setting_table,
 )
+from medvl.evaluate.scored_runs import ScoredRun, open_runs
 from medvl.evaluate.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text

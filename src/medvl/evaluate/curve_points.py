@@ -18,7 +18,7 @@ from medvl.data.labels import training_records
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import is_model
-from medvl.evaluate.methods import open_runs
+from medvl.evaluate.scored_runs import open_runs
 from medvl.settings import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 
 Unit = Literal["images", "patients", "records"]

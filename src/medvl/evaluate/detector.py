@@ -7,7 +7,6 @@ boxes as shares of the picture. Where boxes lie in much the same place on every 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +38,7 @@ from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
 from medvl.files import write_json, write_text
-from medvl.model_folder import find_model, load_model
+from medvl.model_folder import load_model, weights_hash
 from medvl.progress import track
 from medvl.provenance import machine, versions
 from medvl.tasks.detect import MAX_DETECTIONS, SCORE_FLOOR, Detector, detections
@@ -102,8 +101,7 @@ def evaluate_detector(
         notes.append("a single patient: there are no intervals")
     for note in notes:
         warn(note)
-    with (find_model(model) / "model.safetensors").open("rb") as file:
-        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    model_hash = weights_hash(model)
     summary: dict[str, Any] = {
         "format": FORMAT,
         "model": str(model),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from medvl.data.records import Manifest, load_manifest
 from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
 from medvl.evaluate.summary import MGCA_BATCH
-from medvl.model_folder import find_model
+from medvl.model_folder import find_model, weights_hash
 
 # What may differ between training and evaluation without making another model of it.
 READING_KEYS = (
@@ -103,8 +102,7 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
     # The classes of the network stay its own; how a pixel is read follows the overrides.
     own = replace(predictor.config.data, window=data.window, slice_index=data.slice_index)
     predictor.config = replace(predictor.config, data=own)
-    with (folder / "model.safetensors").open("rb") as file:
-        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    model_hash = weights_hash(folder)
     extra: dict[str, Any] = {"model_hash": model_hash}
     if data.context_columns:
         extra["context"] = {

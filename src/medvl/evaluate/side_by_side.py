@@ -27,7 +27,8 @@ from medvl.evaluate.compare_kinds import Key, ScoredCase
 from medvl.evaluate.evaluator import load_true_mask
 from medvl.evaluate.figures import stretched
 from medvl.evaluate.inputs import open_inputs, parse_overrides, read_as_trained
-from medvl.evaluate.methods import Method, ScoredRun
+from medvl.evaluate.methods import Method
+from medvl.evaluate.scored_runs import ScoredRun
 from medvl.evaluate.sources import predicted_masks
 from medvl.evaluate.summary import CaseRow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from medvl.errors import InputError
 from medvl.evaluate import classifier, detector
 from medvl.evaluate.evaluator import log_folder, log_test
 from medvl.evaluate.inputs import read_as_trained
-from medvl.model_folder import find_model
+from medvl.model_folder import find_model, weights_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,7 @@ def stored_scores(
     if str(path).startswith(ASSET_PREFIX):
         path = manifest_path(load_config(model / "config.yaml", [f"data.manifest={path}"]))
     records, _ = read_as_trained(config, path, overrides)
-    with (model / "model.safetensors").open("rb") as file:
-        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    model_hash = weights_hash(model)
     wanted = {
         "format": scored.format,
         "model_hash": model_hash,

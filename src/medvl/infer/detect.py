@@ -38,7 +38,8 @@ def detect_files(
     if not isinstance(module, Detector):
         raise InputError("not a detector", file=model, expected="a run of task: detect")
     threshold = config.detect.score_threshold if threshold is None else threshold
-    module.to(usable_device(device))
+    where = usable_device(device)
+    module.to(where)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name, path in track(list(names.items()), "detect", len(names)):
@@ -47,7 +48,7 @@ def detect_files(
         affine = fit((height, width), config.data.image_size, config.data.resize)
         pixels = prepare(affine.apply_image(image.as_channels(config.data.in_channels)), config.data)  # (C, H, W)
         with torch.no_grad():
-            logits = module(torch.from_numpy(pixels)[None].to(usable_device(device)))
+            logits = module(torch.from_numpy(pixels)[None].to(where))
         found = detections(module.network, logits, config.data.image_size, config.detect.nms_iou)[0]
         boxes = affine.invert_boxes(found.boxes)
         shown = []

@@ -306,9 +306,7 @@ class PretrainTask(Task):
         parts = {f"decoder_{name}": value.detach() for name, value in decoder.items()}
         return {"loss": loss, "vla_loss": vla["loss"].detach(), **parts}
 
-    def _decoder_loss(
-        self, output: ImageOutput, vectors: Tensor, batch: Batch, *, shuffle: bool | None = None
-    ) -> dict[str, Tensor]:
+    def _decoder_loss(self, output: ImageOutput, vectors: Tensor, batch: Batch) -> dict[str, Tensor]:
         """{} where the decoder was not run."""
         pretrain = self.config.pretrain
         if output.mask_logits is None:
@@ -317,7 +315,7 @@ class PretrainTask(Task):
             return reconstruction_loss(output.mask_logits, batch.image)
         target = self.mask_of(output, vectors, batch)
         mask, valid = target.mask, target.valid
-        if pretrain.shuffle_masks if shuffle is None else shuffle:
+        if pretrain.shuffle_masks:
             mask, valid = self._shuffled(mask, valid)
         return self._pixel_loss(output.mask_logits, mask, valid)
 

@@ -173,9 +173,7 @@ def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, pat
         )
 
 
-def _spread(
-    config: Config, dataset: SegmentDataset, lengths: list[int], world_size: int
-) -> tuple[list[int], str]:
+def _spread(config: Config, dataset: SegmentDataset, lengths: list[int], world_size: int) -> tuple[list[int], str]:
     """The lengths that batches are bucketed by, all 0 where that brings equal texts together; and what the plan says.
 
     Texts of equal length are often the same text, and pairs of the same text are no negatives of each other.
@@ -193,7 +191,8 @@ def _spread(
         return mean_negatives(LengthSampler(by, whole, seed=config.train.seed), keys)
 
     none = [0] * len(lengths)
-    bucketed, mixed = mean(lengths), mean(none)
+    bucketed = mean(lengths)
+    mixed = mean(none) if config.pretrain.bucket_texts else bucketed
     if bucketed < KEPT_NEGATIVES * mixed:
         warn(
             f"in batches of texts of similar length a pair would have {bucketed:.1f} negatives instead of {mixed:.1f}, "

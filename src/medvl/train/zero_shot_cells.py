@@ -9,7 +9,6 @@ touch what is asked; they made the run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -24,7 +23,7 @@ from medvl.config import ASSET_PREFIX, Config, DataConfig, manifest_path
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import Fault, InputError, nearest
 from medvl.files import write_json
-from medvl.model_folder import find_model
+from medvl.model_folder import weights_hash
 
 _STRICT = ConfigDict(extra="forbid")
 KEY = "zero_shot"
@@ -144,8 +143,7 @@ def score_asked(asked: Asked, run: Path, out: Path, device: str) -> dict[str, An
 
     `asked`: with paths that can be opened. Raises InputError where the run cannot be asked.
     """
-    with (find_model(run) / "model.safetensors").open("rb") as file:
-        model_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    model_hash = weights_hash(run)
     records = _manifest(asked.manifest)
     wanted = {"model_hash": model_hash, "manifest_hash": records.content_hash(), **asdict(asked)}
     made = out / "asked.json"

@@ -21,8 +21,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medvl.data.importers.result import NEW_OUT, ImportResult, refuse_source
+from medvl.data.importers.result import ImportResult
 from medvl.errors import InputError, nearest
+from medvl.files import NEW_OUT, refuse_source
 
 
 @dataclass(frozen=True, slots=True)
