@@ -1,4 +1,4 @@
-"""Evaluated runs -> methods to compare: open or evaluate each run, check that they fit each other, group the seeds."""
+"""Evaluated runs -> methods to compare: check that they fit each other, group the seeds (`scored_runs` opens them)."""
 
 from __future__ import annotations
 
