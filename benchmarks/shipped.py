@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import write_json
 from medvl.data.importers.lung_regions import label_map
 from medvl.data.records import Manifest, Record
 from medvl.evaluate.evaluator import Evaluation, evaluate, log_test
@@ -28,7 +29,6 @@ from medvl.evaluate.inputs import open_inputs
 from medvl.evaluate.sources import PredictorSource
 from medvl.evaluate.summary import CaseRow, grouped_rows, metrics_of, row_of
 from medvl.evaluate.text_probe import probe
-from medvl.files import write_json
 from medvl.model_folder import find_model, times_test_opened, update_card
 
 ROOT = Path(__file__).resolve().parent.parent

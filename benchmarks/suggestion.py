@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from medvl.config import load_config
-from medvl.files import write_json
+from medvl.core.files import write_json
 from medvl.infer.suggest import suggest
 from medvl.train.run import train
 from medvl.train.sweep import load_sweep

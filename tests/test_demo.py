@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medvl.data.images import read_mask
+from medvl.data.masks import read_mask
 
 
 def test_quick_demo(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvl.config import Config, load_config, save_config
+from medvl.core.files import write_json, write_text
 from medvl.errors import InputError
-from medvl.files import write_json, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

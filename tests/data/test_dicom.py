@@ -28,7 +28,8 @@ from pydicom.uid import (
 )
 
 from medvl.data.dicom import is_dicom
-from medvl.data.images import Image, image_size, read_image, read_labels, read_mask
+from medvl.data.images import Image, image_size, read_image
+from medvl.data.masks import read_labels, read_mask
 from medvl.errors import Fault, InputError
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray image storage

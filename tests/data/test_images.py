@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from medvl.data.images import Image, image_size, read_image, read_labels, read_mask, resample_map, resample_mask
+from medvl.data.images import Image, image_size, read_image, resample_map
+from medvl.data.masks import read_labels, read_mask, resample_mask
 from medvl.errors import Fault, InputError
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)  # fifths of 255

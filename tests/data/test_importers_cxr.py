@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvl.data.images import read_mask
 from medvl.data.importers import chexpert, covidx, nih, object_cxr, rsna
 from medvl.data.importers.chexpert import LABELS as CHEXPERT
 from medvl.data.importers.chexpert import import_chexpert
@@ -22,6 +21,7 @@ from medvl.data.importers.object_cxr import import_object_cxr, parse_shape
 from medvl.data.importers.rsna import import_rsna
 from medvl.data.importers.siim import import_siim
 from medvl.data.importers.siim import split_of as split_siim
+from medvl.data.masks import read_mask
 from medvl.data.records import Box, Record, load_manifest
 from medvl.errors import Fault, InputError
 

@@ -61,9 +61,9 @@ def classify(
     import json
     import sys
 
+    from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
     from medvl.evaluate.zero_shot_classification import FORMAT, as_text, options_of, zero_shot_classification
-    from medvl.files import keep_other_results
     from medvl.text.prompts import load_prompts
 
     asked_family, values = options_of(

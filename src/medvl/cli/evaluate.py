@@ -55,13 +55,13 @@ def evaluate(
     """
     import json
 
+    from medvl.core.files import keep_other_results
     from medvl.errors import InputError
     from medvl.evaluate.evaluator import choose_threshold, log_test
     from medvl.evaluate.evaluator import evaluate as run
     from medvl.evaluate.inputs import open_inputs, task_of
     from medvl.evaluate.tables import as_text
     from medvl.evaluate.text_probe import probe as run_probe
-    from medvl.files import keep_other_results
     from medvl.model_folder import update_card as write_metrics
 
     words = list(overrides or [])
@@ -201,11 +201,11 @@ def _without_masks(
     -> the summary, and as a text.
     """
     from medvl.config import load_config, manifest_path
+    from medvl.core.files import keep_other_results
     from medvl.errors import InputError
     from medvl.evaluate import classifier, detector
     from medvl.evaluate.evaluator import log_test
     from medvl.evaluate.inputs import read_as_trained
-    from medvl.files import keep_other_results
     from medvl.model_folder import find_model, weights_hash
     from medvl.model_folder import update_card as write_metrics
 

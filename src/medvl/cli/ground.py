@@ -63,8 +63,8 @@ def ground(
         raise InputError("--text with a manifest", file=source, remedy="--phrase PHRASE, or --phrase-column COLUMN")
     if phrase is not None and phrase_column is not None:
         raise InputError("--phrase and --phrase-column", expected="one of them")
+    from medvl.core.files import keep_other_results
     from medvl.evaluate.grounding import FORMAT, as_text, grounding
-    from medvl.files import keep_other_results
 
     name = (target or "mask").removeprefix("mask_")
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.

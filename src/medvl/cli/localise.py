@@ -28,9 +28,9 @@ def localise(
     """
     import json
 
+    from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
     from medvl.evaluate.localisation import FORMAT, as_text, localisation
-    from medvl.files import keep_other_results
 
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.

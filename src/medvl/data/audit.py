@@ -282,7 +282,7 @@ def _empty_masks(records: Sequence[Record]) -> set[MaskRef]:
     """The references whose file holds no pixel of theirs. Unreadable ones are faults already."""
     import numpy as np
 
-    from medvl.data.images import read_labels
+    from medvl.data.masks import read_labels
 
     by_path: dict[Path, set[MaskRef]] = defaultdict(set)
     for record in records:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from medvl.data.dataset import MOVED_OUT, Sample, SegmentDataset
 from medvl.data.geometry import Affine, fit
-from medvl.data.images import image_size, read_mask
+from medvl.data.images import image_size
+from medvl.data.masks import read_mask
 from medvl.data.records import Box, Manifest, MaskRef, Record
 from medvl.errors import Fault, InputError, nearest
 

@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 from medvl.config import DataConfig
 from medvl.data.body_mask import body_mask
 from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
-from medvl.data.images import Image, read_image, read_mask
+from medvl.data.images import Image, read_image
+from medvl.data.masks import read_mask
 from medvl.data.records import MaskRef, Record
 from medvl.errors import InputError
 

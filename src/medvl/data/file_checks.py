@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.data.images import image_size, read_image, read_mask
+from medvl.data.images import image_size, read_image
+from medvl.data.masks import read_mask
 from medvl.data.records import Box, Record
 from medvl.errors import Fault, InputError
 

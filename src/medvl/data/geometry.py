@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from medvl.data.images import resample_map, resample_mask
+from medvl.data.images import resample_map
+from medvl.data.masks import resample_mask
 from medvl.data.records import Box
 from medvl.data.reports import is_english, mirror_text, names_height, names_side
 from medvl.errors import InputError, warn

@@ -1,4 +1,4 @@
-"""Files -> pixels: PNG, JPEG, TIFF (here), DICOM and NIfTI (in their own modules), with spacing; unbiased resampling.
+"""Files -> pixels: PNG, JPEG, TIFF (here), DICOM and NIfTI (in their own modules), with spacing. Masks: `masks.py`.
 
 Shapes: H rows, W columns. Grey images are (H, W), colour images (H, W, 3), always float32 in [0, 1].
 """
@@ -19,7 +19,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from medvl.errors import InputError, warn
 
 FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -74,7 +73,7 @@ def read_image(
         InputError: no such file, unreadable or cut off, an unsupported format or number of channels.
     """
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "nifti":
         from medvl.data.nifti import read_nifti
 
@@ -83,7 +82,7 @@ def read_image(
         from medvl.data.dicom import read_dicom
 
         return read_dicom(path, window=window, frame=slice_index)
-    array, form = _decode(path)
+    array, form = decode(path)
     if array.ndim == 3 and array.shape[2] == 4:
         warn(f"{path}: the alpha channel is left out")
         array = array[:, :, :3]
@@ -109,76 +108,10 @@ def read_image(
     return Image(pixels=pixels, spacing_mm=None, path=path, bits=bits, format=form)
 
 
-def read_mask(
-    path: str | Path,
-    values: tuple[int, ...] | None = None,
-    *,
-    slice_index: int | None = None,
-    slice_axis: int = 2,
-) -> BoolArray:
-    """Read a mask: (H, W) bool, the pixels whose label is in `values`, or every non-zero pixel.
-
-    JPEG blurs the edges of what it stores, so of a JPEG mask the pixels from half of its largest value up.
-
-    Raises:
-        InputError: unreadable; colour that is not grey; NaN.
-    """
-    path = Path(path)
-    labels, form = _read_labels(path, slice_index, slice_axis)
-    if values is not None:
-        return np.isin(labels, values)
-    if form == "jpeg" and labels.any():
-        warn(f"{path}: a mask stored as JPEG is not exact; pixels from half of its largest value up count as mask")
-        return np.asarray(2 * labels.astype(np.int64) >= labels.max())
-    return np.asarray(labels != 0)
-
-
-def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis: int = 2) -> NDArray[Any]:
-    """Read a label map: (H, W) integers, of a palette image its indices. InputError as `read_mask`."""
-    return _read_labels(Path(path), slice_index, slice_axis)[0]
-
-
-def whole_labels(labels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Floating-point labels as integers. InputError for NaN and for values that are not whole numbers."""
-    if labels.dtype.kind != "f":
-        return labels
-    bad = int(np.isnan(labels).sum())
-    if bad:
-        raise InputError(
-            f"{bad} pixels of the mask are NaN",
-            file=path,
-            expected="a label in every pixel",
-            remedy="write 0 or a label of its own there",
-        )
-    if np.isinf(labels).any() or (np.abs(labels - np.rint(labels)) > 1e-3).any():
-        raise InputError(
-            "a mask with values that are not whole numbers", file=path, expected="labels", remedy="threshold it first"
-        )
-    return np.asarray(np.rint(labels), dtype=np.int64)
-
-
-def _read_labels(path: Path, slice_index: int | None, slice_axis: int) -> tuple[NDArray[Any], str]:
-    kind = _kind(path)
-    if kind == "nifti":
-        from medvl.data.nifti import read_nifti_labels
-
-        return read_nifti_labels(path, slice_index=slice_index, axis=slice_axis), kind
-    if kind == "dicom":
-        from medvl.data.dicom import read_dicom_labels
-
-        return read_dicom_labels(path, frame=slice_index), kind
-    labels, form = _decode(path, labels=True)
-    if labels.ndim == 3:
-        if labels.shape[2] == 2 or not (labels[:, :, :3] == labels[:, :, :1]).all():
-            raise InputError("a mask in colour", file=path, expected="a grey or palette image of labels")
-        labels = labels[:, :, 0]  # (H, W)
-    return whole_labels(labels.astype(np.uint8) if labels.dtype == np.bool_ else labels, path), form
-
-
 def image_size(path: str | Path, *, slice_axis: int = 2) -> tuple[int, int]:
     """(H, W) from the header, without decoding the pixels. InputError as `read_image`."""
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "nifti":
         from medvl.data.nifti import nifti_size
 
@@ -199,13 +132,6 @@ def image_size(path: str | Path, *, slice_axis: int = 2) -> tuple[int, int]:
         raise _unreadable(path, error) from None
 
 
-def resample_mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:
-    """(H, W) bool -> another size: a pixel belongs to the mask where at least half of its area does. Never `> 0`."""
-    if mask.shape == size:
-        return mask
-    return resample_map(mask.astype(np.float32), size) >= 0.5 - 1e-5  # an exact half may come out rounded down
-
-
 def resample_map(values: FloatArray, size: tuple[int, int]) -> FloatArray:
     """(H, W) float -> another size: mean over the covered area along a side that shrinks, else linear."""
     height, width = values.shape
@@ -220,7 +146,7 @@ def resample_map(values: FloatArray, size: tuple[int, int]) -> FloatArray:
     return np.asarray(result, dtype=np.float32).reshape(size)  # cv2 drops a side of 1
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     name = path.name.lower()
     if not path.is_file():
         raise InputError("no such image" if not path.exists() else "not a file", file=path)
@@ -235,7 +161,7 @@ def _kind(path: Path) -> str:
     return "pil"  # by content: Pillow knows its formats, or says that it does not
 
 
-def _decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
+def decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
     try:
         # From an open file: given a path, Pillow maps raw TIFF into memory and garbles those that are turned.
         with path.open("rb") as file, PILImage.open(file) as image:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvl.data.images import read_mask
+from medvl.data.masks import read_mask
 from medvl.data.records import Record
 from medvl.data.tables import read_table
 from medvl.errors import Fault, InputError, nearest

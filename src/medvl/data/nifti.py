@@ -78,7 +78,7 @@ def read_nifti(
 
 def read_nifti_labels(path: Path, *, slice_index: int | None = None, axis: int = 2) -> NDArray[Any]:
     """One slice as (H, W) integer labels. InputError for NaN and for values that are not whole numbers."""
-    from medvl.data.images import whole_labels
+    from medvl.data.masks import whole_labels
 
     return whole_labels(_read_slice(path, slice_index, axis)[0], path)
 

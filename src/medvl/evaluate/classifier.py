@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from medvl.config import Config, config_dict
+from medvl.core.files import write_json, write_text
 from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
 from medvl.data.records import Manifest
 from medvl.device import usable_device
@@ -40,7 +41,6 @@ from medvl.evaluate.exclusive_classes import multiclass_metrics
 from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.model_folder import load_model, weights_hash
 from medvl.provenance import machine, versions
 from medvl.tasks.classify import Classifier, pooled_features, predicted_logits

@@ -13,12 +13,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from medvl.core.files import write_text
 from medvl.errors import InputError
 from medvl.evaluate.classification import confusion_at
 from medvl.evaluate.classification_figures import STYLE, confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.html import fill_template
 from medvl.evaluate.stored import stored_scores
-from medvl.files import write_text
 from medvl.model_folder import find_model, times_test_opened
 
 FloatArray = NDArray[np.float64]

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl.core.files import write_json, write_text
 from medvl.errors import InputError, nearest
 from medvl.evaluate.compare_kinds import BOOTSTRAP, Measures
 from medvl.evaluate.compare_tables import as_csv, as_html
@@ -28,7 +29,6 @@ from medvl.evaluate.methods import (
 from medvl.evaluate.scored_runs import ScoredRun, open_runs
 from medvl.evaluate.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.provenance import machine, versions
 from medvl.train.plan import ENOUGH_DRAWS, FEW_PATIENTS
 

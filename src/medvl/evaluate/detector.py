@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from medvl.config import Config, config_dict, manifest_path
+from medvl.core.files import write_json, write_text
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
 from medvl.data.dataset import collate
 from medvl.data.records import Box, Manifest
@@ -37,7 +38,6 @@ from medvl.evaluate.detection import (
 from medvl.evaluate.inputs import read_as_trained
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.model_folder import load_model, weights_hash
 from medvl.progress import track
 from medvl.provenance import machine, versions

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.images import image_size, read_mask
+from medvl.core.files import write_json, write_text
+from medvl.data.images import image_size
+from medvl.data.masks import read_mask
 from medvl.data.records import Manifest, MaskRef, Record
 from medvl.errors import InputError, warn
 from medvl.evaluate.metrics import (
@@ -32,7 +34,6 @@ from medvl.evaluate.metrics import (
 from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
-from medvl.files import write_json, write_text
 from medvl.model_folder import find_model, write_card
 from medvl.progress import track
 from medvl.provenance import machine, versions

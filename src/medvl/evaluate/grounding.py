@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from medvl.config import config_dict
+from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, warn
 from medvl.evaluate.classification import published_practice
@@ -33,7 +34,6 @@ from medvl.evaluate.evaluator import by_image, load_true_mask, log_test, relativ
 from medvl.evaluate.grounding_metrics import LEVELS, Asked, BoolArray, FloatArray, measure
 from medvl.evaluate.statistics import mean_interval, paired_difference
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.infer.zero_shot import SIGMA, How, ZeroShot
 from medvl.progress import track
 from medvl.provenance import machine, versions

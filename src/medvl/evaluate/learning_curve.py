@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import write_json, write_text
 from medvl.errors import InputError
 from medvl.evaluate.curve_points import SPLIT, Point, Unit, read_points
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.provenance import machine, versions
 
 FloatArray = NDArray[np.float64]

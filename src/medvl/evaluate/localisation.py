@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from medvl.config import Config, config_dict
+from medvl.core.files import write_json
 from medvl.data.dataset import SegmentDataset, collate
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError
 from medvl.evaluate.statistics import mean_interval, paired_difference
-from medvl.files import write_json
 from medvl.model_folder import load_model
 from medvl.provenance import machine, versions
 from medvl.tasks.pretrain import Pretrainer, PretrainTask

@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 
 from medvl.config import Config, config_dict, load_config
+from medvl.core.files import write_text
 from medvl.errors import InputError, warn
 from medvl.evaluate.figures import FIRST, INK, SECOND, new_figure, to_svg
 from medvl.evaluate.html import fill_template
-from medvl.files import write_text
 from medvl.model_folder import find_model
 from medvl.objectives.contrastive import RECALL_AT
 

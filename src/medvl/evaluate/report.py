@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl.core.files import write_text
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, warn
 from medvl.evaluate.classifier_report import classifier_report
@@ -19,7 +20,6 @@ from medvl.evaluate.sources import PredictorSource
 from medvl.evaluate.summary import read_case_table
 from medvl.evaluate.text_probe import FORMAT as PROBE_FORMAT
 from medvl.evaluate.text_probe import Probe, ProbeRow, probe
-from medvl.files import write_text
 from medvl.model_folder import times_test_opened
 
 PROBE_ROWS = 600

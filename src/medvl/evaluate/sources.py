@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.images import image_size, read_image, read_labels
+from medvl.data.images import image_size, read_image
+from medvl.data.masks import read_labels
 from medvl.data.records import Record
 from medvl.errors import Fault, InputError, warn
 

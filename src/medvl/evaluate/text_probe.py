@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
 from medvl.data.reports import findings, mirror_text, negate_text
 from medvl.errors import InputError
@@ -33,7 +34,6 @@ from medvl.evaluate.metrics import EmptyMask, count_pixels, dice
 from medvl.evaluate.sources import FolderSource, MaskSource, predicted_masks
 from medvl.evaluate.statistics import mean_interval, paired_difference
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.progress import track
 
 BoolArray = NDArray[np.bool_]

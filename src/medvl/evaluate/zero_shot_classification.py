@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config import config_dict
+from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, nearest, warn
 from medvl.evaluate.classification import RULES, By, best_threshold, multilabel_metrics, published_practice
 from medvl.evaluate.evaluator import by_image, log_test, relative_image
 from medvl.evaluate.grounding import patient_halves
 from medvl.evaluate.summary import without_nan
-from medvl.files import write_json, write_text
 from medvl.infer.zero_shot import Temperature, ZeroShot
 from medvl.progress import track
 from medvl.protocols import find_protocol

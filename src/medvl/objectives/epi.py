@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import write_json
 from medvl.errors import InputError
-from medvl.files import write_json
 
 Storage = Literal["float16", "uint8"]
 FloatArray = NDArray[np.float32]

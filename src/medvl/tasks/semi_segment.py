@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medvl.config import Config, as_read
+from medvl.core.files import write_json
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import Affine, fit
-from medvl.data.images import read_mask
+from medvl.data.masks import read_mask
 from medvl.data.records import Record
 from medvl.device import to_device
 from medvl.errors import InputError, warn
-from medvl.files import write_json
 from medvl.models.weight_average import update_average
 from medvl.objectives.epi import PseudoLabelStore, beta_at
 from medvl.objectives.language_vision import ContrastiveBank, caption_bank, empty_bank, lv_loss

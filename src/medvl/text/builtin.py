@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medvl.core.files import write_json
 from medvl.errors import InputError, warn
-from medvl.files import write_json
 from medvl.text.encoder import TextEncoder, Tokens
 from medvl.text.wordpiece import EMPTY, PAD, SPECIAL, UNKNOWN, WordPieces
 

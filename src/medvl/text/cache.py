@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvl.core.files import write_text
 from medvl.errors import warn
-from medvl.files import write_text
 from medvl.text.encoder import TextEncoder
 
 BATCH = 64

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvl.core.files import write_json
 from medvl.errors import InputError, warn
-from medvl.files import write_json
 from medvl.text.encoder import TextEncoder, Tokens
 from medvl.text.layers import SplitLayers, drop_frozen, fill_frozen, frozen_names
 

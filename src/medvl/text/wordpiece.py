@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvl.core.files import write_json, write_text
 from medvl.errors import InputError
-from medvl.files import write_json, write_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from medvl.config import load_config
+from medvl.core.files import write_json, write_text
 from medvl.data.importers.layouts import get_layout
 from medvl.errors import InputError, warn
-from medvl.files import write_json, write_text
 from medvl.model_folder import find_model
 from medvl.published_tables import PublishedTable
 from medvl.train.benchmark_given import PRETRAIN_SET, Given, remember

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medvl.core.files import write_json
 from medvl.errors import InputError
-from medvl.files import write_json
 from medvl.model_folder import find_model
 from medvl.settings import MACHINE_KEYS
 

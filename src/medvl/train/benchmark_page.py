@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvl.files import write_json, write_text
+from medvl.core.files import write_json, write_text
 from medvl.train.benchmark import Benchmark, Measured
 from medvl.train.benchmark_given import Given
 

@@ -21,9 +21,9 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
 from medvl.config import TrainConfig
+from medvl.core.files import write_json, write_text
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
-from medvl.files import write_json, write_text
 from medvl.provenance import versions
 from medvl.text.builtin import NUM_SPECIAL, PAD_ID, UNKNOWN_ID, BuiltinEncoder
 from medvl.text.corpus import Corpus

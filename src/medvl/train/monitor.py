@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from medvl.files import write_json
+from medvl.core.files import write_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -15,11 +15,11 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from medvl.config import Config, TrainConfig, config_dict, load_config, manifest_path, save_config
+from medvl.core.files import write_json
 from medvl.data.context import add_context
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.device import usable_device
 from medvl.errors import InputError
-from medvl.files import write_json
 from medvl.model_folder import save_model
 from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions

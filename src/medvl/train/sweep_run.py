@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from medvl.config import Config, config_dict, load_config, make_config
+from medvl.core.files import write_json
 from medvl.errors import InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
-from medvl.files import write_json
 from medvl.settings import MACHINE_KEYS, PATH_KEYS, differences, said
 from medvl.train.sweep import Cell, Sweep, load_sweep
 from medvl.train.sweep_score import SCORERS, score_zero_shot

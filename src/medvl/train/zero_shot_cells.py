@@ -20,9 +20,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medvl.config import ASSET_PREFIX, Config, DataConfig, manifest_path
+from medvl.core.files import write_json
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import Fault, InputError, nearest
-from medvl.files import write_json
 from medvl.model_folder import weights_hash
 
 _STRICT = ConfigDict(extra="forbid")

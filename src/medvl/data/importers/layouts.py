@@ -21,9 +21,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from medvl.core.files import NEW_OUT, refuse_source
 from medvl.data.importers.result import ImportResult
 from medvl.errors import InputError, nearest
-from medvl.files import NEW_OUT, refuse_source
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.images import read_image, read_mask, resample_mask
+from medvl.data.images import read_image
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
+from medvl.data.masks import read_mask, resample_mask
 from medvl.data.records import Record, load_manifest, write_manifest
 from medvl.errors import Fault, InputError
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from medvl.core.files import refuse_source
 from medvl.data.importers.result import ImportResult
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.report_sections import CleanReport, Sections, parse_sections, report_text
 from medvl.errors import InputError, warn
-from medvl.files import refuse_source
 
 MADE = ("text", "text_findings", "text_impression")
 
