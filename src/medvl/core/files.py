@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that is read or refused."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,58 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+MAX_DIGITS = 100  # of a whole number in JSON; more is no number of an image, an id or a pixel
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: no such file, not UTF-8, not JSON, nested too deeply, a whole number of more than `MAX_DIGITS`
+            digits, half of a surrogate pair.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("no such file", file=path, expected="a JSON file") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text ({error.reason})", file=path, remedy="save the file as UTF-8") from None
+    return parse_json(text, file=path)
+
+
+def parse_json(text: str, *, file: str | Path, line: int | None = None) -> Any:
+    """The value of a JSON text, with the faults of `read_json`; `line` is where the text stands in its file."""
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        at = error.lineno if line is None else line
+        raise InputError(f"not valid JSON: {error.msg}, column {error.colno}", file=file, line=at) from None
+    except RecursionError:
+        raise InputError("JSON that is nested too deeply", file=file, line=line, expected=_SHALLOW) from None
+    except UnicodeEncodeError:
+        what = "half of a surrogate pair, which is no character"
+        raise InputError(what, file=file, line=line, expected="\\ud83d\\ude00, both halves") from None
+    except _TooLong as error:
+        raise InputError(str(error), file=file, line=line, expected=f"at most {MAX_DIGITS} digits") from None
+    return value
+
+
+_SHALLOW = "a few levels of lists and objects"
+
+
+class _TooLong(Exception):
+    """A whole number that no program means."""
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise _TooLong(f"a whole number of {len(digits)} digits")
+    return int(digits)

@@ -13,12 +13,12 @@ A JSON is read whole; masks are painted one at a time.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl.core.files import read_json
 from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.instances import SPLITS, Instance, case_of, counted, split_of_name
 from medvl.data.importers.result import ImportResult
@@ -126,10 +126,7 @@ def _shapes(segmentation: Any) -> tuple[Shape, ...]:
 
 def _load(path: Path) -> dict[str, Any] | None:
     """The content where it is COCO's, None where it is another JSON."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid JSON ({error})", file=path) from None
+    data = read_json(path)
     if not isinstance(data, dict) or not all(isinstance(data.get(name), list) for name in _LISTS):
         return None
     for name, keys in _LISTS.items():
