@@ -92,7 +92,7 @@ def parse_json(text: str, *, file: str | Path, line: int | None = None) -> Any:
     except UnicodeEncodeError:
         what = "half of a surrogate pair, which is no character"
         raise InputError(what, file=file, line=line, expected="\\ud83d\\ude00, both halves") from None
-    except _TooLong as error:
+    except _DigitsError as error:
         raise InputError(str(error), file=file, line=line, expected=f"at most {MAX_DIGITS} digits") from None
     return value
 
@@ -100,11 +100,11 @@ def parse_json(text: str, *, file: str | Path, line: int | None = None) -> Any:
 _SHALLOW = "a few levels of lists and objects"
 
 
-class _TooLong(Exception):
+class _DigitsError(Exception):
     """A whole number that no program means."""
 
 
 def _whole_number(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise _TooLong(f"a whole number of {len(digits)} digits")
+        raise _DigitsError(f"a whole number of {len(digits)} digits")
     return int(digits)
