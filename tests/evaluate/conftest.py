@@ -113,6 +113,7 @@ class FakePredictor:
     class_values: dict[str, list[int]] | None = None
     mode: str = "binary"
     context: None = None
+    encoder: None = None
     context_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

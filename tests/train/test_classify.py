@@ -76,7 +76,7 @@ def g2d(films: Path) -> Path:
     """A pre-trained model folder, whose running statistics are not those of a new network."""
     words = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
     config = load_config(films / "recipe.yaml", words)
-    module, encoder = build_pretrainer(config, ["the left lung"])
+    module, encoder = build_pretrainer(config, ["the left lung"] * 3)
     with torch.no_grad():
         for part in module.network.unet.encoder.modules():
             if isinstance(part, torch.nn.BatchNorm2d):

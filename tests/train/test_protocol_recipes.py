@@ -51,7 +51,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train": {"seed": 5},
         }
     )
-    module, encoder = build_pretrainer(config, ["lung opacity"])
+    module, encoder = build_pretrainer(config, ["lung opacity"] * 3)
     save_model(folder / "g2d", config, (), module, encoder, {"name": "g2d"})
     return folder
 

@@ -56,7 +56,7 @@ def assert_same(one: Path, two: Path) -> None:
 def make_task(config: Config, folder: Path) -> tuple[SemiSegmentTask, Manifest, frozenset[str]]:
     manifest = load_manifest(config.data.manifest)
     records, hidden, _ = training_records(manifest.split("train"), config)
-    module, encoder = build_segmenter(config, 1, sorted({r.text for r in records}))
+    module, encoder = build_segmenter(config, 1, [r.text for r in records])
     text = TextInput(encoder, None, module.uses_text)
     task = SemiSegmentTask(
         config, module, text, records=records, classes=("mask",), hidden=hidden, folder=folder, encoder=encoder
@@ -393,7 +393,7 @@ def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path
     manifest = load_manifest(config.data.manifest)
     records, hidden, _ = training_records(manifest.split("train"), config)
     records = [replace(r, text="" if r.id in hidden and i % 2 else r.text) for i, r in enumerate(records)]
-    module, encoder = build_segmenter(config, 1, sorted({r.text for r in records}))
+    module, encoder = build_segmenter(config, 1, [r.text for r in records])
     task = SemiSegmentTask(
         config, module, TextInput(encoder, None, True), records=records, classes=("mask",), hidden=hidden,
         folder=tmp_path, encoder=encoder,

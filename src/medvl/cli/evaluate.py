@@ -54,9 +54,10 @@ def evaluate(
     threshold is the lowest score of a prediction.
     """
     import json
+    import sys
 
     from medvl.core.files import keep_other_results
-    from medvl.errors import InputError
+    from medvl.errors import InputError, warn
     from medvl.evaluate.evaluator import choose_threshold, log_test
     from medvl.evaluate.evaluator import evaluate as run
     from medvl.evaluate.inputs import open_inputs, task_of
@@ -95,6 +96,11 @@ def evaluate(
         scored = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
         same = {scored: described[scored], "manifest_hash": records.content_hash(), "split": split}
         keep_other_results(out, **same)
+    coverage = inputs.texts(records.split(split))
+    if coverage is not None:
+        print(coverage.line(split), file=sys.stderr)
+        for line in coverage.warnings():
+            warn(f"{records.path}: {split}: {line}")
     value, how = _number(threshold), "fixed"
     if threshold == "val":
         value, _ = choose_threshold(

@@ -19,7 +19,7 @@ def tokenizer(
     """Learn word pieces from report texts, for text.tokenizer=FOLDER of the built-in text encoder.
 
     The folder derives from report text. It holds no number of more than two digits and only parts of words that stand
-    in at least 3 reports.
+    in reports of at least 3 patients.
     """
     import json
 
@@ -29,7 +29,7 @@ def tokenizer(
 
     corpus = read_corpus(manifest, text_column)
     texts = corpus.texts(split)
-    pieces = WordPieces.train(texts, vocab_size)
+    pieces = WordPieces.train(texts, vocab_size, corpus.patients(split))
     new_folder(out)
     lengths = [len(row) for row in pieces.encode(texts)]
     card: dict[str, object] = {

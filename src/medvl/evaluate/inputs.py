@@ -11,7 +11,8 @@ import yaml
 
 from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_config, make_config, manifest_path
 from medvl.data.context import add_context, column_kinds, say_unknown
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.text_coverage import TextCoverage, text_coverage
 from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
 from medvl.evaluate.summary import MGCA_BATCH
@@ -38,6 +39,13 @@ class Inputs:
     def mgca_batch(self) -> int:
         """Cases of a batch of `dice_mgca`: as in training; of a folder of masks MGCA's own number."""
         return self.source.predictor.config.train.batch_size if isinstance(self.source, PredictorSource) else MGCA_BATCH
+
+    def texts(self, records: Sequence[Record]) -> TextCoverage | None:
+        """What the model's text encoder makes of the texts of some records; None for a source without text."""
+        predictor = self.source.predictor if isinstance(self.source, PredictorSource) else None
+        if predictor is None or predictor.encoder is None:
+            return None
+        return text_coverage(predictor.encoder, predictor.written(records))
 
     def manifest(self, path: Path | None) -> Manifest:
         """Load a manifest, or the one that the model was trained on."""

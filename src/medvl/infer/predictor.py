@@ -21,6 +21,7 @@ from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import load_image, prepare
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import Image
+from medvl.data.records import Record
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
@@ -113,6 +114,10 @@ class Predictor:
         with torch.inference_mode():
             self._features = self.module.network.encode_image(tensor)
         return self
+
+    def written(self, records: Sequence[Record]) -> list[str]:
+        """The texts of records as the text encoder reads them."""
+        return self._text.written([row.text for row in records], [row.context for row in records])
 
     @property
     def context(self) -> ContextRules | None:

@@ -9,7 +9,7 @@ Shapes: B pairs, L tokens, D text features, d joint width, M masks an image, C c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -63,16 +63,20 @@ class Pretrainer(TextGuidedSegmenter):
 
 
 def build_pretrainer(
-    config: Config, texts: Iterable[str], context: ContextRules | None = None
+    config: Config,
+    texts: Iterable[str],
+    context: ContextRules | None = None,
+    patients: Sequence[str] | None = None,
 ) -> tuple[Pretrainer, TextEncoder]:
     """G2D and text encoder of a configuration, initialised from `train.seed`.
 
     Args:
-        texts: the training texts, of which the built-in encoder learns its vocabulary.
+        texts: the training texts, one per row, of which the built-in encoder learns its vocabulary.
         context: how the clinical variables beside the text are read.
+        patients: whose each text is; None = every text is of a patient of its own.
     """
     torch.manual_seed(config.train.seed)
-    encoder = configured_encoder(config.text, list(texts), config.train.seed)
+    encoder = configured_encoder(config.text, list(texts), config.train.seed, patients)
     if encoder is None:
         raise InputError("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
     return Pretrainer(G2D(**g2d_options(config, encoder)), encoder, context), encoder

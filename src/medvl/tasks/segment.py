@@ -5,7 +5,7 @@ Shapes: B images, N rows (phrases), L tokens, D text features, K classes, H W th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -116,18 +116,23 @@ class TextGuidedSegmenter(nn.Module):
 
 
 def build_segmenter(
-    config: Config, num_classes: int, texts: Iterable[str], context: ContextRules | None = None
+    config: Config,
+    num_classes: int,
+    texts: Iterable[str],
+    context: ContextRules | None = None,
+    patients: Sequence[str] | None = None,
 ) -> tuple[TextGuidedSegmenter, TextEncoder | None]:
     """Network and text encoder of a configuration, initialised from `train.seed`.
 
     Args:
-        texts: the training texts, of which the built-in encoder learns its vocabulary.
+        texts: the training texts, one per row, of which the built-in encoder learns its vocabulary.
         context: how the clinical variables beside the text are read.
+        patients: whose each text is; None = every text is of a patient of its own.
     """
     torch.manual_seed(config.train.seed)
     takes_text = "text_dim" in option_names(config.model.name) and config.model.options.get("text_merge") != "none"
     text = config.text if takes_text else replace(config.text, encoder="none")
-    encoder = configured_encoder(text, list(texts), config.train.seed)
+    encoder = configured_encoder(text, list(texts), config.train.seed, patients)
     network = build_model(config.model.name, **network_options(config, num_classes, encoder))
     return TextGuidedSegmenter(network, encoder, context), encoder
 

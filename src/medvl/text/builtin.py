@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from medvl.core.files import write_json
 from medvl.errors import InputError, warn
 from medvl.text.encoder import TextEncoder, Tokens
-from medvl.text.wordpiece import EMPTY, PAD, SPECIAL, UNKNOWN, WordPieces
+from medvl.text.wordpiece import EMPTY, MIN_COUNT, PAD, SPECIAL, UNKNOWN, WordPieces, word_patients
 
 WEIGHTS = "encoder.safetensors"
 PAD_ID, UNKNOWN_ID, NUM_SPECIAL = SPECIAL.index(PAD), SPECIAL.index(UNKNOWN), len(SPECIAL)
-MIN_COUNT = 3  # rarer words become [UNK]: they cannot be learned, and might identify a patient
 FILLERS = frozenset("a an the of in on at is are was were be there this that these its".split())
 _WORD = re.compile(r"[a-z]+|\d+|[;,.]")
 
@@ -38,20 +37,31 @@ def words_of(text: str) -> list[str]:
     return found
 
 
-def learn_vocabulary(texts: Sequence[str]) -> list[str]:
-    """The words that stand in at least `MIN_COUNT` texts, sorted, without numbers of more than two digits.
+def learn_vocabulary(texts: Sequence[str], patients: Sequence[str] | None = None) -> list[str]:
+    """The words that stand in rows of at least `MIN_COUNT` patients, sorted, without numbers of more than two digits.
+
+    Args:
+        texts: one per row; equal texts of several rows count as often as they stand there.
+        patients: whose each text is; None = every text is of a patient of its own.
 
     Raises:
-        InputError: no text has a word.
+        InputError: no text has a word, or no word stands in the rows of enough patients.
     """
-    counts = Counter(word for text in texts for word in set(words_of(text)))
+    counts = word_patients((words_of(text) for text in texts), patients)
     if not counts:
         raise InputError(
             "no training text for the built-in text encoder",
             expected="texts in the manifest's text column",
             remedy="set data.text_column, or text.encoder=none for a model without text",
         )
-    return sorted(w for w, n in counts.items() if n >= MIN_COUNT and not (w.isdigit() and len(w) > 2))
+    vocabulary = sorted(w for w, n in counts.items() if n >= MIN_COUNT and not (w.isdigit() and len(w) > 2))
+    if not vocabulary:
+        raise InputError(
+            f"the vocabulary of the built-in text encoder is empty: no word stands in texts of {MIN_COUNT} patients",
+            expected=f"words that at least {MIN_COUNT} training patients share (rarer ones might identify a patient)",
+            remedy="more training rows, text.encoder=minilm (it knows every word), or text.tokenizer=FOLDER",
+        )
+    return vocabulary
 
 
 class BuiltinEncoder(TextEncoder):
@@ -98,6 +108,7 @@ class BuiltinEncoder(TextEncoder):
         cls,
         texts: Sequence[str],
         *,
+        patients: Sequence[str] | None = None,
         dim: int = 128,
         max_tokens: int | None = None,
         seed: int = 0,
@@ -106,11 +117,10 @@ class BuiltinEncoder(TextEncoder):
     ) -> BuiltinEncoder:
         """A new encoder whose vocabulary are the words of `texts`, or the word pieces in the folder `tokenizer`.
 
-        Of words those are kept that stand in at least `MIN_COUNT` texts, and numbers of at most two digits. The global
-        random generator is left as it was.
+        Words are kept as `learn_vocabulary` says. The global random generator is left as it was.
         """
         pieces = None if tokenizer is None else WordPieces.load(Path(tokenizer))
-        vocabulary = (*SPECIAL, *learn_vocabulary(texts)) if pieces is None else pieces.vocabulary
+        vocabulary = (*SPECIAL, *learn_vocabulary(texts, patients)) if pieces is None else pieces.vocabulary
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(vocabulary, dim=dim, max_tokens=max_tokens, layers=layers, pieces=pieces)
@@ -121,6 +131,7 @@ class BuiltinEncoder(TextEncoder):
         folder: Path,
         *,
         texts: Sequence[str],
+        patients: Sequence[str] | None = None,
         dim: int,
         layers: int,
         max_tokens: int | None,
@@ -157,7 +168,7 @@ class BuiltinEncoder(TextEncoder):
                 )
         encoder.max_tokens = max_tokens
         if encoder.pieces is None:
-            new = [word for word in learn_vocabulary(texts) if word not in encoder.ids]
+            new = [word for word in learn_vocabulary(texts, patients) if word not in encoder.ids]
             if new:
                 warn(f"{folder}: {len(new)} words of the training texts are new to text.init, e.g. {new[0]!r}; added")
                 encoder._extend(new, seed)
@@ -172,6 +183,11 @@ class BuiltinEncoder(TextEncoder):
         self.ids = {word: i for i, word in enumerate(self.vocabulary)}
         self.embedding = nn.Embedding(len(self.vocabulary), self.dim, padding_idx=PAD_ID)
         self.embedding.weight = nn.Parameter(torch.cat([old, rows]))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Words or pieces without the special entries."""
+        return len(self.vocabulary) - NUM_SPECIAL
 
     @property
     def key(self) -> str:
@@ -201,6 +217,10 @@ class BuiltinEncoder(TextEncoder):
         if self.pieces is not None:
             return self.pieces.encode(texts)
         return [[self.ids.get(word, UNKNOWN_ID) for word in words_of(text)] for text in texts]
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text as the vocabulary counts them."""
+        return words_of(text) if self.pieces is None else self.pieces.words(text)
 
     def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
         """Words outside the vocabulary, or of which no pieces are known."""

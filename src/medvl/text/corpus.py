@@ -17,11 +17,12 @@ VAL_ONE_IN = 10  # where a manifest names no validation rows, that share of its 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The rows that have a text: (text, split or "")."""
+    """The rows that have a text: (text, split or ""), and the patient of each; () = each of a patient of its own."""
 
     path: Path
     rows: tuple[tuple[str, str], ...]
     num_empty: int
+    row_patients: tuple[str, ...] = ()
 
     def texts(self, split: str) -> list[str]:
         """The texts of one split, one per row; "all", or a manifest without splits, gives every text.
@@ -37,6 +38,21 @@ class Corpus:
             there = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
             raise InputError(f"no text in split {split}", file=self.path, expected=f"one of: {there}, all")
         return found
+
+    def patients(self, split: str) -> list[str] | None:
+        """The patient of each of `texts(split)`; None where the manifest names none."""
+        if not self.row_patients:
+            return None
+        every = split == "all" or not self.has_splits
+        pairs = zip(self.rows, self.row_patients, strict=True)
+        return [patient for (_, name), patient in pairs if every or name == split]
+
+    def rows_of(self, texts: Iterable[str]) -> tuple[list[str], list[str] | None]:
+        """All rows that say one of `texts` (whatever their case and white space), and their patients."""
+        kept = set(_distinct(texts))
+        numbers = [n for n, (text, _) in enumerate(self.rows) if _plain(text) in kept]
+        patients = [self.row_patients[n] for n in numbers] if self.row_patients else None
+        return [self.rows[n][0] for n in numbers], patients
 
     @property
     def has_splits(self) -> bool:
@@ -74,25 +90,31 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
         remedy = f"did you mean {like}? --text-column names the column" if like else "--text-column names the column"
         raise InputError(f"no column {text_column}", file=table.path, line=1, expected=there, remedy=remedy)
     faults = list(table.faults)
-    rows, num_empty = [], 0
+    rows, patients, num_empty = [], [], 0
+    patient_column = next((name for name in ("patient", "group") if name in table.columns), None)
     for line, row in table.rows:
         split = row.get("split", "")
         if split and split not in SPLITS:
             faults.append(Fault(f"unknown split {split}", table.path, line, row.get("id"), ", ".join(SPLITS)))
         if row[text_column].strip():
             rows.append((row[text_column], split))
+            patients.append((row[patient_column] if patient_column else "") or f"line {line}")
         else:
             num_empty += 1
     if faults:
         raise InputError(faults)
     if not rows:
         raise InputError(f"no text in column {text_column}", file=table.path, expected="report texts")
-    return Corpus(table.path, tuple(rows), num_empty)
+    return Corpus(table.path, tuple(rows), num_empty, tuple(patients))
 
 
 def _distinct(texts: Iterable[str]) -> dict[str, str]:
     """{text without case and extra white space: its first form}."""
     found: dict[str, str] = {}
     for text in texts:
-        found.setdefault(" ".join(text.lower().split()), text)
+        found.setdefault(_plain(text), text)
     return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -57,6 +57,11 @@ class TextEncoder(nn.Module):
         raise TypeError(f"{type(self).__name__} has no key")
 
     @property
+    def vocabulary_size(self) -> int | None:
+        """How many words or pieces it has learned from the user's texts; None where it came with its own."""
+        return None
+
+    @property
     def feature_key(self) -> str:
         """Identifies what the output of `prefix` depends on."""
         return self.key
@@ -76,6 +81,10 @@ class TextEncoder(nn.Module):
     def suffix(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The part that is trained, from the output of `prefix`: (N, L, D), (N, L) -> (N, L, D)."""
         raise TypeError(f"{type(self).__name__} has no frozen part")
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text that its vocabulary counts; none for encoders whose word pieces know every word."""
+        return []
 
     def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
         """Words it has no entry for, with how often they occur; word-piece encoders know every word."""
@@ -97,6 +106,7 @@ def build_text_encoder(
     spec: str,
     *,
     texts: Sequence[str] = (),
+    patients: Sequence[str] | None = None,
     dim: int = 128,
     max_tokens: int | None = None,
     seed: int = 0,
@@ -110,7 +120,8 @@ def build_text_encoder(
     Args:
         spec: "builtin", "minilm", "hf:ID-or-folder" (a transformers model; an ID is looked up in the local cache and,
             because the user named it, on the hub) or "none".
-        texts: the training texts: the built-in encoder's vocabulary.
+        texts: the training texts, one per row: the built-in encoder's vocabulary.
+        patients: whose each text is; None = every text is of a patient of its own.
         dim: width of the built-in encoder; the others have their own.
         max_tokens: cut longer texts.
         train_layers: how many of the last layers of a pretrained encoder are trained.
@@ -133,10 +144,23 @@ def build_text_encoder(
 
         if init is not None:
             return BuiltinEncoder.from_folder(
-                Path(init), texts=texts, dim=dim, layers=layers, max_tokens=max_tokens, tokenizer=tokenizer, seed=seed
+                Path(init),
+                texts=texts,
+                patients=patients,
+                dim=dim,
+                layers=layers,
+                max_tokens=max_tokens,
+                tokenizer=tokenizer,
+                seed=seed,
             )
         return BuiltinEncoder.from_texts(
-            texts, dim=dim, layers=layers, max_tokens=max_tokens, tokenizer=tokenizer, seed=seed
+            texts,
+            patients=patients,
+            dim=dim,
+            layers=layers,
+            max_tokens=max_tokens,
+            tokenizer=tokenizer,
+            seed=seed,
         )
     if spec == "minilm" or spec.startswith("hf:"):
         from medvl.text.pretrained import PretrainedEncoder
@@ -150,11 +174,14 @@ def build_text_encoder(
     )
 
 
-def configured_encoder(config: TextConfig, texts: Sequence[str], seed: int) -> TextEncoder | None:
-    """The encoder of the section `text` of a recipe; `texts` are the training texts."""
+def configured_encoder(
+    config: TextConfig, texts: Sequence[str], seed: int, patients: Sequence[str] | None = None
+) -> TextEncoder | None:
+    """The encoder of the section `text` of a recipe; `texts` are the training texts, `patients` whose each is."""
     return build_text_encoder(
         config.encoder,
         texts=texts,
+        patients=patients,
         dim=config.dim,
         max_tokens=config.max_tokens,
         seed=seed,

@@ -1,14 +1,15 @@
 """Word pieces learned from the user's own reports (WordPiece, by the tokenizers library).
 
-What is kept must not identify anyone: only words that stand in at least 3 reports are learned from, so every piece is
-part of such a word; a number of more than two digits is one sign, whatever it was.
+What is kept must not identify anyone: only words that stand in reports of at least 3 patients are learned from, so
+every piece is part of such a word; a number of more than two digits is one sign, whatever it was.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 PAD, UNKNOWN, EMPTY = "[PAD]", "[UNK]", "[EMPTY]"
 SPECIAL = (PAD, UNKNOWN, EMPTY)  # ids 0, 1, 2, as in the word vocabulary
-MIN_COUNT = 3
+MIN_COUNT = 3  # patients; rarer words cannot be learned, and might identify a patient
 LONG_NUMBER = "#"  # stands for every number of three or more digits
 MIN_VOCABULARY = 100
 FILE, CARD = "tokenizer.json", "tokenizer_card.json"
 NOTICE = (
     "Word pieces learned from report texts by medvl: the vocabulary derives from these reports. It holds no number of\n"
-    f"more than two digits, and only parts of words that stand in at least {MIN_COUNT} reports. Treat this folder as\n"
-    "you treat the reports unless you have read the vocabulary and found nothing that identifies anyone.\n"
+    f"more than two digits, and only parts of words that stand in reports of at least {MIN_COUNT} patients. Treat\n"
+    "this folder as you treat the reports unless you have read the vocabulary and it identifies no one.\n"
 )
 
 
@@ -45,11 +46,16 @@ class WordPieces:
             )
 
     @classmethod
-    def train(cls, texts: Sequence[str], vocab_size: int = 8000) -> WordPieces:
+    def train(
+        cls, texts: Sequence[str], vocab_size: int = 8000, patients: Sequence[str] | None = None
+    ) -> WordPieces:
         """Learn at most `vocab_size` pieces; fewer where the texts hold no more. The same texts give the same pieces.
 
+        Args:
+            patients: whose each text is; None = every text is of a patient of its own.
+
         Raises:
-            InputError: no word stands in 3 texts, or a size below 100.
+            InputError: no word stands in the texts of 3 patients, or a size below 100.
         """
         from tokenizers.trainers import WordPieceTrainer
 
@@ -57,12 +63,12 @@ class WordPieces:
             raise InputError(f"vocab_size is {vocab_size}", expected=f"at least {MIN_VOCABULARY}")
         tokenizer = _tokenizer(SPECIAL)
         words = [_words(tokenizer, text) for text in texts]
-        num_texts = Counter(word for row in words for word in set(row))
-        counts = Counter(word for row in words for word in row if num_texts[word] >= MIN_COUNT)
+        num_patients = word_patients(words, patients)
+        counts = Counter(word for row in words for word in row if num_patients[word] >= MIN_COUNT)
         counts.pop(LONG_NUMBER, None)  # it has its entry below, and the trainer would read it as a blank
         if not counts:
             raise InputError(
-                f"no word stands in {MIN_COUNT} of the {len(texts)} texts",
+                f"no word stands in the texts of {MIN_COUNT} patients ({len(texts)} texts)",
                 expected="enough report texts to learn word pieces from",
             )
         # The trainer numbers letters in the order of a hash table and breaks ties by number; named beforehand, their
@@ -123,6 +129,10 @@ class WordPieces:
         text: str = self._tokenizer.decode([i for i in ids if i not in (0, 2)], skip_special_tokens=False)
         return text
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text that are cut into pieces, lower-case."""
+        return _words(self._tokenizer, text)
+
     def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
         """Words of which no pieces are known (a sign that no training text held), lower-case."""
         rows = (_words(self._tokenizer, text) for text in texts)
@@ -132,6 +142,21 @@ class WordPieces:
 
     def __len__(self) -> int:
         return len(self.vocabulary)
+
+
+def word_patients(rows: Iterable[Sequence[str]], patients: Sequence[str] | None) -> Counter[str]:
+    """{word: number of patients in whose rows it stands, counted up to `MIN_COUNT`}; `rows` are the words of each text.
+
+    `patients` None: every row is of a patient of its own.
+    """
+    names: Iterable[str | int] = count() if patients is None else patients
+    seen: dict[str, set[str | int]] = {}
+    for row, patient in zip(rows, names, strict=patients is not None):
+        for word in row:
+            whose = seen.setdefault(word, set())
+            if len(whose) < MIN_COUNT:  # enough is known then: a large table has millions of words
+                whose.add(patient)
+    return Counter({word: len(whose) for word, whose in seen.items()})
 
 
 def _tokenizer(vocabulary: Sequence[str]) -> Any:

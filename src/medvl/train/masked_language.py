@@ -37,7 +37,7 @@ REPORT = "pretraining.json"
 NOTICE = (
     "A text encoder trained by medvl on report texts: vocabulary and weights derive from these reports, and weights\n"
     "can remember wordings. The vocabulary holds no number of more than two digits, and only (parts of) words that\n"
-    "stand in at least 3 reports. Treat this folder as you treat the reports.\n"
+    "stand in reports of at least 3 patients. Treat this folder as you treat the reports.\n"
 )
 
 
@@ -114,11 +114,19 @@ def pretrain_text(
     where = usable_device(device)
     start = time.monotonic()
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        vocabulary_texts, patients = corpus.rows_of(train_texts)
         encoder = BuiltinEncoder.from_texts(
-            train_texts, dim=dim, layers=layers, max_tokens=max_tokens, tokenizer=tokenizer, seed=seed
+            vocabulary_texts,
+            patients=patients,
+            dim=dim,
+            layers=layers,
+            max_tokens=max_tokens,
+            tokenizer=tokenizer,
+            seed=seed,
         )
         if len(encoder.vocabulary) <= NUM_SPECIAL + 1:
-            raise InputError("no two words stand in 3 training texts", file=corpus.path, expected="more texts")
+            what = "no two words stand in training texts of 3 patients"
+            raise InputError(what, file=corpus.path, expected="more texts")
         train_rows, num_cut = _rows(encoder, train_texts)
         val_rows, num_val_cut = _rows(encoder, val_texts)
         if not train_rows or not val_rows:

@@ -18,6 +18,7 @@ from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
+from medvl.data.text_coverage import check_readable, check_told_apart, images_with_other_masks, text_coverage
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
@@ -74,11 +75,29 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
     ready = makers[config.task](config, manifest, splits, context, fabric, out)
     check_patience(config.train, ready.task)
     ready.plan.update(context_plan(config, context, ready.splits))
+    _check_texts(ready, context)
     if config.data.views is not None:
         ready.plan["other_views"] = num_other_views
     if fabric.world_size > 1:
         convert_batch_norm(ready.task.module)  # statistics of the whole batch, as one process has them
     return ready
+
+
+def _check_texts(ready: Prepared, context: ContextRules | None) -> None:
+    """Count what the text encoder makes of the texts, for the plan.
+
+    Raises:
+        InputError: the encoder knows too few of the words, or confuses texts whose answers differ.
+    """
+    if ready.encoder is None or not ready.task.text.uses_text:
+        return
+    texts = {name: written_texts(rows, context) for name, rows in ready.splits.items()}
+    coverage = {name: text_coverage(ready.encoder, rows) for name, rows in texts.items()}
+    check_readable(coverage["train"])
+    check_told_apart(ready.encoder, ready.splits["train"], texts["train"])
+    ready.plan["texts"] = {name: part.as_dict() for name, part in coverage.items()}
+    lines = [f"  text   {part.line(name)}" for name, part in coverage.items()]
+    ready.plan["lines"] = [*ready.plan.get("lines", ()), *lines]
 
 
 def _segment(
@@ -94,13 +113,18 @@ def _segment(
             raise InputError(
                 f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
             )
-    texts = written_texts(splits["train"], context)  # those of unlabelled records too: a text is no label
+    rows = splits["train"]  # the texts of unlabelled records too: a text is no label
     with_text = any(row.text.strip() for row in splits["train"])
     splits["train"], hidden, label_plan = training_records(splits["train"], config)
     plan: dict[str, Any] = {"labels": label_plan}
-    module, encoder, taken = _build(config, manifest, texts, context)
+    module, encoder, taken = _build(config, manifest, rows, context)
     if taken is not None:
         plan["init"] = taken
+    if not module.uses_text and (num_images := images_with_other_masks(splits["train"])):
+        warn(
+            f"{num_images} training images have rows with different masks, and the model reads no text: it can only "
+            "learn their mean (text.encoder: none, or a network without text)"
+        )
     if config.train.freeze_encoder:
         module.freeze("encoder")
     if encoder is not None and module.uses_text and not with_text:
@@ -176,19 +200,24 @@ def _check_fed(config: Config, source: G2D, path: str) -> None:
 
 
 def _build(
-    config: Config, manifest: Manifest, texts: list[str], context: ContextRules | None
+    config: Config, manifest: Manifest, rows: Sequence[Record], context: ContextRules | None
 ) -> tuple[TextGuidedSegmenter, TextEncoder | None, str | None]:
     """Network and text encoder, new ones or those of `init`; and what was taken over from a pre-trained one."""
     prefix, path = init_of(config)
+
+    def build() -> tuple[TextGuidedSegmenter, TextEncoder | None]:
+        patients = [row.patient for row in rows]
+        return build_segmenter(config, len(manifest.classes), written_texts(rows, context), context, patients)
+
     if not path:
-        return (*build_segmenter(config, len(manifest.classes), texts, context), None)
+        return (*build(), None)
     if prefix == WEIGHTS_PREFIX:
-        fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
+        fresh, encoder = build()
         return fresh, encoder, load_foreign(fresh.network, path)
     if prefix:
         source = load_pretrained(path)
         _check_fed(config, source, path)
-        fresh, encoder = build_segmenter(config, len(manifest.classes), texts, context)
+        fresh, encoder = build()
         return fresh, encoder, str(start_from_g2d(fresh.network, source, config.init_parts, path))
     module, encoder, own, card = load_model(path)
     differences = [

@@ -64,8 +64,8 @@ def context_plan(config: Config, rules: ContextRules | None, splits: Mapping[str
 
 
 def written_texts(records: Sequence[Record], context: ContextRules | None) -> list[str]:
-    """The distinct texts of records, as the text encoder reads them."""
-    return sorted({row.text if context is None else context.written(row.text, row.context) for row in records})
+    """The texts of records, one per row, as the text encoder reads them."""
+    return [row.text if context is None else context.written(row.text, row.context) for row in records]
 
 
 def feature_cache(config: Config, encoder: TextEncoder | None, out: Path) -> FeatureCache | None:

@@ -87,7 +87,7 @@ def pretraining(
             )
     _check_contrast(config, splits["train"], fabric.world_size, manifest.path)
     texts = written_texts(splits["train"], context)
-    module, encoder = build_pretrainer(config, texts, context)
+    module, encoder = build_pretrainer(config, texts, context, [row.patient for row in splits["train"]])
     taken: dict[str, Any] = {}
     prefix, path = split_init(config.init or "")
     if prefix == WEIGHTS_PREFIX:
@@ -117,8 +117,8 @@ def pretraining(
     }
     lengths = [0] * len(datasets["train"])
     if config.pretrain.bucket_texts:
-        counts = encoder.tokenize(texts).mask.sum(dim=1).tolist()
-        length_of = dict(zip(texts, counts, strict=True))
+        distinct = sorted(set(texts))
+        length_of = dict(zip(distinct, encoder.tokenize(distinct).mask.sum(dim=1).tolist(), strict=True))
         words = [
             text.written([row.text for row in rows], [row.context for row in rows]) for rows in datasets["train"].groups
         ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +16,12 @@ from torch import nn
 from medvl.config import Config, TrainConfig, config_dict, load_config, manifest_path, save_config
 from medvl.core.files import write_json
 from medvl.data.context import add_context
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.records import Manifest, load_manifest
 from medvl.device import usable_device
 from medvl.errors import InputError
 from medvl.model_folder import save_model
 from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions
-from medvl.tasks.text_input import TextInput
 from medvl.train.checkpoint import NOTHING_SAVED, Progress
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
@@ -53,8 +51,6 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     plan = make_plan(config, task, ready.splits, loaders["train"], loaders["val"], fabric.device)
     plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
     monitor.say(plan_text(plan, config))
-    if encoder is not None and task.text.uses_text:
-        _say_text(monitor, encoder, task.text, ready.splits["train"])
     if dry_run:
         return out
     if fabric.is_global_zero:
@@ -149,18 +145,6 @@ def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> 
             remedy = NOTHING_SAVED
         raise InputError("the run folder exists", file=out, remedy=remedy)
     return config
-
-
-def _say_text(monitor: Monitor, encoder: Any, text: TextInput, records: Sequence[Record]) -> None:
-    texts = sorted(set(text.written([row.text for row in records], [row.context for row in records])))
-    tokens = encoder.tokenize(texts)
-    lengths = tokens.mask.sum(dim=1)
-    num_without = sum(not row.text.strip() for row in records)
-    monitor.say(
-        f"  text   {len(texts)} distinct training texts, {int(lengths.min())} to {int(lengths.max())} tokens"
-        + (f", {tokens.num_truncated} CUT to {encoder.max_tokens}" if tokens.num_truncated else ", none cut")
-        + (f"; {num_without} of {len(records)} training records have NO text" if num_without else "")
-    )
 
 
 def _card(config: Config, manifest: Manifest, plan: dict[str, Any], progress: Progress, command: str) -> dict[str, Any]:
