@@ -32,6 +32,15 @@ def shared_data() -> Path:
     pytest.skip("the shared data folder is not beside this checkout")
 
 
+@pytest.fixture(autouse=True)
+def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of warning is printed once per process: a test does not depend on those before it."""
+    from medvl import errors
+
+    for name, value in (("_warned", set()), ("_known", set()), ("_held", {})):
+        monkeypatch.setattr(errors, name, value)
+
+
 @pytest.fixture(scope="session")
 def generate() -> ModuleType:
     """docs/generate.py as a module."""

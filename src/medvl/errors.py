@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,14 +66,55 @@ class InputError(Exception):
         return f"{len(self.faults)} faults:\n" + "\n".join(f"  {fault}" for fault in self.faults)
 
 
-_warned: set[str] = set()
+_warned: set[str] = set()  # messages that were printed
+_held: dict[str, list[str]] = {}  # message -> places that are not printed yet
+_known: set[tuple[str, str]] = set()  # of a message and a place
+_holder: int | None = None  # the process that holds warnings back, to print each kind once with a count
 
 
-def warn(message: str) -> None:
-    """Print `message` to stderr, once per distinct message and process."""
-    if message not in _warned:
+def warn(message: str, *, place: str | Path | None = None) -> None:
+    """Print `message` to stderr, once per distinct message and process.
+
+    Args:
+        place: the file or record that it is about; `message` then says only what kind of thing it is. Of a kind the
+            first place is printed at once and the others are counted; a verb of the command line prints one line of
+            each kind, with the count of its places.
+    """
+    if place is None:
+        if message not in _warned:
+            _warned.add(message)
+            print(f"warning: {message}", file=sys.stderr)
+        return
+    if (message, str(place)) in _known:
+        return
+    _known.add((message, str(place)))
+    if _holder == os.getpid() or message in _warned:
+        _held.setdefault(message, []).append(str(place))
+    else:
         _warned.add(message)
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {place}: {message}", file=sys.stderr)
+
+
+def hold_warnings() -> None:
+    """From now on this process prints warnings about files and records in `print_warnings`, one line of each kind."""
+    global _holder
+    _holder = os.getpid()
+
+
+def print_warnings() -> None:
+    """Print what was held back: one line of each kind, with the count and the first places."""
+    for message, places in _held.items():
+        if len(places) == 1:
+            text = f"{places[0]}: {message}"
+        else:
+            more = "more, " if message in _warned else ""
+            text = f"{message} ({more}{len(places)} times, e.g. {', '.join(places[:3])})"
+        _warned.add(message)
+        print(f"warning: {text}", file=sys.stderr)
+    _held.clear()
+
+
+atexit.register(print_warnings)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

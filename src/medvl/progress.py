@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from medvl.errors import print_warnings
+
 T = TypeVar("T")
 
 SHOW_AFTER_S = 2.0
@@ -39,3 +41,4 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     finally:
         if shown:
             bar.stop()
+        print_warnings()  # of all items, one line of each kind

@@ -31,7 +31,7 @@ from medvl.cli import (
     tokenizer,
 )
 from medvl.cli.train import train
-from medvl.errors import InputError
+from medvl.errors import InputError, hold_warnings, print_warnings
 
 app = typer.Typer(
     name="medvl",
@@ -69,9 +69,13 @@ _OTHER_PLACE = "another --out, or its permissions"
 
 def main() -> None:
     """Run a verb; bad input and a file that cannot be used are one clear error and exit code 2, Ctrl-C is 130."""
+    hold_warnings()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        print_warnings()
+        sys.exit(code)
     except InputError as error:
+        print_warnings()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

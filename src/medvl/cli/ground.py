@@ -121,7 +121,7 @@ def _ground_image(
     rows: list[dict[str, Any]] = []
     for one in found:
         for note in one.warnings:
-            warn(f"{name}: {one.phrase!r}: {note}")
+            warn(note, place=f"{name}: {one.phrase!r}")
         stem = "__".join([name, slug(one.phrase) or "empty"])
         write_similarity(out / f"{stem}_similarity.png", reader.image, one)
         y, x = divmod(int(one.similarity_map.argmax()), one.similarity_map.shape[1])

@@ -170,7 +170,7 @@ def _shown(values: NDArray[Any], dataset: Any, path: Path) -> NDArray[np.float32
         return np.asarray(_look_up(values, item, dataset) / largest, dtype=np.float32)
     centres, widths = (_numbers(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if len(centres) > 1:
-        warn(f"{path}: {len(centres)} windows; the first is shown")
+        warn("of several windows the first is shown", place=path)
     if centres and widths and widths[0] > 0:
         centre, width = centres[0], widths[0]
         function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
@@ -180,7 +180,7 @@ def _shown(values: NDArray[Any], dataset: Any, path: Path) -> NDArray[np.float32
             return _window(values, centre - 0.5, width - 1)
         return _window(values, centre, width)
     if centres or widths:
-        warn(f"{path}: a window without a positive width is left out")
+        warn("a window without a positive width is left out", place=path)
     low, high = float(values.min()), float(values.max())
     return _window(values, (low + high) / 2, high - low)
 

@@ -84,7 +84,7 @@ def read_image(
         return read_dicom(path, window=window, frame=slice_index)
     array, form = decode(path)
     if array.ndim == 3 and array.shape[2] == 4:
-        warn(f"{path}: the alpha channel is left out")
+        warn("the alpha channel is left out", place=path)
         array = array[:, :, :3]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise InputError(f"an image of shape {array.shape}", file=path, expected="one (grey) or three (RGB) channels")
@@ -180,7 +180,7 @@ def decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
         raise _unreadable(path, error) from None
     if pages > 1 and form != "mpo":
-        warn(f"{path}: {pages} pages; the first is read")
+        warn("of several pages the first is read", place=path)
     if array.dtype == np.int32:  # Pillow's mode I: 16-bit files of some writers
         low, high = int(array.min()), int(array.max())
         if low < 0 or high > 65535:
@@ -214,7 +214,7 @@ def _decode_deep(path: Path) -> NDArray[Any]:
 def _float_range(values: FloatArray, path: Path) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
-        warn(f"{path}: floating-point pixels from {low:g} to {high:g} are scaled to 0..1")
+        warn("floating-point pixels below 0 or above 1 are scaled: the smallest is 0, the largest 1", place=path)
         return low, high
     return 0.0, 1.0
 

@@ -36,7 +36,9 @@ def read_mask(
     if values is not None:
         return np.isin(labels, values)
     if form == "jpeg" and labels.any():
-        warn(f"{path}: a mask stored as JPEG is not exact; pixels from half of its largest value up count as mask")
+        warn(
+            "a mask stored as JPEG is not exact; pixels from half of its largest value up count as mask", place=path
+        )
         return np.asarray(2 * labels.astype(np.int64) >= labels.max())
     return np.asarray(labels != 0)
 

@@ -224,4 +224,4 @@ def report_notes(results: Sequence[Segmentation], name: str) -> None:
     """Say what a user must know of the answers about one image."""
     for result in results:
         for note in result.warnings:
-            warn(f"{name}: {result.phrase!r}: {note}")
+            warn(note, place=f"{name}: {result.phrase!r}")
