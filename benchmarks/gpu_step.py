@@ -48,7 +48,7 @@ FULL_G2D = [PHANTOMS, "text.encoder=builtin", "text.train_layers=0", "pretrain.w
 # name: recipe, precision, overrides. The text encoder of G2D is the built-in one: no weights are needed.
 WORKLOADS: dict[str, tuple[str, str, list[str]]] = {
     "lvit nano": ("lvit_semi", "32-true", ["semi.epi=none", "semi.lv_bank=none", "data.label_fraction=1.0"]),
-    "lvit nano, EPI and LV": ("lvit_semi", "32-true", []),
+    "lvit nano, EPI and LV": ("lvit_semi", "32-true", ["data.label_fraction=0.1"]),
     "lvit B 224 px": ("lvit_semi", "32-true", [*FULL_LVIT, "train.batch_size=24", "data.num_workers=8"]),
     "lvit B 224 px bf16": ("lvit_semi", "bf16-mixed", [*FULL_LVIT, "train.batch_size=24", "data.num_workers=8"]),
     "g2d nano 96 px": ("g2d_phantom", "32-true", [PHANTOMS, "pretrain.warmup_steps=0"]),

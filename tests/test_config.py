@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medvl.config import Config, config_dict, load_config, make_config, save_config
+from medvl.config import Config, config_dict, find_recipe, load_config, make_config, save_config
 from medvl.errors import InputError
 from medvl.fidelity import LVIT, markdown, preset_values
 from medvl.train.sweep import is_sweep, load_sweep
@@ -101,3 +101,19 @@ def test_every_recipe_and_sweep_is_valid_and_says_how_to_run_it(recipe: Path) ->
 def test_the_twelve_differences_are_documented() -> None:
     assert len(LVIT) >= 12
     assert all(row.reason and row.key in markdown() for row in LVIT)
+
+
+def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = load_config(ROOT / "recipes" / "lvit_semi.yaml")
+    assert load_config("lvit_semi") == load_config("lvit_semi.yaml") == expected
+    (tmp_path / "lvit_semi.yaml").write_text("train: {epochs: 3}\n")  # a file of one's own comes first
+    assert load_config("lvit_semi.yaml").train.epochs == 3
+    with pytest.raises(InputError) as caught:
+        find_recipe("lvit_smi")
+    assert "lvit_semi" in str(caught.value)
+
+
+def test_recipes_for_own_data_hide_no_masks() -> None:
+    for name in ("lvit_semi", "lvit_regions", "segment_lungs", "segment_mgca", "detect", "classify_linear"):
+        assert load_config(name).data.label_fraction == 1.0, name

@@ -243,15 +243,43 @@ def as_read(config: Config) -> DataConfig:
     return replace(config.data, laterality="image") if unread else config.data
 
 
+def recipe_folder() -> Path:
+    """The recipes that come with medvl: in the installed package, or in the checkout."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with medvl (`lvit_semi`, `lvit_semi.yaml`).
+
+    Raises:
+        InputError: no such file and no such name; the message lists the names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = recipe_folder()
+    if len(path.parts) == 1 and (folder / path.with_suffix(".yaml")).is_file():
+        return folder / path.with_suffix(".yaml")
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    like = nearest(path.stem, names)
+    raise InputError(
+        "no such recipe",
+        file=path,
+        expected=f"a YAML file, or one of the recipes that come with medvl: {', '.join(names)}",
+        remedy=f"did you mean {like}?" if like else None,
+    )
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
 
-    Relative paths in `init`, `data.manifest`, `data.also_labelled`, `text.cache_dir`, `classify.cache_dir`,
-    `text.tokenizer` and `text.init` are taken from the recipe's folder, those of overrides from the working directory.
+    `path` is a file, or the name of a recipe that comes with medvl. Relative paths in `init`, `data.manifest`,
+    `data.also_labelled`, `text.cache_dir`, `classify.cache_dir`, `text.tokenizer` and `text.init` are taken from the
+    recipe's folder, those of overrides from the working directory.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("no such recipe", file=path, expected="a YAML file", remedy="see the recipes/ folder")
+    path = find_recipe(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

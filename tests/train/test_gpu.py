@@ -24,8 +24,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SHORT = ["train.max_steps=4", "train.val_every=1", "train.batch_size=4", "train.warmup_steps=1", "data.num_workers=0"]
 TASKS: dict[str, tuple[str, list[str]]] = {
     "segment": ("lvit_semi", ["semi.epi=none", "semi.lv_bank=none"]),
-    "EPI and LV": ("lvit_semi", []),
-    "teacher of weights": ("lvit_semi", ["semi.epi=weights"]),
+    "EPI and LV": ("lvit_semi", ["data.label_fraction=0.1"]),
+    "teacher of weights": ("lvit_semi", ["semi.epi=weights", "data.label_fraction=0.1"]),
     "pretrain": ("g2d_phantom", ["data.manifest=PHANTOMS", "pretrain.warmup_steps=1"]),
     "pretrain, cached": ("g2d_phantom", ["data.manifest=PHANTOMS", "pretrain.warmup_steps=1", "pretrain.accumulate=2"]),
     "segment by encoder": ("segment_phantom", ["data.manifest=PHANTOMS", "data.label_fraction=1.0"]),

@@ -161,6 +161,12 @@ def load_manifest(
     for message in manifest.warnings:
         warn(message)
     if constant_text:
+        num_texts = sum(bool(row.text.strip()) for row in manifest.records)
+        if num_texts:
+            warn(
+                f"{manifest.path}: {num_texts} of {len(manifest.records)} records have a text of their own in column "
+                f"{text_column}; data.constant_text {constant_text!r} stands only for the others"
+            )
         records = (row if row.text.strip() else replace(row, text=constant_text) for row in manifest.records)
         manifest = replace(manifest, records=tuple(records))
     return manifest

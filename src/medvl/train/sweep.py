@@ -25,7 +25,7 @@ from annotated_types import Ge, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, load_config, split_init
+from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, find_recipe, load_config, split_init
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
 from medvl.settings import PATH_KEYS
@@ -206,9 +206,7 @@ def is_sweep(path: Path) -> bool:
 
 def load_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep file, the configuration of every cell included. All faults are one InputError."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("no such sweep", file=path, expected="a YAML file with variants:")
+    path = find_recipe(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
