@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medvl.config import Config, make_config
-from medvl.data.box_labels import BoxDataset, box_labels, check_flips, find_box_classes, fit_anchors, mean_boxes
+from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import MOVED_OUT, NO_BOX, collate
 from medvl.data.geometry import Affine, fit
@@ -159,22 +159,6 @@ def test_a_box_outside_the_picture_is_marked(folder: Path, monkeypatch: pytest.M
     assert batch.boxes[0, :, 0].tolist() == [MOVED_OUT, 0] and batch.boxes[0, 1, 1:].tolist() == [20, 10, 30, 20]
     assert batch.boxes[1, :, 0].tolist() == [NO_BOX, NO_BOX]
     assert collate([dataset[0, 1]]).boxes is not None  # no boxes at all
-
-
-def test_flips_swap_the_sides_that_classes_name() -> None:
-    flips = {"augment": {"p_flip_lr": 0.5}}
-    found = check_flips(("left_lung", "right_lung", "heart"), config_of(data=flips).data)
-    assert found["left_lung", True, False] == "right_lung" and found["heart", True, False] == "heart"
-    assert found["left_lung", False, False] == "left_lung"
-    for classes, augment, message in (
-        (("left_lung",), {"p_flip_lr": 0.5}, "no class"),
-        (("left_lung", "right_lung"), {"p_rot90": 0.1}, "names a side"),
-        (("x",), {"scheme": "released"}, "scheme: medvl or none"),
-        (("x",), {"flip_text": "keep"}, "flip_text: rewrite"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_flips(classes, config_of(data={"augment": augment}).data)
-    check_flips(("left_lung",), config_of().data)
 
 
 def test_the_fixed_guess_is_the_median_of_the_training_boxes(folder: Path) -> None:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import MOVED_OUT, Sample, SegmentDataset
 from medvl.data.geometry import Affine, fit
 from medvl.data.images import image_size
@@ -206,7 +207,7 @@ def _size_iou(points: NDArray[np.float64], centres: NDArray[np.float64]) -> NDAr
 class BoxDataset(SegmentDataset):
     """One sample per image with its boxes on the model's grid; texts and masks are not read.
 
-    A flip swaps the classes that name sides (left_lung, right_lung). Augmentation is drawn so that 98 % of the boxes'
+    A flip exchanges the classes that name sides (`ClassFlips`). Augmentation is drawn so that 98 % of the boxes'
     area stays in the picture where it can be (`geometry.draw`).
     """
 
@@ -217,7 +218,7 @@ class BoxDataset(SegmentDataset):
         super().__init__(rows, ("boxes",), config, seed=seed, train=train)
         self.labels, self.names = labels, labels.classes
         self._of = {row.image: boxes for row, boxes in zip(labels.records, labels.boxes, strict=True)}
-        self._mirrored = check_flips(labels.classes, config) if train else {}
+        self._box_flips = ClassFlips(labels.classes, config.augment) if train else None
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         index = item[1] if isinstance(item, tuple) else item
@@ -240,41 +241,8 @@ class BoxDataset(SegmentDataset):
             if not moved:
                 result[i, 0] = MOVED_OUT
                 continue
-            name = box.label
-            if affine.left_right or affine.up_down:
-                name = self._mirrored[name, affine.left_right, affine.up_down]
-            result[i] = (self.names.index(name), moved[0].x0, moved[0].y0, moved[0].x1, moved[0].y1)
+            kind = self.names.index(box.label)
+            if self._box_flips is not None:
+                kind = int(self._box_flips.order(affine)[kind])
+            result[i] = (kind, moved[0].x0, moved[0].y0, moved[0].x1, moved[0].y1)
         return result
-
-
-def check_flips(classes: Sequence[str], config: DataConfig) -> dict[tuple[str, bool, bool], str]:
-    """(class, left-right, up-down) -> the class that it is after that flip.
-
-    Raises:
-        InputError: an augmentation that would make the class of a box untrue.
-    """
-    from medvl.data.reports import mirror_text, names_height, names_side
-
-    augment = config.augment
-    words = {name: name.replace("_", " ") for name in classes}
-    if augment.scheme == "released" or augment.flip_text != "rewrite":
-        raise InputError(
-            f"task: detect with augment.scheme: {augment.scheme}, flip_text: {augment.flip_text}",
-            expected="scheme: medvl or none, flip_text: rewrite",
-        )
-    sided = [name for name in classes if names_side(words[name]) or names_height(words[name])]
-    if sided and augment.scheme == "medvl" and augment.p_rot90:
-        raise InputError(f"data.augment.p_rot90 with the class {sided[0]}", remedy="p_rot90: 0, for it names a side")
-    result = {}
-    for left_right in (False, True):
-        for up_down in (False, True):
-            drawn = (not left_right or augment.p_flip_lr > 0) and (not up_down or augment.p_flip_ud > 0)
-            for name in classes:
-                text = mirror_text(words[name], left_right=left_right, up_down=up_down)
-                other = name if text == words[name] else next((n for n, word in words.items() if word == text), None)
-                if other is None and drawn and augment.scheme == "medvl":
-                    raise InputError(
-                        f"a flip makes {name} a {text}, which is no class", remedy="p_flip_lr: 0 and p_flip_ud: 0"
-                    )
-                result[name, left_right, up_down] = name if other is None else other
-    return result

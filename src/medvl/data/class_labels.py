@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import label_units, labelled_patients
 from medvl.data.records import MaskRef, Record
@@ -184,10 +185,15 @@ class ClassDataset(SegmentDataset):
         config = replace(config, phrases_per_image=1, p_empty_text=0.0, draw_by=None)
         super().__init__(rows, (), config, seed=seed, train=train)
         self.values = labels.values
+        self._label_flips = ClassFlips(labels.classes, config.augment) if train else None
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         index = item[1] if isinstance(item, tuple) else item
-        return replace(super().__getitem__(item), target=self.values[index][None, :, None, None])
+        sample = super().__getitem__(item)
+        values = self.values[index]
+        if self._label_flips is not None:
+            values = values[self._label_flips.order(sample.affine)]
+        return replace(sample, target=values[None, :, None, None])
 
 
 class FeatureDataset(Dataset[Sample]):

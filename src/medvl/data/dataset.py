@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from medvl.config import DataConfig
 from medvl.data.body_mask import body_mask
+from medvl.data.class_flips import ClassFlips
 from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
 from medvl.data.images import Image, read_image
 from medvl.data.masks import read_mask
@@ -140,6 +141,7 @@ class SegmentDataset(Dataset[Sample]):
             raise InputError("no records to read", expected="at least one record in this split")
         self.config, self.seed, self.train, self.hidden, self.all_rows = config, seed, train, hidden, all_rows
         self.classes, self.body = tuple(classes), body
+        self._flips = ClassFlips(self.classes, config.augment) if train else None
         groups: dict[Path, list[Record]] = {}
         for record in records:
             groups.setdefault(record.image, []).append(record)
@@ -188,8 +190,10 @@ class SegmentDataset(Dataset[Sample]):
         if self.train:
             pixels = intensity(self.config.augment, rng, pixels)
         target = np.full((len(rows), len(self.classes), *self.config.image_size), np.nan, dtype=np.float32)
+        order = range(len(self.classes)) if self._flips is None else self._flips.order(affine)
         for n, row_masks in enumerate(masks):
-            for k, mask in enumerate(row_masks):
+            for k in range(len(row_masks)):
+                mask = row_masks[order[k]]
                 if mask is not None:
                     target[n, k] = 0.0 if empty[n] else self._warp(affine, mask)
         new_texts = tuple("" if empty[n] else affine.apply_text(text) for n, text in enumerate(texts))

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from medvl.config import Config, as_read
 from medvl.core.files import write_json
+from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import Affine, fit
 from medvl.data.masks import read_mask
@@ -93,6 +94,7 @@ class SemiSegmentTask(SegmentTask):
         self._sums: dict[str, Tensor] = {}
         self._num_steps = 0
         self._is_twin = False
+        self._flips = ClassFlips(self.classes, config.data.augment)
 
     # -- the loop's hooks
 
@@ -211,7 +213,7 @@ class SemiSegmentTask(SegmentTask):
             if ident not in self._store:
                 continue
             view = self._view(batch.affines[n])
-            old[n] = np.stack([view.apply_map(one) for one in self._store.read(ident)])
+            old[n] = self._moved(view, self._store.read(ident))
             num_visits = self._store.visits(ident)
             # In "epoch" mode the label of the last pass is used as it is.
             mixes = semi.update == "visit" or num_visits == 0
@@ -239,7 +241,7 @@ class SemiSegmentTask(SegmentTask):
             seen = view.invert_map(np.ones((height, width), dtype=np.float32)) > 0.999
             self._store.update(
                 ident,
-                view.invert_map(probs.numpy()),
+                view.invert_map(probs.numpy())[self._flips.order(view)],
                 seen,
                 self.config.semi.beta,
                 warmup=self.config.semi.beta_warmup,
@@ -270,6 +272,10 @@ class SemiSegmentTask(SegmentTask):
         """native -> view, as a map from the record's grid at model size to the view."""
         base = fit(affine.source_size, affine.target_size, self.config.data.resize)
         return affine.after(base)
+
+    def _moved(self, view: Affine, masks: FloatArray) -> FloatArray:
+        """(K, H, W) on the record's grid -> in the view, where a flip exchanges the classes that name sides."""
+        return np.stack([view.apply_map(one) for one in masks[self._flips.order(view)]])
 
     def _quality(self) -> dict[str, float]:
         """Dice of the stored labels against hidden masks: for the log, never for the weights."""
@@ -363,7 +369,7 @@ class SemiSegmentTask(SegmentTask):
             mask = self._bank_masks[text]
             if mask is not None:
                 view = self._view(batch.affines[n])
-                result[n] = np.stack([view.apply_map(one) for one in mask])
+                result[n] = self._moved(view, mask)
         return torch.from_numpy(result)
 
 
