@@ -53,13 +53,15 @@ def assert_same(one: Path, two: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def make_task(config: Config, folder: Path) -> tuple[SemiSegmentTask, Manifest, frozenset[str]]:
-    manifest = load_manifest(config.data.manifest)
+def make_task(
+    config: Config, folder: Path, classes: dict[str, list[int]] | None = None
+) -> tuple[SemiSegmentTask, Manifest, frozenset[str]]:
+    manifest = load_manifest(config.data.manifest, classes=classes)
     records, hidden, _ = training_records(manifest.split("train"), config)
-    module, encoder = build_segmenter(config, 1, [r.text for r in records])
+    module, encoder = build_segmenter(config, len(manifest.classes), [r.text for r in records])
     text = TextInput(encoder, None, module.uses_text)
     task = SemiSegmentTask(
-        config, module, text, records=records, classes=("mask",), hidden=hidden, folder=folder, encoder=encoder
+        config, module, text, records=records, classes=manifest.classes, hidden=hidden, folder=folder, encoder=encoder
     )
     return task, manifest, hidden
 
@@ -123,6 +125,49 @@ def test_a_view_updates_the_right_pixels(tiny_recipe: Path, tmp_path: Path, monk
             certain = np.abs(stored - 0.5) > 0.3
             assert certain.mean() > 0.7
             assert ((stored > 0.5) == bright)[certain].mean() > 0.97
+
+
+def test_pseudo_labels_of_a_flipped_view_are_those_of_the_other_side(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flipped views that predict the true masks leave them in the store, and get them back, each under its name."""
+    sides = {"right_lung": [1], "left_lung": [2]}
+    still = ["data.augment.max_rotate_deg=0", "data.augment.max_shift=0", "data.augment.scale=[1, 1]"]
+    mode = ["objective.mode=multilabel", "data.p_empty_text=0", "data.augment.p_flip_lr=1"]
+    config = load_config(tiny_recipe, [*SEMI, *still, *mode])
+    task, manifest, hidden = make_task(config, tmp_path, sides)
+    task.begin(None, 0)
+    assert task._store is not None and task.classes == tuple(sides)
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    views, plain = (SegmentDataset(records, task.classes, config.data, seed=0, train=train) for train in (True, False))
+    batch, still_batch = collate([views[0, 0]]), collate([plain[0]])
+    assert all(affine.left_right for affine in batch.affines)
+    true, flipped = still_batch.target, batch.target  # (N, 2, H, W): the right lung is on the picture's left
+    assert true[:, 0, :, :16].sum() > 20 and true[:, 0, :, 18:].sum() == 0 and not torch.equal(true, flipped)
+    for _ in range(2):
+        target = task._pseudo_labels(batch, 40 * (flipped - 0.5))
+        task._flush()
+        torch.testing.assert_close(target, flipped, atol=2e-3, rtol=0)
+    for n, ident in enumerate(batch.ids):
+        np.testing.assert_allclose(task._store.read(ident), true[n], atol=2e-3)
+    target = task._pseudo_labels(still_batch, 40 * (true - 0.5))
+    torch.testing.assert_close(target, true, atol=2e-3, rtol=0)
+    assert task._bank is not None
+    monkeypatch.setattr(task._bank, "mask", lambda text: true[0].numpy())
+    torch.testing.assert_close(task._retrieved(batch)[0], flipped[0], atol=1e-4, rtol=0)
+
+
+def test_pseudo_labels_of_one_class_a_pixel_are_the_likeliest(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Softmax .3 background, .3, .4: no class is above one half, and the second is the likeliest."""
+    sides = {"right_lung": [1], "left_lung": [2]}
+    config = load_config(tiny_recipe, [*SEMI, "objective.mode=multiclass", "semi.ramp=0", "semi.lv_bank=none"])
+    task, manifest, hidden = make_task(config, tmp_path, sides)
+    task.begin(None, 0)
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    batch = collate([SegmentDataset(records, task.classes, config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    logits = torch.tensor([0.3, 0.3, 0.4]).log()[None, :, None, None].expand(len(batch.ids), 3, 32, 32)
+    task.logits = lambda *_: logits  # type: ignore[method-assign, assignment]
+    assert task.training_step(batch)["pseudo_fraction"].item() == pytest.approx(0.5)  # all of one class of two
 
 
 def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path) -> None:

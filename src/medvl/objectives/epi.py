@@ -25,18 +25,17 @@ from medvl.errors import InputError
 Storage = Literal["float16", "uint8"]
 FloatArray = NDArray[np.float32]
 UNKNOWN = 0.5  # of a pixel that no view has shown yet; it is not above the threshold, hence background
-_DROP_PAGES_EVERY = 256  # updates; bounds the resident part of the file
+_DROP_PAGES_EVERY = 32  # updates; bounds the resident part of the file
 
 
-def beta_at(beta: float, num_visits: int, *, warmup: bool) -> float:
-    """The weight of the past at a record's visit number `num_visits` (0 = the first, which has no past).
+def beta_at(beta: float, num_visits: NDArray[np.integer[Any]], *, warmup: bool) -> FloatArray:
+    """The weight of the past of pixels that were seen `num_visits` times (any shape; 0 = never: they have no past).
 
     With `warmup` it is min(beta, 1 - 1 / (visits + 1)): a plain mean of the predictions so far, until beta is reached.
     Without it, at beta 0.99, the first label still weighs 60 % after 50 visits.
     """
-    if num_visits == 0:
-        return 0.0
-    return min(beta, 1 - 1 / (num_visits + 1)) if warmup else beta
+    past = 1 - 1 / (num_visits.astype(np.float64) + 1)  # 0 of what was never seen
+    return np.asarray(np.minimum(beta, past) if warmup else np.where(num_visits > 0, beta, 0), dtype=np.float32)
 
 
 class PseudoLabelStore:
@@ -56,11 +55,19 @@ class PseudoLabelStore:
             write_json(folder / "index.json", made)
             shape = (len(made["ids"]), *made["shape"])
             np.lib.format.open_memmap(folder / "labels.npy", "w+", np.dtype(made["storage"]), shape).flush()
-            np.lib.format.open_memmap(folder / "visits.npy", "w+", np.dtype(np.int32), (len(made["ids"]),)).flush()
+            np.lib.format.open_memmap(folder / "visits.npy", "w+", np.dtype(np.int32), shape[:1]).flush()
+            seen = (shape[0], *shape[2:])
+            np.lib.format.open_memmap(folder / "pixel_visits.npy", "w+", np.dtype(np.uint16), seen).flush()
             (folder / "journal.bin").unlink(missing_ok=True)
         index_path = folder / "index.json"
         if not index_path.is_file():
             raise InputError("no pseudo labels here", file=folder, expected="the store of an interrupted run")
+        if not (folder / "pixel_visits.npy").is_file():
+            raise InputError(
+                "these pseudo labels do not say how often each pixel was seen: an older version wrote them",
+                file=folder,
+                remedy="start the run anew, without --resume",
+            )
         index = json.loads(index_path.read_text(encoding="utf-8"))
         self.ids: tuple[str, ...] = tuple(index["ids"])
         self.shape: tuple[int, int, int] = tuple(index["shape"])
@@ -69,6 +76,7 @@ class PseudoLabelStore:
         self._row = {ident: row for row, ident in enumerate(self.ids)}
         self._labels = np.lib.format.open_memmap(folder / "labels.npy", "r+")
         self._visits = np.lib.format.open_memmap(folder / "visits.npy", "r+")
+        self._pixel_visits = np.lib.format.open_memmap(folder / "pixel_visits.npy", "r+")
         self._journalled: set[int] = set()
         self._journal: Any = None
         self._num_updates = 0
@@ -102,12 +110,17 @@ class PseudoLabelStore:
         """How often a record was updated."""
         return int(self._visits[self._row[ident]])
 
+    def pixel_visits(self, ident: str) -> NDArray[np.uint16]:
+        """(H, W): how often each pixel was seen; a pixel outside a view was not."""
+        visits: NDArray[np.uint16] = self._pixel_visits[self._row[ident]].copy()
+        return visits
+
     def read(self, ident: str) -> FloatArray:
         """(K, H, W) in [0, 1]; `UNKNOWN` where nothing was predicted yet."""
         row = self._row[ident]
         if self._visits[row] == 0:
             return np.full(self.shape, UNKNOWN, dtype=np.float32)
-        return self._decode(self._labels[row])
+        return np.where(self._pixel_visits[row] > 0, self._decode(self._labels[row]), np.float32(UNKNOWN))
 
     def update(
         self, ident: str, probs: FloatArray, seen: NDArray[np.bool_] | None, beta: float, *, warmup: bool
@@ -119,8 +132,8 @@ class PseudoLabelStore:
             seen: (H, W) the pixels that the view showed; None = all.
         """
         row = self._row[ident]
-        num_visits = int(self._visits[row])
-        weight = beta_at(beta, num_visits, warmup=warmup)
+        num_visits, pixel_visits = int(self._visits[row]), self.pixel_visits(ident)
+        weight = beta_at(beta, pixel_visits, warmup=warmup)  # (H, W)
         old = self.read(ident)
         new = weight * old + (1 - weight) * np.asarray(probs, dtype=np.float32)
         if seen is not None:
@@ -129,14 +142,15 @@ class PseudoLabelStore:
         rng = np.random.default_rng([self.seed, row, num_visits])
         self._labels[row] = self._encode(new, rng)
         self._visits[row] = num_visits + 1
+        more = np.minimum(pixel_visits, np.uint16(np.iinfo(np.uint16).max - 1)) + np.uint16(1)
+        self._pixel_visits[row] = more if seen is None else np.where(seen, more, pixel_visits)
         self._num_updates += 1
         if self._num_updates % _DROP_PAGES_EVERY == 0:
             self._drop_pages()
 
     def checkpoint(self, step: int) -> None:
         """Call after the run's state of `step` is on disk: from now on the journal leads back to here."""
-        self._labels.flush()
-        self._visits.flush()
+        self._flush()
         self._drop_pages()
         if self._journal is not None:
             self._journal.close()
@@ -166,27 +180,33 @@ class PseudoLabelStore:
             size = self._entry_size()
             for start in range(8, len(data) - size + 1, size):  # a torn last entry was never followed by its write
                 row, num_visits = np.frombuffer(data[start : start + 16], np.int64)
-                old = np.frombuffer(data[start + 16 : start + size], self._labels.dtype).reshape(self.shape)
-                self._labels[row], self._visits[row] = old, num_visits
+                end = start + size - self._pixel_visits[0].nbytes
+                self._labels[row] = np.frombuffer(data[start + 16 : end], self._labels.dtype).reshape(self.shape)
+                seen = np.frombuffer(data[end : start + size], np.uint16)
+                self._visits[row], self._pixel_visits[row] = num_visits, seen.reshape(self.shape[1:])
         self.checkpoint(step)
 
     def close(self) -> None:
         """Write everything to disk."""
-        self._labels.flush()
-        self._visits.flush()
+        self._flush()
         if self._journal is not None:
             self._journal.close()
+
+    def _flush(self) -> None:
+        for array in (self._labels, self._visits, self._pixel_visits):
+            array.flush()
 
     def _remember(self, row: int, num_visits: int) -> None:
         if row in self._journalled:
             return
         assert self._journal is not None
         head = np.array([row, num_visits], dtype=np.int64).tobytes()
-        self._journal.write(head + self._labels[row].tobytes())  # one write, before the label changes
+        old = self._labels[row].tobytes() + self._pixel_visits[row].tobytes()
+        self._journal.write(head + old)  # one write, before the label changes
         self._journalled.add(row)
 
     def _entry_size(self) -> int:
-        return 16 + int(np.prod(self.shape)) * self._labels.dtype.itemsize
+        return 16 + int(self._labels[0].nbytes) + int(self._pixel_visits[0].nbytes)
 
     def _decode(self, stored: NDArray[Any]) -> FloatArray:
         values: FloatArray = stored.astype(np.float32)
@@ -206,7 +226,7 @@ class PseudoLabelStore:
 
     def _drop_pages(self) -> None:
         """Let the system take the pages back: what is on disk need not stay in memory."""
-        held: Any = self._labels
-        pages: mmap.mmap | None = getattr(held, "_mmap", None)
-        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            pages.madvise(mmap.MADV_DONTNEED)
+        for held in (self._labels, self._pixel_visits):
+            pages: mmap.mmap | None = getattr(held, "_mmap", None)
+            if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)

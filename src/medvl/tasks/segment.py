@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medvl.config import Config
@@ -24,6 +26,8 @@ from medvl.objectives.overlap import deep_supervision, segmentation_loss
 from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
 from medvl.text.encoder import TextEncoder, configured_encoder
+
+Array = TypeVar("Array", Tensor, NDArray[np.float32])
 
 
 class TextGuidedSegmenter(nn.Module):
@@ -167,9 +171,24 @@ def probs_from_logits(logits: Tensor, mode: str) -> Tensor:
     return logits.sigmoid()
 
 
-def dice_per_row(probs: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
-    """Dice of each (row, class) at `threshold` on the model's grid, both empty = 1: (N, K, H, W) x 2 -> (N, K)."""
-    predicted = probs > threshold
+def class_masks(probs: Array, mode: str, threshold: float = 0.5) -> Array:
+    """Probabilities (..., K, H, W) of the named classes, a tensor or an array -> masks of the same shape, bool.
+
+    Above `threshold`; with mode "multiclass" the most probable of background and classes, whatever the threshold: of
+    one softmax the likeliest class may well be below one half. (Background is what the classes leave of 1; of equal
+    ones it comes first, then the first class.)
+    """
+    if mode != "multiclass":
+        return probs > threshold
+    background = 1 - probs.sum(-3)  # (..., H, W)
+    best = probs.argmax(-3)
+    kinds = range(probs.shape[-3])
+    masks = [(best == k) & (probs[..., k, :, :] > background) for k in kinds]
+    return torch.stack(masks, -3) if isinstance(probs, Tensor) else np.stack(masks, -3)
+
+
+def dice_per_row(predicted: Tensor, target: Tensor) -> Tensor:
+    """Dice of each (row, class) on the model's grid, both empty = 1: (N, K, H, W) bool and {0, 1} -> (N, K)."""
     true = target > 0.5
     both = (predicted & true).flatten(2).sum(dim=2).double()  # (N, K)
     total = (predicted.flatten(2).sum(dim=2) + true.flatten(2).sum(dim=2)).double()  # (N, K)
@@ -200,7 +219,8 @@ class SegmentTask(Task):
     def validation_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """Sums over the annotated (row, class) pairs: `dice_sum`, `num`, and `loss` times `num`."""
         logits = self.logits(batch, module)
-        dice = dice_per_row(probs_from_logits(logits, self.config.objective.mode), torch.nan_to_num(batch.target))
+        mode = self.config.objective.mode
+        dice = dice_per_row(class_masks(probs_from_logits(logits, mode), mode), torch.nan_to_num(batch.target))
         num = batch.annotated.sum().double()
         loss = self._loss(logits, batch)["loss"].double()
         return {"dice_sum": (dice * batch.annotated).sum(), "num": num, "loss_sum": loss * num}

@@ -2,9 +2,10 @@
 
     L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV)
 
-The last two act on (row, class) pairs without a mask. The pseudo label P is read from the store, moved by the record's
-own affine, mixed with the prediction of this step, and used; what goes back into the store is the prediction moved back
-to the record's grid.
+(with `objective.mode: multiclass` against the most probable class). The last two act on (row, class) pairs without a
+mask. The pseudo label P is read from the store, moved by the record's own affine, mixed with the prediction of this
+step, and used; what goes back into the store is the prediction moved back to the record's grid. Where a flip exchanges
+classes (`data/class_flips.py`), both ways do.
 
 Shapes: N rows, K classes, H W the model's grid.
 """
@@ -38,7 +39,7 @@ from medvl.models.weight_average import update_average
 from medvl.objectives.epi import PseudoLabelStore, beta_at
 from medvl.objectives.language_vision import ContrastiveBank, caption_bank, empty_bank, lv_loss
 from medvl.objectives.overlap import segmentation_loss
-from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, probs_from_logits
+from medvl.tasks.segment import SegmentTask, TextGuidedSegmenter, class_masks, probs_from_logits
 from medvl.tasks.text_input import TextInput
 from medvl.text.encoder import TextEncoder
 from medvl.text.similarity import encoder_similarity, findings_similarity
@@ -129,10 +130,11 @@ class SemiSegmentTask(SegmentTask):
         total = losses["loss"]
         parts = {"sup_loss": losses["loss"].detach()}
         if semi.epi != "none":
-            target = self._pseudo_labels(batch, logits.detach())  # (N, K, H, W)
+            soft = self._pseudo_labels(batch, logits.detach())  # (N, K, H, W)
+            target = class_masks(soft, objective.mode).to(logits.dtype)
             unsup = segmentation_loss(
                 logits,
-                (target > 0.5).to(logits.dtype),
+                target,
                 open_pairs,
                 mode=objective.mode,
                 dice_weight=semi.weight,
@@ -143,7 +145,7 @@ class SemiSegmentTask(SegmentTask):
             )["loss"]
             total = total + ramp * unsup
             parts["unsup_loss"] = unsup.detach()
-            share = ((target > 0.5).flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
+            share = (target.flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
             parts["pseudo_fraction"] = share
         if self._bank is not None:
             masks = to_device(self._retrieved(batch), logits.device)  # (N, K, H, W)
@@ -206,18 +208,19 @@ class SemiSegmentTask(SegmentTask):
         if self._is_twin or self._store is None:
             return probs
         old = np.zeros(probs.shape, dtype=np.float32)
-        past = np.zeros((len(batch.ids), 1, 1, 1), dtype=np.float32)
+        past = np.zeros((len(batch.ids), 1, *probs.shape[2:]), dtype=np.float32)
         rows: list[int] = []
         views: list[Affine] = []
         for n, ident in enumerate(batch.ids):
             if ident not in self._store:
                 continue
             view = self._view(batch.affines[n])
-            old[n] = self._moved(view, self._store.read(ident))
-            num_visits = self._store.visits(ident)
+            visits = self._store.pixel_visits(ident)  # (H, W)
             # In "epoch" mode the label of the last pass is used as it is.
-            mixes = semi.update == "visit" or num_visits == 0
-            past[n] = beta_at(semi.beta, num_visits, warmup=semi.beta_warmup) if mixes else 1.0
+            weight = beta_at(semi.beta, visits, warmup=semi.beta_warmup) if semi.update == "visit" else visits > 0
+            weight = np.asarray(weight, dtype=np.float32)
+            # Weighted before it is moved: what no view has shown yet has no part in what is interpolated.
+            old[n], past[n] = self._moved(view, weight * self._store.read(ident)), view.apply_map(weight)
             rows.append(n)
             views.append(view)
         if rows and semi.update == "visit":
@@ -228,8 +231,8 @@ class SemiSegmentTask(SegmentTask):
                 event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 event.record()
             self._pending += [(batch.ids[n], view, on_host[n], event) for n, view in zip(rows, views, strict=True)]
-        weight = to_device(torch.from_numpy(past), probs.device)
-        return weight * to_device(torch.from_numpy(old), probs.device) + (1 - weight) * probs
+        on_device = [to_device(torch.from_numpy(values), probs.device) for values in (old, past)]
+        return on_device[0] + (1 - on_device[1]) * probs
 
     def _flush(self) -> None:
         """Move the last step's predictions back to their records' grids and into the store."""
@@ -288,7 +291,8 @@ class SemiSegmentTask(SegmentTask):
         chosen = [known[i] for i in rng.permutation(len(known))[:LOGGED_ROWS]]
         scores = []
         for record in chosen:
-            labels = self._store.read(record.id) > 0.5
+            seen = self._store.pixel_visits(record.id) > 0
+            labels = class_masks(self._store.read(record.id), self.config.objective.mode) & seen
             for k, name in enumerate(self.classes):
                 true = hidden_mask(record, name, self.config)
                 if true is not None:
