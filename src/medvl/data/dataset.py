@@ -25,6 +25,7 @@ from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
 from medvl.data.images import Image, read_image
 from medvl.data.masks import read_mask
 from medvl.data.records import MaskRef, Record
+from medvl.data.sampler import REPEATED
 from medvl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -42,6 +43,7 @@ class Sample:
     affine: Affine
     body: NDArray[np.bool_] | None = None  # (H, W), where the body is in the image as augmented
     boxes: FloatArray | None = None  # (m, 5) class, x0, y0, x1, y1 on the model's grid; see data/box_labels.py
+    repeated: bool = False  # another rank validates it too: nothing of it is annotated here
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class SegmentDataset(Dataset[Sample]):
     With `train=True` an item draws `phrases_per_image` of the image's rows (evenly over the values of `draw_by`), an
     affine and intensities. Otherwise it gives the first `val_phrases_per_image` rows of a fixed shuffle (all rows with
     `all_rows`), unaugmented.
+    An item of the epoch `REPEATED` is marked as one that another rank has too.
     The masks of the record ids in `hidden` are never opened: those records are unlabelled.
     """
 
@@ -198,7 +201,7 @@ class SegmentDataset(Dataset[Sample]):
                     target[n, k] = 0.0 if empty[n] else self._warp(affine, mask)
         new_texts = tuple("" if empty[n] else affine.apply_text(text) for n, text in enumerate(texts))
         body = body_mask(pixels) if self.body else None
-        return Sample(prepare(pixels, self.config), rows, new_texts, target, affine, body)
+        return Sample(prepare(pixels, self.config), rows, new_texts, target, affine, body, repeated=epoch == REPEATED)
 
     def _draw_rows(self, group: tuple[Record, ...], rng: np.random.Generator) -> tuple[Record, ...]:
         config = self.config
@@ -303,6 +306,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples; each image stands once, each row names its image."""
     rows = [row for sample in samples for row in sample.rows]
     target = torch.from_numpy(np.concatenate([sample.target for sample in samples]))  # (N, K, H, W)
+    known = torch.tensor([not sample.repeated for sample in samples for _ in sample.rows])[:, None]  # (N, 1)
     counts = torch.tensor([len(sample.rows) for sample in samples])
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),  # (B, C, H, W)
@@ -311,7 +315,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         source_texts=tuple(row.text for row in rows),
         affines=tuple(sample.affine for sample in samples for _ in sample.rows),
         target=target,
-        annotated=~torch.isnan(target).flatten(2).any(dim=2),  # (N, K)
+        annotated=~torch.isnan(target).flatten(2).any(dim=2) & known,  # (N, K)
         ids=tuple(row.id for row in rows),
         patients=tuple(row.patient for row in rows),
         body=_stack([sample.body for sample in samples]),

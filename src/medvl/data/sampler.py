@@ -10,6 +10,8 @@ from torch.utils.data import Sampler
 
 from medvl.errors import InputError
 
+REPEATED = -1  # in place of the epoch: a validation item that stands there only so that all ranks have as many
+
 
 class BatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of one epoch. The loop sets `epoch`, and `start` to skip what an interrupted epoch has already done."""
@@ -21,7 +23,11 @@ class BatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class EpochSampler(BatchSampler):
-    """Every item once an epoch: a permutation that is a pure function of (seed, epoch), sharded over ranks."""
+    """Every item once an epoch: a permutation that is a pure function of (seed, epoch), sharded over ranks.
+
+    Ranks are padded to the same length with items that another rank has too. Without `shuffle` (validation) these have
+    the epoch `REPEATED`, so that they count for nothing.
+    """
 
     def __init__(
         self, num_items: int, batch_size: int, *, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1
@@ -37,11 +43,13 @@ class EpochSampler(BatchSampler):
         order = np.arange(self.num_items)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_items)
-        if self.world_size > 1:
-            padded = np.resize(order, -(-self.num_items // self.world_size) * self.world_size)
-            order = padded[self.rank :: self.world_size]
+        places = range(self.rank, -(-self.num_items // self.world_size) * self.world_size, self.world_size)
+        items = [
+            (REPEATED if place >= self.num_items and not self.shuffle else self.epoch, int(order[place % len(order)]))
+            for place in places
+        ]
         for number in range(self.start, len(self)):
-            yield [(self.epoch, int(i)) for i in order[number * self.batch_size : (number + 1) * self.batch_size]]
+            yield items[number * self.batch_size : (number + 1) * self.batch_size]
 
 
 class LengthSampler(BatchSampler):
