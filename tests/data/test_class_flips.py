@@ -141,7 +141,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(np.where(mask[:, ::step], 255, 0).astype(np.uint8)).save(folder / f"{name}_{part}.png")
     rows = [
         "id,image,text,mask_left_lung,mask_right_lung,mask_heart,labels,boxes,split",
-        "a,as_is.png,left lung,as_is_l.png,as_is_r.png,as_is_h.png,Left Lung,left_lung 7 1 11 4|right_lung 1 2 5 7,train",
+        "a,as_is.png,left lung,as_is_l.png,as_is_r.png,as_is_h.png,Left Lung,"
+        "left_lung 7 1 11 4|right_lung 1 2 5 7,train",
         # the mirrored picture: what was on the right is on the left, and is called so
         "b,mirrored.png,right lung,mirrored_r.png,mirrored_l.png,mirrored_h.png,Right Lung,"
         "right_lung 1 1 5 4|left_lung 7 2 11 7,train",

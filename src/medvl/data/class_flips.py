@@ -61,7 +61,7 @@ class ClassFlips:
 
 
 def class_words(classes: Sequence[str]) -> list[str]:
-    """Class names as words in small letters, short forms written out: `RUL` is "right upper lobe", `l_lung` "left lung".
+    """Class names as words in small letters, short forms written out: `RUL` becomes "right upper lobe".
 
     RT is the right side where another class has LT, or where the rules for texts take it for a side: else it may be
     radiotherapy.
