@@ -27,7 +27,7 @@ from medvl.tasks.task import Task
 from medvl.tasks.text_input import TextInput
 from medvl.text.encoder import TextEncoder, configured_encoder
 
-Array = TypeVar("Array", Tensor, NDArray[np.float32])
+Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 class TextGuidedSegmenter(nn.Module):
