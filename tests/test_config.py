@@ -117,3 +117,12 @@ def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monke
 def test_recipes_for_own_data_hide_no_masks() -> None:
     for name in ("lvit_semi", "lvit_regions", "segment_lungs", "segment_mgca", "detect", "classify_linear"):
         assert load_config(name).data.label_fraction == 1.0, name
+
+
+def test_the_border_of_older_configurations_is_that_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    old = make_config({"data": {"augment": {"border": "zero"}, "resize": "letterbox"}})
+    assert old.data.border == "zero" and "pads validation" in capsys.readouterr().err
+    assert make_config({"data": {"augment": {"border": "edge"}}}).data.border == "edge"
+    assert make_config({"protocol": "mgca_segmentation"}).data.border == "zero"
+    with pytest.raises(InputError):
+        make_config({"data": {"augment": {"border": "zero"}, "border": "edge"}})

@@ -13,8 +13,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from medvl.data.geometry import AugmentConfig
-from medvl.errors import Fault, InputError, nearest
+from medvl.data.geometry import AugmentConfig, Border
+from medvl.errors import Fault, InputError, nearest, warn
 from medvl.fidelity import Preset, preset_values
 from medvl.objectives.detection import DetectConfig
 from medvl.objectives.pseudo_mask import PseudoMaskConfig
@@ -40,6 +40,7 @@ class DataConfig:
     boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
     image_size: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] = (224, 224)  # (H, W) at the model
     resize: Literal["stretch", "letterbox"] = "stretch"
+    border: Border = "edge"  # beyond the picture (letterbox, augmentation): its edges repeated, or zero (black)
     in_channels: Literal[1, 3] = 3
     channel_order: Literal["rgb", "bgr"] = "rgb"
     normalize: Literal["none", "zscore"] = "zscore"  # zscore: each image to mean 0, sd 1
@@ -300,6 +301,7 @@ _WITHOUT_TEXT = {"classify": "classifier", "detect": "yolo"}
 def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
     """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open."""
     tree = _deep_copy(raw)
+    _move_border(tree, source)
     if tree.get("protocol") is not None:
         for key, value in protocol_values(tree, source).items():
             _set_default(tree, key, value)
@@ -333,6 +335,24 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
                 for item in error.errors()
             ]
         ) from None
+
+
+def _move_border(tree: dict[str, Any], source: str) -> None:
+    """`data.augment.border` of older configurations is `data.border`: training alone was padded by it."""
+    data = tree.get("data")
+    augment = data.get("augment") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(augment, dict) or "border" not in augment:
+        return
+    old = augment.pop("border")
+    if data.setdefault("border", old) != old:
+        raise InputError(
+            f"data.border: {data['border']} and data.augment.border: {old}",
+            file=source,
+            expected="one rule for what stands beyond the picture",
+            remedy="leave out data.augment.border",
+        )
+    if old != "edge" and data.get("resize") == "letterbox":
+        warn(f"data.augment.border is read as data.border: {old}, which pads validation and prediction as training")
 
 
 def _set_default(tree: dict[str, Any], key: str, value: Any) -> None:

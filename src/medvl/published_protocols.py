@@ -134,7 +134,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 Setting("data.augment.max_rotate_deg", 10.0, "MGCA, program"),
                 Setting("data.augment.max_shift", 0.0, "MGCA, program"),
                 Setting("data.augment.scale", (0.9, 1.1), "MGCA, program"),
-                Setting("data.augment.border", "zero", "MGCA, program"),
+                Setting("data.border", "zero", "MGCA, program"),
                 *_NO_INTENSITY,
                 _KEEP,
             ),

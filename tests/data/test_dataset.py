@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from medvl.config import DataConfig
-from medvl.data.dataset import SegmentDataset, collate
+from medvl.data.dataset import SegmentDataset, collate, fit_image
+from medvl.data.geometry import AugmentConfig
 from medvl.data.records import load_manifest
 
 
@@ -58,3 +59,17 @@ def test_an_empty_phrase_is_asked_only_where_its_answer_is_known(manifest: Path)
     batch = collate([dataset[0, i] for i in range(2)])
     assert batch.texts == ("upper half", "") and batch.source_texts == ("upper half", "upper half")
     assert batch.target[1].sum() == 0
+
+
+@pytest.mark.parametrize("border", ["edge", "zero"])
+def test_letterbox_pads_training_as_validation(manifest: Path, border: str) -> None:
+    """x is 40 rows by 30 columns of 90: two columns of sixteen lie beyond it on either side, whoever reads it."""
+    found = load_manifest(manifest)
+    still = {"max_rotate_deg": 0, "max_shift": 0, "scale": (1, 1), "max_gamma": 0, "max_contrast": 0}
+    augment = AugmentConfig(**still, max_brightness=0, max_noise=0)  # type: ignore[arg-type]
+    data = config(resize="letterbox", border=border, normalize="none", augment=augment)
+    train, val = (SegmentDataset(found.records, found.classes, data, seed=0, train=part) for part in (True, False))
+    for index in range(3):
+        np.testing.assert_allclose(train[5, index].image, val[index].image, atol=1e-6)
+    assert val[0].image[0, :, 0] == pytest.approx(0 if border == "zero" else 90 / 255)
+    assert fit_image((40, 30), data).border == val[0].affine.border == train[0, 0].affine.border == border

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from medvl.config import DataConfig
 from medvl.data.body_mask import body_mask
 from medvl.data.class_flips import ClassFlips
-from medvl.data.geometry import Affine, draw, fit, intensity, require_laterality
+from medvl.data.geometry import Affine, draw, fit, intensity, own_range, require_laterality
 from medvl.data.images import Image, read_image
 from medvl.data.masks import read_mask
 from medvl.data.records import MaskRef, Record
@@ -179,7 +179,7 @@ class SegmentDataset(Dataset[Sample]):
         image = self._image(group[0])
         masks = [[self._mask(row, name) for name in self.classes] for row in rows]
         size = image.pixels.shape[:2]
-        base = fit((size[0], size[1]), self.config.image_size, self.config.resize)
+        base = fit_image((size[0], size[1]), self.config)
         affine, empty = base, np.zeros(len(rows), dtype=bool)
         if self.train:
             present = [mask for row in masks for mask in row if mask is not None]
@@ -191,7 +191,7 @@ class SegmentDataset(Dataset[Sample]):
             empty = (rng.random(len(rows)) < self.config.p_empty_text) & has_mask  # an unlabelled text stays its own
         pixels = affine.apply_image(image.as_channels(self.config.in_channels))  # (C, H, W)
         if self.train:
-            pixels = intensity(self.config.augment, rng, pixels)
+            pixels = intensity(self.config.augment, rng, pixels, own_range(image.pixels))
         target = np.full((len(rows), len(self.classes), *self.config.image_size), np.nan, dtype=np.float32)
         order = range(len(self.classes)) if self._flips is None else self._flips.order(affine)
         for n, row_masks in enumerate(masks):
@@ -273,6 +273,11 @@ def load_mask(reference: MaskRef, image: Image, config: DataConfig) -> NDArray[n
             expected=f"{image.pixels.shape[0]}x{image.pixels.shape[1]}, as its image {image.path}",
         )
     return mask
+
+
+def fit_image(size: tuple[int, int], config: DataConfig) -> Affine:
+    """From an image of (H, W) to the model's grid, in training, validation and prediction alike."""
+    return fit(size, config.image_size, config.resize, config.border)
 
 
 def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:

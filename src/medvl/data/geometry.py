@@ -26,9 +26,12 @@ from medvl.errors import InputError, warn
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Laterality = Literal["patient", "viewer", "image"]
+Border = Literal["edge", "zero"]  # what stands beyond the picture: its edges repeated, or black
 
 KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what is cut off would be untrue
 DRAWS = 4
+RANGE_TAIL = 0.005  # of the pixels at either end that are no part of an image's range: labels burnt in, dead pixels
+RANGE_PIXELS = 65536  # that a range is read off, at most
 Fraction = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Le(1)]
@@ -48,8 +51,8 @@ class AugmentConfig:
     max_rotate_deg: Annotated[float, Ge(0), Le(45)] = 10.0
     max_shift: Annotated[float, Ge(0), Le(0.5)] = 0.05  # of the side
     scale: tuple[Positive, Positive] = (0.9, 1.1)
-    border: Literal["edge", "zero"] = "edge"  # what stands where the drawn affine looks beyond the picture
     flip_text: Literal["rewrite", "keep"] = "rewrite"  # keep: what the released programs do; only for ablations
+    # Of the image's own range (`own_range`), so that dark images and 12 bits in 16 are changed as others are:
     max_gamma: Annotated[float, Ge(0), Le(1)] = 0.2  # exponent from 1 / (1 + g) to 1 + g
     max_contrast: Fraction = 0.2
     max_brightness: Fraction = 0.1
@@ -69,7 +72,7 @@ class Affine:
     left_right: bool = False
     up_down: bool = False
     text_rule: Literal["rewrite", "keep"] = "rewrite"
-    border: Literal["edge", "zero"] = "edge"
+    border: Border = "edge"
 
     def apply_image(self, pixels: FloatArray) -> FloatArray:
         """(H, W) or (C, H, W) at the source size -> the same layout at the target size.
@@ -154,16 +157,22 @@ class Affine:
 
 
 def fit(
-    source_size: tuple[int, int], target_size: tuple[int, int], how: Literal["stretch", "letterbox"] = "stretch"
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+    how: Literal["stretch", "letterbox"] = "stretch",
+    border: Border = "edge",
 ) -> Affine:
-    """The plain resize to the model's grid: both sides stretched, or the aspect kept and the rest padded evenly."""
+    """The plain resize to the model's grid: both sides stretched, or the aspect kept and the rest padded evenly.
+
+    What is padded, and what an affine drawn on top of it shows beyond the picture, is as `border` says.
+    """
     if how == "stretch":
-        return Affine(_resize_matrix(source_size, target_size), source_size, target_size)
+        return Affine(_resize_matrix(source_size, target_size), source_size, target_size, border=border)
     scale = min(target_size[0] / source_size[0], target_size[1] / source_size[1])
     centre = [(side - 1) / 2 for side in source_size]
     middle = [(side - 1) / 2 for side in target_size]
     matrix = np.array([[scale, 0, middle[1] - scale * centre[1]], [0, scale, middle[0] - scale * centre[0]]])
-    return Affine(matrix, source_size, target_size)
+    return Affine(matrix, source_size, target_size, border=border)
 
 
 def draw(
@@ -213,24 +222,46 @@ def draw(
         affine = _about_centre(start, linear, shift, flip_lr, flip_ud, config.flip_text)
         whole = free or (config.crop_area is not None and not text.strip())
         if mask is None or not mask.any() or whole or _kept(affine, mask) >= KEPT_FOREGROUND:
-            return replace(affine, border=config.border)
+            return affine
     return base
 
 
-def intensity(config: AugmentConfig, rng: np.random.Generator, pixels: FloatArray) -> FloatArray:
-    """Gamma, contrast, brightness and noise on (C, H, W) in [0, 1]; what leaves [0, 1] saturates, as exposure does."""
-    if config.scheme != "medvl":
+def own_range(pixels: FloatArray) -> tuple[float, float]:
+    """The range that an image (any shape) uses: percentiles 0.5 and 99.5, of a grid of its pixels where it is large.
+
+    Of an image that is constant but for fewer pixels than that, the lowest and the highest value.
+    """
+    step = max(1, int(np.ceil(np.sqrt(pixels.size / RANGE_PIXELS))))
+    values = (pixels[::step, ::step] if pixels.ndim > 1 else pixels).ravel()
+    ranks = (int(RANGE_TAIL * (values.size - 1)), int(np.ceil((1 - RANGE_TAIL) * (values.size - 1))))
+    low, high = np.partition(values, ranks)[list(ranks)]
+    if low == high:
+        low, high = pixels.min(), pixels.max()
+    return float(low), float(high)
+
+
+def intensity(
+    config: AugmentConfig, rng: np.random.Generator, pixels: FloatArray, limits: tuple[float, float]
+) -> FloatArray:
+    """Gamma, contrast, brightness and noise on (C, H, W) in [0, 1]; what leaves [0, 1] saturates, as exposure does.
+
+    Args:
+        limits: the image's `own_range`, which all of it is relative to. A constant image has none, and stays.
+    """
+    low, span = np.float32(limits[0]), np.float32(limits[1] - limits[0])
+    if config.scheme != "medvl" or span <= 0:
         return pixels
     gamma = np.exp(rng.uniform(-1, 1) * np.log1p(config.max_gamma))
     contrast = 1 + rng.uniform(-config.max_contrast, config.max_contrast)
     brightness = rng.uniform(-config.max_brightness, config.max_brightness)
-    result = np.power(pixels, gamma, dtype=np.float32)
+    scaled = (pixels - low) / span
+    result = np.where(scaled > 0, np.power(np.maximum(scaled, 0), gamma, dtype=np.float32), scaled)
     mean = float(result.mean())
     result = (result - mean) * contrast + mean + brightness
     if config.max_noise:
         noise = rng.standard_normal(result.shape[1:], dtype=np.float32)  # the same for all channels of a pixel
         result = result + rng.uniform(0, config.max_noise) * noise
-    saturated: FloatArray = np.clip(result, 0, 1).astype(np.float32)
+    saturated: FloatArray = np.clip(low + span * result, 0, 1).astype(np.float32)
     return saturated
 
 
@@ -285,7 +316,8 @@ def _about_centre(
     # In units of the sides, so that a quarter turn of a picture that is not square still fills it.
     warp = np.diag(sides) @ linear @ np.diag(1 / sides) if _is_quarter(linear) else linear
     step = np.hstack([warp, (centre - warp @ centre + shift * sides)[:, None]])  # (2, 3)
-    return Affine(_compose(step, base.matrix), base.source_size, base.target_size, left_right, up_down, text_rule)
+    matrix = _compose(step, base.matrix)
+    return replace(base, matrix=matrix, left_right=left_right, up_down=up_down, text_rule=text_rule)
 
 
 def _cropped(base: Affine, area: tuple[float, float], rng: np.random.Generator) -> Affine:

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from medvl.data.dataset import load_image, prepare
-from medvl.data.geometry import fit
+from medvl.data.dataset import fit_image, load_image, prepare
 from medvl.data.records import write_manifest
 from medvl.device import usable_device
 from medvl.errors import InputError
@@ -45,7 +44,7 @@ def detect_files(
     for name, path in track(list(names.items()), "detect", len(names)):
         image = load_image(path, config.data)
         height, width = image.pixels.shape[:2]
-        affine = fit((height, width), config.data.image_size, config.data.resize)
+        affine = fit_image((height, width), config.data)
         pixels = prepare(affine.apply_image(image.as_channels(config.data.in_channels)), config.data)  # (C, H, W)
         with torch.no_grad():
             logits = module(torch.from_numpy(pixels)[None].to(where))

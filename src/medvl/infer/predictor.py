@@ -18,8 +18,8 @@ from torch import Tensor
 
 from medvl.config import Config
 from medvl.data.context import Context, ContextRules
-from medvl.data.dataset import load_image, prepare
-from medvl.data.geometry import Affine, fit
+from medvl.data.dataset import fit_image, load_image, prepare
+from medvl.data.geometry import Affine
 from medvl.data.images import Image
 from medvl.data.records import Record
 from medvl.device import usable_device
@@ -108,7 +108,7 @@ class Predictor:
         """
         self._image = as_image(image, self.config)
         size = self._image.pixels.shape[:2]
-        self._affine = fit((size[0], size[1]), self.config.data.image_size, self.config.data.resize)
+        self._affine = fit_image((size[0], size[1]), self.config.data)
         pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
         tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)  # (1, C, h, w)
         with torch.inference_mode():

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvl.config import Config
-from medvl.data.dataset import prepare
-from medvl.data.geometry import Affine, fit
+from medvl.data.dataset import fit_image, prepare
+from medvl.data.geometry import Affine
 from medvl.data.images import Image
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
@@ -127,7 +127,7 @@ class ZeroShot:
         """
         self._image = as_image(image, self.config)
         height, width = self._image.pixels.shape[:2]
-        self._affine = fit((height, width), self.config.data.image_size, self.config.data.resize)
+        self._affine = fit_image((height, width), self.config.data)
         pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
         self._tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)
         self._vector, self._cells = None, {}

@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from medvl.config import Config, as_read
 from medvl.core.files import write_json
 from medvl.data.class_flips import ClassFlips
-from medvl.data.dataset import Batch, SegmentDataset, collate
-from medvl.data.geometry import Affine, fit
+from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image
+from medvl.data.geometry import Affine
 from medvl.data.masks import read_mask
 from medvl.data.records import Record
 from medvl.device import to_device
@@ -273,7 +273,7 @@ class SemiSegmentTask(SegmentTask):
 
     def _view(self, affine: Affine) -> Affine:
         """native -> view, as a map from the record's grid at model size to the view."""
-        base = fit(affine.source_size, affine.target_size, self.config.data.resize)
+        base = fit_image(affine.source_size, self.config.data)
         return affine.after(base)
 
     def _moved(self, view: Affine, masks: FloatArray) -> FloatArray:
@@ -391,4 +391,4 @@ def _mask_on_grid(record: Record, name: str, config: Config) -> FloatArray | Non
         return np.zeros(config.data.image_size, dtype=np.float32)
     mask = read_mask(reference.path, reference.values, slice_index=config.data.slice_index)
     size = (mask.shape[0], mask.shape[1])
-    return fit(size, config.data.image_size, config.data.resize).apply_mask(mask).astype(np.float32)
+    return fit_image(size, config.data).apply_mask(mask).astype(np.float32)
