@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import statistics
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +16,13 @@ from typing import Any, Literal
 
 from medvl.data.records import MaskRef, Record, read_manifest
 from medvl.data.report_audit import ReportAudit, audit_reports
+from medvl.data.reports import names_side
+from medvl.data.reports.sides import side_marks
+from medvl.data.reports.spelling import spell
 from medvl.errors import InputError
 
 Severity = Literal["error", "warning", "info"]
 SLOTS = 10  # tokens that LViT's released text merge reads (its read_text cuts the rest off)
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
@@ -223,7 +226,7 @@ def _text_findings(records: Sequence[Record], max_tokens: int | None) -> list[Au
     if without:
         severity: Severity = "info" if len(without) == len(records) else "warning"
         findings.append(AuditFinding("empty_text", severity, _ids(without), f"{len(without)} records have no text"))
-    sides = [record for record in records if _SIDE.search(record.text)]
+    sides = [record for record in records if names_side(record.text)]
     if sides:
         message = f"{len(sides)} records name a side in their text: declare data.laterality (patient, viewer, image)"
         findings.append(AuditFinding("names_side", "info", (), message))
@@ -259,7 +262,7 @@ def _text_counts(records: Sequence[Record], max_tokens: int | None) -> dict[str,
     for name, cap in _caps(max_tokens).items():
         cut = [text for text in texts if cap is not None and len(_TOKEN.findall(text)) > cap]
         lost = [text for text in cut if cap is not None and _side_cut(text, cap)]
-        none_left = [text for text in lost if not _SIDE.search(" ".join(_TOKEN.findall(text)[:cap]))]
+        none_left = [text for text in lost if cap is not None and min(_side_tokens(text)) >= cap]
         truncation[name] = {
             "max_tokens": cap,
             "truncated": len(cut),
@@ -274,8 +277,15 @@ def _caps(max_tokens: int | None) -> dict[str, int | None]:
     return caps if max_tokens is None else {**caps, "max_tokens": max_tokens}
 
 
+def _side_tokens(text: str) -> list[int]:
+    """Which tokens of the text name a side: their numbers, from 0."""
+    text = spell(text)
+    ends = [match.end() for match in _TOKEN.finditer(text)]
+    return [bisect_right(ends, mark.start) for mark in side_marks(text) if mark.sides]
+
+
 def _side_cut(text: str, cap: int) -> bool:
-    return _SIDE.search(" ".join(_TOKEN.findall(text)[cap:])) is not None
+    return any(token >= cap for token in _side_tokens(text))
 
 
 def _empty_masks(records: Sequence[Record]) -> set[MaskRef]:

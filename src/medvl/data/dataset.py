@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from medvl.config import DataConfig
 from medvl.data.body_mask import body_mask
 from medvl.data.class_flips import ClassFlips
-from medvl.data.geometry import Affine, draw, fit, intensity, own_range, require_laterality
+from medvl.data.geometry import Affine, draw, fit, intensity, own_range, require_laterality, warn_unmirrored
 from medvl.data.images import Image, read_image
 from medvl.data.masks import read_mask
 from medvl.data.records import MaskRef, Record
@@ -156,6 +156,8 @@ class SegmentDataset(Dataset[Sample]):
             )
         # A side named in a text must be declared the patient's or the viewer's before anything is flipped.
         require_laterality([record.text for record in records], config.laterality)
+        if train:
+            warn_unmirrored([record.text for record in records], config.augment)
         self._cache = SizedCache(config.cache_mb)
 
     def __len__(self) -> int:
@@ -184,9 +186,7 @@ class SegmentDataset(Dataset[Sample]):
         if self.train:
             present = [mask for row in masks for mask in row if mask is not None]
             union = np.logical_or.reduce(present) if present else None
-            affine = draw(
-                self.config.augment, rng, base, text="; ".join(texts), laterality=self.config.laterality, mask=union
-            )
+            affine = draw(self.config.augment, rng, base, text=texts, laterality=self.config.laterality, mask=union)
             has_mask = [any(mask is not None for mask in row) for row in masks]
             empty = (rng.random(len(rows)) < self.config.p_empty_text) & has_mask  # an unlabelled text stays its own
         pixels = affine.apply_image(image.as_channels(self.config.in_channels))  # (C, H, W)

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from medvl.data.images import resample_map
 from medvl.data.masks import resample_mask
 from medvl.data.records import Box
-from medvl.data.reports import is_english, mirror_text, names_height, names_side
+from medvl.data.reports import can_mirror, is_english, mirror_text, names_height, names_side
 from medvl.errors import InputError, warn
 
 FloatArray = NDArray[np.float32]
@@ -180,20 +180,20 @@ def draw(
     rng: np.random.Generator,
     base: Affine,
     *,
-    text: str = "",
+    text: str | Sequence[str] = "",
     laterality: Laterality | None = None,
     mask: BoolArray | None = None,
 ) -> Affine:
     """Draw the affine of one training sample on top of `base`.
 
-    A transform that would make the text untrue is not drawn: no flip of a text in another language than English (its
-    words cannot be rewritten), no quarter turn of a text that names a side or a height, nothing that pushes more than
+    A transform that would make the text untrue is not drawn: no flip of a text that cannot be mirrored for certain
+    (`can_mirror`), no quarter turn of a text that names a side or a height, nothing that pushes more than
     2 % of the mask out of the picture (drawn at most 4 times, then `base`), except by `crop_area` where there is no
     text. `flip_text: keep` gives all that up, and so does `scheme: released`, which rewrites only the texts of its
     flips and half turns. `scheme: none` is `base`.
 
     Args:
-        text: all texts of the sample.
+        text: the text of the sample, or all of them.
         laterality: a flip with swapped words is true for the patient's and for the viewer's side alike; only whether it
             is declared matters, and `require_laterality` checks that.
         mask: (H, W) bool on the native grid; None = nothing to keep.
@@ -205,22 +205,24 @@ def draw(
     if config.p_affine < 1 and rng.random() >= config.p_affine:
         return base
     free = config.flip_text == "keep"
-    may_flip = free or is_english(text)
-    if not may_flip and (config.p_flip_lr or config.p_flip_ud or config.p_rot90):
-        warn("texts that are not English are not flipped: their sides cannot be rewritten")
-    may_turn = free or (may_flip and not names_side(text) and not names_height(text))
+    texts = [text] if isinstance(text, str) else text
+    may_flip_lr, may_flip_ud = (
+        free or all(can_mirror(one, left_right=left_right, up_down=not left_right) for one in texts)
+        for left_right in (True, False)
+    )
+    may_turn = free or (may_flip_lr and may_flip_ud and not any(names_side(one) or names_height(one) for one in texts))
     for _ in range(DRAWS):
         angle = np.deg2rad(rng.uniform(-config.max_rotate_deg, config.max_rotate_deg))
         scale = rng.uniform(*config.scale)
         shift = rng.uniform(-config.max_shift, config.max_shift, 2)
         flip_lr, flip_ud, turn = rng.random(3) < (config.p_flip_lr, config.p_flip_ud, config.p_rot90)
-        flip_lr, flip_ud = bool(flip_lr and may_flip), bool(flip_ud and may_flip)
+        flip_lr, flip_ud = bool(flip_lr and may_flip_lr), bool(flip_ud and may_flip_ud)
         quarter = int(rng.choice((1, 3))) if turn and may_turn else 0
         mirror = np.diag((-1.0 if flip_lr else 1.0, -1.0 if flip_ud else 1.0))
         linear = scale * _rotation(angle + quarter * np.pi / 2) @ mirror
         start = base if config.crop_area is None else _cropped(base, config.crop_area, rng)
         affine = _about_centre(start, linear, shift, flip_lr, flip_ud, config.flip_text)
-        whole = free or (config.crop_area is not None and not text.strip())
+        whole = free or (config.crop_area is not None and not any(one.strip() for one in texts))
         if mask is None or not mask.any() or whole or _kept(affine, mask) >= KEPT_FOREGROUND:
             return affine
     return base
@@ -283,6 +285,24 @@ def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> N
                 expected="patient (reports), viewer, or image (as the picture is displayed)",
                 remedy="set data.laterality in the recipe",
             )
+
+
+def warn_unmirrored(texts: Sequence[str], config: AugmentConfig) -> None:
+    """Say how many texts keep their image from being flipped because they cannot be mirrored for certain."""
+    flips = {
+        "left_right": config.p_flip_lr > 0 or config.p_rot90 > 0,
+        "up_down": config.p_flip_ud > 0 or config.p_rot90 > 0,
+    }
+    if config.scheme != "medvl" or config.flip_text == "keep" or not any(flips.values()):
+        return
+    kept = [text for text in texts if not can_mirror(text, **flips)]
+    if kept:
+        num_foreign = sum(not is_english(text) for text in kept)
+        warn(
+            f"{len(kept)} of {len(texts)} texts cannot be mirrored for certain, their images are not flipped: "
+            f"{num_foreign} are not English, {len(kept) - num_foreign} name a place without a counterpart "
+            f"(middle lobe, lingula) or a word that may be a side; the first: {kept[0][:80]!r}"
+        )
 
 
 def _draw_released(config: AugmentConfig, rng: np.random.Generator, base: Affine) -> Affine:

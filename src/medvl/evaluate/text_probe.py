@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
-from medvl.data.reports import findings, mirror_text, negate_text
+from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
 from medvl.errors import InputError
 from medvl.evaluate.evaluator import RECORDS_AT_ONCE, by_image, load_true_mask
 from medvl.evaluate.metrics import EmptyMask, count_pixels, dice
@@ -156,7 +156,7 @@ def probe_texts(records: Sequence[Record], seed: int = 0) -> list[dict[str, str]
         other = _other_text(record, records, rng)
         if other is not None:
             own["shuffled"] = other
-        if side_of(record.text) is not None:
+        if side_of(record.text) is not None and can_mirror(record.text, left_right=True):
             own["side_swapped"] = mirror_text(record.text, left_right=True)
         negated = negate_text(record.text)
         if negated != record.text:
