@@ -541,6 +541,9 @@ def test_intensity_bounds() -> None:
     for seed in range(20):
         result = intensity(strong, np.random.default_rng(seed), pixels, (0.1, 0.9))
         assert result.dtype == np.float32 and result.min() >= 0 and result.max() <= 1
+    grey = np.repeat(pixels[:1], 3, axis=0)
+    result = intensity(AugmentConfig(), np.random.default_rng(1), grey, own_range(grey))
+    assert np.array_equal(result[0], result[1]) and np.array_equal(result[0], result[2])
 
 
 # --- laterality -------------------------------------------------------------------------------------------------------

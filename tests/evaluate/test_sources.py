@@ -8,8 +8,8 @@ import pytest
 
 from medvl.data.records import Manifest, load_manifest
 from medvl.errors import InputError
-from medvl.evaluate.evaluator import evaluate
-from medvl.evaluate.sources import FolderSource, PredictorSource
+from medvl.evaluate.evaluator import choose_threshold, evaluate
+from medvl.evaluate.sources import FolderSource, PredictorSource, predicted_masks
 
 from .conftest import SIZE, FakePredictor, lung, write_rows
 
@@ -122,6 +122,25 @@ def test_probabilities_of_exclusive_classes_add_up(phrases: Manifest) -> None:
         answers = PredictorSource(predictor, "fake").probs(manifest.records, ["", "", ""])  # type: ignore[arg-type]
         assert answers[2]["mask"].max() == pytest.approx(union)
         assert answers[0]["mask"].max() == pytest.approx(0.4)
+
+
+def test_exclusive_classes_are_scored_by_the_most_probable(phrases: Manifest, tmp_path: Path) -> None:
+    """Right .3, left .4, background .3 in the left lung; background .9 elsewhere. None is above one half."""
+    manifest = label_map_set(phrases)
+    predictor = FakePredictor(("left", "right"), False, {"left": [2], "right": [1]}, "multiclass")
+    probs = np.full((2, *SIZE), 0.05, np.float32)
+    probs[:, lung("left")] = [[0.4], [0.3]]
+    predictor._probs = lambda phrase: probs  # type: ignore[method-assign]
+    source = PredictorSource(predictor, "fake")  # type: ignore[arg-type]
+    right, left, both = (answer["mask"] for answer in predicted_masks(source, manifest.records, [""] * 3, 0.5))
+    assert not right.any() and np.array_equal(left, lung("left")) and np.array_equal(both, lung("left"))
+    found = evaluate(source, manifest, split="val", surface=False)
+    assert found.summary["threshold"] is None and found.summary["threshold_source"] == "the most probable class"
+    assert {row.id: row.dice for row in found.cases} == pytest.approx({"r": 0, "l": 1, "b": 2 / 3})
+    with pytest.raises(InputError, match="most probable class"):
+        evaluate(source, manifest, split="val", threshold=0.3)
+    with pytest.raises(InputError, match="most probable class"):
+        choose_threshold(source, manifest.records, manifest.classes)
 
 
 def test_classes_that_do_not_fit_are_refused(phrases: Manifest) -> None:

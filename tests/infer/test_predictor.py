@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,22 @@ def test_weights_of_another_size_are_refused(run: Path, tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("size: nano", "size: mini"))
     with pytest.raises(InputError, match="do not fit"):
         Predictor.load(tmp_path / "model")
+
+
+def test_of_exclusive_classes_the_most_probable_is_the_mask(
+    run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns: background .3, a .3, b .4; background .4, a .35, b .25; a .4, b .4. No class is above one half."""
+    predictor = Predictor.load(run)
+    predictor.config = replace(predictor.config, objective=replace(predictor.config.objective, mode="multiclass"))
+    predictor.classes = ("a", "b")
+    columns = np.repeat([[0.3, 0.35, 0.4], [0.4, 0.25, 0.4]], [12, 10, 10], axis=1)  # (K, 32)
+    probs = np.repeat(columns[None, :, None], 32, axis=2).astype(np.float32)  # (1, K, 32, 32)
+    monkeypatch.setattr(predictor, "_probs", lambda *_: probs)
+    result = predictor.set_image(image).segment("lung")
+    assert result.mask.shape == (2, 48, 40) and result.probs.max() < 0.5
+    a, b = result.mask[:, 20, [2, 20, 37]]
+    assert a.tolist() == [False, False, True] and b.tolist() == [True, False, False]
+    assert not result.mask.all(axis=0).any()
+    with pytest.raises(InputError, match="most probable class"):
+        predictor.segment("lung", threshold=0.3)

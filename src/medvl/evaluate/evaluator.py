@@ -31,12 +31,13 @@ from medvl.evaluate.metrics import (
     iou,
     surface_distances,
 )
-from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks
+from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks, takes_threshold
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
 from medvl.model_folder import find_model, write_card
 from medvl.progress import track
 from medvl.provenance import machine, versions
+from medvl.tasks.segment import exclusive_threshold
 
 BoolArray = NDArray[np.bool_]
 
@@ -81,7 +82,8 @@ def evaluate(
     """Score a source on one split; with `out` write cases.csv and summary.json there (atomically).
 
     Args:
-        threshold: for sources that give probabilities; a folder of masks has its own (None in the summary).
+        threshold: for sources that give probabilities; a folder of masks has its own, and of exclusive classes the most
+            probable is taken (None in the summary).
         threshold_source: how the threshold came about: "fixed", or "val" when `choose_threshold` chose it on val.
         empty_mask: Dice and IoU of a case whose two masks are empty: 1, 0, or not counted.
         seed: of the bootstrap by patient.
@@ -95,8 +97,11 @@ def evaluate(
     records = manifest.split(split)
     _check_columns(records, group_by)
     source.check(records, manifest.classes)
-    has_probs = isinstance(source, ProbSource)
-    used_threshold = threshold if has_probs else None
+    used_threshold = threshold if takes_threshold(source) else None
+    if used_threshold is None:
+        threshold_source = "the most probable class" if isinstance(source, ProbSource) else "masks as given"
+        if isinstance(source, ProbSource) and threshold != 0.5:
+            raise exclusive_threshold(threshold)
     ask = text_of or (lambda record: record.text)
     rows: list[CaseRow] = []
     groups: list[Record] = []
@@ -165,7 +170,7 @@ def evaluate(
         "versions": versions(),
         "machine": machine(),
         "threshold": used_threshold,
-        "threshold_source": threshold_source if has_probs else "masks as given",
+        "threshold_source": threshold_source,
         "grid": "native",
         "empty_mask": empty_mask,
         "mgca_batch": mgca_batch,
@@ -212,6 +217,8 @@ def choose_threshold(
     """
     if not isinstance(source, ProbSource):
         raise InputError("a folder of masks has no probabilities to choose a threshold on", remedy="leave it out")
+    if not takes_threshold(source):
+        raise exclusive_threshold("val")
     source.check(records, classes)
     total, num = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
     levels = THRESHOLDS.astype(np.float32)

@@ -13,12 +13,14 @@ from medvl.data.images import image_size, read_image
 from medvl.data.masks import read_labels
 from medvl.data.records import Record
 from medvl.errors import Fault, InputError, warn
+from medvl.tasks.segment import class_masks
 
 if TYPE_CHECKING:
     from medvl.infer.predictor import Predictor, Segmentation
 
 BoolArray = NDArray[np.bool_]
 ProbArray = NDArray[np.float32]
+MULTICLASS = "multiclass"  # of objective.mode
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
 
@@ -47,11 +49,16 @@ class ProbSource(Protocol):
         """Per record {class: (H, W) float32 in [0, 1]}."""
 
 
+def takes_threshold(source: MaskSource) -> bool:
+    """Whether a threshold decides its masks: it gives probabilities, and they are not of exclusive classes."""
+    return isinstance(source, ProbSource) and not getattr(source, "is_exclusive", False)
+
+
 def predicted_masks(
     source: MaskSource, records: Sequence[Record], texts: Sequence[str], threshold: float | None
 ) -> list[dict[str, BoolArray]]:
-    """Masks of a source: probabilities above `threshold` where it has them, else the masks as they are."""
-    if threshold is not None and isinstance(source, ProbSource):
+    """Masks of a source: probabilities above `threshold` where that decides, else the masks as they are."""
+    if threshold is not None and isinstance(source, ProbSource) and takes_threshold(source):
         return [{name: probs > threshold for name, probs in row.items()} for row in source.probs(records, texts)]
     return source.masks(records, texts)
 
@@ -172,6 +179,11 @@ class PredictorSource:
         """Whether the model takes a phrase at all."""
         return self.predictor.uses_text
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether each pixel has one class (or none), the most probable: no threshold decides."""
+        return self.predictor.config.objective.mode == MULTICLASS
+
     def check(self, records: Sequence[Record], classes: Sequence[str]) -> None:
         """Classes of manifest and model must fit each other."""
         if self._classes_fit(classes):
@@ -194,6 +206,10 @@ class PredictorSource:
 
     def probs(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, ProbArray]]:
         """Probabilities on the native grid; the answers about the current image are kept."""
+        answers = self._ask(records, texts)
+        return [self._by_class(record, answer) for record, answer in zip(records, answers, strict=True)]
+
+    def _ask(self, records: Sequence[Record], texts: Sequence[str]) -> list[Segmentation]:
         self._open(records[0])
         names = self.predictor.context_columns
         asked = [
@@ -209,10 +225,13 @@ class PredictorSource:
                 [text for text, _ in missing], contexts=[dict(zip(names, cells, strict=True)) for _, cells in missing]
             )
             self._answers |= dict(zip(missing, answers, strict=True))
-        return [self._by_class(record, self._answers[key]) for record, key in zip(records, asked, strict=True)]
+        return [self._answers[key] for key in asked]
 
     def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
-        """Probabilities above 0.5."""
+        """Probabilities above 0.5; of exclusive classes the most probable."""
+        if self.is_exclusive:
+            pairs = zip(records, self._ask(records, texts), strict=True)
+            return [self._exclusive(record, answer.probs) for record, answer in pairs]
         return [{name: probs > 0.5 for name, probs in row.items()} for row in self.probs(records, texts)]
 
     def spacing_mm(self, record: Record) -> tuple[float, float] | None:
@@ -244,18 +263,37 @@ class PredictorSource:
             return {name: answer.probs for name in wanted}
         if self._classes_fit(wanted):
             return {name: answer.probs[own.index(name)] for name in wanted}
-        reference, values = record.masks[wanted[0]], self.predictor.class_values or {}
-        if reference is None:
+        if record.masks[wanted[0]] is None:
             return {}
-        chosen = [
-            k for k, name in enumerate(own) if reference.values is None or set(values[name]) <= set(reference.values)
-        ]
+        chosen = self._selected(record)
         parts = answer.probs[chosen]  # (k, H, W)
         if len(chosen) == 0:
             return {wanted[0]: np.zeros(answer.probs.shape[1:], dtype=np.float32)}
-        if self.predictor.config.objective.mode == "multiclass":
+        if self.is_exclusive:
             return {wanted[0]: np.minimum(parts.sum(axis=0), 1.0, dtype=np.float32)}
         return {wanted[0]: parts.max(axis=0)}
+
+    def _exclusive(self, record: Record, probs: ProbArray) -> dict[str, BoolArray]:
+        """As `_by_class`: where the most probable class is the wanted one, or one of those selected."""
+        own, wanted = self.predictor.classes, tuple(record.masks)
+        masks: BoolArray = class_masks(probs.reshape(len(own), *probs.shape[-2:]), MULTICLASS)  # (K, H, W)
+        if len(own) == 1:
+            return {name: masks[0] for name in wanted}
+        if self._classes_fit(wanted):
+            return {name: masks[own.index(name)] for name in wanted}
+        if record.masks[wanted[0]] is None:
+            return {}
+        union: BoolArray = np.logical_or.reduce(masks[self._selected(record)])  # (H, W)
+        return {wanted[0]: union}
+
+    def _selected(self, record: Record) -> list[int]:
+        """The model's classes whose label values a record's mask selects."""
+        reference, values = next(iter(record.masks.values())), self.predictor.class_values or {}
+        return [
+            k
+            for k, name in enumerate(self.predictor.classes)
+            if reference is None or reference.values is None or set(values[name]) <= set(reference.values)
+        ]
 
 
 def _selection_fault(selected: tuple[int, ...] | None, absent: bool, values: Mapping[str, Sequence[int]]) -> str | None:

@@ -31,7 +31,7 @@ from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
 from medvl.errors import InputError
 from medvl.evaluate.evaluator import RECORDS_AT_ONCE, by_image, load_true_mask
 from medvl.evaluate.metrics import EmptyMask, count_pixels, dice
-from medvl.evaluate.sources import FolderSource, MaskSource, predicted_masks
+from medvl.evaluate.sources import FolderSource, MaskSource, predicted_masks, takes_threshold
 from medvl.evaluate.statistics import mean_interval, paired_difference
 from medvl.evaluate.summary import without_nan
 from medvl.progress import track
@@ -125,7 +125,7 @@ def probe(
             "manifest_hash": manifest.content_hash(),
             "split": split,
             "split_hash": manifest.split_hash(),
-            "threshold": threshold,
+            "threshold": threshold if takes_threshold(source) else None,
             "seed": seed,
             "laterality": laterality,
             "max_rows": max_rows,

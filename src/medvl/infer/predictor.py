@@ -25,7 +25,7 @@ from medvl.data.records import Record
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
-from medvl.tasks.segment import TextGuidedSegmenter, probs_from_logits
+from medvl.tasks.segment import TextGuidedSegmenter, class_masks, exclusive_threshold, probs_from_logits
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
 from medvl.text.encoder import TextEncoder
@@ -39,7 +39,8 @@ class Segmentation:
     """The answer to one phrase on the native grid of the image.
 
     `mask` (H, W) bool and `probs` (H, W) float32 in [0, 1]; for a model of several classes both are (K, H, W), in the
-    order of `classes`. `warnings` says what a user must know (empty phrase, unknown words, cut text, empty mask).
+    order of `classes`. Of exclusive classes (`objective.mode: multiclass`) each pixel has the likeliest one or none,
+    and no threshold decides. `warnings` says what a user must know (empty phrase, unknown words, cut text, empty mask).
     """
 
     mask: NDArray[np.bool_]
@@ -158,14 +159,17 @@ class Predictor:
             raise InputError("no image", remedy="call set_image(...) first")
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+        if self.config.objective.mode == "multiclass" and threshold != 0.5:
+            raise exclusive_threshold(threshold)
         results: list[Segmentation] = []
         for start in range(0, len(phrases), PHRASES_AT_ONCE):
             chunk = list(phrases[start : start + PHRASES_AT_ONCE])
             rows = list(contexts[start : start + PHRASES_AT_ONCE])
             for phrase, row, probs in zip(chunk, rows, self._probs(chunk, rows), strict=True):
                 native = self._affine.invert_map(probs)  # (K, H, W)
-                native = native[0] if len(self.classes) == 1 else native
-                mask = native > threshold
+                mask = class_masks(native, self.config.objective.mode, threshold)  # (K, H, W)
+                if len(self.classes) == 1:
+                    native, mask = native[0], mask[0]
                 notes = self._notes(phrase, row, bool(mask.any()))
                 results.append(Segmentation(mask, native, self._image.spacing_mm, phrase, self.classes, notes))
         return results

@@ -187,6 +187,15 @@ def class_masks(probs: Array, mode: str, threshold: float = 0.5) -> Array:
     return torch.stack(masks, -3) if isinstance(probs, Tensor) else np.stack(masks, -3)
 
 
+def exclusive_threshold(threshold: float | str) -> InputError:
+    """The error of a threshold for a model of exclusive classes."""
+    return InputError(
+        f"threshold {threshold} where the most probable class is taken",
+        expected="none: the model has one class per pixel (objective.mode: multiclass)",
+        remedy="leave out the threshold",
+    )
+
+
 def dice_per_row(predicted: Tensor, target: Tensor) -> Tensor:
     """Dice of each (row, class) on the model's grid, both empty = 1: (N, K, H, W) bool and {0, 1} -> (N, K)."""
     true = target > 0.5
