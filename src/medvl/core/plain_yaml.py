@@ -1,0 +1,151 @@
+"""YAML as people write it by hand: text, numbers, true/false, null, lists and mappings, within limits.
+
+A file of a stranger may be damaged or made to exhaust memory. Every fault is one InputError with file and line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvl.errors import InputError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 50  # a recipe has 4
+MAX_NODES = 100_000  # with every alias (*name) written out
+MAX_DIGITS = 100
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file. An empty file is None.
+
+    Raises:
+        InputError: no such file, not UTF-8, not YAML, a key that stands twice, beyond the limits of this module.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"YAML of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("no such file", file=path, expected="a YAML file") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text ({error.reason})", file=path, remedy="save it as UTF-8") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, file: str | Path | None = None) -> Any:
+    """YAML text -> None, bool, int, float, str, list or dict. A date is text. `file` is for the message.
+
+    Raises:
+        InputError: as `read_yaml`.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _size(node, {}, file)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = None if mark is None else mark.line + 1
+        what = " ".join(part for part in (error.context, error.problem, error.note) if part)
+        raise InputError(f"not valid YAML: {what}", file=file, line=line) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # characters no YAML may hold; "\UFFFFFFFF"
+        raise InputError(f"not valid YAML: {_one_line(error)}", file=file) from None
+
+
+def yaml_text(value: Any, **options: Any) -> str:
+    """YAML that `parse_yaml` reads as `value`, keys in their order. `options`: as those of `yaml.dump`."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, **options)
+
+
+class _Loader(yaml.SafeLoader):
+    """Faults of values carry their line; mappings keep no key twice."""
+
+    depth = 0
+    num_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        self.num_nodes += 1
+        if self.depth > MAX_DEPTH or self.num_nodes > MAX_NODES:
+            what = f"more than {MAX_DEPTH} levels" if self.depth > MAX_DEPTH else f"more than {MAX_NODES:,} values"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if node is not None and node.tag not in _TAGS:
+            raise yaml.MarkedYAMLError(problem=f"the tag {node.tag!r} is not known", problem_mark=node.start_mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        text = node.value if isinstance(node, yaml.ScalarNode) else ""
+        if node.tag.endswith((":int", ":float")) and len(text) > MAX_DIGITS:
+            what = f"a number of {len(text)} characters"
+            raise yaml.MarkedYAMLError(problem=f"{what} (at most {MAX_DIGITS})", problem_mark=node.start_mark)
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, KeyError, IndexError, AttributeError):  # `!!bool abc`, `!!int ''`
+            kind = node.tag.rpartition(":")[2]
+            what = f"{text[:40]!r} is no {kind}"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
+        if isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise yaml.MarkedYAMLError(problem="half a character (a surrogate)", problem_mark=node.start_mark)
+        return value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names: set[str] = set()
+        for key, _ in node.value:  # before merges (<<), whose keys may be written again
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                if key.value in names:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+                names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number."""
+
+
+# Numbers are those of YAML 1.2: 1e-3 is one; 010 (8 in YAML 1.1), 1:30 (90) and dates are text, and so is "=".
+_NUMBERS = (
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+0123456789."),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+)
+_KEPT = _TAGS - {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_Loader.yaml_implicit_resolvers = {
+    sign: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
+    for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern, _signs in _NUMBERS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), list(_signs))
+
+
+def _size(node: yaml.Node, sizes: dict[int, int], file: str | Path | None) -> int:
+    """How many nodes stand below `node`, aliases written out. InputError on one that holds itself."""
+    if sizes.get(id(node)) == 0:  # begun, not ended
+        raise InputError("an alias (*) stands within what it names", file=file, line=node.start_mark.line + 1)
+    if id(node) not in sizes:
+        sizes[id(node)] = 0
+        below = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for pair in below for part in pair] if isinstance(node, yaml.MappingNode) else below
+        size = 1 + sum(_size(part, sizes, file) for part in parts)
+        if size > MAX_NODES:
+            what = f"more than {MAX_NODES:,} values, its aliases (*) written out"
+            raise InputError(what, file=file, line=node.start_mark.line + 1)
+        sizes[id(node)] = size
+    return sizes[id(node)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
