@@ -28,7 +28,7 @@ def test_all_faults_are_reported_together() -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "released", "medvl"])
 def test_presets_fill_what_a_recipe_leaves_open(preset: str) -> None:
-    config = make_config({"fidelity": preset, "train": {"lr_min": 0.5}})
+    config = make_config({"fidelity": preset, "train": {"lr_min": 1e-9}})
     plain = config_dict(config)
     for row in LVIT:
         if row.key == "train.lr_min":
@@ -37,7 +37,7 @@ def test_presets_fill_what_a_recipe_leaves_open(preset: str) -> None:
         for part in row.key.split("."):
             value = value[part]
         assert value == getattr(row, preset), row.key
-    assert config.train.lr_min == 0.5
+    assert config.train.lr_min == 1e-9
 
 
 def test_medvl_preset_is_the_default_of_the_dataclasses() -> None:

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import field, is_dataclass, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from annotated_types import Ge, Le, Lt
+from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from medvl.config_checks import cross_faults, key_faults, shown
+from medvl.core.plain_yaml import read_yaml, yaml_text
+from medvl.core.ranges import SECTION, AtLeastOne, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.data.geometry import AugmentConfig, Border
-from medvl.errors import Fault, InputError, nearest, warn
+from medvl.errors import Fault, InputError, warn
 from medvl.fidelity import Preset, preset_values
 from medvl.objectives.detection import DetectConfig
 from medvl.objectives.pseudo_mask import PseudoMaskConfig
+from medvl.overrides import apply_override
 from medvl.protocols import protocol_values
 
-_STRICT = ConfigDict(extra="forbid")
 ASSET_PREFIX = "medvl:"
 G2D_PREFIX = "g2d:"
 WEIGHTS_PREFIX = "weights:"
+Side = Annotated[int, Ge(1), Le(8192)]  # pixels
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class DataConfig:
     """What is read and how it is shown to the model."""
 
@@ -34,27 +37,29 @@ class DataConfig:
     text_column: str = "text"
     constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
-    classes: list[str] | dict[str, list[int]] | None = None  # mask_NAME columns, or {name: values of a label map}
+    # mask_NAME columns, or {name: values of a label map}
+    classes: list[str] | dict[str, list[AtLeastOne]] | None = None
     views: list[str] | None = None  # values of the column view that are trained on, e.g. [PA, AP]; None = all
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
     boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
-    image_size: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] = (224, 224)  # (H, W) at the model
+    image_size: tuple[Side, Side] = (224, 224)  # (H, W) at the model
     resize: Literal["stretch", "letterbox"] = "stretch"
     border: Border = "edge"  # beyond the picture (letterbox, augmentation): its edges repeated, or zero (black)
     in_channels: Literal[1, 3] = 3
     channel_order: Literal["rgb", "bgr"] = "rgb"
     normalize: Literal["none", "zscore"] = "zscore"  # zscore: each image to mean 0, sd 1
     mask_rule: Literal["area", "any"] = "area"  # a pixel is foreground at half its area, or (released) at any part
-    window: tuple[float, float] | None = None  # DICOM / NIfTI: (centre, width)
-    slice_index: int | None = None  # NIfTI volumes and multi-frame DICOM
+    window: tuple[float, Positive] | None = None  # DICOM / NIfTI: (centre, width)
+    slice_index: Count | None = None  # NIfTI volumes and multi-frame DICOM
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    p_empty_text: float = 0.0  # how often a training row is asked with an empty phrase, whose answer is an empty mask
-    phrases_per_image: int = 1  # training rows drawn per image and epoch; they share the image encoder
-    rows_per_image: int | None = None  # a fixed choice of an image's training rows; None = all
+    # how often a training row is asked with an empty phrase, whose answer is an empty mask
+    p_empty_text: Fraction = 0.0
+    phrases_per_image: AtLeastOne = 1  # training rows drawn per image and epoch; they share the image encoder
+    rows_per_image: AtLeastOne | None = None  # a fixed choice of an image's training rows; None = all
     draw_by: str | None = None  # column whose values are drawn equally often among an image's rows
-    val_phrases_per_image: int | None = None  # validation rows per image, the same every time; None = all
-    label_fraction: Annotated[float, Gt(0), Le(1)] = 1.0  # of the training patients; the masks of the others are hidden
-    label_seed: int | None = None  # which patients; None = train.seed
+    val_phrases_per_image: AtLeastOne | None = None  # validation rows per image, the same every time; None = all
+    label_fraction: Share = 1.0  # of the training patients; the masks of the others are hidden
+    label_seed: Seed | None = None  # which patients; None = train.seed
     label_by: Literal["patient", "image"] = "patient"  # what the fraction is of; published protocols draw images
     # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
     balance: Literal["none", "siim"] = "none"
@@ -64,25 +69,25 @@ class DataConfig:
     context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
     context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]
     context_shuffle: bool = False  # a control: every record gets the context of another patient of its split
-    num_workers: int = 0
-    cache_mb: int = 1024  # decoded images and masks kept in memory
+    num_workers: Annotated[int, Ge(0), Le(256)] = 0
+    cache_mb: Count = 1024  # decoded images and masks kept in memory
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class TextConfig:
     """How the sentence becomes token features."""
 
     encoder: str = "builtin"  # builtin | minilm | hf:ID-or-folder | none
-    train_layers: Annotated[int, Ge(0)] = 0  # of a pretrained encoder, from the last one back; 0 = wholly frozen
-    dim: int = 128  # width of the built-in encoder
-    layers: Annotated[int, Ge(1)] = 2  # depth of the built-in encoder
+    train_layers: Count = 0  # of a pretrained encoder, from the last one back; 0 = wholly frozen
+    dim: Annotated[int, Ge(1), Le(8192)] = 128  # width of the built-in encoder
+    layers: Annotated[int, Ge(1), Le(100)] = 2  # depth of the built-in encoder
     tokenizer: str | None = None  # folder of `medvl tokenizer`: word pieces instead of words, for the built-in encoder
     init: str | None = None  # folder of `medvl pretrain-text`, from which the built-in encoder starts
-    max_tokens: int | None = None  # longer texts are cut, counted and reported
+    max_tokens: AtLeastOne | None = None  # longer texts are cut, counted and reported
     cache_dir: str | None = None  # features of frozen encoders, once per distinct text; None = RUN/cache
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class ModelConfig:
     """The network. Options that a network does not have are an error of that network."""
 
@@ -91,19 +96,20 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)  # e.g. {text_merge: attention, dropout: 0.1, plam: both}
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class ObjectiveConfig:
     """Supervised loss on logits: dice_weight * Dice + ce_weight * cross entropy (reference LViT: 1/2 each)."""
 
     mode: Literal["binary", "multilabel", "multiclass"] = "binary"
-    dice_weight: float = 0.5
-    ce_weight: float = 0.5
+    dice_weight: Weight = 0.5
+    ce_weight: Weight = 0.5
     ce_balance: Literal["balanced", "plain"] = "balanced"  # foreground and background weigh the same over the batch
     dice: Literal["squared", "batch", "log_batch"] = "squared"  # per row; or 1 - D, or -log D, over the whole batch
-    focal_gamma: Annotated[float, Ge(0)] = 0.0  # the cross entropy's pixels weigh (1 - p of what is true) ** gamma
+    # the cross entropy's pixels weigh (1 - p of what is true) ** gamma
+    focal_gamma: Annotated[float, Ge(0), Le(100)] = 0.0
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class SemiConfig:
     """Training on unlabelled records: L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV).
 
@@ -120,14 +126,14 @@ class SemiConfig:
         "first_visit"  # P_0: the first visit's prediction, or a pass before training
     )
     storage: Literal["float16", "uint8"] = "float16"
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Weight = 1.0
     # balanced (LViT's own, for masks) calls foreground what is likelier than its share: pseudo labels that are made of
     # such predictions grow from visit to visit
     ce_balance: Literal["plain", "balanced"] = "plain"
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
     lv_similarity: Literal["encoder", "findings"] = "encoder"
-    lv_alpha: Annotated[float, Ge(0)] = 1.0  # the paper: 0.1; chosen on validation, see medvl/fidelity.py
-    ramp: Annotated[float, Ge(0), Le(1)] = 0.1  # of the steps over which the unlabelled loss comes in
+    lv_alpha: Weight = 1.0  # the paper: 0.1; chosen on validation, see medvl/fidelity.py
+    ramp: Fraction = 0.1  # of the steps over which the unlabelled loss comes in
 
     @property
     def on(self) -> bool:
@@ -135,27 +141,27 @@ class SemiConfig:
         return self.epi != "none" or self.lv_bank != "none"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class PretrainConfig:
     """G2D: L = L_VLA + decoder_weight * L_decoder (reference: G2D, equations 1 to 5). Used by `task: pretrain`."""
 
     decoder: Literal["pseudo_mask", "reconstruction", "none"] = "pseudo_mask"  # the paper's figure 1
     mask: PseudoMaskConfig = field(default_factory=PseudoMaskConfig)
     shuffle_masks: bool = False  # table 8: every image gets another one's pseudo mask
-    decoder_weight: Annotated[float, Ge(0)] = 1.0
+    decoder_weight: Weight = 1.0
     decoder_loss: Literal["paper", "released"] = "paper"  # (soft Dice + BCE) / 2, or Dice of raw logits + 0.2 BCE
-    sigma: Annotated[float, Gt(0)] = 0.07
+    sigma: Positive = 0.07
     vla: Literal["mean", "sum"] = "mean"  # of the two directions
     same_is_no_negative: bool = True  # pairs of the same text or the same patient are no negatives of each other
-    warmup_steps: Annotated[int, Ge(0)] = 200  # alignment alone; the decoder is not run
-    accumulate: Annotated[int, Ge(1)] = 1  # parts that a batch is cut into
+    warmup_steps: Count = 200  # alignment alone; the decoder is not run
+    accumulate: AtLeastOne = 1  # parts that a batch is cut into
     accumulate_mode: Literal["micro", "cached"] = "cached"  # negatives of the part only, or of the whole batch
     bucket_texts: bool = True  # batches of texts of similar length: less padding
     select: Literal["last", "mean_recall"] = "last"  # which checkpoint is the model
-    num_panels: Annotated[int, Ge(0)] = 4  # validation pairs drawn at each validation
+    num_panels: Count = 4  # validation pairs drawn at each validation
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class ClassifyConfig:
     """Class labels of images, on the image encoder. Used by `task: classify`."""
 
@@ -167,39 +173,40 @@ class ClassifyConfig:
     cache_dir: str | None = None  # features of frozen encoders, shared between runs; None = computed by every run
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class TrainConfig:
     """The optimisation."""
 
-    epochs: Annotated[int, Ge(1)] = 100
-    steps_per_epoch: int | None = None  # None = one pass over the images; else so many batches, drawn over and over
-    max_steps: Annotated[int, Ge(1)] | None = None  # stop earlier; the schedule ends there
-    batch_size: Annotated[int, Ge(1)] = 8  # images; rows are phrases_per_image times as many
+    epochs: AtLeastOne = 100
+    # None = one pass over the images; else so many batches, drawn over and over
+    steps_per_epoch: AtLeastOne | None = None
+    max_steps: AtLeastOne | None = None  # stop earlier; the schedule ends there
+    batch_size: AtLeastOne = 8  # images; rows are phrases_per_image times as many
     optimizer: Literal["adam", "adamw"] = "adamw"
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
-    lr: float = 1e-3
-    lr_min: float = 0.0
-    weight_decay: float = 1e-4
+    lr: Weight = 1e-3
+    lr_min: Weight = 0.0
+    weight_decay: Weight = 1e-4
     schedule: Literal["cosine", "warm_restarts", "constant"] = "cosine"
-    restart_epochs: int = 10  # length of one cycle of warm_restarts, whose rate then changes from epoch to epoch
-    restart_steps: Annotated[int, Ge(1)] | None = None  # its length in steps instead; the rate changes with each
-    warmup_steps: int = 100
-    clip_norm: float | None = 1.0
+    restart_epochs: AtLeastOne = 10  # length of one cycle of warm_restarts, whose rate then changes from epoch to epoch
+    restart_steps: AtLeastOne | None = None  # its length in steps instead; the rate changes with each
+    warmup_steps: Count = 100
+    clip_norm: Positive | None = 1.0
     freeze_encoder: bool = False  # the image encoder keeps its weights and its BatchNorm statistics
-    ema_decay: float = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
     choose_by: Literal["metric", "loss"] = "metric"  # best checkpoint: highest validation metric, or lowest loss
-    patience: int | None = None  # epochs without a better one before training stops
-    first_best_epoch: int = 1  # no best checkpoint before this epoch
-    val_every: Annotated[int, Ge(1)] = 1  # epochs
-    save_every_s: float = 60.0
-    seed: int = 0
-    accelerator: str = "auto"
-    devices: int = 1
+    patience: AtLeastOne | None = None  # epochs without a better one before training stops
+    first_best_epoch: AtLeastOne = 1  # no best checkpoint before this epoch
+    val_every: AtLeastOne = 1  # epochs
+    save_every_s: Weight = 60.0
+    seed: Seed = 0
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: Annotated[int, Ge(1), Le(1024)] = 1
     # auto: mixed on a GPU (bf16 where it has it, else 16), 32-true elsewhere, where mixed is slower
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
 
 
-@dataclass(config=_STRICT)
+@dataclass(config=SECTION)
 class Config:
     """A whole run."""
 
@@ -281,15 +288,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     recipe's folder, those of overrides from the working directory.
     """
     path = find_recipe(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML: {error}", file=path) from None
+    raw = read_yaml(path)
+    raw = {} if raw is None else raw
     if not isinstance(raw, dict):
         raise InputError("a recipe is a mapping of sections", file=path, expected="data:, model:, train: ...")
     _absolute(raw, path.parent)
     for override in overrides:
-        _apply_override(raw, override)
+        apply_override(raw, override)
     _absolute(raw, Path.cwd())  # what is relative now came by an override; the run folder's copy lies elsewhere
     return make_config(raw, source=str(path))
 
@@ -305,36 +310,38 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     if tree.get("protocol") is not None:
         for key, value in protocol_values(tree, source).items():
             _set_default(tree, key, value)
+    task = tree.get("task") if isinstance(tree.get("task"), str) else None  # another kind is a fault, below
     preset = tree.get("fidelity", "medvl")
-    method = "g2d" if tree.get("task") == "pretrain" else "lvit"
+    method = "g2d" if task == "pretrain" else "lvit"
     model = tree.setdefault("model", {})
     if isinstance(model, dict):
-        model.setdefault("name", _WITHOUT_TEXT.get(str(tree.get("task")), method))
+        model.setdefault("name", _WITHOUT_TEXT.get(str(task), method))
     text = tree.setdefault("text", {})
-    if isinstance(text, dict) and tree.get("task") in _WITHOUT_TEXT:
+    if isinstance(text, dict) and task in _WITHOUT_TEXT:
         text.setdefault("encoder", "none")
-    if tree.get("task") == "detect" and isinstance(tree.setdefault("train", {}), dict):
+    if task == "detect" and isinstance(tree.setdefault("train", {}), dict):
         tree["train"].setdefault("freeze_encoder", True)  # as published
     own = isinstance(model, dict) and model.get("name") == method
     for key, value in preset_values(preset, source, method).items():
         if key.startswith("model.options.") and not own:
             continue  # those switches are the method's own network's
         _set_default(tree, key, value)
-    faults = _unknown_keys(tree, Config, "", source)
+    faults = key_faults(tree, Config, source)
     if faults:
         raise InputError(faults)
     try:
-        return TypeAdapter(Config).validate_python(tree)
+        config = TypeAdapter(Config).validate_python(tree)
     except ValidationError as error:
         raise InputError(
             [
-                Fault(
-                    f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (found {item['input']!r})",
-                    file=source,
-                )
+                Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']} (found {shown(item['input'])})", file=source)
                 for item in error.errors()
             ]
         ) from None
+    faults = cross_faults(config, source)
+    if faults:
+        raise InputError(faults)
+    return config
 
 
 def _move_border(tree: dict[str, Any], source: str) -> None:
@@ -376,7 +383,7 @@ def config_dict(config: Config) -> dict[str, Any]:
 def save_config(config: Config, path: Path) -> None:
     """Write the whole configuration, defaults included, as YAML (atomically)."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(config_dict(config), sort_keys=False), encoding="utf-8")
+    temporary.write_text(yaml_text(config_dict(config)), encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -399,45 +406,6 @@ def _absolute(raw: dict[str, Any], folder: Path) -> None:
         value = (raw.get(section) or {}).get(key) if isinstance(raw.get(section), dict) else None
         if isinstance(value, str) and value and not value.startswith(ASSET_PREFIX) and not Path(value).is_absolute():
             raw[section][key] = str((folder / value).resolve())
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"override {override!r} is not key=value", expected="e.g. train.lr=1e-3")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    *parents, leaf = key.split(".")
-    node = raw
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise InputError(f"override {override!r}: {parent} is not a section")
-        node = child
-    node[leaf] = value
-
-
-def _unknown_keys(tree: Mapping[str, Any], cls: type, prefix: str, source: str) -> list[Fault]:
-    fields: dict[str, Any] = cls.__pydantic_fields__  # type: ignore[attr-defined]  # set by pydantic's dataclass
-    faults = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if key not in fields:
-            like = nearest(str(key), fields)
-            remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(fields)}"
-            faults.append(Fault(f"unknown key {name}", file=source, remedy=remedy))
-        else:
-            kind = fields[key].annotation
-            if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
-                faults += _unknown_keys(value, kind, f"{name}.", source)
-    return faults
 
 
 def _deep_copy(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_SHOWN = 1000  # characters of one message: a damaged file can hold a word of any length
+MAX_ID = 160
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -27,8 +30,10 @@ class Fault:
         if self.line is not None:
             place += f":{self.line}" if place else f"line {self.line}"
         if self.record is not None:
-            place += f" [{self.record}]" if place else f"record {self.record}"
-        text = f"{place}: {self.what}" if place else self.what
+            record = self.record if len(self.record) <= MAX_ID else f"{self.record[:MAX_ID]}..."
+            place += f" [{record}]" if place else f"record {record}"
+        what = self.what if len(self.what) <= MAX_SHOWN else f"{self.what[:MAX_SHOWN]} ... ({len(self.what)} characters)"
+        text = f"{place}: {what}" if place else what
         if self.expected:
             text += f"; expected {self.expected}"
         if self.remedy:

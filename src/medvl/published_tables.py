@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-import yaml
-
+from medvl.core.plain_yaml import parse_yaml
 from medvl.errors import InputError, nearest
 
 Cell = tuple[float | None, ...]
@@ -54,5 +53,4 @@ def _cell(values: Sequence[float | None] | None, num: int) -> Cell:
 
 def _raw() -> dict:  # type: ignore[type-arg]
     text = files("medvl.assets").joinpath("published.yaml").read_text(encoding="utf-8")
-    raw: dict = yaml.safe_load(text)  # type: ignore[type-arg]
-    return raw
+    return parse_yaml(text)  # type: ignore[no-any-return]

@@ -66,16 +66,24 @@ def read_json(path: str | Path) -> Any:
         InputError: no such file, not UTF-8, not JSON, nested too deeply, a whole number of more than `MAX_DIGITS`
             digits, half of a surrogate pair.
     """
+    return parse_json(read_text(path, "a JSON file"), file=path)
+
+
+def read_text(path: str | Path, expected: str) -> str:
+    """The content of a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: no such file (`expected` says what it should be), not UTF-8.
+    """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError("no such file", file=path, expected="a JSON file") from None
+        raise InputError("no such file", file=path, expected=expected) from None
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path) from None
+        raise InputError(f"cannot be read ({error.strerror})", file=path, expected=expected) from None
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 text ({error.reason})", file=path, remedy="save the file as UTF-8") from None
-    return parse_json(text, file=path)
 
 
 def parse_json(text: str, *, file: str | Path, line: int | None = None) -> Any:

@@ -12,12 +12,14 @@ from typing import Any
 
 import yaml
 
+from medvl.core.files import read_text
 from medvl.errors import InputError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50  # a recipe has 4
 MAX_NODES = 100_000  # with every alias (*name) written out
 MAX_DIGITS = 100
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # half a character (a surrogate), or the end of a C string
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
 
 
@@ -28,17 +30,9 @@ def read_yaml(path: str | Path) -> Any:
         InputError: no such file, not UTF-8, not YAML, a key that stands twice, beyond the limits of this module.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"YAML of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, expected="a YAML file") from None
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text ({error.reason})", file=path, remedy="save it as UTF-8") from None
-    return parse_yaml(text, path)
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise InputError(f"YAML of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
+    return parse_yaml(read_text(path, "a YAML file"), path)
 
 
 def parse_yaml(text: str, file: str | Path | None = None) -> Any:
@@ -97,8 +91,8 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.rpartition(":")[2]
             what = f"{text[:40]!r} is no {kind}"
             raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from None
-        if isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise yaml.MarkedYAMLError(problem="half a character (a surrogate)", problem_mark=node.start_mark)
+        if isinstance(value, str) and NO_TEXT.search(value):
+            raise yaml.MarkedYAMLError(problem="a character that no text has", problem_mark=node.start_mark)
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 
 import cv2
 import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from medvl.core.ranges import SECTION, Fraction, Positive, Share
 from medvl.data.images import resample_map
 from medvl.data.masks import resample_mask
 from medvl.data.records import Box
@@ -32,12 +32,9 @@ KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what 
 DRAWS = 4
 RANGE_TAIL = 0.005  # of the pixels at either end that are no part of an image's range: labels burnt in, dead pixels
 RANGE_PIXELS = 65536  # that a range is read off, at most
-Fraction = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
-Share = Annotated[float, Gt(0), Le(1)]
 
 
-@pydantic_dataclass(config=ConfigDict(extra="forbid"))
+@pydantic_dataclass(config=SECTION)
 class AugmentConfig:
     """What may happen to a training sample. Every amount is a bound; 0 switches it off."""
 

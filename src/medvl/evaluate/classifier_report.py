@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from medvl.core.files import write_text
+from medvl.core.plain_yaml import yaml_text
 from medvl.errors import InputError
 from medvl.evaluate.classification import confusion_at
 from medvl.evaluate.classification_figures import STYLE, confusion_svg, pr_svg, reliability_svg, roc_svg
@@ -80,7 +80,7 @@ def classifier_report(
         "practice": summary.get("published_practice"),
         "undefined": summary["undefined"],
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-        "config": yaml.safe_dump(summary["config"], sort_keys=False),
+        "config": yaml_text(summary["config"]),
     }
     out = out or folder / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)

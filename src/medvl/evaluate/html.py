@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from medvl.core.plain_yaml import yaml_text
 from medvl.data.images import read_image
 from medvl.data.records import Manifest, Record
 from medvl.evaluate.evaluator import load_true_mask
@@ -127,7 +127,7 @@ def render(
         "curves": curves_svg(read_curves(metrics_file)) if metrics_file else "",
         "provenance": _provenance(summary),
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-        "config": yaml.safe_dump(summary["config"], sort_keys=False) if summary.get("config") else "",
+        "config": yaml_text(summary["config"]) if summary.get("config") else "",
     }
     return fill_template("report.html.j2", context)
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_config, make_config, manifest_path
 from medvl.data.context import add_context, column_kinds, say_unknown
 from medvl.data.records import Manifest, Record, load_manifest
@@ -17,6 +15,7 @@ from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
 from medvl.evaluate.summary import MGCA_BATCH
 from medvl.model_folder import find_model, weights_hash
+from medvl.overrides import parse_override
 
 # What may differ between training and evaluation without making another model of it.
 READING_KEYS = (
@@ -143,10 +142,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`data.KEY=VALUE` of the keys that evaluation may change -> {KEY: value}."""
     changes: dict[str, Any] = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, value = parse_override(override, "data.text_column=text_derived")
         name = key.removeprefix("data.")
-        if not equals:
-            raise InputError(f"override {override!r} is not key=value", expected="e.g. data.text_column=text_derived")
         if name not in READING_KEYS:
             like = nearest(name, READING_KEYS)
             raise InputError(
@@ -154,8 +151,5 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 expected=", ".join(f"data.{item}" for item in READING_KEYS),
                 remedy=f"did you mean data.{like}?" if like else None,
             )
-        try:
-            changes[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            changes[name] = text
+        changes[name] = value
     return changes

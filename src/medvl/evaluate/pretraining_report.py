@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medvl.config import Config, config_dict, load_config
 from medvl.core.files import write_text
+from medvl.core.plain_yaml import read_yaml, yaml_text
 from medvl.errors import InputError, warn
 from medvl.evaluate.figures import FIRST, INK, SECOND, new_figure, to_svg
 from medvl.evaluate.html import fill_template
@@ -49,8 +48,8 @@ def pretraining_folder(target: str | Path) -> Path | None:
     if folder.name == "model" and (folder.parent / "config.yaml").is_file():
         folder = folder.parent
     try:
-        raw = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # said where the model is opened
+        raw = read_yaml(folder / "config.yaml")
+    except InputError:  # said where the model is opened
         return None
     return folder if isinstance(raw, dict) and raw.get("task") == "pretrain" else None
 
@@ -120,7 +119,7 @@ def pretraining_report(
         "provenance": _provenance(config, card),
         "command": card.get("command") or "",
         "versions": ", ".join(f"{name} {version}" for name, version in card.get("versions", {}).items()),
-        "config": yaml.safe_dump(config_dict(config), sort_keys=False),
+        "config": yaml_text(config_dict(config)),
         "plan": json.dumps(plan, indent=1) if plan else "",
     }
     out = out or report_folder(folder) / "report.html"

@@ -13,30 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
-from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
+from medvl.core.ranges import SECTION, AtLeastOne, Positive, Share, Weight
 from medvl.device import to_device
 from medvl.models.boxes import size_iou
 
-Weight = Annotated[float, Ge(0)]
-Share = Annotated[float, Gt(0), Le(1)]
 
-
-@pydantic_dataclass(config=ConfigDict(extra="forbid"))
+@pydantic_dataclass(config=SECTION)
 class DetectConfig:
     """Boxes of images, on the image encoder. Used by `task: detect`."""
 
     classes: list[str] | None = None  # None = every label of the train split's boxes
     empty_means_absent: bool = False  # images without a box cell were looked at and have none (foreign manifests)
-    min_component_px: Annotated[int, Ge(1)] = 1  # data.boxes_from: masks: smaller components are no box
-    anchors: Literal["published", "fit"] | list[list[float]] = "published"  # scaled; k-means; nine [w, h] in pixels
+    min_component_px: AtLeastOne = 1  # data.boxes_from: masks: smaller components are no box
+    # scaled to the image; by k-means; or nine [w, h] in pixels
+    anchors: Literal["published", "fit"] | list[tuple[Positive, Positive]] = "published"
     assign: Literal["each_scale", "best"] = "each_scale"  # a box's anchor: the best of each map (MGCA), or of all nine
     lambda_xy: Weight = 2.5
     lambda_wh: Weight = 2.5

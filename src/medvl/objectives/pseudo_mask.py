@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
-from annotated_types import Gt
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
+from medvl.core.ranges import SECTION, Positive
 from medvl.errors import InputError
 
 PERCENTILES = {"p95": 95, "p85": 85, "p75": 75, "median": 50}
@@ -32,7 +31,7 @@ SMOOTHING_SCALE = 4  # the bilateral filter runs at 1/4 of the image's size, or 
 SIGMAS = 2  # half width of its window
 
 
-@pydantic_dataclass(config=ConfigDict(extra="forbid"))
+@pydantic_dataclass(config=SECTION)
 class PseudoMaskConfig:
     """How attention becomes a mask. The released program: nearest, strict, no body mask, no smoothing."""
 
@@ -44,8 +43,8 @@ class PseudoMaskConfig:
     body_mask: bool = True
     domain: Literal["body", "image"] = "body"  # threshold over the body's pixels, or over the image with 0 outside it
     smooth: Literal["bilateral", "none"] = "bilateral"
-    sigma_cells: Annotated[float, Gt(0)] = 0.5  # spatial sigma in attention cells (the paper gives none)
-    sigma_value: Annotated[float, Gt(0)] = 1.0  # range sigma; well below 1 all that is left is `smooth_mask`'s resizing
+    sigma_cells: Positive = 0.5  # spatial sigma in attention cells (the paper gives none)
+    sigma_value: Positive = 1.0  # range sigma; well below 1 all that is left is `smooth_mask`'s resizing
     soft: bool = False  # keep the filter's values instead of cutting them at 0.5
 
 

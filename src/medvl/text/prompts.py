@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from medvl.core.plain_yaml import read_yaml
 from medvl.errors import InputError, nearest
 
 DEFAULT_FILE = Path(__file__).parents[1] / "assets" / "prompts.yaml"
@@ -101,12 +100,7 @@ def load_prompts(path: str | Path | None = None, family: str | None = None) -> P
         InputError: unreadable file, unknown key or family, no sentence where one is needed, a template without {}.
     """
     file = DEFAULT_FILE if path is None else Path(path)
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such prompts file", file=file, expected="YAML with families, templates or pairs") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"prompts that cannot be read: {error}", file=file, expected="YAML") from None
+    tree = read_yaml(file)
     if not isinstance(tree, dict) or not tree:
         raise InputError("no prompts", file=file, expected="families, templates or pairs")
     families: dict[str, Any] = {file.stem: tree}

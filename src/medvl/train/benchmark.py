@@ -16,10 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medvl.config import load_config
 from medvl.core.files import write_json, write_text
+from medvl.core.plain_yaml import yaml_text
 from medvl.data.importers.layouts import get_layout
 from medvl.errors import InputError, warn
 from medvl.model_folder import find_model
@@ -261,7 +260,7 @@ def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Giv
     for name, column in columns.items():
         recipe = {**column.recipe, "data": {**column.recipe["data"], "manifest": f"$DATA/{column.layout}/manifest.csv"}}
         file = f"{slug(name)}.yaml"
-        write_text(given.out / file, yaml.safe_dump(recipe, sort_keys=False))
+        write_text(given.out / file, yaml_text(recipe))
         for of in table.of:
             fraction = FRACTIONS[of]
             for row, changes in _rows(given, column, made).items():
@@ -279,7 +278,7 @@ def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Giv
         "seeds": given.seeds,
         "evaluate": {"split": given.split},
     }
-    write_text(given.out / "sweep.yaml", yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True, width=1000))
+    write_text(given.out / "sweep.yaml", yaml_text(sweep, allow_unicode=True, width=1000))
     load_sweep(given.out / "sweep.yaml")
     return named
 

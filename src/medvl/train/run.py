@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -94,8 +95,13 @@ def open_manifest(config: Config, path: Path | None = None) -> Manifest:
 
 def _fabric(config: Config) -> Fabric:
     train = config.train
-    if train.accelerator in ("cuda", "mps"):
-        usable_device(train.accelerator, "train.accelerator:")
+    if train.accelerator in ("cuda", "gpu", "mps"):
+        usable_device(train.accelerator.replace("gpu", "cuda"), "train.accelerator:")
+    on_gpu = train.accelerator in ("cuda", "gpu") or (train.accelerator == "auto" and torch.cuda.is_available())
+    num_devices = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    if train.devices > num_devices:  # on a CPU each is a process of its own
+        what = f"train.devices: {train.devices} on a machine with {num_devices}"
+        raise InputError(what, expected=f"at most {num_devices}")
     strategy: Any = "auto"
     if train.devices > 1:  # in its warm-up, pre-training does not run the decoder
         strategy = DDPStrategy(find_unused_parameters=config.task == "pretrain")

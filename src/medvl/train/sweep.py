@@ -20,12 +20,12 @@ from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from annotated_types import Ge, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, find_recipe, load_config, split_init
+from medvl.core.plain_yaml import parse_yaml, read_yaml
 from medvl.errors import Fault, InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
 from medvl.settings import PATH_KEYS
@@ -200,17 +200,14 @@ class Cell:
 
 def is_sweep(path: Path) -> bool:
     """Whether a YAML file is a sweep and not a recipe."""
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = read_yaml(path)
     return isinstance(raw, dict) and "variants" in raw
 
 
 def load_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep file, the configuration of every cell included. All faults are one InputError."""
     path = find_recipe(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML: {error}", file=path) from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict) or "variants" not in raw:
         raise InputError(
             "not a sweep", file=path, expected="recipe:, variants: ...", remedy="medvl train runs a recipe"
@@ -305,7 +302,7 @@ def _check_configs(sweep: Sweep) -> None:
 
 def _recipe_paths(recipe: Path, *, with_data: bool = False) -> dict[str, str]:
     """The paths that a recipe names, as it writes them; `with_data`: only those with $DATA, which are the sweep's."""
-    raw = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+    raw = read_yaml(recipe) if recipe.is_file() else None
     found: dict[str, str] = {}
     for key in PATH_KEYS:
         node: Any = raw
@@ -342,8 +339,8 @@ def _text(value: Any) -> str:
     """A value as `key=value` writes it, so that reading it gives the same value."""
     if isinstance(value, str):
         try:
-            if yaml.safe_load(value) == value:
+            if parse_yaml(value) == value:
                 return value
-        except yaml.YAMLError:
+        except InputError:
             pass
     return json.dumps(value)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medvl.core.plain_yaml import read_yaml
 from medvl.data.images import image_size
 from medvl.data.importers.cases import boxed, capped, cut_box, unique_ids, write_cases
 from medvl.data.importers.instances import SPLITS, Instance, case_of, counted
@@ -137,15 +138,10 @@ def label_file(image: Path) -> Path:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    import yaml
-
     path = folder / "data.yaml"
     if not path.is_file():
         raise InputError("no data.yaml", file=folder, expected="data.yaml with names, train and val")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML ({error})", file=path) from None
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise InputError("not a mapping", file=path, expected="names, train, val")
     return config
