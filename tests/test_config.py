@@ -126,3 +126,83 @@ def test_the_border_of_older_configurations_is_that_of_the_data(capsys: pytest.C
     assert make_config({"protocol": "mgca_segmentation"}).data.border == "zero"
     with pytest.raises(InputError):
         make_config({"data": {"augment": {"border": "zero"}, "border": "edge"}})
+
+# Of each: a value that is accepted, and values that are none.
+RANGES = {
+    "train.lr": (0, -1, "inf", "nan", "1e400", True, "2024-99-99", [1]),
+    "train.lr_min": (0, -1, "nan"),
+    "train.ema_decay": (0.9, -1, 1, "nan"),
+    "train.weight_decay": (0, -1, "inf"),
+    "train.clip_norm": (1, -1, 0, "nan"),
+    "train.warmup_steps": (0, -5, 0.5),
+    "train.save_every_s": (0, -1, "inf"),
+    "train.patience": (1, -1, 0),
+    "train.first_best_epoch": (1, -1, 10_000),
+    "train.restart_epochs": (1, -1),
+    "train.seed": (0, -1, 2**32, int("9" * 40)),
+    "train.devices": (1, 0, -1),
+    "train.accelerator": ("cpu", "abc", 3),
+    "train.steps_per_epoch": (1, 0),
+    "train.epochs": (1, 0, True, "9" * 5000),
+    "data.num_workers": (0, -1),
+    "data.cache_mb": (0, -1),
+    "data.slice_index": (0, -1),
+    "data.p_empty_text": (1, -1, "nan"),
+    "data.phrases_per_image": (1, 0),
+    "data.rows_per_image": (1, -1),
+    "data.val_phrases_per_image": (1, -1),
+    "data.label_seed": (0, -1),
+    "data.image_size": ([8, 8], [0, 8], [8], [True, 8]),
+    "data.window": ([40, 80], [40, -80], [40, "nan"]),
+    "data.classes": ({"a": [1]}, {"a": [0]}, {"a": ["b"]}, 3),
+    "data.augment.scale": ([0.9, 1.1], [1.1, 0.9], [0, 1]),
+    "data.constant_text": ("both lungs", False, "a\ud800"),
+    "objective.dice_weight": (1, -1, "nan", "inf"),
+    "objective.focal_gamma": (2, "inf", -1),
+    "detect.anchors": ("fit", [[1, -1]], [[1]], [1]),
+    "text.dim": (8, 0, -8),
+    "text.max_tokens": (5, -1, 0),
+    "pretrain.sigma": (0.1, 0, "nan"),
+    "pretrain.mask.sigma_cells": (0.5, 0, "inf"),
+    "model.options": ({}, {"dropout": float("nan")}, 3, [1]),
+    "task": ("segment", [], {}, None, "segmentation"),
+    "fidelity": ("paper", [], {}),
+    "protocol": (None, [], "nope"),
+}
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_every_value_has_a_range(key: str) -> None:
+    def made(value: object) -> Config:
+        tree: dict[str, object] = {}
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})  # type: ignore[assignment]
+        node[leaf] = value
+        return make_config(tree)
+
+    good, *bad = RANGES[key]
+    made(good)
+    for value in bad:
+        with pytest.raises(InputError) as caught:
+            made(value)
+        assert key.split(".")[-1] in str(caught.value) and len(str(caught.value)) < 2000
+
+
+def test_values_that_contradict_each_other() -> None:
+    with pytest.raises(InputError, match="lr_min"):
+        make_config({"train": {"lr": 1e-4, "lr_min": 1e-3}})
+    with pytest.raises(InputError, match="both 0"):
+        make_config({"objective": {"dice_weight": 0, "ce_weight": 0}})
+
+
+def test_overrides_are_values_or_text(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{}")
+    words = ["train.lr=1e-3", "data.constant_text=a: [b", "data.views=[PA, AP]", "data.text_column=2024-01-01"]
+    config = load_config(tmp_path / "r.yaml", words)
+    assert (config.train.lr, config.data.constant_text) == (1e-3, "a: [b")
+    assert (config.data.views, config.data.text_column) == (["PA", "AP"], "2024-01-01")
+    for word in ("train.lr", "=3", "train..lr=3", ".=3", "train.lr.x=3", "task.x=3"):
+        with pytest.raises(InputError):
+            load_config(tmp_path / "r.yaml", [word])

@@ -16,7 +16,7 @@ from medvl.config_checks import cross_faults, key_faults, shown
 from medvl.core.plain_yaml import read_yaml, yaml_text
 from medvl.core.ranges import SECTION, AtLeastOne, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.data.geometry import AugmentConfig, Border
-from medvl.errors import Fault, InputError, warn
+from medvl.errors import Fault, InputError, nearest, warn
 from medvl.fidelity import Preset, preset_values
 from medvl.objectives.detection import DetectConfig
 from medvl.objectives.pseudo_mask import PseudoMaskConfig

@@ -32,7 +32,8 @@ class Fault:
         if self.record is not None:
             record = self.record if len(self.record) <= MAX_ID else f"{self.record[:MAX_ID]}..."
             place += f" [{record}]" if place else f"record {record}"
-        what = self.what if len(self.what) <= MAX_SHOWN else f"{self.what[:MAX_SHOWN]} ... ({len(self.what)} characters)"
+        length = len(self.what)
+        what = self.what if length <= MAX_SHOWN else f"{self.what[:MAX_SHOWN]} ... ({length} characters)"
         text = f"{place}: {what}" if place else what
         if self.expected:
             text += f"; expected {self.expected}"

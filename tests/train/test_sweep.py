@@ -205,7 +205,7 @@ def test_a_fault_of_a_sweep_is_found_when_it_is_read(
 def test_a_recipe_is_no_sweep(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not a sweep.*medvl train"):
         load_sweep(tiny_recipe)
-    with pytest.raises(InputError, match="no such sweep"):
+    with pytest.raises(InputError, match="no such recipe"):
         load_sweep(tmp_path / "none.yaml")
 
 

@@ -59,7 +59,7 @@ def parse_yaml(text: str, file: str | Path | None = None) -> Any:
 
 def yaml_text(value: Any, **options: Any) -> str:
     """YAML that `parse_yaml` reads as `value`, keys in their order. `options`: as those of `yaml.dump`."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, **options)
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, **options))
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,7 +73,7 @@ class _Loader(yaml.SafeLoader):
         self.num_nodes += 1
         if self.depth > MAX_DEPTH or self.num_nodes > MAX_NODES:
             what = f"more than {MAX_DEPTH} levels" if self.depth > MAX_DEPTH else f"more than {MAX_NODES:,} values"
-            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.get_mark())
         node = super().compose_node(parent, index)
         self.depth -= 1
         if node is not None and node.tag not in _TAGS:

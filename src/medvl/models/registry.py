@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -62,4 +63,22 @@ def build_model(name: str, **options: Any) -> nn.Module:
                 expected=", ".join(known),
                 remedy=f"did you mean {like}?" if like else None,
             )
-    return MODELS[name](**options)
+    return construct(MODELS[name], name, options)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def construct(network: type[Network], name: str, options: Mapping[str, Any]) -> Network:
+    """`network(**options)`; `name` is what an error calls it.
+
+    Raises:
+        InputError: a value that the network does not take, of another type or out of its range.
+    """
+    try:
+        return network(**options)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
+        written = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise InputError(
+            f"model {name} cannot be built: {error}", expected="options that it takes", remedy=f"they were {written}"
+        ) from error

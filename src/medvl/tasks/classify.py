@@ -24,7 +24,7 @@ from medvl.distributed import gather_objects, gather_with_grad, sum_over_ranks
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc
 from medvl.models.classifier import ImageClassifier
-from medvl.models.registry import constructor_names
+from medvl.models.registry import construct, constructor_names
 from medvl.progress import track
 from medvl.tasks.segment import TextGuidedSegmenter
 from medvl.tasks.task import Task
@@ -53,7 +53,7 @@ class Classifier(TextGuidedSegmenter):
 def build_classifier(config: Config, num_classes: int) -> Classifier:
     """The network of a configuration, initialised from `train.seed`."""
     torch.manual_seed(config.train.seed)
-    return Classifier(ImageClassifier(**classifier_options(config, num_classes)), None)
+    return Classifier(construct(ImageClassifier, "classifier", classifier_options(config, num_classes)), None)
 
 
 def classifier_options(config: Config, num_classes: int) -> dict[str, Any]:

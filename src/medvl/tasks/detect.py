@@ -21,6 +21,7 @@ from medvl.data.dataset import MOVED_OUT, Batch
 from medvl.distributed import gather_objects
 from medvl.evaluate.detection import COCO_IOUS, PUBLISHED_IOUS, ImageBoxes, average_precision, mean_ap
 from medvl.models.boxes import nms
+from medvl.models.registry import construct
 from medvl.models.yolo import YOLO
 from medvl.objectives.detection import detection_loss
 from medvl.tasks.classify import image_network_options
@@ -56,7 +57,7 @@ class Detections:
 def build_detector(config: Config, num_classes: int) -> Detector:
     """The network of a configuration, initialised from `train.seed`."""
     torch.manual_seed(config.train.seed)
-    return Detector(YOLO(**detector_options(config, num_classes)), None)
+    return Detector(construct(YOLO, "yolo", detector_options(config, num_classes)), None)
 
 
 def detector_options(config: Config, num_classes: int) -> dict[str, Any]:

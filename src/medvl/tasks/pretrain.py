@@ -25,7 +25,7 @@ from medvl.data.dataset import Batch
 from medvl.distributed import gather_objects, gather_with_grad
 from medvl.errors import InputError, warn
 from medvl.models.g2d import G2D, ImageOutput
-from medvl.models.registry import constructor_names
+from medvl.models.registry import construct, constructor_names
 from medvl.objectives.contrastive import (
     CachedEmbeddings,
     gathered_info_nce,
@@ -79,7 +79,7 @@ def build_pretrainer(
     encoder = configured_encoder(config.text, list(texts), config.train.seed, patients)
     if encoder is None:
         raise InputError("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
-    return Pretrainer(G2D(**g2d_options(config, encoder)), encoder, context), encoder
+    return Pretrainer(construct(G2D, "g2d", g2d_options(config, encoder)), encoder, context), encoder
 
 
 def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
