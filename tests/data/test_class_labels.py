@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +17,58 @@ from medvl.errors import InputError
 
 
 def records(*rows: str) -> list[Record]:
-    """`labels/unknown/image` each; the id is the place."""
+    """`labels/unknown/image` each, as cells; the id is the place."""
     found = []
     for i, row in enumerate(rows):
         labels, unknown, image = (*row.split("/"), "", "")[:3]
         extra = {"labels_unknown": unknown} if unknown else {}
-        names = tuple(filter(None, labels.split("|")))
+        names = () if labels == "none" else tuple(filter(None, labels.split("|")))
         path = Path(image or f"{i}.png")
-        found.append(Record(f"r{i}", path, "", {}, (), names, f"p{i}", None, None, "train", None, extra, i + 2))
+        row = Record(f"r{i}", path, "", {}, (), names, f"p{i}", None, None, "train", None, extra, i + 2)
+        found.append(replace(row, labels_absent=labels == "none"))
     return found
 
 
 def test_present_absent_and_unknown() -> None:
-    rows = records("a|b", "b/a", "", "/a|b", "c|a")
+    rows = records("a|b", "b/a", "none", "/a|b", "c|a", "")
     config = ClassifyConfig(classes=["b", "a"])
     assert find_classes(rows, ClassifyConfig()) == ("a", "b", "c")
     found = class_labels(rows, find_classes(rows, config), config)
     expected = [[1, 1], [1, np.nan], [0, 0], [0, 1]]
     np.testing.assert_array_equal(found.values, np.array(expected, dtype=np.float32))
     assert [row.id for row in found.records] == ["r0", "r1", "r2", "r4"]
-    assert found.counts == {"same_image": 0, "not_labelled": 1, "other_names": {"c": 1}}
+    expected_counts = {"same_image": 0, "not_labelled": 2, "empty_cells": 1, "without_any_class": 1}
+    assert found.counts == {**expected_counts, "other_names": {"c": 1}}
     assert found.per_class()["a"] == {"positive": 2, "negative": 1, "unknown": 1}
 
 
-def test_a_negative_name_is_a_class_unless_it_is_said() -> None:
+def test_an_empty_cell_is_not_annotated_and_none_is_absent(tmp_path: Path) -> None:
+    rows = records("", "none", "a")
+    found = class_labels(rows, ("a",), ClassifyConfig())
+    assert [row.id for row in found.records] == ["r1", "r2"] and found.values.ravel().tolist() == [0, 1]
+    Image.new("L", (4, 4), 9).save(tmp_path / "i.png")
+    (tmp_path / "m.csv").write_text("id,image,labels\nx,i.png,\ny,i.png,None\nz,i.png,a|b\n")
+    cells = [(row.labels, row.labels_absent) for row in load_manifest(tmp_path / "m.csv").records]
+    assert cells == [((), False), ((), True), (("a", "b"), False)]
+    (tmp_path / "m.csv").write_text("id,image,labels\nx,i.png,none|a\n")
+    with pytest.raises(InputError):
+        load_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("name", ["No Finding", "normal", "NO_FINDINGS", "Healthy"])
+def test_a_label_that_says_there_is_none_is_no_class_unless_it_is_listed(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = records(name, "a", name)
+    assert find_classes(rows, ClassifyConfig()) == ("a",)
+    assert name in capsys.readouterr().err
+    assert class_labels(rows, ("a",), ClassifyConfig()).values.ravel().tolist() == [0, 1, 0]
+    assert find_classes(rows, ClassifyConfig(classes=[name, "a"])) == (name, "a")
+    assert find_classes(rows, ClassifyConfig(labels="multiclass")) == tuple(sorted((name, "a")))
+
+
+def test_a_negative_name_is_no_class() -> None:
     rows = records("No Finding", "a", "No Finding")
-    assert find_classes(rows, ClassifyConfig()) == ("No Finding", "a")
     config = ClassifyConfig(negative_names=["No Finding"])
     assert find_classes(rows, config) == ("a",)
     assert class_labels(rows, ("a",), config).values.ravel().tolist() == [0, 1, 0]
@@ -51,7 +78,7 @@ def test_a_negative_name_is_a_class_unless_it_is_said() -> None:
 
 
 def test_records_of_one_image_count_once_and_must_agree() -> None:
-    rows = records("a//x.png", "a//x.png", "//y.png")
+    rows = records("a//x.png", "a//x.png", "none//y.png")
     found = class_labels(rows, ("a",), ClassifyConfig())
     assert [row.id for row in found.records] == ["r0", "r2"] and found.counts["same_image"] == 1
     with pytest.raises(InputError, match=r"m\.csv:3 \[r1\].*differ from those of r0"):
@@ -62,7 +89,7 @@ def test_one_of_several_classes() -> None:
     config = ClassifyConfig(labels="multiclass")
     found = class_labels(records("a", "b", "/a|b"), ("a", "b"), config)
     assert found.values.tolist() == [[1, 0], [0, 1]] and found.counts["not_labelled"] == 1
-    for row, message in (("a|b", r"2 classes \(a, b\)"), ("", "0 classes"), ("z", "labels: z")):
+    for row, message in (("a|b", "2 classes"), ("none", "0 classes"), ("z", "labels: z")):
         with pytest.raises(InputError, match=message):
             class_labels(records(row), ("a", "b"), config)
 
@@ -74,7 +101,7 @@ def test_one_of_several_classes() -> None:
         (["Edema"], ClassifyConfig(classes=["Oedema"]), "did you mean Edema"),
         (["a|n"], ClassifyConfig(negative_names=["m"]), "negative_names: no record"),
         (["a|n"], ClassifyConfig(classes=["a", "n"], negative_names=["n"]), "n is in classify.classes and in"),
-        (["n"], ClassifyConfig(negative_names=["n"]), "every label is in"),
+        (["n"], ClassifyConfig(negative_names=["n"]), "every label says"),
         (["a|b"], ClassifyConfig(classes=["a", "a"]), "twice"),
         (["a"], ClassifyConfig(labels="multiclass"), "multiclass with one class"),
         (["a|b|n"], ClassifyConfig(labels="multiclass", negative_names=["n"]), "a class of its own"),
@@ -92,7 +119,7 @@ def test_a_name_cannot_be_there_and_unknown_and_many_faults_are_cut() -> None:
 
 
 def test_fractions_are_nested_by_patient() -> None:
-    labels = class_labels(records(*["a", ""] * 100), ("a",), ClassifyConfig())
+    labels = class_labels(records(*["a", "none"] * 100), ("a",), ClassifyConfig())
 
     def part(fraction: float, **keys: object) -> set[str]:
         config: Config = make_config({"task": "classify", "data": {"label_fraction": fraction, **keys}})
@@ -114,7 +141,7 @@ def test_samples_hold_the_labels_and_only_training_is_augmented(tmp_path: Path) 
     lines = ["id,image,text,labels,labels_unknown,patient,mask"]
     for i in range(3):
         Image.fromarray(rng.integers(0, 255, (40, 32), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-        lines.append(f"r{i},{i}.png,the left lung,{'a' if i else ''},{'b' if i == 2 else ''},p{i},none")
+        lines.append(f"r{i},{i}.png,the left lung,{'a' if i else 'none'},{'b' if i == 2 else ''},p{i},none")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
     rows = load_manifest(tmp_path / "m.csv").records
     labels = class_labels(rows, ("a", "b"), ClassifyConfig())

@@ -284,7 +284,7 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i, name in enumerate(TABLE):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
         split = "val" if name[0] == "v" else "test"
-        lines.append(f"{name},{name}.png,{LABELS[name]},{UNKNOWN.get(name, '')},p{i},{split}")
+        lines.append(f"{name},{name}.png,{LABELS[name] or 'none'},{UNKNOWN.get(name, '')},p{i},{split}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     known = KnownClassifier(TABLE)
     monkeypatch.setattr(classes_module.ZeroShot, "load", classmethod(lambda cls, folder, device="cpu": known))
@@ -384,7 +384,7 @@ def test_without_labels_there_are_probabilities_only(labelled: Path) -> None:
 
 def test_an_image_in_several_rows_is_one_case(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (labelled / "manifest.csv").open("a") as file:
-        file.write("v2again,v2.png,b,,p2,val\nv3again,v3.png,,a,p3,val\n")
+        file.write("v2again,v2.png,b,,p2,val\nv3again,v3.png,none,a,p3,val\n")
     found = classified(labelled, classes=["a", "b"])
     assert found["num_cases"] == 4 and "2 images stand in rows of different labels" in capsys.readouterr().err
     assert found["by_class"]["b"]["num"] == 4 and found["by_class"]["b"]["num_positive"] == 2  # v2 too

@@ -40,7 +40,7 @@ def draw(folder: Path, label: str) -> None:
         Image.fromarray((255 * disc).astype(np.uint8)).save(folder / f"m{i}.png")
         split = "train" if i < 12 else "val" if i < 18 else "test"
         mask = f"m{i}.png" if i % 2 else "none"
-        found = label if i % 2 else ""
+        found = label if i % 2 else "none"
         box = f"{label} 6 {4 + i % 5} 18 {16 + i % 5}" if i % 2 else "none"
         text = f"there is {'a disc' if i % 2 else 'a bar'} {i % 3}"
         lines.append(f"c{i},{i}.png,{text},{mask},{found},{box},p{i},{split}")

@@ -55,7 +55,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unknown = "bar" if i % 10 == 0 and not bar else ""
         names = "|".join(name for name, there in (("disc", disc), ("bar", bar)) if there) or "normal"
         split = "train" if i < 24 else "val" if i < 36 else "test"
-        kind = ("none", "disc", "bar", "both")[i % 4]
+        kind = ("clear", "disc", "bar", "both")[i % 4]
         rows.append(f"c{i},{i}.png,the left lung,{names},{unknown},{kind},p{i // 2},{split},{'L' if i == 5 else 'PA'}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     one_label = [row.split(",") for row in rows]
@@ -213,7 +213,7 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = max(line["accuracy"] for line in logged if line["kind"] == "val")
     found = evaluate_classifier(run, films / "one.csv", split="val", out=tmp_path / "val", num_draws=20)
-    assert found["classes"] == ["bar", "both", "disc", "none"]
+    assert found["classes"] == ["bar", "both", "clear", "disc"]
     assert found["metrics"]["accuracy"]["mean"] == pytest.approx(best)
     assert np.array(found["confusion"]).sum() == 12 and found["threshold"] is None
     assert np.trace(found["confusion"]) / 12 == pytest.approx(best)
@@ -314,7 +314,7 @@ def test_balanced_weights_make_both_kinds_weigh_the_same(films: Path) -> None:
         assert weights[k] * count["positive"] == pytest.approx(count["negative"])
     one = class_labels(
         load_manifest(films / "one.csv").split("train"),
-        ("none", "bar", "disc", "both"),
+        ("clear", "bar", "disc", "both"),
         config_of(films, "classify.labels=multiclass", "classify.negative_names=[]").classify,
     )
     assert class_weights(one, multiclass=True).tolist() == pytest.approx([1, 1, 1, 1])  # six images each
@@ -388,7 +388,7 @@ def test_init_of_other_classes_or_another_encoder_is_refused(films: Path, g2d: P
 
 def test_a_val_split_of_one_kind_has_no_auc_to_choose_by(films: Path, tmp_path: Path) -> None:
     text = (films / "manifest.csv").read_text().splitlines()
-    kept = [line for line in text if ",val," not in line or ",none," in line]
+    kept = [line for line in text if ",val," not in line or ",clear," in line]
     manifest = films / "one_kind.csv"
     manifest.write_text("\n".join(kept) + "\n")
     with pytest.raises(InputError, match="no class has positives and negatives in the val split"):

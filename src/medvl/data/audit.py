@@ -352,7 +352,7 @@ def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: set[
         "images": len({record.image for record in records}),
         "patients": len({record.patient for record in records}),
         "classes": {name: dict(Counter(_state(record.masks[name], empty) for record in records)) for name in classes},
-        "labels": dict(Counter(label for record in records for label in record.labels).most_common()),
+        "labels": _label_counts(records),
         "licences": dict(Counter(record.licence or "(none)" for record in records).most_common()),
         "texts": {
             "empty": len(records) - len(words),
@@ -360,6 +360,17 @@ def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: set[
             "words": {"min": min(words), "median": statistics.median(words), "max": max(words)} if words else None,
         },
     }
+
+
+def _label_counts(records: Sequence[Record]) -> dict[str, int]:
+    """How often each label stands there, how often `none`, and how many cells are empty; {} without any label."""
+    counts = Counter(label for record in records for label in record.labels)
+    num_absent = sum(record.labels_absent for record in records)
+    if not counts and not num_absent:
+        return {}
+    num_empty = sum(not record.labels and not record.labels_absent for record in records)
+    cells = {"(none: looked for and absent)": num_absent, "(empty: not annotated)": num_empty}
+    return {**{name: number for name, number in cells.items() if number}, **dict(counts.most_common())}
 
 
 def _some(names: Iterable[str]) -> str:

@@ -1,8 +1,10 @@
 """Class labels of images: manifest -> classes, a matrix in {0, 1, NaN}, one sample per image.
 
 `labels` holds what is there (`|` separates), the further column `labels_unknown` what nothing is known of (NaN: no
-loss, not scored); every other class is absent. Names like `No Finding` or `normal` are classes of their own unless
-`classify.negative_names` lists them: such an image then has no class at all.
+loss, not scored); every other class is absent. An empty cell is not annotated (NaN for every class); `none`, and a
+label that `classify.negative_names` lists, say that every class is absent. With `labels: multilabel` names like
+`No Finding` or `normal` are read so too, and that is said, unless `classify.classes` lists them; with `multiclass` they
+are classes of their own.
 
 Shapes: n images, K classes, D features.
 """
@@ -22,8 +24,8 @@ from torch.utils.data import Dataset
 from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import label_units, labelled_patients
-from medvl.data.records import MaskRef, Record
-from medvl.errors import Fault, InputError, nearest
+from medvl.data.records import ABSENT, MaskRef, Record
+from medvl.errors import Fault, InputError, nearest, warn
 
 if TYPE_CHECKING:
     from medvl.config import ClassifyConfig, Config, DataConfig
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 UNKNOWN_COLUMN = "labels_unknown"
 MAX_LISTED = 20  # faults of one kind that are listed one by one
+NOTHING_THERE = frozenset(  # labels that say that there is none, as label tables write them
+    "normal healthy negative none no_finding no_findings no_abnormality no_abnormalities no_disease nofinding "
+    "unremarkable no_significant_abnormality no_acute_findings".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,8 @@ class ClassLabels:
     """Images that are labelled, one record each, and their labels (n, K) in {0, 1, NaN}.
 
     `counts`: what was left out: `same_image` (further records of an image), `not_labelled` (nothing is known of any
-    class), `other_names` (name -> images; labels that are no class, which are ignored).
+    class; `empty_cells` of these have an empty cell), `other_names` (name -> images; labels that are no class, which
+    are ignored); and `without_any_class`, the images that are kept and have none.
     """
 
     classes: tuple[str, ...]
@@ -67,6 +74,8 @@ class ClassLabels:
 def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str, ...]:
     """The classes of a training split: `classify.classes`, or every label seen there, by name.
 
+    A label that says that there is none (`No Finding`) is no class of several labels unless it is listed; that is said.
+
     Raises:
         InputError: no labels at all; a class or negative name that no record has; a name that is both.
     """
@@ -74,23 +83,30 @@ def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str
     if not seen:
         raise InputError(
             "no record of the train split has a label",
-            expected="names in the column labels, with | between",
+            expected="names in the column labels, with | between; none where it was looked for and absent",
             remedy="medvl import reads the label tables of public sets",
         )
     faults = []
     for key, names in (("classes", config.classes or []), ("negative_names", config.negative_names)):
         for name in names:
-            if name not in seen:
+            if name not in seen and name.lower() != ABSENT:
                 like = nearest(name, seen)
                 remedy = f"did you mean {like}?" if like else f"labels there: {', '.join(sorted(seen)[:MAX_LISTED])}"
                 faults.append(Fault(f"classify.{key}: no record of the train split has {name}", remedy=remedy))
     for name in sorted(set(config.classes or []) & set(config.negative_names)):
         faults.append(Fault(f"{name} is in classify.classes and in classify.negative_names"))
-    classes = tuple(config.classes or sorted(set(seen) - set(config.negative_names)))
+    listed = bool(config.classes) or config.labels == "multiclass"
+    nothing = set() if listed else {name for name in seen if says_nothing(name)}
+    for name in sorted(nothing - set(config.negative_names)):
+        warn(
+            f"label {name!r} ({seen[name]} training records) is read as 'looked for and absent'; "
+            "classify.classes makes it a class of its own, classify.negative_names silences this"
+        )
+    classes = tuple(config.classes or sorted(set(seen) - set(config.negative_names) - nothing))
     if len(set(classes)) < len(classes):
         faults.append(Fault("classify.classes names a class twice"))
     if not classes and not faults:
-        faults.append(Fault("every label is in classify.negative_names", expected="at least one class"))
+        faults.append(Fault("every label says that there is none", expected="at least one class"))
     if config.labels == "multiclass" and config.negative_names:
         faults.append(
             Fault("classify.negative_names with labels: multiclass", remedy="there such a name is a class of its own")
@@ -119,12 +135,12 @@ def class_labels(
     kept: list[Record] = []
     rows: list[FloatArray] = []
     others: Counter[str] = Counter()
-    num_same = num_without = 0
+    num_same = num_without = num_blank = num_absent = 0
     for record in records:
         before = first.setdefault(record.image, record)
         if before is not record:
             num_same += 1
-            if set(before.labels) != set(record.labels) or set(_unknown(before)) != set(_unknown(record)):
+            if _label_key(before) != _label_key(record):
                 what = f"the labels differ from those of {before.id}, which has the same image"
                 faults.append(Fault(what, file, record.line, record.id, expected="the same labels"))
             continue
@@ -134,14 +150,22 @@ def class_labels(
             faults.append(replace(fault, file=file, line=record.line, record=record.id))
         elif np.isnan(row).all():
             num_without += 1
+            num_blank += not has_labels(record) and not _unknown(record)
         else:
             kept.append(record)
             rows.append(row)
+            num_absent += not np.nan_to_num(row).any()
     if faults:
         more = [Fault(f"and {len(faults) - MAX_LISTED} more", file)] if len(faults) > MAX_LISTED else []
         raise InputError(faults[:MAX_LISTED] + more)
     values = np.stack(rows) if rows else np.zeros((0, len(classes)), dtype=np.float32)
-    counts = {"same_image": num_same, "not_labelled": num_without, "other_names": dict(sorted(others.items()))}
+    counts = {
+        "same_image": num_same,
+        "not_labelled": num_without,
+        "empty_cells": num_blank,
+        "without_any_class": num_absent,
+        "other_names": dict(sorted(others.items())),
+    }
     return ClassLabels(tuple(classes), tuple(kept), values, counts)
 
 
@@ -220,12 +244,28 @@ class FeatureDataset(Dataset[Sample]):
         )
 
 
+def says_nothing(label: str) -> bool:
+    """Whether a label says that there is none, e.g. `No Finding` or `normal`."""
+    return "_".join(label.casefold().replace("-", " ").replace("_", " ").split()) in NOTHING_THERE
+
+
+def has_labels(record: Record) -> bool:
+    """Whether somebody looked for labels in a record's image: a label, or `none`."""
+    return bool(record.labels) or record.labels_absent
+
+
+def _label_key(record: Record) -> tuple[frozenset[str], frozenset[str], bool]:
+    return frozenset(record.labels), frozenset(_unknown(record)), record.labels_absent
+
+
 def _unknown(record: Record) -> tuple[str, ...]:
     return tuple(filter(None, (name.strip() for name in record.extra.get(UNKNOWN_COLUMN, "").split("|"))))
 
 
 def _row(record: Record, classes: Sequence[str], config: ClassifyConfig) -> tuple[FloatArray, Fault | None]:
     """(K,) in {0, 1, NaN}, or what is wrong with it."""
+    if not has_labels(record):
+        return np.full(len(classes), np.nan, dtype=np.float32), None
     there, unknown = set(record.labels), set(_unknown(record))
     row = np.array([1 if name in there else np.nan if name in unknown else 0 for name in classes], dtype=np.float32)
     if there & unknown:
@@ -238,7 +278,6 @@ def _row(record: Record, classes: Sequence[str], config: ClassifyConfig) -> tupl
         return row, None
     if len(found) == 1:
         return (row == 1).astype(np.float32), None
-    if not there and unknown:
-        return np.full(len(classes), np.nan, dtype=np.float32), None
-    what = f"{len(found)} classes" + (f" ({', '.join(found)})" if found else f", labels: {', '.join(sorted(there))}")
+    names = ", ".join(found or sorted(there) or ["none"])
+    what = f"{len(found)} classes (labels: {names})" + ("" if there else "; none says that there is no label")
     return row, Fault(what, expected=f"exactly one of {', '.join(classes)}", remedy="classify.labels: multilabel")

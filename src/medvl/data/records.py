@@ -4,7 +4,8 @@ Columns: `id, image, text, mask | mask_NAME, mask_values, boxes, labels, patient
 further one. Paths are relative to the manifest. `group` is read as patient and `label` as labels; `labels` and
 `mask_values` are separated by `|`. Boxes stand in the column `boxes` or in a `boxes.csv` (see `data/box_table.py`).
 
-An empty mask cell means NOT ANNOTATED: no loss, not scored. The word `none` means looked for and absent: an empty mask.
+An empty mask, boxes or labels cell means NOT ANNOTATED: no loss, not scored. The word `none` means looked for and
+absent: an empty mask, no box, no label.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Record:
     line: int
     context: Mapping[str, str] = field(default_factory=dict)  # of data.context_columns; see data/context.py
     boxes_absent: bool = False  # boxes were looked for and there is none; without boxes False = not annotated
+    labels_absent: bool = False  # labels were looked for and there is none; without labels False = not annotated
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Manifest:
                 record.labels,
                 record.patient,
             ]
+            row += [[ABSENT]] if record.labels_absent else []
             row += [record.study, record.view, record.split, record.licence, dict(sorted(record.extra.items()))]
             digest.update(json.dumps(row).encode())
             files.add(record.image)
@@ -311,7 +314,11 @@ class _Reader:
         if split is not None and split not in SPLITS:
             remedy = _did_you_mean(nearest(split, SPLITS))
             self.fault(f"unknown split {split}", line, name, expected=", ".join(SPLITS), remedy=remedy)
-        labels = row.get("labels", row.get("label", ""))
+        cell_of_labels = row.get("labels", row.get("label", ""))
+        labels = tuple(label.strip() for label in cell_of_labels.split("|") if label.strip())
+        no_label = any(label.lower() == ABSENT for label in labels)
+        if no_label and len(labels) > 1:
+            self.fault(f"labels: {ABSENT} beside a label", line, name, expected=f"{ABSENT} alone, or labels")
         cell = box_cell(row.get("boxes", ""), self.table.path, line, name)
         self.faults += cell[2]
         found, absent, contradict = joined(cell, boxes, name)
@@ -323,7 +330,7 @@ class _Reader:
             text=row.get(self.text_column, ""),
             masks=self._masks(line, row),
             boxes=found,
-            labels=tuple(label.strip() for label in labels.split("|") if label.strip()),
+            labels=() if no_label else labels,
             patient=row.get("patient", row.get("group", "")),
             study=row.get("study") or None,
             view=row.get("view") or None,
@@ -332,6 +339,7 @@ class _Reader:
             extra={column: row[column] for column in self.extra},
             line=line,
             boxes_absent=absent,
+            labels_absent=no_label,
         )
 
     def _path(self, cell: str) -> Path:

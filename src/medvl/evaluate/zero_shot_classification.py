@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from medvl.config import config_dict
 from medvl.core.files import write_json, write_text
+from medvl.data.class_labels import has_labels
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, nearest, warn
 from medvl.evaluate.classification import RULES, By, best_threshold, multilabel_metrics, published_practice
@@ -75,7 +76,7 @@ def zero_shot_classification(
     prompts = family.prompts(asked)
     groups = by_image(manifest.split(split))
     reader = ZeroShot.load(model, device)
-    labelled = any(record.labels or record.extra.get(UNKNOWN) for record in manifest.records)
+    labelled = any(has_labels(record) or record.extra.get(UNKNOWN) for record in manifest.records)
     notes = _notes(prompts, reader, labelled)
     patients = [group[0].patient for group in groups]
     labels = _labels(groups, asked, labelled)  # (n, K)
@@ -227,12 +228,17 @@ def unknown_labels(record: Record) -> tuple[str, ...]:
 
 
 def _labels(groups: Sequence[Sequence[Record]], classes: Sequence[str], labelled: bool) -> FloatArray:
-    """(n, K) in {0, 1}, NaN = not known. Of several rows of an image a positive one counts before an unknown one."""
+    """(n, K) in {0, 1}, NaN = not known. Of several rows of an image a positive one counts before an unknown one.
+
+    An image without a label cell is not annotated: NaN for every class.
+    """
     found = np.full((len(groups), len(classes)), math.nan)
     if not labelled:
         return found
     num_differing = 0
     for i, group in enumerate(groups):
+        if not any(has_labels(record) for record in group):
+            continue
         positive = {label for record in group for label in record.labels}
         unknown = {label for record in group for label in unknown_labels(record)}
         num_differing += len({(frozenset(r.labels), frozenset(unknown_labels(r))) for r in group}) > 1

@@ -213,7 +213,12 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
     for name, split in labels.items():
         left_out = split.counts
         left = [f"{left_out['same_image']} further records of an image"] if left_out["same_image"] else []
-        left += [f"{left_out['not_labelled']} without a known label"] if left_out["not_labelled"] else []
+        if left_out["not_labelled"]:
+            left.append(
+                f"{left_out['not_labelled']} without a known label, {left_out['empty_cells']} with an empty cell"
+            )
+        if left_out["without_any_class"]:
+            lines.append(f"         {name}: {left_out['without_any_class']} images have none of the classes")
         if left_out["other_names"]:
             others = ", ".join(f"{key} {num}" for key, num in left_out["other_names"].items())
             left.append(f"labels that are no class: {others}")

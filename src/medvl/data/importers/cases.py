@@ -3,8 +3,9 @@
 A case is one row of the manifest. Its masks are shapes until they are painted, one file at a time, so that memory holds
 the rows of a set and a single mask. Nothing is written when there is a fault.
 
-Labels: column `labels` holds the positive ones, column `labels_unknown` those about which nothing is known (neither
-positive nor negative: no loss, not scored). Every other label of the layout is negative.
+Labels: column `labels` holds the positive ones (`none`: all were looked for and absent), column `labels_unknown` those
+about which nothing is known (neither positive nor negative: no loss, not scored). Every other label of the layout is
+negative.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Case:
     masks: Mapping[str, Sequence[Shape] | None] = field(default_factory=dict)
     boxes: Sequence[Box] = ()
     boxes_absent: bool = False  # boxes were looked for and there is none
-    labels: Sequence[str] = ()
+    labels: Sequence[str] | None = None  # None: not annotated; (): looked for and absent
     labels_unknown: Sequence[str] = ()
     patient: str = ""
     study: str = ""
@@ -274,7 +275,8 @@ def _paint(cases: Sequence[Case], columns: Mapping[str, str], folder: Path) -> t
 
 def _row(case: Case, base: Path) -> dict[str, str]:
     row = {"id": case.id, "image": Path(os.path.relpath(case.image, base)).as_posix(), "text": case.text}
-    row |= {"labels": "|".join(case.labels), "labels_unknown": "|".join(case.labels_unknown), "patient": case.patient}
+    labels = "" if case.labels is None else "|".join(case.labels) or ABSENT
+    row |= {"labels": labels, "labels_unknown": "|".join(case.labels_unknown), "patient": case.patient}
     row["boxes"] = ABSENT if case.boxes_absent else ""
     return row | {"study": case.study, "view": case.view, "split": case.split} | dict(case.extra)
 

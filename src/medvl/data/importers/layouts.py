@@ -2,7 +2,8 @@
 
 Labels in the manifests of all layouts, for whoever reads them (classification, detection):
 
-- `labels`: the positive labels of the row, `|` between them; empty = none of the layout's labels is positive.
+- `labels`: the positive labels of the row, `|` between them; `none` = none of the layout's labels is positive; empty =
+  not annotated.
 - `labels_unknown`: those of which neither is known (uncertain, not mentioned): no loss, not scored. Without this column
   everything is known.
 - `Layout.labels`: all labels of a set, in the order of its table. What is in neither column is negative.
