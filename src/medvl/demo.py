@@ -52,7 +52,7 @@ def run_demo(out: Path, *, quick: bool = False) -> None:
     report(str(run), table, out=out / "report.html", group_by=COLUMNS, probe_rows=PROBE_ROWS)
     _title(f"5/5 an image and a phrase become a mask: {PHRASE!r}")
     image = load_manifest(table).records[0].image
-    predict(SHIPPED, [image], out=out / "prediction", text=[PHRASE])
+    predict(SHIPPED, [str(image)], out=out / "prediction", text=[PHRASE])
     minutes = (time.monotonic() - start) / 60
     _title(f"done in {minutes:.1f} minutes. {NOT_A_DEVICE}")
     print(f"look at  {out / 'report.html'}\n         {out / 'prediction'}")

@@ -72,6 +72,12 @@ class InputError(Exception):
         return f"{len(self.faults)} faults:\n" + "\n".join(f"  {fault}" for fault in self.faults)
 
 
+class UnfinishedError(InputError):
+    """Some of the inputs could not be read; what could is done and kept. Exit code 1."""
+
+    exit_code = 1
+
+
 _warned: set[str] = set()  # messages that were printed
 _held: dict[str, list[str]] = {}  # message -> places that are not printed yet
 _known: set[tuple[str, str]] = set()  # of a message and a place

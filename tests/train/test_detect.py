@@ -27,7 +27,7 @@ from medvl.errors import InputError
 from medvl.evaluate.compare import compare
 from medvl.evaluate.detector import evaluate_detector
 from medvl.evaluate.inputs import open_inputs
-from medvl.infer.detect import detect_files
+from medvl.infer.batch import predict_files
 from medvl.infer.predictor import Predictor
 from medvl.model_folder import load_model, save_model
 from medvl.models.classifier import ImageClassifier
@@ -203,10 +203,11 @@ def test_detect_writes_boxes_in_native_pixels_and_pictures(films: Path, trained:
     assert picture.shape == (512, 512, 3) and (picture == (255, 140, 0)).all(axis=2).sum() > 500
     none = np.asarray(Image.open(tmp_path / "out" / "32_overlay.png"))
     assert not (none == (255, 140, 0)).all(axis=2).any()
-    assert detect_files(trained, [films / "33.png"], tmp_path / "all", threshold=1.0) == []
-    with pytest.raises(InputError, match="two images are called 33"):
-        detect_files(trained, [films / "33.png", films / "33.png"], tmp_path / "two")
-    assert "boxes on 1 of 1 images" in CliRunner().invoke(
+    assert predict_files(trained, [films / "33.png"], [], tmp_path / "all", threshold=1.0) == []
+    assert (tmp_path / "all" / "detections.csv").is_file()
+    with pytest.raises(InputError, match="text"):
+        predict_files(trained, [films / "33.png"], ["bar"], tmp_path / "two")
+    assert "boxes on 1 images" in CliRunner().invoke(
         app, ["detect", str(trained), str(films / "33.png"), "--out", str(tmp_path / "said")]
     ).stdout  # fmt: skip
 
@@ -354,8 +355,8 @@ def test_what_is_wrong_is_said_before_the_run_folder_is_made(
 def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2d: Path, trained: Path) -> None:
     with pytest.raises(InputError, match="not a detector"):
         evaluate_detector(g2d, films / "manifest.csv")
-    with pytest.raises(InputError, match="not a detector"):
-        detect_files(g2d, [films / "1.png"], films / "nowhere")
+    with pytest.raises(InputError, match="task: pretrain"):
+        predict_files(g2d, [films / "1.png"], [], films / "nowhere", task="detect")
     with pytest.raises(InputError, match="a model of task: detect has no masks"):
         open_inputs(trained)
     with pytest.raises(InputError):

@@ -1,4 +1,4 @@
-"""medvl detect."""
+"""medvl detect: another spelling of medvl predict with a detector."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.predict import SLICE_HELP, SOURCES_HELP, line_of
+
 
 def detect(
     model: Annotated[str, typer.Argument(help="run or model folder of task: detect")],
-    images: Annotated[list[Path], typer.Argument(help="images: PNG, JPEG, TIFF, DICOM, NIfTI")],
+    sources: Annotated[list[str], typer.Argument(metavar="IMAGES", help=SOURCES_HELP)],
     out: Annotated[Path, typer.Option(help="folder for detections.csv and overlays")],
+    slices: Annotated[str | None, typer.Option("--slice", help=SLICE_HELP)] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="lowest score; default detect.score_threshold")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of detections.csv as JSON")] = False,
 ) -> None:
-    """Find boxes in images: detections.csv in native pixels, and each image with its boxes drawn in."""
+    """Find boxes in images, as `medvl predict` with a detector: detections.csv in native pixels, and overlays."""
     import json
 
-    from medvl.infer.detect import detect_files
+    from medvl.infer.batch import predict_files
+    from medvl.infer.inputs import parse_slice
 
-    rows = detect_files(model, images, out, threshold=threshold, device=device)
+    rows = predict_files(
+        model, sources, [], out, threshold=threshold, device=device, choice=parse_slice(slices), task="detect"
+    )
     if as_json:
         print(json.dumps({"detections": rows, "out": str(out)}))
         return
     for row in rows:
-        print(f"{row['id']}  {row['class']} {row['score']:.2f}  {row['x0']} {row['y0']} {row['x1']} {row['y1']}")
-    print(f"{len(rows)} boxes on {len({row['id'] for row in rows})} of {len(images)} images; {out}: detections.csv")
+        print(line_of(row))
+    print(f"{len(rows)} boxes on {len({row['id'] for row in rows})} images; {out}: detections.csv")

@@ -7,24 +7,41 @@ from typing import Annotated
 
 import typer
 
+SOURCES_HELP = (
+    "images (PNG, JPEG, TIFF, DICOM, NIfTI), folders (with all folders below), globs in quotes, manifests"
+)
+SLICE_HELP = "of volumes and files of several frames: a number from 0, or all"
+
 
 def predict(
     model: Annotated[str, typer.Argument(help="model or run folder; medvl:lvit_regions ships with medvl")],
-    images: Annotated[list[Path], typer.Argument(help="images: PNG, JPEG, TIFF, DICOM, NIfTI")],
+    sources: Annotated[list[str], typer.Argument(metavar="IMAGES", help=SOURCES_HELP)],
     out: Annotated[Path, typer.Option(help="folder for masks, overlays and predictions.csv")],
     text: Annotated[list[str] | None, typer.Option(help="what to segment; repeat for several phrases")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="of a manifest: column of the phrases; default as in training")
+    ] = None,
+    slices: Annotated[str | None, typer.Option("--slice", help=f"{SLICE_HELP} (one mask volume)")] = None,
     context: Annotated[
         list[str] | None, typer.Option(help="a clinical variable that the model takes, e.g. age=63; repeat for more")
     ] = None,
-    threshold: Annotated[float, typer.Option(help="probability above which a pixel belongs to the mask")] = 0.5,
+    threshold: Annotated[
+        float | None, typer.Option(help="of masks and classes: probability [0.5]; of boxes: lowest score")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of predictions.csv as JSON")] = False,
 ) -> None:
-    """Segment images by text. Masks (PNG; NIfTI with spacing), overlays and predictions.csv at native size."""
+    """Segment images by text; a detector finds boxes, a classifier gives probabilities. All at native size.
+
+    Of masks: PNG (and NIfTI with spacing), overlays and predictions.csv. Of all slices of a volume: one NIfTI mask of
+    its shape. Of boxes: overlays and detections.csv. Rows of a manifest are asked with their own texts unless --text
+    is given. Images of the same name are told apart by their folders. Exit code 1 when some images could not be read.
+    """
     import json
 
     from medvl.errors import InputError
     from medvl.infer.batch import predict_files
+    from medvl.infer.inputs import parse_slice
 
     given = {}
     for word in context or []:
@@ -32,9 +49,29 @@ def predict(
         if not equals:
             raise InputError(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
         given[name.strip()] = value.strip()
-    rows = predict_files(model, images, text or [], out, threshold=threshold, device=device, context=given)
+    rows = predict_files(
+        model,
+        sources,
+        text or [],
+        out,
+        threshold=threshold,
+        device=device,
+        context=given,
+        choice=parse_slice(slices),
+        text_column=text_column,
+    )
     if as_json:
         print(json.dumps({"predictions": rows, "out": str(out)}))
     else:
         for row in rows:
-            print(f"{row['mask']}  {row['text']!r}  {row['pred_px']} px", flush=True)
+            print(line_of(row), flush=True)
+
+
+def line_of(row: dict[str, object]) -> str:
+    """A row of predictions.csv or detections.csv for a terminal."""
+    if "mask" in row:
+        return f"{row['mask']}  {row['text']!r}  {row['pred_px']} px"
+    if "score" in row:
+        return f"{row['id']}  {row['class']} {row['score']:.2f}  {row['x0']} {row['y0']} {row['x1']} {row['y1']}"
+    probs = ", ".join(f"{name.removeprefix('prob_')} {p:.3f}" for name, p in row.items() if name.startswith("prob_"))
+    return f"{row['id']}  {row['labels'] or 'no class'}  ({probs})"

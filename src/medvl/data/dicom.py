@@ -98,6 +98,13 @@ def dicom_size(path: Path) -> tuple[int, int]:
         return int(dataset.Rows), int(dataset.Columns)
 
 
+def dicom_frames(path: Path) -> int:
+    """How many frames there are, from the header."""
+    dataset = _open(path, pixels=False)
+    with _damage_named(path):
+        return int(dataset.get("NumberOfFrames", 1) or 1)
+
+
 def _open(path: Path, *, pixels: bool) -> Any:
     import pydicom
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian

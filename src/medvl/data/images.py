@@ -22,6 +22,7 @@ FloatArray = NDArray[np.float32]
 
 PIL_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+IMAGE_SUFFIXES = (*PIL_SUFFIXES, *NIFTI_SUFFIXES, ".gif", ".webp", ".dcm", ".dicom")  # by which a file claims to be one
 READABLE = "PNG, JPEG, TIFF, DICOM or NIfTI"
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -130,6 +131,24 @@ def image_size(path: str | Path, *, slice_axis: int = 2) -> tuple[int, int]:
             return (width, height) if turned else (height, width)
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
         raise _unreadable(path, error) from None
+
+
+def num_slices(path: str | Path, slice_axis: int = 2) -> int:
+    """How many slices (of a volume, along `slice_axis`) or frames a file has, from the header; 1 for a plain image.
+
+    InputError as `read_image`.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "nifti":
+        from medvl.data.nifti import nifti_slices
+
+        return nifti_slices(path, slice_axis)
+    if kind == "dicom":
+        from medvl.data.dicom import dicom_frames
+
+        return dicom_frames(path)
+    return 1
 
 
 def resample_map(values: FloatArray, size: tuple[int, int]) -> FloatArray:

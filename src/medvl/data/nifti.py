@@ -8,6 +8,7 @@ of a single slice (exactly one side of 1) is shown as that slice, whichever way 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,13 +39,18 @@ class NiftiSlice:
 
     def to_volume(self, mask: NDArray[Any]) -> NDArray[Any]:
         """(H, W) as displayed -> a volume of the file's shape, zero outside the slice."""
+        return self.stack({self.index: mask})
+
+    def stack(self, masks: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+        """{index of a slice: (H, W) as displayed} -> a volume of the file's shape, zero in the other slices."""
         from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
         shape3 = _three(self.shape)
         order = self.to_canonical[:, 0].astype(int)
-        canonical = np.zeros([shape3[int(np.flatnonzero(order == i)[0])] for i in range(3)], dtype=mask.dtype)
-        plane = mask[::-1, ::-1].T  # (H, W) displayed -> (x, y) of the plane
-        np.moveaxis(canonical, self.axis, 0)[self.index] = plane
+        sides = [shape3[int(np.flatnonzero(order == i)[0])] for i in range(3)]
+        canonical = np.zeros(sides, dtype=next(iter(masks.values())).dtype)
+        for index, mask in masks.items():
+            np.moveaxis(canonical, self.axis, 0)[index] = mask[::-1, ::-1].T  # (H, W) displayed -> (x, y) of the plane
         back = io_orientation(inv_ornt_aff(self.to_canonical, shape3))
         return np.asarray(apply_orientation(canonical, back)).reshape(self.shape)
 
@@ -91,12 +97,21 @@ def nifti_size(path: Path, axis: int = 2) -> tuple[int, int]:
     return plane[1], plane[0]
 
 
-def single_slice(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None) -> NiftiSlice:
-    """The place of an (H, W) image that is no NIfTI: one axial slice (W, H, 1) in RAS order."""
+def nifti_slices(path: Path, axis: int = 2) -> int:
+    """How many slices there are along `axis`, from the header."""
+    image, _, turn = _open(path)
+    shape = _canonical_shape(image, turn)
+    return shape[_slice_axis(shape, axis, path)]
+
+
+def single_slice(
+    shape: tuple[int, ...], spacing_mm: tuple[float, float] | None, num_slices: int = 1
+) -> NiftiSlice:
+    """The place of an (H, W) image that is no NIfTI: an axial slice of (W, H, num_slices) in RAS order."""
     height, width = shape
     row, column = spacing_mm or (1.0, 1.0)
     identity = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float64)
-    return NiftiSlice(np.diag([column, row, 1.0, 1.0]), (width, height, 1), identity, 2, 0)
+    return NiftiSlice(np.diag([column, row, 1.0, 1.0]), (width, height, num_slices), identity, 2, 0)
 
 
 def _open(path: Path) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]]:

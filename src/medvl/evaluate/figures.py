@@ -17,6 +17,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.data.display import stretched
+
 BoolArray = NDArray[np.bool_]
 
 PANEL_PX = 320  # longest side of an embedded image
@@ -98,13 +100,6 @@ def image_data_uri(pixels: NDArray[np.float32]) -> tuple[str, float]:
     grey = np.round(shown * 255).astype(np.uint8)
     encoded = cv2.imencode(".jpg", grey if grey.ndim == 2 else grey[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode(), scale
-
-
-def stretched(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixels stretched so that their 0.5 and 99.5 percentiles are 0 and 1."""
-    lo, hi = np.percentile(pixels[:: max(1, pixels.shape[0] // 512)], [0.5, 99.5])
-    shown: NDArray[np.float32] = np.clip((pixels - lo) / max(float(hi - lo), 1e-6), 0, 1).astype(np.float32)
-    return shown
 
 
 def contour_path(mask: BoolArray, scale: float) -> str:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from medvl.config import make_config
 from medvl.data.box_labels import box_labels
+from medvl.data.display import stretched
 from medvl.data.images import read_image
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError, warn
 from medvl.evaluate.compare_kinds import Key, ScoredCase
 from medvl.evaluate.evaluator import load_true_mask
-from medvl.evaluate.figures import stretched
 from medvl.evaluate.inputs import open_inputs, parse_overrides, read_as_trained
 from medvl.evaluate.methods import Method
 from medvl.evaluate.scored_runs import ScoredRun

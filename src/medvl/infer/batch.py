@@ -1,110 +1,123 @@
-"""Many images and phrases -> files: masks, overlays, predictions.csv."""
+"""Many images -> files: what `medvl predict` does with a model of any task that answers about one image.
+
+A model of `task: segment` writes masks, overlays and predictions.csv, a detector overlays and detections.csv, a
+classifier predictions.csv. All inputs are checked before a model is loaded or a file is written. An image whose damage
+shows only while it is read is left out: the table holds what was done, and `UnfinishedError` names the rest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import track
-
+from medvl.config import load_config
 from medvl.data.context import Context
-from medvl.data.images import image_size
 from medvl.data.records import write_manifest
-from medvl.errors import Fault, InputError
-from medvl.infer.predictor import Predictor, Segmentation, as_image, report_notes
-from medvl.infer.writers import slug, write_mask_nifti, write_mask_png, write_overlay
+from medvl.errors import Fault, InputError, UnfinishedError
+from medvl.infer.inputs import InputImage, SliceChoice, list_images
+from medvl.model_folder import find_model
+from medvl.progress import track
 
-COLUMNS = ("id", "image", "text", "class", "mask", "nifti", "overlay", "pred_px", "mean_prob", "warnings")
+Row = dict[str, Any]
 
 
 def predict_files(
     model: str | Path,
-    images: Sequence[Path],
+    sources: Sequence[str | Path],
     texts: Sequence[str],
     out: Path,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     device: str = "cpu",
     context: Context | None = None,
-) -> list[dict[str, Any]]:
-    """Segment every image by every text into `out`; returns the rows of predictions.csv.
+    choice: SliceChoice = None,
+    text_column: str | None = None,
+    task: str | None = None,
+) -> list[Row]:
+    """Ask a model about every image of `sources` (see `list_images`); returns the rows of the table that is written.
 
-    `context`: the clinical variables beside the texts, {"age": "63"}, of all images; what is not given is missing.
+    Args:
+        texts: what to segment, asked of every image; without any, each row of a manifest is asked with its own text.
+        threshold: None = 0.5 for masks and classes, `detect.score_threshold` for boxes.
+        context: the clinical variables beside the texts, {"age": "63"}, of all images; a manifest has its own columns.
+        choice: of volumes and files of several frames, `--slice`: a number, or "all" for one mask volume each.
+        text_column: of a manifest; None = the one that the model was trained with.
+        task: of which the model must be; None = any that answers about one image.
 
-    Files are `<id>__<phrase-slug>.png` (0/255, native size), `.nii.gz` where the spacing is known, `_overlay.png`.
-    All unreadable images are reported together before anything is written.
+    Raises:
+        InputError: an input that cannot be read (before anything is written), a model of another task, a text where
+            the model takes none, no text where it needs one.
+        UnfinishedError: some images could not be read; the others are done.
     """
-    names = named_images(images)
-    predictor = Predictor.load(model, device=device)
-    if predictor.uses_text and not texts:
-        raise InputError("this model is guided by text", expected='--text "right upper zone"')
-    if not predictor.uses_text and texts:
-        raise InputError("this model takes no text", remedy="leave --text out; its classes are in predictions.csv")
-    out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    console = Console(stderr=True)
-    for name, path in track(names.items(), "predict", console=console, disable=not console.is_terminal):
-        image = as_image(path, predictor.config)
-        asked = list(texts) or [""]
-        results = predictor.set_image(image).segment_many(asked, threshold, [context or {}] * len(asked))
-        report_notes(results, name)
-        for result in results:
-            rows += [_write(out, name, image, part, label) for label, part in _by_class(result)]
-    write_manifest(out / "predictions.csv", [{k: str(v) for k, v in row.items()} for row in rows], list(COLUMNS))
-    return rows
+    config = load_config(find_model(model) / "config.yaml")
+    if task is not None and config.task != task:
+        raise InputError(f"a model of task: {config.task}", file=model, expected=f"a run or model of task: {task}")
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+    column = text_column or config.data.text_column
+    images = list_images(sources, choice=choice, default_slice=config.data.slice_index, text_column=column, out=out)
+    answerer: Answerer
+    if config.task == "segment":
+        from medvl.infer.mask_files import MaskFiles
+
+        answerer = MaskFiles(model, images, texts, out, 0.5 if threshold is None else threshold, device, context or {})
+    elif config.task == "detect":
+        from medvl.infer.detect import BoxFiles
+
+        _refuse_text("a detector", texts, context or {})
+        answerer = BoxFiles(model, out, threshold, device)
+    elif config.task == "classify":
+        from medvl.infer.label_files import LabelFiles
+
+        _refuse_text("a classifier", texts, context or {})
+        answerer = LabelFiles(model, out, threshold, device)
+    else:
+        raise InputError(
+            f"a model of task: {config.task} does not answer by itself",
+            file=model,
+            remedy=f"medvl ground {model} IMAGE --text PHRASE --out DIR, medvl classify {model} IMAGE, "
+            f"or train task: segment with init={model}",
+        )
+    return _answer_all(answerer, images, out)
 
 
-def named_images(images: Sequence[Path]) -> dict[str, Path]:
-    """Name of the files to be written -> image. InputError of all images that cannot be read or share a name."""
-    names: dict[str, Path] = {}
-    faults = []
-    for path in images:
-        name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-        if name in names:
-            faults.append(Fault(f"two images are called {name}", file=path, remedy="predict them into two folders"))
-        names[name] = path
-        try:
-            image_size(path)
-        except InputError as error:
-            faults.extend(error.faults)
+class Answerer(Protocol):
+    """A model of one task that writes its answers about one image at a time."""
+
+    table: str  # name of the file with a line for each row
+    columns: tuple[str, ...]
+
+    def answer(self, image: InputImage) -> list[Row]:
+        """Write the files of one image; its rows. InputError where it cannot be read."""
+
+
+def _refuse_text(kind: str, texts: Sequence[str], context: Context) -> None:
+    given = [*(["--text"] if texts else []), *(["--context"] if context else [])]
+    if given:
+        raise InputError(f"{kind} takes no text", remedy=f"leave {' and '.join(given)} out")
+
+
+def _answer_all(answerer: Answerer, images: Sequence[InputImage], out: Path) -> list[Row]:
+    """All images in order; the table is written whatever ends the loop, once anything is done."""
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    num_done = 0
+    try:
+        for image in track(images, "predict", len(images)):
+            try:
+                rows += answerer.answer(image)
+                num_done += 1
+            except InputError as error:
+                faults += [replace(fault, file=fault.file or image.path) for fault in error.faults]
+    finally:
+        if num_done:
+            cells = [{key: str(value) for key, value in row.items()} for row in rows]
+            write_manifest(out / answerer.table, cells, list(answerer.columns))
     if faults:
-        raise InputError(faults)
-    return names
-
-
-def _by_class(result: Segmentation) -> list[tuple[str, Segmentation]]:
-    if len(result.classes) == 1:
-        return [(result.classes[0], result)]
-    return [
-        (name, replace(result, mask=result.mask[k], probs=result.probs[k], classes=(name,)))
-        for k, name in enumerate(result.classes)
-    ]
-
-
-def _write(out: Path, name: str, image: Any, result: Segmentation, label: str) -> dict[str, Any]:
-    # One class: the phrase names the file. Several: the class does too.
-    parts = [slug(result.phrase)] if result.phrase.strip() else []
-    parts += [slug(label)] if label != "mask" or not parts else []
-    stem = "__".join([name, *parts])
-    write_mask_png(out / f"{stem}.png", result.mask)
-    nifti = ""
-    if result.spacing_mm is not None:
-        nifti = f"{stem}.nii.gz"
-        write_mask_nifti(out / nifti, result.mask, image)
-    caption = " ".join(part for part in (result.phrase, "" if label == "mask" else label) if part)
-    write_overlay(out / f"{stem}_overlay.png", image, result.mask, caption=caption)
-    return {
-        "id": name,
-        "image": str(image.path),
-        "text": result.phrase,
-        "class": label,
-        "mask": f"{stem}.png",
-        "nifti": nifti,
-        "overlay": f"{stem}_overlay.png",
-        "pred_px": int(result.mask.sum()),
-        "mean_prob": round(float(result.probs[result.mask].mean()), 4) if result.mask.any() else 0.0,
-        "warnings": "; ".join(result.warnings),
-    }
+        if not num_done:
+            raise InputError(faults)
+        done = Fault(f"{num_done} of {len(images)} images are done", file=out / answerer.table)
+        raise UnfinishedError([*faults, done])
+    return rows

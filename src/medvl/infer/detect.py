@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from medvl.data.dataset import fit_image, load_image, prepare
-from medvl.data.records import write_manifest
 from medvl.device import usable_device
-from medvl.errors import InputError
-from medvl.infer.batch import named_images
+from medvl.infer.inputs import InputImage
 from medvl.infer.writers import write_boxes
 from medvl.model_folder import load_model
-from medvl.progress import track
 from medvl.tasks.detect import Detector, detections
 
-COLUMNS = ("id", "image", "class", "score", "x0", "y0", "x1", "y1", "overlay")
+COLUMNS: tuple[str, ...] = ("id", "image", "slice", "class", "score", "x0", "y0", "x1", "y1", "overlay")
 
 
-def detect_files(
-    model: str | Path, images: Sequence[Path], out: Path, *, threshold: float | None = None, device: str = "cpu"
-) -> list[dict[str, Any]]:
-    """Boxes of every image with a score of at least `threshold` (None: the run's), in native pixels.
+class BoxFiles:
+    """Boxes with a score of at least `threshold` (None: the run's), in native pixels; `Answerer` of `task: detect`.
 
-    Writes detections.csv, of which the rows are returned, and `<id>_overlay.png` of every image. All unreadable images
-    are reported together before anything is written.
-
-    Raises:
-        InputError: not a detector, images that cannot be read or share a name.
+    Every image gets `<id>_overlay.png`, of all slices of a volume each `<id>_slice<n>_overlay.png`.
     """
-    names = named_images(images)
-    module, _, config, card = load_model(model)
-    if not isinstance(module, Detector):
-        raise InputError("not a detector", file=model, expected="a run of task: detect")
-    threshold = config.detect.score_threshold if threshold is None else threshold
-    where = usable_device(device)
-    module.to(where)
-    out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for name, path in track(list(names.items()), "detect", len(names)):
-        image = load_image(path, config.data)
-        height, width = image.pixels.shape[:2]
-        affine = fit_image((height, width), config.data)
-        pixels = prepare(affine.apply_image(image.as_channels(config.data.in_channels)), config.data)  # (C, H, W)
+
+    table, columns = "detections.csv", COLUMNS
+
+    def __init__(self, model: str | Path, out: Path, threshold: float | None, device: str) -> None:
+        module, _, self.config, card = load_model(model)
+        assert isinstance(module, Detector)  # its configuration says so
+        self.module, self.classes, self.out = module, card["classes"], out
+        self.threshold = self.config.detect.score_threshold if threshold is None else threshold
+        self.device = usable_device(device)
+        self.module.to(self.device)
+
+    def answer(self, image: InputImage) -> list[dict[str, Any]]:
+        """Write the pictures of one image; a row per box. InputError where it cannot be read."""
+        return [row for index in image.slices for row in self._of_slice(image, index)]
+
+    def _of_slice(self, image: InputImage, index: int | None) -> list[dict[str, Any]]:
+        data = self.config.data
+        native = load_image(image.path, replace(data, slice_index=index))
+        height, width = native.pixels.shape[:2]
+        affine = fit_image((height, width), data)
+        pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, H, W)
         with torch.no_grad():
-            logits = module(torch.from_numpy(pixels)[None].to(where))
-        found = detections(module.network, logits, config.data.image_size, config.detect.nms_iou)[0]
-        boxes = affine.invert_boxes(found.boxes)
+            logits = self.module(torch.from_numpy(pixels)[None].to(self.device))
+        found = detections(self.module.network, logits, data.image_size, self.config.detect.nms_iou)[0]
+        overlay = f"{image.name}_slice{index}_overlay.png" if image.is_volume else f"{image.name}_overlay.png"
+        rows: list[dict[str, Any]] = []
         shown = []
-        for box, score, kind in zip(boxes, found.scores, found.classes, strict=True):
-            if score >= threshold:
-                corners = tuple(round(float(value), 2) for value in box)
-                shown.append((corners, f"{card['classes'][kind]} {score:.2f}"))
-                row: dict[str, Any] = {"id": name, "image": str(path), "class": card["classes"][kind]}
-                row |= {"score": round(float(score), 4), **dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True))}
-                rows.append(row | {"overlay": f"{name}_overlay.png"})
-        write_boxes(out / f"{name}_overlay.png", image, shown)
-    write_manifest(out / "detections.csv", [{k: str(v) for k, v in row.items()} for row in rows], list(COLUMNS))
-    return rows
+        for box, score, kind in zip(affine.invert_boxes(found.boxes), found.scores, found.classes, strict=True):
+            if score < self.threshold:
+                continue
+            corners = tuple(round(float(value), 2) for value in box)
+            shown.append((corners, f"{self.classes[kind]} {score:.2f}"))
+            row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
+            row |= {"class": self.classes[kind], "score": round(float(score), 4)}
+            rows.append(row | dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True)) | {"overlay": overlay})
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_boxes(self.out / overlay, native, shown)
+        return rows

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.data.display import as_picture
 from medvl.data.images import Image
+from medvl.data.nifti import NiftiSlice, single_slice
 
 BoolArray = NDArray[np.bool_]
 
@@ -49,28 +51,35 @@ def write_mask_nifti(path: Path, mask: BoolArray, image: Image) -> None:
     Of a NIfTI image: a volume of the source's shape and affine in which the slice shown holds the mask and all other
     slices are empty. Of another image: one slice with its spacing, oriented so that medvl reads back the same array.
     """
-    import nibabel
-
-    from medvl.data.nifti import NiftiSlice, single_slice
-
     reference = image.reference
     if not isinstance(reference, NiftiSlice):
         reference = single_slice(mask.shape, image.spacing_mm)
-    volume = nibabel.Nifti1Image(reference.to_volume(mask.astype(np.uint8)), reference.affine)
-    volume.header.set_xyzt_units(reference.unit)
-    _atomically(path, lambda temporary: nibabel.save(volume, temporary), ".nii.gz" if path.suffix == ".gz" else ".nii")
+    _write_nifti(path, reference.to_volume(mask.astype(np.uint8)), reference)
+
+
+def write_volume(path: Path, masks: Mapping[int | None, BoolArray], image: Image) -> None:
+    """{index of a slice: (H, W) bool} of all slices -> one NIfTI (uint8, 0 and 1).
+
+    Of a NIfTI image (any of its slices): of the source's shape and affine. Of another file of several frames: the
+    frames in their order, with the spacing of their pixels.
+    """
+    reference = image.reference
+    slices = {index or 0: mask.astype(np.uint8) for index, mask in masks.items()}
+    if not isinstance(reference, NiftiSlice):
+        reference = single_slice(next(iter(slices.values())).shape, image.spacing_mm, num_slices=len(slices))
+    _write_nifti(path, reference.stack(slices), reference)
 
 
 def write_overlay(
     path: Path, image: Image, pred_mask: BoolArray, true_mask: BoolArray | None = None, caption: str = ""
 ) -> None:
-    """The image with the predicted contour in orange, on a wider cyan one of the true mask, and a caption below."""
+    """The image, windowed to its own range, with the predicted contour in orange on a wider cyan one of the true mask,
+    and a caption below."""
     from PIL import Image as PILImage
 
     height, width = pred_mask.shape
     scale = max(1, -(-MIN_OVERLAY // max(height, width)))
-    grey = np.rint(255 * image.as_channels(3).transpose(1, 2, 0)).astype(np.uint8)  # (H, W, 3)
-    canvas = cv2.resize(grey, (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
+    canvas = cv2.resize(as_picture(image.pixels), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
     for mask, colour, thickness in ((true_mask, TRUE, 4), (pred_mask, PREDICTED, 2)):  # where they agree, both show
         if mask is not None:
             large = cv2.resize(mask.astype(np.uint8), (width * scale, height * scale), interpolation=cv2.INTER_NEAREST)
@@ -91,8 +100,7 @@ def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float],
 
     height, width = image.pixels.shape[:2]
     scale = max(1, -(-MIN_OVERLAY // max(height, width)))
-    grey = np.rint(255 * image.as_channels(3).transpose(1, 2, 0)).astype(np.uint8)  # (H, W, 3)
-    canvas = cv2.resize(grey, (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
+    canvas = cv2.resize(as_picture(image.pixels), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
     for corners, caption in boxes:
         x0, y0, x1, y1 = (round(value * scale) for value in corners)
         cv2.rectangle(canvas, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), PREDICTED, 2)
@@ -105,6 +113,14 @@ def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float],
         )
     picture = PILImage.fromarray(canvas)
     _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def _write_nifti(path: Path, values: NDArray[np.uint8], reference: NiftiSlice) -> None:
+    import nibabel
+
+    volume = nibabel.Nifti1Image(values, reference.affine)
+    volume.header.set_xyzt_units(reference.unit)
+    _atomically(path, lambda temporary: nibabel.save(volume, temporary), ".nii.gz" if path.suffix == ".gz" else ".nii")
 
 
 def _atomically(path: Path, write: Callable[[str], None], suffix: str = ".tmp") -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from medvl.config import Config
 from medvl.data.dataset import fit_image, prepare
+from medvl.data.display import as_picture
 from medvl.data.geometry import Affine
 from medvl.data.images import Image
 from medvl.device import usable_device
@@ -287,8 +288,7 @@ def write_similarity(path: Path, image: Image, grounding: Grounding) -> None:
     low, high = float(values.min()), float(values.max())
     level = np.rint(255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
     colours = cv2.applyColorMap(cv2.resize(level, size), cv2.COLORMAP_JET)[..., ::-1]  # RGB
-    grey = np.rint(255 * image.as_channels(3).transpose(1, 2, 0)).astype(np.uint8)  # (H, W, 3)
-    canvas = cv2.addWeighted(cv2.resize(grey, size), 0.6, np.ascontiguousarray(colours), 0.4, 0.0)
+    canvas = cv2.addWeighted(cv2.resize(as_picture(image.pixels), size), 0.6, np.ascontiguousarray(colours), 0.4, 0.0)
     if grounding.mask is not None:
         large = cv2.resize(grounding.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         contours, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -36,8 +36,8 @@ def draw_panel(
     if target is not None:
         tiles[config.mask.source] = _heat(target.attention_map[index].mean(dim=0).float().cpu().numpy())
         if batch.body is not None:
-            tiles["body"] = _grey(batch.body[index].float().cpu().numpy())
-        tiles["raw mask"] = _grey(target.raw[index].mean(dim=0).float().cpu().numpy())
+            tiles["body"] = _grey(batch.body[index].float().cpu().numpy(), 0.0, 1.0)
+        tiles["raw mask"] = _grey(target.raw[index].mean(dim=0).float().cpu().numpy(), 0.0, 1.0)
         tiles["mask"] = _overlay(image, target.mask[index].amax(dim=0).float().cpu().numpy())
     if output.mask_logits is not None:
         logits = output.mask_logits[index].float()
@@ -58,8 +58,9 @@ def _scaled(values: NDArray[np.float32], low: float | None = None, high: float |
     return np.asarray(np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255, dtype=np.uint8)
 
 
-def _grey(values: NDArray[np.float32]) -> Picture:
-    return np.asarray(np.repeat(_scaled(values)[:, :, None], 3, axis=2))
+def _grey(values: NDArray[np.float32], low: float | None = None, high: float | None = None) -> Picture:
+    """Stretched from the lowest to the highest value, or, of a mask, from 0 to 1: a full one is white."""
+    return np.asarray(np.repeat(_scaled(values, low, high)[:, :, None], 3, axis=2))
 
 
 def _heat(values: NDArray[np.float32], low: float | None = None, high: float | None = None) -> Picture:

@@ -1,0 +1,276 @@
+"""What a verb is given to look at: images, folders, globs and manifests -> one list of images with names of their own.
+
+`medvl predict`, `detect`, `ground` and `classify` read their inputs here, and all faults are reported together before
+a model is loaded.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from medvl.data.images import IMAGE_SUFFIXES, image_size, num_slices
+from medvl.data.records import SHIPPED, Record, load_manifest
+from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
+from medvl.data.tables import read_table
+from medvl.errors import Fault, InputError, warn
+from medvl.progress import track
+
+SliceChoice = int | Literal["all"] | None
+
+MAX_NAME_BYTES = 150  # what follows in a file name has room
+_APPLE_DOUBLE = "._"  # macOS writes such a file beside each one on a foreign disk
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """An image to look at.
+
+    `name`: of the files to be written, unique in the list. `slices`: which slices or frames are asked for; (None,) for
+    an image of one. `record`: its row where a manifest names it.
+    """
+
+    name: str
+    path: Path
+    slices: tuple[int | None, ...] = (None,)
+    record: Record | None = None
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether all slices are asked for, so that the masks are one volume."""
+        return len(self.slices) > 1
+
+
+def parse_slice(word: str | None) -> SliceChoice:
+    """The value of `--slice`: a number from 0, or all. InputError for anything else."""
+    if word is None or word == "all":
+        return None if word is None else "all"
+    try:
+        number = int(word)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise InputError(f"--slice {word}", expected="the number of a slice, from 0, or all")
+    return number
+
+
+def slices_of(path: Path, choice: SliceChoice, default: int | None = None) -> tuple[int | None, ...]:
+    """Which slices (NIfTI and other volumes, along the axial axis) or frames of a file are asked for.
+
+    Args:
+        choice: of `--slice`; None = `default`, the model's own `data.slice_index`, where the file has several.
+
+    Raises:
+        InputError: unreadable; several slices and no choice; a slice that the file does not have.
+    """
+    num = num_slices(path)
+    if choice == "all":
+        return tuple(range(num)) if num > 1 else (None,)
+    if choice is None and num == 1:
+        return (None,)
+    index = default if choice is None else choice
+    if index is None:
+        raise InputError(
+            f"a file of {num} slices or frames",
+            file=path,
+            expected="the choice of one, or all of them",
+            remedy=f"--slice N (0 to {num - 1}), or --slice all",
+        )
+    if not 0 <= index < num:
+        raise InputError(f"slice {index} of {num}", file=path, expected=f"--slice 0 to {num - 1}, or all")
+    return (index,) if num > 1 else (None,)
+
+
+def list_images(
+    sources: Sequence[str | Path],
+    *,
+    choice: SliceChoice = None,
+    default_slice: int | None = None,
+    text_column: str = "text",
+    out: Path | None = None,
+) -> list[InputImage]:
+    """The images of files, folders, globs and manifests, in that order, each once.
+
+    Folders are read with all folders below them; files that are no images are passed over and counted, and so are the
+    `._` files of macOS. Images of the same name get the folders that tell them apart: study1-1-1 and study2-1-1.
+
+    Args:
+        choice: `--slice`, see `slices_of`.
+        text_column: of manifests; where a manifest does not have it, `text`.
+        out: is not searched, where it lies in a folder that is given.
+
+    Raises:
+        InputError: all faults of all inputs; nothing to look at.
+    """
+    images: list[InputImage] = []
+    faults: list[Fault] = []
+    for source in sources:
+        try:
+            images += _images_of(source, text_column, out, faults)
+        except InputError as error:
+            faults += error.faults
+    images = _without_repeats(images)
+    checked = []
+    for image in track(images, "check images", len(images)):
+        try:
+            image_size(image.path)
+            checked.append(replace(image, slices=slices_of(image.path, choice, default_slice)))
+        except InputError as error:
+            faults += [replace(one, file=one.file or image.path) for one in error.faults]
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    if not checked:
+        raise InputError("no image to look at", expected="images, a folder, a glob or a manifest")
+    names = _names(checked)
+    return [replace(image, name=name) for image, name in zip(checked, names, strict=True)]
+
+
+def is_manifest(source: str | Path) -> bool:
+    """Whether a source is a table of images: by its suffix, or one that ships with medvl."""
+    return Path(source).suffix.lower() in TABLE_SUFFIXES or str(source).startswith(SHIPPED)
+
+
+def _images_of(source: str | Path, text_column: str, out: Path | None, faults: list[Fault]) -> list[InputImage]:
+    path = Path(source)
+    if is_manifest(source) and not path.is_dir():
+        return _of_manifest(source, text_column)
+    if path.is_dir():
+        return _kept(str(path), _walk(path, out), faults, "with all folders below")
+    if not path.exists() and any(mark in str(source) for mark in "*?["):
+        files: list[Path] = []
+        for found in sorted(glob.glob(str(source), recursive=True)):
+            files += _walk(Path(found), out) if Path(found).is_dir() else [Path(found)]
+        if not files:
+            raise InputError("no file matches", file=str(source), expected="a glob of images", remedy="quote it as is")
+        return _kept(str(source), files, faults, "as matched")
+    if path.name.startswith(_APPLE_DOUBLE):
+        warn("passed over: a ._ file of macOS, no image", place=path)
+        return []
+    return [InputImage(_stem(path), path)]
+
+
+def _of_manifest(source: str | Path, text_column: str) -> list[InputImage]:
+    columns = read_table(source).columns if not str(source).startswith(SHIPPED) else (text_column,)
+    manifest = load_manifest(source, text_column=text_column if text_column in columns else "text", classes=[])
+    return [InputImage(record.id, record.image, record=record) for record in manifest.records]
+
+
+def _walk(folder: Path, out: Path | None) -> list[Path]:
+    """All files below a folder, by name; hidden ones and those below `out` are left out."""
+    files = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (out is None or (Path(place) / name).resolve() != out.resolve())
+        )
+        files += [Path(place) / name for name in sorted(names) if not name.startswith(".") or _is_double(name)]
+    return files
+
+
+def _is_double(name: str) -> bool:
+    return name.startswith(_APPLE_DOUBLE)
+
+
+def _kept(source: str, files: Sequence[Path], faults: list[Fault], how: str) -> list[InputImage]:
+    """The images among files; how many were passed over is printed. A damaged image is a fault."""
+    images, passed = [], 0
+    for path in files:
+        if _is_double(path.name):
+            passed += 1
+            continue
+        try:
+            image_size(path)
+        except InputError as error:
+            if not path.name.lower().endswith(IMAGE_SUFFIXES) or _is_without_pixels(path):
+                passed += 1
+                continue
+            faults += error.faults
+            continue
+        images.append(InputImage(_stem(path), path))
+    others = f"; {passed} files that are no images are passed over" if passed else ""
+    print(f"{source}: {len(images)} images, {how}{others}", file=sys.stderr)
+    if not images and not faults:
+        raise InputError("no image in it", file=source, expected="images")
+    return images
+
+
+def _is_without_pixels(path: Path) -> bool:
+    """Whether a file is a DICOM object other than an image: a report, a directory, a set of structures."""
+    from medvl.data.dicom import is_dicom
+
+    if not is_dicom(path):
+        return False
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        return "Rows" not in header and kind is not None and "Image" not in pydicom.uid.UID(kind).name
+    except Exception:  # damaged: whoever reads it says how
+        return False
+
+
+def _without_repeats(images: Sequence[InputImage]) -> list[InputImage]:
+    """Each file once; a manifest may name an image in several rows, each with its own text."""
+    kept: dict[tuple[str, str], InputImage] = {}
+    for image in images:
+        key = (os.path.abspath(image.path), "" if image.record is None else f"{image.record.line} {image.name}")
+        if key in kept:
+            warn("given more than once: it is read once", place=image.path)
+        kept.setdefault(key, image)
+    return list(kept.values())
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    lower = name.lower()
+    suffix = next((end for end in IMAGE_SUFFIXES if lower.endswith(end)), "")
+    stem = name[: len(name) - len(suffix)] if suffix else name
+    return stem or name
+
+
+def _names(images: Sequence[InputImage]) -> list[str]:
+    """A name for each: its own, and as many of its folders before it as tell it from the others of that name."""
+    folders = [Path(os.path.abspath(image.path)).parent.parts[1:] for image in images]
+    bases = [image.name for image in images]
+    for group in _equal([f"{folder}/{base}" for folder, base in zip(folders, bases, strict=True)]):
+        for i in group:  # one folder holds a.png and a.jpg
+            bases[i] = images[i].path.name.replace(".", "-")
+    depth = dict.fromkeys(bases, 0)
+    for _ in range(max(len(parts) for parts in folders) + 1):
+        names = [
+            _cut("-".join([*parts[max(0, len(parts) - depth[base]) :], base]))
+            for parts, base in zip(folders, bases, strict=True)
+        ]
+        equal = _equal(names)
+        if not equal:
+            return names
+        for base in {bases[i] for group in equal for i in group}:
+            depth[base] += 1
+    for i in (i for group in equal for i in group):  # folders a-b and a with b below
+        names[i] += f"-{hashlib.sha256(os.path.abspath(images[i].path).encode()).hexdigest()[:8]}"
+    return names
+
+
+def _equal(names: Sequence[str]) -> list[list[int]]:
+    counts = Counter(names)
+    groups: dict[str, list[int]] = {name: [] for name, count in counts.items() if count > 1}
+    for i, name in enumerate(names):
+        if name in groups:
+            groups[name].append(i)
+    return list(groups.values())
+
+
+def _cut(name: str) -> str:
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"
