@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from medvl.config_checks import cross_faults, key_faults, shown
 from medvl.core.plain_yaml import read_yaml, yaml_text
-from medvl.core.ranges import SECTION, AtLeastOne, Count, Fraction, Positive, Seed, Share, Weight
+from medvl.core.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.data.geometry import AugmentConfig, Border
 from medvl.errors import Fault, InputError, nearest, warn
 from medvl.fidelity import Preset, preset_values
@@ -37,8 +37,8 @@ class DataConfig:
     text_column: str = "text"
     constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
-    # mask_NAME columns, or {name: values of a label map}
-    classes: list[str] | dict[str, list[AtLeastOne]] | None = None
+    # mask_NAME columns, or {name: values of a label map} such as {lung: [1, 2]} or, of a mask in colours, ["#ff0000"]
+    classes: list[str] | dict[str, list[AtLeastOne | Colour]] | None = None
     views: list[str] | None = None  # values of the column view that are trained on, e.g. [PA, AP]; None = all
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
     boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
@@ -48,7 +48,7 @@ class DataConfig:
     in_channels: Literal[1, 3] = 3
     channel_order: Literal["rgb", "bgr"] = "rgb"
     normalize: Literal["none", "zscore"] = "zscore"  # zscore: each image to mean 0, sd 1
-    mask_rule: Literal["area", "any"] = "area"  # a pixel is foreground at half its area, or (released) at any part
+    mask_rule: Literal["area", "any"] = "area"  # foreground at half the area, or (released) > 0 once resized
     window: tuple[float, Positive] | None = None  # DICOM / NIfTI: (centre, width)
     slice_index: Count | None = None  # NIfTI volumes and multi-frame DICOM
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -226,7 +226,7 @@ def test_colour(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(planes).pixels, COLOUR / 255, atol=1e-6)
     deep = COLOUR.astype(np.uint16) * 16
     np.testing.assert_allclose(read(write(tmp_path / "c.dcm", deep)).pixels, deep / 4095, atol=1e-6)
-    with pytest.raises(InputError, match=r"a\.dcm: a mask in colour; expected one value a pixel"):
+    with pytest.raises(InputError, match=r"a\.dcm: a mask in colour"):
         read_labels(tmp_path / "a.dcm")
 
 

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF: values, sizes, masks, damage; resampling of masks without bias."""
+"""PNG, JPEG, TIFF: values, sizes, damage."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from medvl.data.images import Image, image_size, read_image, resample_map
-from medvl.data.masks import read_labels, read_mask, resample_mask
+from medvl.data.masks import read_labels, read_mask
 from medvl.errors import Fault, InputError
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)  # fifths of 255
@@ -209,109 +207,6 @@ def test_channels() -> None:
     assert (colour.as_channels(3) == pixels.transpose(2, 0, 1)).all() and colour.as_channels(3).shape == (3, 1, 3)
     with pytest.raises(InputError, match="2 channels; expected 1 or 3"):
         grey.as_channels(2)
-
-
-LABELS = np.array([[0, 1, 2], [3, 255, 2]], np.uint8)
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "deep.png", "deep.tif", "float.tif", "palette.png", "grey_rgb.png"])
-def test_masks_by_value(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    if "deep" in name:
-        save(path, LABELS.astype(np.uint16))
-    elif "float" in name:
-        save(path, LABELS.astype(np.float32))
-    elif "palette" in name:
-        picture = PILImage.fromarray(LABELS, mode="P")
-        picture.putpalette([200, 0, 0] * 256)  # every index in one colour
-        picture.save(path)
-    else:
-        save(path, np.dstack([LABELS] * 3) if "rgb" in name else LABELS)
-    assert read_labels(path).tolist() == LABELS.tolist() and read_labels(path).dtype.kind in "iu"
-    assert read_mask(path).tolist() == [[False, True, True], [True, True, True]]
-    assert read_mask(path, (2, 3)).tolist() == [[False, False, True], [True, False, True]]
-    assert read_mask(path, (255,)).tolist() == [[False, False, False], [False, True, False]]
-    assert read_mask(path, (9,)).dtype == bool and not read_mask(path, (9,)).any()
-    assert image_size(path) == (2, 3)
-
-
-def test_label_of_16_bit_colour_keeps_its_low_bits(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([LABELS.astype(np.uint16)] * 3))
-    assert read_labels(tmp_path / "a.png").tolist() == LABELS.tolist()
-
-
-def test_one_bit_mask(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", GREY > 120)
-    assert read_labels(path).tolist() == [[0, 0, 0], [1, 1, 1]] and read_labels(path).dtype == np.uint8
-    assert read_mask(path).tolist() == read_mask(path, (1,)).tolist() == [[False] * 3, [True] * 3]
-
-
-def test_jpeg_mask_is_not_blown_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    y, x = np.mgrid[:40, :40]
-    disc = (y - 20) ** 2 + (x - 19) ** 2 < 120
-    path = save(tmp_path / "m.jpg", np.where(disc, 255, 0).astype(np.uint8), quality=75)
-    assert ((read_labels(path) > 0) & ~disc).sum() > 20  # JPEG leaves grey around the edge
-    assert (read_mask(path) == disc).all()
-    assert "m.jpg: a mask stored as JPEG is not exact" in capsys.readouterr().err
-    assert not read_mask(save(tmp_path / "empty.jpg", np.zeros((9, 9), np.uint8))).any()
-
-
-def test_masks_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.png: a mask in colour; expected a grey or palette image of labels"):
-        read_mask(save(tmp_path / "a.png", COLOUR))
-    nan = save(tmp_path / "nan.tif", np.array([[0, np.nan, np.nan]], np.float32))
-    for function in (read_mask, read_labels):
-        assert "2 pixels of the mask are NaN" in fault_of(function, nan).what
-    for value in (0.5, np.inf):
-        path = save(tmp_path / "f.tif", np.array([[0, value]], np.float32))
-        assert "not whole numbers" in fault_of(read_mask, path).what
-
-
-def test_two_by_two_becomes_one() -> None:
-    for num in range(5):
-        mask = (np.arange(4) < num).reshape(2, 2)
-        assert resample_mask(mask, (1, 1)).tolist() == [[num >= 2]]
-    column = np.array([[True, False], [True, False]])
-    assert resample_mask(column, (1, 2)).tolist() == [[True, False]]
-    assert resample_mask(column, (2, 1)).tolist() == [[True], [True]]
-    assert resample_mask(column, (4, 4)).tolist() == [[True, True, False, False]] * 4
-    assert resample_mask(column, (2, 2)) is column
-    lone = np.zeros((4, 4), bool)
-    lone[1, 1] = True
-    assert not resample_mask(lone, (2, 2)).any()  # a quarter of a pixel is no pixel: never "> 0"
-
-
-@settings(max_examples=80, deadline=None)
-@given(data=st.data())
-def test_shrinking_is_exact(data: st.DataObject) -> None:
-    """Against areas in whole numbers: each pixel cut into h x w parts, of which H x W make a new pixel."""
-    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
-    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    bits = data.draw(st.integers(0, 2 ** (height * width) - 1))
-    mask = np.array([bits >> i & 1 for i in range(height * width)], bool).reshape(height, width)
-    parts = mask.repeat(h, 0).repeat(w, 1).reshape(h, height, w, width).sum((1, 3))
-    assert (resample_mask(mask, (h, w)) == (2 * parts >= height * width)).all()
-    np.testing.assert_allclose(resample_map(mask.astype(np.float32), (h, w)), parts / (height * width), atol=1e-6)
-
-
-def test_an_exact_half_survives_rounding() -> None:
-    mask = np.array([[bit == "1" for bit in row] for row in "1100 1001 1001 0110 1011 0010".split()])
-    # the first new row is row 0 (2 of 4) and a fifth of row 1 (2 of 4): 0.49999997 in single precision
-    assert resample_mask(mask, (5, 1)).ravel().tolist() == [True, True, True, True, False]
-
-
-@pytest.mark.parametrize("size", [(80, 80), (224, 224), (97, 61), (300, 700), (1024, 64)])
-def test_area_is_kept(size: tuple[int, int]) -> None:
-    """Over random discs the area stays within 1 %, whether sides shrink, grow or do both."""
-    rng = np.random.default_rng(5)
-    y, x = np.mgrid[:320, :256]
-    before = after = 0.0
-    for _ in range(30):
-        radius, cy, cx = rng.uniform(8, 40), rng.uniform(50, 270), rng.uniform(50, 200)
-        disc = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
-        before += disc.mean()
-        after += resample_mask(disc, size).mean()
-    assert after / before == pytest.approx(1, abs=0.01)
 
 
 def test_resample_map_by_hand() -> None:

@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from medvl.data.mask_colours import LabelValue
 from medvl.data.records import MaskRef, Record, read_manifest
 from medvl.data.report_audit import ReportAudit, audit_reports
 from medvl.data.reports import names_side
@@ -69,7 +70,7 @@ def audit_manifest(
     path: str | Path,
     *,
     text_column: str = "text",
-    classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[LabelValue]] | None = None,
     empty_means_absent: Sequence[str] = (),
     max_tokens: int | None = None,
 ) -> Audit:

@@ -198,7 +198,7 @@ class SegmentDataset(Dataset[Sample]):
             for k in range(len(row_masks)):
                 mask = row_masks[order[k]]
                 if mask is not None:
-                    target[n, k] = 0.0 if empty[n] else self._warp(affine, mask)
+                    target[n, k] = 0.0 if empty[n] else mask_on_grid(mask, affine, self.config)
         new_texts = tuple("" if empty[n] else affine.apply_text(text) for n, text in enumerate(texts))
         body = body_mask(pixels) if self.body else None
         return Sample(prepare(pixels, self.config), rows, new_texts, target, affine, body, repeated=epoch == REPEATED)
@@ -250,11 +250,6 @@ class SegmentDataset(Dataset[Sample]):
         self._cache.put(key, mask, mask.nbytes)
         return mask
 
-    def _warp(self, affine: Affine, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        if self.config.mask_rule == "any":  # the released program: bilinear, then > 0
-            return affine.apply_map(mask.astype(np.float32)) > 0
-        return affine.apply_mask(mask)
-
 
 def load_image(path: Path, config: DataConfig) -> Image:
     """Read one image as `config` says (window, slice)."""
@@ -265,7 +260,7 @@ def load_mask(reference: MaskRef, image: Image, config: DataConfig) -> NDArray[n
     """The (H, W) bool mask of a reference on the native grid of its image; an absent one is empty."""
     if reference.path is None:
         return np.zeros(image.pixels.shape[:2], dtype=bool)
-    mask = read_mask(reference.path, reference.values, slice_index=config.slice_index)
+    mask = read_mask(reference.path, reference.values, slice_index=config.slice_index, rule=config.mask_rule)
     if mask.shape != image.pixels.shape[:2]:
         raise InputError(
             f"the mask is {mask.shape[0]}x{mask.shape[1]} pixels",
@@ -278,6 +273,17 @@ def load_mask(reference: MaskRef, image: Image, config: DataConfig) -> NDArray[n
 def fit_image(size: tuple[int, int], config: DataConfig) -> Affine:
     """From an image of (H, W) to the model's grid, in training, validation and prediction alike."""
     return fit(size, config.image_size, config.resize, config.border)
+
+
+def mask_on_grid(mask: NDArray[np.bool_], affine: Affine, config: DataConfig) -> NDArray[np.bool_]:
+    """A mask on the native grid -> on the model's grid, as `data.mask_rule` says.
+
+    `any` resizes as the released program does, before anything is turned: OpenCV's bilinear rule, then above 0.
+    """
+    if config.mask_rule == "area":
+        return affine.apply_mask(mask)
+    base = fit_image((mask.shape[0], mask.shape[1]), config)
+    return affine.after(base).apply_mask(base.touched(mask))
 
 
 def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:

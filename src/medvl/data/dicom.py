@@ -18,6 +18,7 @@ from medvl.errors import InputError, warn
 
 if TYPE_CHECKING:
     from medvl.data.images import Image
+    from medvl.data.mask_colours import StoredMask
 
 
 def is_dicom(path: Path) -> bool:
@@ -79,14 +80,16 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
     return Image(unit, spacing, path, bits=bits, format="dicom")
 
 
-def read_dicom_labels(path: Path, *, frame: int | None = None) -> NDArray[Any]:
-    """A mask stored as DICOM: its (H, W) plain stored values."""
+def read_dicom_mask(path: Path, *, frame: int | None = None) -> StoredMask:
+    """A mask stored as DICOM: plain stored values; of a fractional segmentation also the value that means wholly."""
+    from medvl.data.mask_colours import StoredMask
+
     dataset = _open(path, pixels=True)
     with _damage_named(path):
-        labels = _frame(dataset, path, frame)
-    if labels.ndim != 2:
-        raise InputError("a mask in colour", file=path, expected="one value a pixel")
-    return labels
+        values = _frame(dataset, path, frame)
+        fractional = str(dataset.get("SegmentationType", "")) == "FRACTIONAL"
+        full = float(dataset.get("MaximumFractionalValue") or 255) if fractional else None
+    return StoredMask(path, values, full=full)
 
 
 def dicom_size(path: Path) -> tuple[int, int]:

@@ -91,6 +91,13 @@ class Affine:
             return resample_mask(mask, self.target_size)
         return self.apply_map(mask.astype(np.float32)) >= 0.5
 
+    def touched(self, mask: BoolArray) -> BoolArray:
+        """(H, W) bool -> (h, w) bool: what OpenCV's bilinear rule makes greater than 0 (LViT's released program)."""
+        pixels = mask.astype(np.uint8) * 255
+        if self._is_resize():
+            return np.asarray(cv2.resize(pixels, self.target_size[::-1], interpolation=cv2.INTER_LINEAR) > 0)
+        return np.asarray(cv2.warpAffine(pixels, self.matrix, self.target_size[::-1], flags=cv2.INTER_LINEAR) > 0)
+
     def apply_boxes(self, boxes: Sequence[Box]) -> tuple[Box, ...]:
         """Boxes -> the upright boxes round their images, clipped to the target; those wholly outside are left out."""
         height, width = self.target_size

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -83,7 +83,7 @@ def read_image(
         from medvl.data.dicom import read_dicom
 
         return read_dicom(path, window=window, frame=slice_index)
-    array, form = decode(path)
+    array, form = decode(path)[:2]
     if array.ndim == 3 and array.shape[2] == 4:
         warn("the alpha channel is left out", place=path)
         array = array[:, :, :3]
@@ -180,7 +180,18 @@ def kind_of(path: Path) -> str:
     return "pil"  # by content: Pillow knows its formats, or says that it does not
 
 
-def decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
+class Decoded(NamedTuple):
+    """What Pillow or OpenCV makes of a file."""
+
+    array: NDArray[Any]  # (H, W) or (H, W, C)
+    form: str  # e.g. "png"
+    palette: NDArray[np.uint8] | None = None  # (entries, 4) RGB and alpha, of labels alone: `array` holds its indices
+    lossy: bool = False  # JPEG, alone or in a TIFF
+
+
+def decode(path: Path, *, labels: bool = False) -> Decoded:
+    """The pixels as stored. With `labels` a palette and an alpha channel are kept, and integers of any size."""
+    palette = None
     try:
         # From an open file: given a path, Pillow maps raw TIFF into memory and garbles those that are turned.
         with path.open("rb") as file, PILImage.open(file) as image:
@@ -188,19 +199,27 @@ def decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
             raw_mode, pages = _raw_mode(image), getattr(image, "n_frames", 1)
             tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
             picture: PILImage.Image = image if form == "png" else ImageOps.exif_transpose(image)
-            if picture.mode == "P" and not labels:
+            if picture.mode == "P" and labels:
+                palette = _palette(picture)
+            elif picture.mode == "PA" and labels:
+                picture = picture.convert("RGBA")
+            elif picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "LAB"):
                 picture = picture.convert("RGB")
-            elif picture.mode in ("LA", "CMYK", "YCbCr", "HSV", "LAB") or (picture.mode == "PA"):
-                picture = picture.convert("L" if picture.mode == "LA" else "RGB")
+            elif picture.mode == "LA" and not labels:
+                picture = picture.convert("L")
             array = np.asarray(picture)
+            file.seek(28)
+            if form == "bmp" and array.dtype == np.bool_ and file.read(2) == b"\x08\0":
+                # Pillow takes 8-bit pixels with a palette of black and white for single bits.
+                array = np.asarray(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE))
         if ";16" in raw_mode and array.dtype == np.uint8 and tags.get(ORIENTATION, 1) == 1:
-            deep = _decode_deep(path)
-            array = deep[:, :, 0] if raw_mode.startswith("LA") else deep  # both make colour of grey with alpha
+            deep = _decode_deep(path)  # both make colour of grey with alpha
+            array = deep[:, :, 0] if raw_mode.startswith("LA") and not labels else deep
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them
         raise _unreadable(path, error) from None
     if pages > 1 and form != "mpo":
         warn("of several pages the first is read", place=path)
-    if array.dtype == np.int32:  # Pillow's mode I: 16-bit files of some writers
+    if array.dtype == np.int32 and not labels:  # Pillow's mode I: 16-bit files of some writers
         low, high = int(array.min()), int(array.max())
         if low < 0 or high > 65535:
             raise InputError(
@@ -211,7 +230,20 @@ def decode(path: Path, *, labels: bool = False) -> tuple[NDArray[Any], str]:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == np.uint16 and tags.get(262) == 0 and not labels:
         array = 65535 - array  # white is zero, which Pillow minds in 8 bits only
-    return array, form
+    lossy = form in ("jpeg", "mpo") or tags.get(259) in (6, 7)  # the compression of a TIFF
+    return Decoded(array, form, palette, lossy)
+
+
+def _palette(picture: PILImage.Image) -> NDArray[np.uint8]:
+    """(entries, 4) RGB and alpha."""
+    colours = np.array(picture.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+    alpha = np.full(len(colours), 255, dtype=np.uint8)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, bytes):
+        alpha[: len(transparent)] = np.frombuffer(transparent, np.uint8)[: len(alpha)]
+    elif isinstance(transparent, int) and transparent < len(alpha):
+        alpha[transparent] = 0
+    return np.concatenate([colours, alpha[:, None]], axis=1)
 
 
 def _raw_mode(image: PILImage.Image) -> str:

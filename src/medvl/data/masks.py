@@ -1,4 +1,4 @@
-"""Mask files -> what they mean: pixels that belong to a class, or labels; and their unbiased resampling.
+"""Mask files -> pixels that belong to a class (what a file means: `mask_meaning.py`), and their unbiased resampling.
 
 Shapes: H rows, W columns.
 """
@@ -12,77 +12,92 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.images import decode, kind_of, resample_map
+from medvl.data.mask_colours import LabelValue, StoredMask
+from medvl.data.mask_meaning import MaskReading, MaskRule, Note, decide, numbers
 from medvl.errors import InputError, warn
 
 BoolArray = NDArray[np.bool_]
 
+_WARNINGS: dict[Note, str] = {
+    "jpeg": "masks stored as JPEG are not exact: pixels from half of the largest value up count as mask",
+    "noise": "a JPEG mask whose largest value is at most 8 of 255 is read as empty",
+    "grey": "masks with grey values are cut at half of the largest value",
+    "faint": "masks of shares or probabilities of which none reaches one half are read as empty",
+    "void": "the largest value (255) beside class numbers is read as void, not as mask; mask_values says otherwise",
+    "nan": "NaN in a mask is read as background",
+    "alpha": "masks of one colour are read from their alpha channel",
+}
+
 
 def read_mask(
     path: str | Path,
-    values: tuple[int, ...] | None = None,
+    values: tuple[LabelValue, ...] | None = None,
     *,
     slice_index: int | None = None,
     slice_axis: int = 2,
+    rule: MaskRule = "area",
 ) -> BoolArray:
-    """Read a mask: (H, W) bool, the pixels whose label is in `values`, or every non-zero pixel.
+    """Read a mask: (H, W) bool, the pixels of a class or of every class; `mask_meaning.decide` says which these are.
 
-    JPEG blurs the edges of what it stores, so of a JPEG mask the pixels from half of its largest value up.
+    Args:
+        values: label values or colours (`#ff0000`) that belong to the class; None = as the file's values say.
+        rule: `any` counts every value above 0, as LViT's released program does.
 
     Raises:
-        InputError: unreadable; colour that is not grey; NaN.
+        InputError: unreadable; several colours of which none is declared; values that are negative or not finite.
     """
-    path = Path(path)
-    labels, form = _read_labels(path, slice_index, slice_axis)
-    if values is not None:
-        return np.isin(labels, values)
-    if form == "jpeg" and labels.any():
-        warn(
-            "a mask stored as JPEG is not exact; pixels from half of its largest value up count as mask", place=path
-        )
-        return np.asarray(2 * labels.astype(np.int64) >= labels.max())
-    return np.asarray(labels != 0)
+    reading = read_meaning(path, values, slice_index=slice_index, slice_axis=slice_axis, rule=rule)
+    for note, message in _WARNINGS.items():
+        if note in reading.notes:
+            warn(message, place=path)
+    return reading.mask
+
+
+def read_meaning(
+    path: str | Path,
+    values: tuple[LabelValue, ...] | None = None,
+    *,
+    slice_index: int | None = None,
+    slice_axis: int = 2,
+    rule: MaskRule = "area",
+) -> MaskReading:
+    """As `read_mask`, with what was decided about the file; it warns of nothing."""
+    return decide(_stored(Path(path), slice_index, slice_axis), values, rule)
 
 
 def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis: int = 2) -> NDArray[Any]:
-    """Read a label map: (H, W) integers, of a palette image its indices. InputError as `read_mask`."""
-    return _read_labels(Path(path), slice_index, slice_axis)[0]
+    """Read a label map as it is stored: (H, W) integers, of a palette image its indices.
 
-
-def whole_labels(labels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Floating-point labels as integers. InputError for NaN and for values that are not whole numbers."""
-    if labels.dtype.kind != "f":
-        return labels
-    bad = int(np.isnan(labels).sum())
-    if bad:
-        raise InputError(
-            f"{bad} pixels of the mask are NaN",
-            file=path,
-            expected="a label in every pixel",
-            remedy="write 0 or a label of its own there",
-        )
-    if np.isinf(labels).any() or (np.abs(labels - np.rint(labels)) > 1e-3).any():
+    Raises:
+        InputError: unreadable; colour; values that are negative, not finite or not whole numbers.
+    """
+    stored = _stored(Path(path), slice_index, slice_axis)
+    labels = stored.values
+    if labels.ndim == 3:
+        grey = labels[:, :, : max(1, labels.shape[2] - (labels.shape[2] in (2, 4)))]
+        if not (grey == grey[:, :, :1]).all():
+            raise InputError("a mask in colour", file=path, expected="a grey or palette image of labels")
+        labels = grey[:, :, 0]
+    labels = numbers(labels, stored)
+    if labels.dtype.kind == "f":
         raise InputError(
             "a mask with values that are not whole numbers", file=path, expected="labels", remedy="threshold it first"
         )
-    return np.asarray(np.rint(labels), dtype=np.int64)
+    return labels
 
 
-def _read_labels(path: Path, slice_index: int | None, slice_axis: int) -> tuple[NDArray[Any], str]:
+def _stored(path: Path, slice_index: int | None, slice_axis: int) -> StoredMask:
     kind = kind_of(path)
     if kind == "nifti":
-        from medvl.data.nifti import read_nifti_labels
+        from medvl.data.nifti import read_nifti_mask
 
-        return read_nifti_labels(path, slice_index=slice_index, axis=slice_axis), kind
+        return read_nifti_mask(path, slice_index=slice_index, axis=slice_axis)
     if kind == "dicom":
-        from medvl.data.dicom import read_dicom_labels
+        from medvl.data.dicom import read_dicom_mask
 
-        return read_dicom_labels(path, frame=slice_index), kind
-    labels, form = decode(path, labels=True)
-    if labels.ndim == 3:
-        if labels.shape[2] == 2 or not (labels[:, :, :3] == labels[:, :, :1]).all():
-            raise InputError("a mask in colour", file=path, expected="a grey or palette image of labels")
-        labels = labels[:, :, 0]  # (H, W)
-    return whole_labels(labels.astype(np.uint8) if labels.dtype == np.bool_ else labels, path), form
+        return read_dicom_mask(path, frame=slice_index)
+    decoded = decode(path, labels=True)
+    return StoredMask(path, decoded.array, decoded.palette, decoded.lossy)
 
 
 def resample_mask(mask: BoolArray, size: tuple[int, int]) -> BoolArray:

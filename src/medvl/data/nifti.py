@@ -20,6 +20,7 @@ from medvl.errors import InputError
 
 if TYPE_CHECKING:
     from medvl.data.images import Image
+    from medvl.data.mask_colours import StoredMask
 
 PERCENTILES = (0.5, 99.5)
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of the affine; mm unless declared
@@ -65,7 +66,7 @@ def read_nifti(
     """
     from medvl.data.images import Image
 
-    plane, bits, spacing, reference = _read_slice(path, slice_index, axis)
+    plane, bits, spacing, reference, _ = _read_slice(path, slice_index, axis)
     values = plane.astype(np.float32)
     if not np.isfinite(values).all():
         raise InputError(
@@ -82,11 +83,12 @@ def read_nifti(
     return Image(pixels, spacing, path, bits=bits, format="nifti", reference=reference)
 
 
-def read_nifti_labels(path: Path, *, slice_index: int | None = None, axis: int = 2) -> NDArray[Any]:
-    """One slice as (H, W) integer labels. InputError for NaN and for values that are not whole numbers."""
-    from medvl.data.masks import whole_labels
+def read_nifti_mask(path: Path, *, slice_index: int | None = None, axis: int = 2) -> StoredMask:
+    """One slice (H, W) of a mask, with the whole volume, whose values decide what those of the slice mean."""
+    from medvl.data.mask_colours import StoredMask
 
-    return whole_labels(_read_slice(path, slice_index, axis)[0], path)
+    plane, _, _, reference, volume = _read_slice(path, slice_index, axis)
+    return StoredMask(path, plane, volume=volume if volume.shape[reference.axis] > 1 else None, nan_outside=True)
 
 
 def nifti_size(path: Path, axis: int = 2) -> tuple[int, int]:
@@ -177,8 +179,8 @@ def _orientation(
 
 def _read_slice(
     path: Path, slice_index: int | None, axis: int
-) -> tuple[NDArray[Any], int, tuple[float, float] | None, NiftiSlice]:
-    """(H, W) as displayed, its bits in the file, the spacing, and where it stands."""
+) -> tuple[NDArray[Any], int, tuple[float, float] | None, NiftiSlice, NDArray[Any]]:
+    """(H, W) as displayed, its bits in the file, the spacing, where it stands, and the volume in RAS order."""
     from nibabel.orientations import apply_orientation
 
     image, affine, turn = _open(path)
@@ -209,7 +211,8 @@ def _read_slice(
         sides[target] = float(zooms[i])
     column, row = (sides[i] for i in range(3) if i != axis)
     reference = NiftiSlice(affine, tuple(image.shape), turn, axis, slice_index, unit)
-    return shown, 8 * image.get_data_dtype().itemsize, (row, column) if row > 0 and column > 0 else None, reference
+    known = (row, column) if row > 0 and column > 0 else None
+    return shown, 8 * image.get_data_dtype().itemsize, known, reference, volume
 
 
 def _unit(image: Any) -> str:

@@ -2,7 +2,8 @@
 
 Columns: `id, image, text, mask | mask_NAME, mask_values, boxes, labels, patient, study, view, split, licence` and any
 further one. Paths are relative to the manifest. `group` is read as patient and `label` as labels; `labels` and
-`mask_values` are separated by `|`. Boxes stand in the column `boxes` or in a `boxes.csv` (see `data/box_table.py`).
+`mask_values` are separated by `|`; label values are whole numbers or, of a mask in colours, `#rrggbb`. Boxes stand in
+the column `boxes` or in a `boxes.csv` (see `data/box_table.py`).
 
 An empty mask, boxes or labels cell means NOT ANNOTATED: no loss, not scored. The word `none` means looked for and
 absent: an empty mask, no box, no label.
@@ -24,6 +25,7 @@ from typing import Literal
 
 from medvl.data.box_table import Box as Box
 from medvl.data.box_table import box_cell, boxes_file, joined
+from medvl.data.mask_colours import LabelValue, is_colour, label_value
 from medvl.data.tables import Table, read_table, write_table
 from medvl.errors import Fault, InputError, nearest, warn
 
@@ -38,10 +40,13 @@ _UNSAFE_ID = re.compile(r'[\x00-\x1f<>:"/\\|?*]|^\.|\s$')
 
 @dataclass(frozen=True, slots=True)
 class MaskRef:
-    """Where a mask is. `path` None: looked for and absent. `values` None: every non-zero pixel."""
+    """Where a mask is. `path` None: looked for and absent.
+
+    `values`: label values, or colours such as `#ff0000`; None: what the file means is decided by its values.
+    """
 
     path: Path | None
-    values: tuple[int, ...] | None = None
+    values: tuple[LabelValue, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ def load_manifest(
     path: str | Path,
     *,
     text_column: str = "text",
-    classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[LabelValue]] | None = None,
     empty_means_absent: Sequence[str] = (),
     constant_text: str | None = None,
     check_files: bool | Literal["full"] = True,
@@ -179,7 +184,7 @@ def read_manifest(
     path: str | Path,
     *,
     text_column: str = "text",
-    classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[LabelValue]] | None = None,
     empty_means_absent: Sequence[str] = (),
     check_files: bool | Literal["full"] = True,
     need_text: bool = False,
@@ -209,14 +214,14 @@ class _Reader:
 
     table: Table
     text_column: str
-    wanted: Sequence[str] | Mapping[str, Sequence[int]] | None
+    wanted: Sequence[str] | Mapping[str, Sequence[LabelValue]] | None
     empty_means_absent: tuple[str, ...]
     need_text: bool
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)  # class -> column
-    values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> values of the label map
+    values: dict[str, tuple[LabelValue, ...]] = field(default_factory=dict)  # class -> values of the label map
     extra: tuple[str, ...] = ()
     paths: dict[str, Path] = field(default_factory=dict)  # one object per distinct cell: many rows share an image
 
@@ -277,7 +282,8 @@ class _Reader:
             self.columns = {"mask": "mask"} if "mask" in have else mask_columns
         elif isinstance(self.wanted, Mapping):
             self.columns = dict.fromkeys(self.wanted, "mask")
-            self.values = {name: tuple(values) for name, values in self.wanted.items()}
+            for name, cells in self.wanted.items():
+                self.values[name] = self._label_values(cells, f"class {name}")
             if "mask" not in have:
                 self.fault("no column mask", 1, expected="label maps, of which the classes are values")
             if "mask_values" in have:
@@ -349,16 +355,10 @@ class _Reader:
 
     def _masks(self, line: int, row: Mapping[str, str]) -> dict[str, MaskRef | None]:
         masks: dict[str, MaskRef | None] = {}
-        values: tuple[int, ...] | None = None
         cell = row.get("mask_values", "")
+        values: tuple[LabelValue, ...] | None = None
         if cell and not self.values:
-            try:
-                values = tuple(int(value) for value in cell.split("|"))
-            except ValueError:
-                values = ()
-            if not values or min(values) < 1:
-                expected = "whole numbers of at least 1 with | between, e.g. 1|2|3 (0 is the background)"
-                self.fault(f"mask_values is {cell!r}", line, row["id"], expected=expected)
+            values = self._label_values(cell.split("|"), "mask_values", line, row["id"])
         for name, column in self.columns.items():
             path = row[column]
             if not path:
@@ -368,6 +368,20 @@ class _Reader:
             else:
                 masks[name] = MaskRef(self._path(path), self.values.get(name, values if column == "mask" else None))
         return masks
+
+    def _label_values(
+        self, cells: Sequence[LabelValue], what: str, line: int | None = None, record: str | None = None
+    ) -> tuple[LabelValue, ...]:
+        """Numbers or colours; a fault and () for anything else, and for a mixture of both."""
+        try:
+            values = tuple(label_value(str(cell)) for cell in cells)
+        except ValueError:
+            values = ()
+        if not values or len({is_colour(value) for value in values}) > 1:
+            cell = "|".join(map(str, cells))
+            expected = "whole numbers of at least 1 (0 is the background), or colours, with | between: 1|2|3, #ff0000"
+            self.fault(f"{what} is {cell!r}", line, record, expected=expected)
+        return values
 
     def _patients(self, records: list[Record]) -> None:
         """Without a patient every row is its own one; that can hide a leak, so it is said."""

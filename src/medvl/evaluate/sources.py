@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.images import image_size, read_image
-from medvl.data.masks import read_labels
+from medvl.data.mask_colours import LabelValue
+from medvl.data.masks import read_mask
 from medvl.data.records import Record
-from medvl.errors import Fault, InputError, warn
+from medvl.errors import Fault, InputError
 from medvl.tasks.segment import class_masks
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ BoolArray = NDArray[np.bool_]
 ProbArray = NDArray[np.float32]
 MULTICLASS = "multiclass"  # of objective.mode
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".nii.gz", ".nii")
 
 
 class MaskSource(Protocol):
@@ -68,7 +69,8 @@ class FolderSource:
 
     one class: `<id>__<phrase-slug>`, `<id>`, `<id>__<class>`; several: `<id>__<phrase-slug>__<class>`, `<id>__<class>`.
     The stem of the image's file name may stand for the id (as `medvl predict` writes it); without a phrase or class
-    after it only where that image has one record. Every non-zero pixel belongs to the mask.
+    after it only where that image has one record. What a file means is decided as for true
+    masks, in `data/mask_meaning.py`.
     """
 
     def __init__(
@@ -154,12 +156,7 @@ class FolderSource:
         return stems
 
     def _read(self, path: Path) -> BoolArray:
-        labels = read_labels(path, slice_index=self.slice_index)
-        mask: BoolArray = labels != 0
-        inside = labels[mask]
-        if inside.size and inside.min() != inside.max():
-            warn(f"masks in {self.folder} hold several labels or grey values; every non-zero pixel counts as mask")
-        return mask
+        return read_mask(path, slice_index=self.slice_index)
 
 
 class PredictorSource:
@@ -296,12 +293,14 @@ class PredictorSource:
         ]
 
 
-def _selection_fault(selected: tuple[int, ...] | None, absent: bool, values: Mapping[str, Sequence[int]]) -> str | None:
+def _selection_fault(
+    selected: tuple[LabelValue, ...] | None, absent: bool, values: Mapping[str, Sequence[LabelValue]]
+) -> str | None:
     """Why the classes of a model cannot answer a selection of label values, or None."""
     if selected is None:
         return "absent, and no mask_values say what was looked for" if absent else None
     known = {value for group in values.values() for value in group}
-    unknown = sorted(set(selected) - known)
+    unknown = sorted(set(selected) - known, key=str)
     if unknown:
         return f"mask_values {unknown} belong to no class of the model"
     for name, group in values.items():

@@ -21,6 +21,7 @@ from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import fit_image, load_image, prepare
 from medvl.data.geometry import Affine
 from medvl.data.images import Image
+from medvl.data.mask_colours import LabelValue, label_value
 from medvl.data.records import Record
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
@@ -97,9 +98,12 @@ class Predictor:
         return self.module.uses_text
 
     @property
-    def class_values(self) -> dict[str, list[int]] | None:
+    def class_values(self) -> dict[str, list[LabelValue]] | None:
         """Label-map values of the classes, where the model was trained on a label map."""
-        return self.config.data.classes if isinstance(self.config.data.classes, dict) else None
+        classes = self.config.data.classes
+        if not isinstance(classes, dict):
+            return None
+        return {name: [label_value(str(value)) for value in values] for name, values in classes.items()}
 
     def set_image(self, image: str | Path | NDArray[Any] | Image) -> Predictor:
         """Read and encode an image. An array is (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
