@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,24 @@ def test_a_split_does_not_replace_its_manifest(manifest: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"cv_fold1\.csv: --out is the source itself"):
         split_manifest(fold, tmp_path / "cv.csv", folds=3)
     assert before == (sorted(path.name for path in tmp_path.iterdir()), manifest.read_bytes())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_part_gets_masks_where_there_are_enough(tmp_path: Path, seed: int) -> None:
+    lines = ["id,image,text,mask,patient"]
+    lines += [f"r{n},i{n}.png,the left lung,{'m.png' if n < 7 else ''},p{n}" for n in range(60)]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    split_manifest(tmp_path / "m.csv", tmp_path / "s.csv", fractions=(0.7, 0.15, 0.15), seed=seed)
+    rows = load_manifest(tmp_path / "s.csv", check_files=False).records
+    masks = Counter(row.split for row in rows if row.masks["mask"] is not None)
+    assert masks == {"train": 5, "val": 1, "test": 1}
+    sizes = Counter(row.split for row in rows)
+    assert abs(sizes["train"] - 42) <= 1 and abs(sizes["val"] - 9) <= 1 and abs(sizes["test"] - 9) <= 1
+
+
+def test_too_few_masks_for_every_part_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["id,image,text,mask,patient"]
+    lines += [f"r{n},i{n}.png,a lung,{'m.png' if n < 2 else ''},p{n}" for n in range(20)]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    split_manifest(tmp_path / "m.csv", tmp_path / "s.csv")
+    assert "only 2 groups" in capsys.readouterr().err

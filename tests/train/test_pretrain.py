@@ -32,6 +32,7 @@ from medvl.tasks import pretrain
 from medvl.tasks.pretrain import PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
 from medvl.train import loop
+from medvl.train.prepare_pretrain import _grid_line
 from medvl.train.run import precision_of, train
 from medvl.train.schedule import learning_rate
 
@@ -214,6 +215,16 @@ def test_masks_that_are_no_target_are_counted_and_told(
     )
     assert none and all(row["valid_masks"] == 0 and "decoder_loss" not in row for row in none)
     assert all_of_them and all(row["valid_masks"] > 0 and row["decoder_loss"] > 0 for row in all_of_them)
+
+
+def test_a_grid_too_coarse_for_its_images_is_said(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, _ = build_pretrainer(config_of(pairs), ["Opacity."] * 3)
+    fine, _ = build_pretrainer(config_of(pairs, "model.options.pool_stride=8"), ["Opacity."] * 3)
+    assert _grid_line(module.network) == "  grid   2 x 2 cells of attention"
+    assert "only 2 x 2 cells" in capsys.readouterr().err
+    assert _grid_line(fine.network) == "  grid   8 x 8 cells of attention" and not capsys.readouterr().err
 
 
 def test_a_decoder_that_is_never_reached_is_told(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def split_manifest(
         folds: cross-validation instead: in file k the groups of fold k are val, the others train.
         keep_test: rows that are test or holdout already stay so; the others are split.
 
+    Every part gets annotated groups (masks, else boxes, else labels) where there are enough.
     Texts, masks and further columns are kept; paths are rewritten relative to `out`, boxes move into a column.
     """
     manifest, out = load_manifest(path, check_files=False), Path(out)
@@ -56,10 +57,11 @@ def split_manifest(
     for image in {(groups[record.id], record.image) for record in manifest.records}:
         weights[image[0]] += image[0] not in kept
     free = {group: weight for group, weight in weights.items() if weight}
+    annotated = _annotated_groups(manifest, groups)
     if folds is not None:
         if folds < 2:
             raise InputError(f"--folds is {folds}", expected="at least 2")
-        numbers = assign_groups(free, [1 / folds] * folds, seed)
+        numbers = assign_groups(free, [1 / folds] * folds, seed, annotated)
         _check_filled(numbers, [str(fold) for fold in range(folds)], manifest, by)
         targets = [out.with_name(f"{out.stem}_fold{fold}{out.suffix}") for fold in range(folds)]
         for target in targets:
@@ -76,27 +78,63 @@ def split_manifest(
         raise InputError("--keep-test with three fractions", remedy="give two, e.g. --fractions 0.85,0.15")
     refuse_source(manifest.path, out)
     names = NAMES[: len(fractions)]
-    numbers = assign_groups(free, fractions, seed)
+    numbers = assign_groups(free, fractions, seed, annotated)
     _check_filled(numbers, names, manifest, by)
+    without = [name for i, name in enumerate(names) if not any(numbers.get(group) == i for group in annotated)]
+    if annotated and without:
+        warn(f"{manifest.path}: nothing in {', '.join(without)} is annotated: only {len(annotated)} groups by {by} are")
     return [_write(manifest, out, groups, {group: names[n] for group, n in numbers.items()} | kept, {})]
 
 
-def assign_groups(weights: Mapping[str, int], fractions: Sequence[float], seed: int) -> dict[str, int]:
+def assign_groups(
+    weights: Mapping[str, int], fractions: Sequence[float], seed: int, annotated: Collection[str] = ()
+) -> dict[str, int]:
     """Groups in an order drawn by seed, each to the part that is farthest below its share.
 
     A pure function of the groups' names, weights and the seed, on any machine and in any order of the rows.
+
+    Args:
+        annotated: groups that have masks (or what else is learned). They are shared out first, by the same fractions,
+            and every part gets one where there are enough.
     """
     order = sorted(weights, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
     order.sort(key=lambda group: -weights[group])  # the largest first, so that the last ones even it out
-    total = sum(weights.values())
-    filled = [0] * len(fractions)
-    numbers = {}
-    for group in order:
+    first = [group for group in order if group in annotated]
+    numbers = _by_share(first, weights, fractions, {})
+    for part in range(len(fractions)):
+        have = Counter(numbers.values())
+        donor = max(have, key=lambda number: (have[number], -number), default=part)
+        if part not in have and have[donor] > 1:
+            numbers[next(group for group in reversed(first) if numbers[group] == donor)] = part
+    return _by_share([group for group in order if group not in annotated], weights, fractions, numbers)
+
+
+def _by_share(
+    groups: Sequence[str], weights: Mapping[str, int], fractions: Sequence[float], numbers: Mapping[str, int]
+) -> dict[str, int]:
+    """`numbers` and a part for each of `groups`: the one that is farthest below its share of them all."""
+    numbers = dict(numbers)
+    filled = [sum(weights[group] for group, number in numbers.items() if number == i) for i in range(len(fractions))]
+    total = sum(filled) + sum(weights[group] for group in groups)
+    for group in groups:
         gaps = [fraction * total - have for fraction, have in zip(fractions, filled, strict=True)]
-        number = gaps.index(max(gaps))
-        filled[number] += weights[group]
-        numbers[group] = number
+        numbers[group] = gaps.index(max(gaps))
+        filled[numbers[group]] += weights[group]
     return numbers
+
+
+def _annotated_groups(manifest: Manifest, groups: Mapping[str, str]) -> set[str]:
+    """The groups with a mask; where no record has one, those with boxes; else those with labels."""
+    kinds: tuple[Callable[[Record], bool], ...] = (
+        lambda record: any(mask is not None for mask in record.masks.values()),
+        lambda record: bool(record.boxes) or record.boxes_absent,
+        lambda record: bool(record.labels) or record.labels_absent,
+    )
+    for is_annotated in kinds:
+        names = {groups[record.id] for record in manifest.records if is_annotated(record)}
+        if names:
+            return names
+    return set()
 
 
 def _groups(manifest: Manifest, by: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, mean_n
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.bridge import continue_from, load_foreign
+from medvl.models.g2d import G2D
 from medvl.objectives.contrastive import plain_text
 from medvl.tasks.pretrain import Pretrainer, PretrainTask, build_pretrainer
 from medvl.tasks.text_input import TextInput
@@ -35,6 +36,7 @@ Parts = tuple[
     dict[str, DataLoader[Sample]],
     dict[str, Any],
 ]
+FEWEST_CELLS = 6  # a side of the attention grid; the paper has 7, or 8 at 256 px
 KEPT_NEGATIVES = 0.5  # share of the negatives that bucketing by length must leave
 
 
@@ -88,6 +90,7 @@ def pretraining(
     _check_contrast(config, splits["train"], fabric.world_size, manifest.path)
     texts = written_texts(splits["train"], context)
     module, encoder = build_pretrainer(config, texts, context, [row.patient for row in splits["train"]])
+    grid_line = _grid_line(module.network)
     taken: dict[str, Any] = {}
     prefix, path = split_init(config.init or "")
     if prefix == WEIGHTS_PREFIX:
@@ -142,7 +145,23 @@ def pretraining(
         "distinct_texts": {name: len({row.text for row in rows}) for name, rows in splits.items()},
         "negatives": _negatives(config, fabric.world_size) + negatives,
     }
-    return (task, encoder, (), splits, loaders, {"pairs": pairs, **taken})
+    lines = [] if grid_line is None else [grid_line]
+    return (task, encoder, (), splits, loaders, {"pairs": pairs, "lines": lines, **taken})
+
+
+def _grid_line(network: G2D) -> str | None:
+    """The grid of attention and pseudo mask, for the plan; a warning where it is too coarse to point anywhere."""
+    pool = network.attention_pool
+    if pool is None:
+        return None
+    rows, columns = pool.grid
+    if min(rows, columns) < FEWEST_CELLS:
+        warn(
+            f"the attention has only {rows} x {columns} cells for these images: a pseudo mask can hardly follow a "
+            "finding; set model.options.pool_stride to a smaller stride, or data.image_size to a larger size (paper: "
+            "7 x 7 cells)"
+        )
+    return f"  grid   {rows} x {columns} cells of attention"
 
 
 def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, path: Path) -> None:
