@@ -29,7 +29,7 @@ TEXTS = {
     "joined": "Cardiomegaly, as before. Large heart.",
     "small": "cardiomegaly is new. the heart is large.",
     "plain": "The lungs are clear. No effusion.",
-    "paragraph": "The lungs are clear. Signed.",
+    "paragraph": "The lungs are clear.",
 }
 
 
@@ -54,6 +54,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert counts == {
         "rows_without_text": 3, "distinct_reports": 7, "with_sections": 5, "last_paragraph": 1, "whole": 1, "empty": 1,
         "too_short": 1, "cut": 0, "words_cut": 0, "sections_replaced": 0, "marks": 2, "list_numbers": 1, "headers": 0,
+        "unknown_headings": 0, "several_examinations": 0, "addenda": 0, "signatures": 1, "markup": 0,
     }  # fmt: skip
     records = {record.id: record for record in load_manifest(out).records}
     assert {name: record.text for name, record in records.items()} == {name: TEXTS.get(name, "") for name in REPORTS}
@@ -68,7 +69,7 @@ def test_the_column_text_is_replaced_and_cut_behind_a_sentence(tmp_path: Path) -
     result = import_reports(source.parent, tmp_path / "in" / "clean.csv", max_words=4)
     records = {record.id: record.text for record in load_manifest(result.manifest).records}
     assert records["joined"] == "Cardiomegaly, as before." and records["plain"] == "The lungs are clear."
-    assert result.counts["cut"] == 5 and result.counts["words_cut"] == 5 + 2 + 4 + 2 + 1
+    assert result.counts["cut"] == 4 and result.counts["words_cut"] == 5 + 2 + 4 + 2
     assert result.num_records == {"train": len(REPORTS)}
 
 
@@ -111,3 +112,19 @@ def test_rows_that_lose_their_text_are_counted(tmp_path: Path) -> None:
     assert "38 of 40 rows have no text" in done.stderr
     kept = [record for record in load_manifest(tmp_path / "out.csv").records if record.text]
     assert [record.id for record in kept] == ["r38", "r39"]
+
+
+def test_unknown_headings_and_several_examinations_are_said(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    names = ["BEVINDINGEN", "BEVINDINGEN", "VERSLAG", "REPERTO", "NALEZ", "LAUSUNTO", "POPIS"]
+    texts = [f"{name}: de longen zijn schoon, nummer {i}." for i, name in enumerate(names)]
+    texts += ["FINDINGS: ___.", "INDICATION: Cough.", "FINDINGS: Clear lungs, no effusion."]
+    texts += ["EXAM: CHEST\nFINDINGS: Clear lungs.\nEXAM: KNEE\nFINDINGS: Arthrosis."]
+    rows = [{"id": f"r{i}", "image": "x.png", "text": text, "patient": f"p{i}"} for i, text in enumerate(texts)]
+    write_manifest(tmp_path / "raw.csv", rows)
+    result = import_reports(tmp_path / "raw.csv", tmp_path / "out.csv")
+    assert result.counts["unknown_headings"] == 7 and result.counts["empty"] == 9
+    assert result.counts["several_examinations"] == 1
+    unknown, several = result.warnings[0], result.warnings[1]
+    assert "BEVINDINGEN (2)" in unknown and sum(name in unknown for name in set(names)) == 5
+    assert "CHEST (1)" in several and "KNEE (1)" in several

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # A point after these is not the end of a sentence.
-_TITLE_WORDS = {"dr", "drs", "mr", "mrs", "ms", "prof", "st"}
+_TITLE_WORDS = {"dr", "dra", "drs", "mr", "mrs", "ms", "prof", "st"}
 _NEVER = _TITLE_WORDS | set("vs e.g eg i.e ie approx cf fig figs viz incl resp".split())
 # After these it is one when a capital (or the number of a list) follows.
 _MAYBE = set(

@@ -6,13 +6,15 @@ The layout is the manifest's own; the rules are those of `report_sections`.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from medvl.core.files import refuse_source
 from medvl.data.importers.result import ImportResult
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import load_manifest, write_manifest
-from medvl.data.report_sections import CleanReport, Sections, parse_sections, report_text
+from medvl.data.report_headings import unknown_titles
+from medvl.data.report_sections import CleanReport, parse_sections, report_text
 from medvl.errors import InputError, warn
 
 MADE = ("text", "text_findings", "text_impression")
@@ -33,9 +35,10 @@ def import_reports(
         max_words: cut behind the last whole sentence within so many words; None cuts nothing.
 
     `counts` of the result: rows_without_text; and, over the distinct reports: distinct_reports, with_sections,
-    last_paragraph (that stands in), whole (no header), empty (no word), too_short (fewer than 3 words), cut and
-    words_cut (`max_words`), sections_replaced (a later one of the same name counts), marks, list_numbers and headers
-    (taken out).
+    last_paragraph (that stands in), whole (no header), empty (no word), unknown_headings (empty, because no heading of
+    theirs is known), too_short (fewer than 3 words), cut and words_cut (`max_words`), sections_replaced (a later one of
+    the same name counts), several_examinations (in one report; their texts stand together), addenda (reports with
+    one), marks, list_numbers, headers and signatures (taken out), markup (tags, entities and escapes, resolved).
 
     Raises:
         InputError: faults of the manifest, no such column, a column that would be overwritten, no text in any report.
@@ -57,23 +60,48 @@ def import_reports(
     num_without = 0
     cleaned: dict[str, CleanReport] = {}
     counts: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    examinations: Counter[str] = Counter()
     for report in dict.fromkeys(record.text for record in manifest.records if record.text):
         sections = parse_sections(report)
+        kind = "with_sections" if sections.headers else "whole"
         if not sections.headers:
-            sections = Sections(last_paragraph=report.removeprefix("\ufeff"))
+            sections = replace(sections, last_paragraph=sections.whole)
         clean = cleaned[report] = report_text(sections, max_words=max_words)
-        kind = "whole" if not sections.headers else "with_sections"
-        counts["last_paragraph" if sections.headers and clean.used == ("last_paragraph",) else kind] += 1
+        counts["last_paragraph" if sections.headers and clean.used[:1] == ("last_paragraph",) else kind] += 1
+        names = unknown_titles(sections.whole) if clean.empty else ()
+        unknown.update(names)
+        examinations.update(sections.examinations)
         counts["empty"] += clean.empty
+        counts["unknown_headings"] += bool(names)
         counts["too_short"] += clean.too_short
         counts["cut"] += clean.cut
         counts["words_cut"] += clean.num_words_cut
         counts["sections_replaced"] += sections.num_replaced
+        counts["several_examinations"] += bool(sections.examinations)
+        counts["addenda"] += bool(sections.addendum)
         counts["marks"] += clean.num_marks
         counts["list_numbers"] += clean.num_list_numbers
         counts["headers"] += clean.num_headers
+        counts["signatures"] += clean.num_signatures
+        counts["markup"] += clean.num_markup
+    warnings = list(manifest.warnings)
+    if unknown:
+        some = ", ".join(f"{name.upper()} ({number})" for name, number in unknown.most_common(5))
+        warnings.append(
+            f"{source}: {counts['unknown_headings']} reports yield no text because their headings are not known; the "
+            f"most frequent are {some}"
+        )
+    if examinations:
+        some = ", ".join(f"{name} ({number})" for name, number in examinations.most_common(5))
+        warnings.append(
+            f"{source}: {counts['several_examinations']} reports describe several examinations, whose texts stand "
+            f"together, e.g. {some}; check that each belongs to its image"
+        )
     if all(clean.empty or clean.too_short for clean in cleaned.values()):
-        raise InputError(f"no report in column {text_column} has a text", file=source, expected="reports")
+        why = "; ".join(warnings[len(manifest.warnings) :])
+        what = f"no report in column {text_column} has a text" + (f" ({why})" if why else "")
+        raise InputError(what, file=source, expected="reports with FINDINGS or IMPRESSION, or without headings")
     for row, record in zip(rows, manifest.records, strict=True):
         row |= dict.fromkeys(MADE, "")
         own = cleaned.get(record.text)
@@ -83,12 +111,12 @@ def import_reports(
             num_without += 1
     write_manifest(out, rows, [*columns, *(name for name in MADE if name not in columns)])
     splits = Counter(record.split or "(none)" for record in manifest.records)
-    warnings = list(manifest.warnings)
     if num_without:  # `empty` and `too_short` count distinct reports, and an empty cell is none
         warnings.append(
             f"{out}: {num_without} of {len(rows)} rows have no text: their cell in column {text_column} is empty, or "
-            "its report has no word or is too short"
+            f"its report has no word ({counts['unknown_headings']} of them under unknown headings) or is too short"
         )
-        warn(warnings[-1])
+    for message in warnings[len(manifest.warnings) :]:
+        warn(message)
     numbers = {"rows_without_text": num_without, "distinct_reports": len(cleaned), **counts}
     return ImportResult(out, dict(splits), numbers, tuple(warnings))
