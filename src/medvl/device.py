@@ -1,4 +1,4 @@
-"""Which device is used, and tensors on their way to it without the host waiting for them."""
+"""Which device is used, tensors on their way to it without the host waiting for them, and their precision."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def full_floats(x: Tensor) -> Tensor:
+    """`x` in float32 at least: sums over pixels overflow float16 and lose their last digits in bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

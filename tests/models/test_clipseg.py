@@ -100,3 +100,13 @@ def test_another_model_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="CLIPSeg cannot be read"):
         CLIPSeg(folder=str(tmp_path))
+
+
+def test_padding_before_the_text_changes_nothing(folder: Path) -> None:
+    network = CLIPSeg(folder=str(folder), text_dim=16).eval()
+    image = torch.randn(2, 3, 32, 32)
+    features, mask = encode(folder, ["the right lung", "left"])
+    rolled = [torch.roll(x, 2, dims=0) for x in (features[1], mask[1])]  # two of padding move to the front
+    assert not mask[1, -2:].any()
+    before = (torch.stack([features[0], rolled[0]]), torch.stack([mask[0], rolled[1]]))
+    torch.testing.assert_close(network(image, *before), network(image, features, mask))

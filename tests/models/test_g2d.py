@@ -100,6 +100,10 @@ def test_pads_do_not_matter() -> None:
     torch.testing.assert_close(model.text_forward(garbage, mask), model.text_forward(text, mask))
     longer = nn.functional.pad(text, (0, 0, 0, 3)), nn.functional.pad(mask, (0, 3))
     torch.testing.assert_close(model.text_forward(*longer), model.text_forward(text, mask))
+    for pool in ("first", "mean", "attention"):
+        model = make(text_pool=pool)
+        before = nn.functional.pad(text, (0, 0, 3, 0), value=7.0), nn.functional.pad(mask, (3, 0))
+        torch.testing.assert_close(model.text_forward(*before), model.text_forward(text, mask))
 
 
 def test_exposure_does_not_matter() -> None:

@@ -91,6 +91,16 @@ def test_too_many_tokens_for_the_slots() -> None:
         model(torch.randn(1, 3, 32, 32), torch.randn(1, 11, 8))
 
 
+@pytest.mark.parametrize("text_merge", ["slots", "attention"])
+def test_padding_before_the_text_changes_nothing(text_merge: str) -> None:
+    model = LViT("nano", text_merge=text_merge, image_size=32, text_dim=8).eval()
+    image, text = torch.randn(1, 3, 32, 32), torch.randn(1, 5, 8)
+    mask = torch.tensor([[True, True, True, False, False]])
+    behind = model(image, text, mask)
+    torch.testing.assert_close(model(image, text.roll(2, 1), mask.roll(2, 1)), behind)
+    assert not torch.allclose(model(image, text.flip(1), mask.flip(1)), behind) or text_merge == "attention"
+
+
 def test_a_row_with_no_token_at_all_is_finite_under_attention() -> None:
     model = LViT("nano", text_merge="attention", image_size=32, text_dim=8).eval()
     mask = torch.zeros(1, 3, dtype=torch.bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_padding_does_not_change_features(builtin: TextEncoder, hf_folder: Path)
         length = int(alone_mask.sum())
         assert mask[0].sum() == length and features.shape == (2, mask.shape[1], encoder.dim)
         torch.testing.assert_close(features[0, :length], alone[0], atol=1e-5, rtol=0)
+
+
+def test_a_tokenizer_that_pads_on_the_left(hf_folder: Path, tmp_path: Path) -> None:
+    """The features of a text do not depend on the other texts of its batch, cached or not."""
+    folder = Path(shutil.copytree(hf_folder, tmp_path / "left"))
+    settings_file = folder / "tokenizer_config.json"
+    settings_file.write_text(json.dumps({**json.loads(settings_file.read_text()), "padding_side": "left"}))
+    texts = ["left lung", "right upper zone the lung zone"]
+    encoder, wanted = hf(folder), hf(hf_folder)
+    cache = FeatureCache(encoder)
+    features, mask = encoder.encode(texts)
+    assert mask[0].sum() == 4 < mask.shape[1]
+    for source, kept in ((features, mask), cache.features(texts)):
+        for row, keep, text in zip(source, kept, texts, strict=True):
+            torch.testing.assert_close(row[keep], wanted.encode([text])[0][0], atol=1e-5, rtol=0)
 
 
 def test_word_order_and_binding_change_features(builtin: TextEncoder) -> None:

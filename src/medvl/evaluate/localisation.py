@@ -167,6 +167,7 @@ def _cell(value: dict[str, Any]) -> str:
 def _maps(task: PretrainTask, dataset: SegmentDataset) -> list[dict[str, Any]]:
     """What there is of each image: target, body, attention, raw and smoothed mask, decoder, lungs."""
     found: list[dict[str, Any]] = []
+    split_of = {record.id: record.split or "" for rows in dataset.groups for record in rows}
     task.module.eval()
     for start in range(0, len(dataset), BATCH):
         indices = range(start, min(start + BATCH, len(dataset)))
@@ -179,11 +180,10 @@ def _maps(task: PretrainTask, dataset: SegmentDataset) -> list[dict[str, Any]]:
             output = task.module.network.image_forward(batch.image)
         masks = task.mask_of(output, vectors, batch) if output.attention is not None else None
         for k in range(len(batch.ids)):
-            record = dataset.groups[start + k][0]
-            row: dict[str, Any] = {
-                "id": record.id,
-                "patient": record.patient,
-                "split": record.split or "",
+            row: dict[str, Any] = {  # of the row that was drawn of the image, which need not be its first
+                "id": batch.ids[k],
+                "patient": batch.patients[k],
+                "split": split_of[batch.ids[k]],
                 "target": batch.target[k, 0].numpy() > 0.5,
                 "body": batch.body[k].numpy(),
             }

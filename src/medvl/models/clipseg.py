@@ -104,7 +104,8 @@ class CLIPSeg(nn.Module):
         if text_mask is None:
             end = torch.full((num_rows,), text.shape[1] - 1, device=text.device)
         else:
-            end = text_mask.long().sum(dim=1).clamp(min=1) - 1  # (N,)
+            places = torch.arange(1, text.shape[1] + 1, device=text.device)
+            end = (text_mask.long() * places).argmax(dim=1)  # (N,), the last real token: padding may stand before it
         phrase = text[torch.arange(num_rows, device=end.device), end]  # (N, D)
         maps = [x if image_index is None else x.index_select(0, image_index) for x in image_features]  # (N, P, width)
         logits: Tensor = self.decoder(maps, self.text_projection(phrase)).logits.reshape(

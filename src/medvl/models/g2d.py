@@ -300,7 +300,10 @@ class G2D(nn.Module):
     def _pool_text(self, tokens: Tensor, text_mask: Tensor | None) -> Tensor:
         """(B, L, X) -> (B, X)."""
         if self.text_pool == "first":
-            return tokens[:, 0]
+            if text_mask is None:
+                return tokens[:, 0]
+            first = text_mask.long().argmax(dim=1)  # (B,), the first real token: padding may stand before it
+            return tokens[torch.arange(len(tokens), device=tokens.device), first]
         if self.text_attention is not None:
             pooled: Tensor = self.text_attention(tokens, text_mask)
             return pooled

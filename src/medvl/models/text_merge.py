@@ -28,6 +28,14 @@ def text_keep_mask(text_features: Tensor, text_mask: Tensor | None) -> Tensor:
     return text_mask.to(torch.bool)
 
 
+def tokens_in_front(text_features: Tensor, text_mask: Tensor) -> Tensor:
+    """(N, L, D), (N, L) -> (N, L, D): the real tokens first, in their order, then zeros, wherever padding stood."""
+    keep = text_mask.to(torch.bool)
+    order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)  # (N, L)
+    kept = text_features * keep.to(text_features.dtype)[:, :, None]
+    return kept.gather(1, order[:, :, None].expand_as(kept))
+
+
 def check_text(text_features: Tensor | None, text_mask: Tensor | None, num_rows: int, text_dim: int) -> Tensor:
     """The text features. InputError unless there is one text (L, text_dim) per row, with a mask that fits it."""
     wanted = f"({num_rows}, tokens, {text_dim})"
@@ -51,8 +59,8 @@ def check_text(text_features: Tensor | None, text_mask: Tensor | None, num_rows:
 class SlotMerge(nn.Module):
     """The released merge: a linear cascade along the token slots, then slots -> patches with weights per patch.
 
-    Position-dependent by construction, and therefore bound to one grid and at most `num_slots` tokens. Missing and
-    masked tokens are zeros.
+    Position-dependent by construction, and therefore bound to one grid and at most `num_slots` tokens. The real tokens
+    take the first slots; the others are zeros.
     """
 
     def __init__(self, text_dim: int, widths: tuple[int, ...], num_slots: int, grid: Grid) -> None:
@@ -74,7 +82,7 @@ class SlotMerge(nn.Module):
                 remedy=f"set text.max_tokens to {self.num_slots}, or use text_merge: attention",
             )
         if text_mask is not None:
-            text_features = text_features * text_mask.to(text_features.dtype)[:, :, None]  # (N, L, D)
+            text_features = tokens_in_front(text_features, text_mask)  # (N, L, D)
         x = F.pad(text_features, (0, 0, 0, self.num_slots - length)).transpose(1, 2)  # (N, D, slots)
         x = self.cascade(x).transpose(1, 2)  # (N, slots, C)
         added: Tensor = self.expand(x)  # (N, P, C)

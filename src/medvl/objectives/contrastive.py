@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medvl.device import to_device
+from medvl.device import full_floats, to_device
 from medvl.distributed import gather_with_grad
 from medvl.errors import InputError
 
@@ -94,7 +94,7 @@ def gathered_info_nce(
         same: (B, B) bool over all ranks, as `same_pairs` gives it.
         equal_rows: as in `gather_with_grad`.
     """
-    image, text = (gather_with_grad(_exact(x), equal_rows=equal_rows) for x in (image, text))  # (B, D)
+    image, text = (gather_with_grad(full_floats(x), equal_rows=equal_rows) for x in (image, text))  # (B, D)
     return info_nce(image, text, sigma=sigma, same=same, reduction=reduction)
 
 
@@ -181,7 +181,7 @@ class CachedEmbeddings:
         self._sizes = [part[0].shape[0] for part in parts]
         if any(x.shape[0] != part[0].shape[0] for part in parts for x in part):
             raise InputError("embeddings of one micro-batch differ in length", expected="(B_i, D) each")
-        whole = (torch.cat([_exact(x) for x in column]) for column in zip(*parts, strict=True))
+        whole = (torch.cat([full_floats(x) for x in column]) for column in zip(*parts, strict=True))
         self.embeddings = tuple(x.requires_grad_() for x in whole)  # (B, D) each
         return self.embeddings
 
@@ -296,15 +296,11 @@ def _p_hit(total: Tensor, hits: Tensor, draws: Tensor) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     """(B, D) -> unit vectors in float32 at least; a vector of zeros becomes one, without gradient."""
-    x = _exact(x)
+    x = full_floats(x)
     is_zero = (x.abs() < ZERO).all(dim=1, keepdim=True)
     x = x.masked_fill(is_zero, 1)  # before the norm, whose gradient at zero is not finite
     unit: Tensor = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return unit.masked_fill(is_zero, 0)
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _hash(text: str) -> int:

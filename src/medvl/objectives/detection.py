@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
 from medvl.core.ranges import SECTION, AtLeastOne, Positive, Share, Weight
-from medvl.device import to_device
+from medvl.device import full_floats, to_device
 from medvl.models.boxes import size_iou
 
 
@@ -128,6 +128,7 @@ def detection_loss(
     """Logits (B, P, 5 + K), boxes (B, M, 5) as in `assign` -> `loss` and its parts xy, wh, conf, cls, unweighted; all
     scalars. `num_taken`: see `Targets`.
     """
+    logits = full_floats(logits)
     target = assign(boxes, anchors, grids, ignore_iou=config.ignore_iou, how=config.assign)
     is_object, no_object = target.object.to(logits.dtype), target.no_object.to(logits.dtype)  # (B, P)
     num_classes = logits.shape[2] - 5

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medvl.device import full_floats
 from medvl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -33,7 +34,7 @@ def lv_loss(probs: Tensor, bank_mask: Tensor, counted: Tensor) -> Tensor:
         bank_mask: (N, K, H, W) in [0, 1]. A pair whose mask is empty has no direction to follow and is not counted.
         counted: (N, K) bool.
     """
-    p, m = probs.flatten(2), bank_mask.flatten(2)  # (N, K, H*W)
+    p, m = full_floats(probs).flatten(2), full_floats(bank_mask).flatten(2)  # (N, K, H*W)
     norm = (p.square().sum(dim=2) * m.square().sum(dim=2) + EPSILON).sqrt()
     loss = 1 - (p * m).sum(dim=2) / norm  # (N, K)
     keep = counted & (m > 0).any(dim=2)

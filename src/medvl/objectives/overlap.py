@@ -2,6 +2,7 @@
 
 Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, class) pairs have a reference; the
 others add neither loss nor gradient, whatever their target holds (NaN too). Nothing is read back from the device.
+Everything is computed in float32 at least: logits in half precision give the value of the same logits in float32.
 
 Over several ranks the balanced cross entropies and the Dice of the batch are those of the whole batch, the same number
 on every rank (see `medvl.distributed`), so every rank must call them. The others are means over a rank's own annotated
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
+from medvl.device import full_floats
 from medvl.distributed import sum_over_ranks
 from medvl.errors import InputError
 
@@ -37,7 +39,7 @@ def dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | No
     Returns:
         Scalar in [0, 1]; 0 where nothing is annotated.
     """
-    target, annotated = _known(logits, target, annotated)
+    logits, target, annotated = _known(logits, target, annotated)
     return _dice(logits.sigmoid(), target, annotated)
 
 
@@ -50,8 +52,8 @@ def batch_dice_loss_from_logits(
     anywhere in the batch (0 if none is). -log D is the Dice term of MGCA's MixedLoss, 1 - D that of MedKLIP's
     DiceBCELoss. Args and shapes as in `dice_loss_from_logits`. Without a foreground anywhere D falls with sum(p).
     """
-    target, annotated = _known(logits, target, annotated)
-    return _batch_dice(logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid(), target, annotated, log)
+    logits, target, annotated = _known(logits, target, annotated)
+    return _batch_dice(logits.sigmoid(), target, annotated, log)
 
 
 def class_balanced_bce_from_logits(
@@ -64,7 +66,7 @@ def class_balanced_bce_from_logits(
 
     Args and shapes as in `dice_loss_from_logits`; `focal_gamma` as in `bce_from_logits`.
     """
-    target, annotated = _known(logits, target, annotated)
+    logits, target, annotated = _known(logits, target, annotated)
     pixel = _pixel_bce(logits, target, focal_gamma)  # (N, K, H, W)
     counts = annotated[:, :, None, None].to(pixel.dtype)  # (N, K, 1, 1)
     foreground = (target > 0.5).to(pixel.dtype) * counts
@@ -84,7 +86,7 @@ def bce_from_logits(
     With `focal_gamma` each pixel weighs (1 - p_t) ** gamma, p_t the probability of what is true: the focal loss without
     alpha (Lin et al., arXiv 1708.02002); MGCA's MixedLoss has gamma 2.
     """
-    target, annotated = _known(logits, target, annotated)
+    logits, target, annotated = _known(logits, target, annotated)
     return _mean(_pixel_bce(logits, target, focal_gamma).mean(dim=(2, 3)), annotated)
 
 
@@ -99,10 +101,10 @@ def multiclass_dice_loss_from_logits(
         annotated: (N, K) bool; None = all.
         form: "squared" as `dice_loss_from_logits`, "batch" and "log_batch" as `batch_dice_loss_from_logits`.
     """
-    target, annotated = _known(logits[:, 1:], target, annotated)
+    logits, target, annotated = _known(logits, target, annotated, background=True)
+    probs = logits.softmax(dim=1)[:, 1:]
     if form == "squared":
-        return _dice(logits.softmax(dim=1)[:, 1:], target, annotated)
-    probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)[:, 1:]
+        return _dice(probs, target, annotated)
     return _batch_dice(probs, target, annotated, form == "log_batch")
 
 
@@ -128,7 +130,7 @@ def cross_entropy_from_logits(
             does.
         focal_gamma: as in `bce_from_logits`, p_t being the (summed) probability whose -log is the loss.
     """
-    target, annotated = _known(logits[:, 1:], target, annotated)
+    logits, target, annotated = _known(logits, target, annotated, background=True)
     log_probs = logits.log_softmax(dim=1)  # (N, 1 + K, H, W)
     open_classes = F.pad(~annotated, (1, 0), value=True)  # (N, 1 + K): background and what nobody annotated
     rest = log_probs.masked_fill(~open_classes[:, :, None, None], -torch.inf).logsumexp(dim=1)  # (N, H, W)
@@ -261,18 +263,23 @@ def _focus(log_probs: Tensor, gamma: float) -> Tensor:
     return (-torch.expm1(log_probs)).clamp(min=torch.finfo(log_probs.dtype).eps) ** gamma
 
 
-def _known(logits: Tensor, target: Tensor, annotated: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The target with zeros where not annotated, in the logits' type, and `annotated` as a tensor."""
-    if target.shape != logits.shape:
-        raise InputError(
-            f"a target of shape {tuple(target.shape)}", expected=f"{tuple(logits.shape)}, as the classes' logits"
-        )
+def _known(
+    logits: Tensor, target: Tensor, annotated: Tensor | None, *, background: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits in float32 at least, the target with zeros where not annotated in their type, `annotated` as a tensor.
+
+    `background`: the logits' first class is it, and the target has none.
+    """
+    logits = full_floats(logits)
+    shape = (logits.shape[0], logits.shape[1] - background, *logits.shape[2:])
+    if target.shape != shape:
+        raise InputError(f"a target of shape {tuple(target.shape)}", expected=f"{shape}, as the classes' logits")
     if annotated is None:
-        annotated = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    elif annotated.shape != logits.shape[:2]:
-        raise InputError(f"annotated of shape {tuple(annotated.shape)}", expected=str(tuple(logits.shape[:2])))
+        annotated = torch.ones(shape[:2], dtype=torch.bool, device=logits.device)
+    elif annotated.shape != shape[:2]:
+        raise InputError(f"annotated of shape {tuple(annotated.shape)}", expected=str(shape[:2]))
     known = torch.where(annotated[:, :, None, None], target.to(logits.dtype), 0)  # (N, K, H, W), NaN-free
-    return known, annotated
+    return logits, known, annotated
 
 
 def _mean(values: Tensor, keep: Tensor) -> Tensor:

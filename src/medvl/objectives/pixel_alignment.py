@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
+from medvl.device import full_floats
 from medvl.distributed import sum_over_ranks
 
 EPSILON = 1e-5
@@ -31,9 +32,9 @@ def pixel_alignment_loss(
     Returns:
         `loss` with graph, `dice_loss` and `bce_loss` detached.
     """
-    probs = mask_logits.float().sigmoid()
-    dice = _soft_dice(probs, target)  # (B, M)
-    bce = F.binary_cross_entropy_with_logits(mask_logits.float(), target, reduction="none").mean(dim=(2, 3))  # (B, M)
+    mask_logits, target = full_floats(mask_logits), full_floats(target)
+    dice = _soft_dice(mask_logits.sigmoid(), target)  # (B, M)
+    bce = F.binary_cross_entropy_with_logits(mask_logits, target, reduction="none").mean(dim=(2, 3))  # (B, M)
     dice_loss, bce_loss = (_mean_valid(values, valid, num_valid) for values in (dice, bce))
     return {
         "loss": 0.5 * (dice_loss + bce_loss),
@@ -46,8 +47,9 @@ def released_pixel_alignment_loss(
     mask_logits: Tensor, target: Tensor, valid: Tensor | None = None, *, num_valid: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Dice of the RAW LOGITS + 0.2 BCE, as released: not a Dice loss, unbounded; only to compare with it."""
-    dice = _mean_valid(_soft_dice(mask_logits.float(), target), valid, num_valid)
-    bce = F.binary_cross_entropy_with_logits(mask_logits.float(), target, reduction="none").mean(dim=(2, 3))
+    mask_logits, target = full_floats(mask_logits), full_floats(target)
+    dice = _mean_valid(_soft_dice(mask_logits, target), valid, num_valid)
+    bce = F.binary_cross_entropy_with_logits(mask_logits, target, reduction="none").mean(dim=(2, 3))
     bce_loss = _mean_valid(bce, valid, num_valid)
     return {"loss": dice + 0.2 * bce_loss, "dice_loss": dice.detach(), "bce_loss": bce_loss.detach()}
 
@@ -59,7 +61,7 @@ def reconstruction_loss(pixels: Tensor, image: Tensor, *, num_images: int | None
     """
     whole = torch.full((), float(len(pixels) if num_images is None else num_images), device=pixels.device)
     share = len(pixels) / sum_over_ranks(whole)  # of these images in the whole batch
-    return {"loss": sum_over_ranks(F.mse_loss(pixels.float(), image) * share)}
+    return {"loss": sum_over_ranks(F.mse_loss(full_floats(pixels), full_floats(image)) * share)}
 
 
 def _soft_dice(probs: Tensor, target: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from medvl.config import Config
 from medvl.data.class_labels import ClassDataset, ClassLabels
 from medvl.data.dataset import Batch, Sample, collate
-from medvl.device import to_device
+from medvl.device import full_floats, to_device
 from medvl.distributed import gather_objects, gather_with_grad, sum_over_ranks
 from medvl.errors import InputError
 from medvl.evaluate.classification import auc
@@ -160,6 +160,7 @@ def label_loss(
         weight: (K,) of the positives of a class; with `multiclass` of its images, and then the divisor is the sum of
             the weights, as in torch.
     """
+    logits, target = full_floats(logits), full_floats(target)
     known = ~torch.isnan(target)
     filled = torch.nan_to_num(target)
     if multiclass:

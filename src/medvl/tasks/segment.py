@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medvl.config import Config
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Batch
+from medvl.device import full_floats
 from medvl.errors import InputError
 from medvl.models.context_tokens import ContextTokens
 from medvl.models.registry import build_model, option_names
@@ -165,7 +166,8 @@ def network_options(config: Config, num_classes: int, encoder: TextEncoder | Non
 
 
 def probs_from_logits(logits: Tensor, mode: str) -> Tensor:
-    """Logits (N, K or K+1, H, W) -> probabilities (N, K, H, W) of the named classes."""
+    """Logits (N, K or K+1, H, W) -> probabilities (N, K, H, W) of the named classes, float32 at least."""
+    logits = full_floats(logits)
     if mode == "multiclass":
         return logits.softmax(dim=1)[:, 1:]
     return logits.sigmoid()

@@ -100,7 +100,7 @@ class FeatureCache:
             chunk = order[start : start + BATCH]
             features, mask = self._prefix([missing[key] for key in chunk])
             for key, row, keep in zip(chunk, features.float().cpu(), mask.cpu(), strict=True):
-                found[key] = row[: int(keep.sum())].clone()  # (L, D)
+                found[key] = row[keep].clone()  # (L, D)
                 self._keep(key, found[key])
             self.num_computed += len(chunk)
             if only_kept:

@@ -45,6 +45,8 @@ class PretrainedEncoder(TextEncoder):
         self.frozen = train_layers == 0
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        # Else the positions, and with them the features, of a text would depend on the longest text of its batch.
+        self.tokenizer.padding_side = "right"
         self.dim = int(model.config.hidden_size)
         limit = int(getattr(model.config, "max_position_embeddings", 512))
         # RoBERTa-like models keep two positions for padding.
