@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from medvl.data.slices import parse_slice, slices_of
 from medvl.errors import InputError
-from medvl.infer.inputs import list_images, parse_slice, slices_of
+from medvl.infer.inputs import list_images
 
 
 def image(path: Path) -> Path:

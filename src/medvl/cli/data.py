@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from medvl.config import DataConfig
 
 
 def import_(
@@ -115,9 +118,20 @@ def split(
 
 def audit(
     manifest: Annotated[Path, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet, or medvl:cxr_regions")],
-    text_column: Annotated[str, typer.Option(help="column that holds the text")] = "text",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="how to read the data, e.g. data.slice_index=40")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="read text, classes, slices and windows as this recipe does in training")
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option("--slice", help="of volumes and files of several frames: a number from 0, or all")
+    ] = None,
+    text_column: Annotated[str | None, typer.Option(help="column that holds the text [text]")] = None,
     classes: Annotated[str | None, typer.Option(help="mask_NAME columns to look at, with commas between")] = None,
-    empty_means_absent: Annotated[str, typer.Option(help="classes whose empty cell is an empty mask")] = "",
+    empty_means_absent: Annotated[
+        str | None, typer.Option(help="classes whose empty cell is an empty mask")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="also count the texts longer than this")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print audit.json")] = False,
     out: Annotated[Path | None, typer.Option(help="write audit.json here")] = None,
@@ -129,17 +143,25 @@ def audit(
     import os
 
     from medvl.data.audit import audit_manifest, audit_text
+    from medvl.data.slices import parse_slice
     from medvl.errors import InputError
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"--max-tokens is {max_tokens}", expected="at least 1")
-    found = audit_manifest(
-        manifest,
-        text_column=text_column,
-        classes=None if classes is None else _names(classes),
-        empty_means_absent=_names(empty_means_absent),
-        max_tokens=max_tokens,
-    )
+    choice = parse_slice(slices)
+    reading: dict[str, Any] = {"slices": choice}
+    if recipe is not None or overrides:
+        data = _data_config(recipe, overrides or ())
+        reading = {"text_column": data.text_column, "classes": data.classes, "window": data.window}
+        reading |= {"empty_means_absent": data.empty_means_absent}
+        reading["slices"] = data.slice_index if choice is None else choice
+    if text_column is not None:
+        reading["text_column"] = text_column
+    if classes is not None:
+        reading["classes"] = _names(classes)
+    if empty_means_absent is not None:
+        reading["empty_means_absent"] = _names(empty_means_absent)
+    found = audit_manifest(manifest, max_tokens=max_tokens, **reading)
     if out is not None:
         target = out / "audit.json" if out.is_dir() else out
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +171,16 @@ def audit(
     print(found.as_json() if as_json else audit_text(found))
     if found.exit_code:
         raise typer.Exit(code=found.exit_code)
+
+
+def _data_config(recipe: str | None, overrides: Sequence[str]) -> DataConfig:
+    """How a recipe, or overrides alone, read the data. (Most audits need neither, and importing this takes seconds.)"""
+    from medvl.config import load_config, make_config
+    from medvl.evaluate.inputs import parse_overrides
+
+    if recipe is not None:
+        return load_config(recipe, overrides).data
+    return make_config({"data": parse_overrides(overrides)}, source="overrides").data
 
 
 def _names(text: str) -> list[str]:

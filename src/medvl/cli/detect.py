@@ -24,8 +24,8 @@ def detect(
     """Find boxes in images, as `medvl predict` with a detector: detections.csv in native pixels, and overlays."""
     import json
 
+    from medvl.data.slices import parse_slice
     from medvl.infer.batch import predict_files
-    from medvl.infer.inputs import parse_slice
 
     rows = predict_files(
         model, sources, [], out, threshold=threshold, device=device, choice=parse_slice(slices), task="detect"

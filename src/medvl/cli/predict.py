@@ -39,9 +39,9 @@ def predict(
     """
     import json
 
+    from medvl.data.slices import parse_slice
     from medvl.errors import InputError
     from medvl.infer.batch import predict_files
-    from medvl.infer.inputs import parse_slice
 
     given = {}
     for word in context or []:

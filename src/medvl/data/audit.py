@@ -20,6 +20,7 @@ from medvl.data.report_audit import ReportAudit, audit_reports
 from medvl.data.reports import names_side
 from medvl.data.reports.sides import side_marks
 from medvl.data.reports.spelling import spell
+from medvl.data.slices import SliceChoice, slices_of
 from medvl.errors import InputError
 
 Severity = Literal["error", "warning", "info"]
@@ -73,6 +74,8 @@ def audit_manifest(
     classes: Sequence[str] | Mapping[str, Sequence[LabelValue]] | None = None,
     empty_means_absent: Sequence[str] = (),
     max_tokens: int | None = None,
+    slices: SliceChoice = None,
+    window: tuple[float, float] | None = None,
 ) -> Audit:
     """Audit a manifest; its faults are collected, not raised. Every image and mask is decoded.
 
@@ -83,9 +86,16 @@ def audit_manifest(
 
     Args:
         max_tokens: also count the texts longer than this.
+        slices, window: how volumes are read, as in training: `data.slice_index` (or "all"), `data.window`.
     """
     manifest, faults = read_manifest(
-        path, text_column=text_column, classes=classes, empty_means_absent=empty_means_absent, check_files="full"
+        path,
+        text_column=text_column,
+        classes=classes,
+        empty_means_absent=empty_means_absent,
+        check_files="full",
+        slices=slices,
+        window=window,
     )
     records = manifest.records
     findings = [AuditFinding("fault", "error", (fault.record,) if fault.record else (), str(fault)) for fault in faults]
@@ -95,7 +105,7 @@ def audit_manifest(
     findings += _text_findings(records, max_tokens)
     reports = audit_reports(records)
     findings += _report_findings(reports)
-    empty = _empty_masks(records)
+    empty = _empty_masks(records, slices)
     findings += _mask_findings(records, manifest.classes, empty)
     findings += _column_findings(records)
     counts = {
@@ -289,7 +299,7 @@ def _side_cut(text: str, cap: int) -> bool:
     return any(token >= cap for token in _side_tokens(text))
 
 
-def _empty_masks(records: Sequence[Record]) -> set[MaskRef]:
+def _empty_masks(records: Sequence[Record], slices: SliceChoice) -> set[MaskRef]:
     """The references whose file holds no pixel of theirs. Unreadable ones are faults already."""
     import numpy as np
 
@@ -303,7 +313,9 @@ def _empty_masks(records: Sequence[Record]) -> set[MaskRef]:
     empty: set[MaskRef] = set()
     for path, masks in by_path.items():
         try:
-            present = set(np.unique(read_labels(path)).tolist()) - {0}
+            indices = (slices,) if isinstance(slices, int) else slices_of(path, slices)
+            parts = [np.unique(read_labels(path, slice_index=index)).tolist() for index in indices]
+            present = {value for part in parts for value in part} - {0}
         except InputError:
             continue
         empty |= {mask for mask in masks if not present & (present if mask.values is None else set(mask.values))}

@@ -9,11 +9,19 @@ from pathlib import Path
 from medvl.data.images import image_size, read_image
 from medvl.data.masks import read_mask
 from medvl.data.records import Box, Record
+from medvl.data.slices import SliceChoice, slices_of
 from medvl.errors import Fault, InputError
 
 
-def file_faults(manifest: Path, records: Sequence[Record], *, full: bool = False) -> list[Fault]:
-    """Open each distinct image and mask once (header and size; with `full` every pixel).
+def file_faults(
+    manifest: Path,
+    records: Sequence[Record],
+    *,
+    full: bool = False,
+    slices: SliceChoice = None,
+    window: tuple[float, float] | None = None,
+) -> list[Fault]:
+    """Open each distinct image and mask once (header and size; with `full` every pixel, of a volume those of `slices`).
 
     A fault stands at the first row that names the file and counts the others. Boxes must lie in their image.
     """
@@ -23,8 +31,8 @@ def file_faults(manifest: Path, records: Sequence[Record], *, full: bool = False
     sizes: dict[Path, tuple[int, int] | None] = {}
     compared: set[tuple[Path, Path]] = set()
 
-    def fault(what: str, record: Record, expected: str | None = None) -> None:
-        faults.append(Fault(what, manifest, record.line, record.id, expected))
+    def fault(what: str, record: Record, expected: str | None = None, remedy: str | None = None) -> None:
+        faults.append(Fault(what, manifest, record.line, record.id, expected, remedy))
 
     def size(path: Path, kind: str, record: Record) -> tuple[int, int] | None:
         if path in sizes:
@@ -37,10 +45,16 @@ def file_faults(manifest: Path, records: Sequence[Record], *, full: bool = False
         try:
             found = image_size(path)
             if full:
-                _ = read_image(path) if kind == "image" else read_mask(path)
+                # A number is read as in training, where a file of one slice must have it too.
+                for index in (slices,) if isinstance(slices, int) else slices_of(path, slices):
+                    if kind == "image":
+                        read_image(path, window=window, slice_index=index)
+                    else:
+                        read_mask(path, slice_index=index)
             sizes[path] = found
         except InputError as error:
-            fault(f"{kind} {path} cannot be read{more}: {error.faults[0].what}", record)
+            first = error.faults[0]
+            fault(f"{kind} {path} cannot be read{more}: {first.what}", record, first.expected, first.remedy)
         return sizes[path]
 
     for record in records:

@@ -21,13 +21,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from medvl.data.box_table import Box as Box
 from medvl.data.box_table import box_cell, boxes_file, joined
 from medvl.data.mask_colours import LabelValue, is_colour, label_value
 from medvl.data.tables import Table, read_table, write_table
 from medvl.errors import Fault, InputError, nearest, warn
+
+if TYPE_CHECKING:
+    from medvl.data.slices import SliceChoice
 
 ABSENT = "none"
 SHIPPED = "medvl:"  # prefix of the sets in assets/: medvl:cxr_regions
@@ -188,8 +191,14 @@ def read_manifest(
     empty_means_absent: Sequence[str] = (),
     check_files: bool | Literal["full"] = True,
     need_text: bool = False,
+    slices: SliceChoice = None,
+    window: tuple[float, float] | None = None,
 ) -> tuple[Manifest, tuple[Fault, ...]]:
-    """As `load_manifest`, but gives the faults beside the rows that can be read (the audit wants both)."""
+    """As `load_manifest`, but gives the faults beside the rows that can be read (the audit wants both).
+
+    Args:
+        slices, window: how the pixels of volumes are read with `check_files="full"`.
+    """
     from medvl.data.file_checks import file_faults
 
     if str(path).startswith(SHIPPED):
@@ -198,7 +207,7 @@ def read_manifest(
     reader = _Reader(table, text_column, classes, tuple(empty_means_absent), need_text)
     records = reader.records()
     if check_files:
-        reader.faults += file_faults(table.path, records, full=check_files == "full")
+        reader.faults += file_faults(table.path, records, full=check_files == "full", slices=slices, window=window)
     manifest = Manifest(table.path, tuple(records), reader.classes, tuple(reader.warnings))
     return manifest, (*table.faults, *reader.faults)
 

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from medvl.config import load_config
 from medvl.data.context import Context
 from medvl.data.records import write_manifest
+from medvl.data.slices import SliceChoice
 from medvl.errors import Fault, InputError, UnfinishedError
-from medvl.infer.inputs import InputImage, SliceChoice, list_images
+from medvl.infer.inputs import InputImage, list_images
 from medvl.model_folder import find_model
 from medvl.progress import track
 

@@ -14,16 +14,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from medvl.data.images import IMAGE_SUFFIXES, image_size, num_slices
+from medvl.data.images import IMAGE_SUFFIXES, image_size
 from medvl.data.records import SHIPPED, Record, load_manifest
+from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
 from medvl.data.tables import read_table
 from medvl.errors import Fault, InputError, warn
 from medvl.progress import track
-
-SliceChoice = int | Literal["all"] | None
 
 MAX_NAME_BYTES = 150  # what follows in a file name has room
 _APPLE_DOUBLE = "._"  # macOS writes such a file beside each one on a foreign disk
@@ -48,46 +46,6 @@ class InputImage:
         return len(self.slices) > 1
 
 
-def parse_slice(word: str | None) -> SliceChoice:
-    """The value of `--slice`: a number from 0, or all. InputError for anything else."""
-    if word is None or word == "all":
-        return None if word is None else "all"
-    try:
-        number = int(word)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise InputError(f"--slice {word}", expected="the number of a slice, from 0, or all")
-    return number
-
-
-def slices_of(path: Path, choice: SliceChoice, default: int | None = None) -> tuple[int | None, ...]:
-    """Which slices (NIfTI and other volumes, along the axial axis) or frames of a file are asked for.
-
-    Args:
-        choice: of `--slice`; None = `default`, the model's own `data.slice_index`, where the file has several.
-
-    Raises:
-        InputError: unreadable; several slices and no choice; a slice that the file does not have.
-    """
-    num = num_slices(path)
-    if choice == "all":
-        return tuple(range(num)) if num > 1 else (None,)
-    if choice is None and num == 1:
-        return (None,)
-    index = default if choice is None else choice
-    if index is None:
-        raise InputError(
-            f"a file of {num} slices or frames",
-            file=path,
-            expected="the choice of one, or all of them",
-            remedy=f"--slice N (0 to {num - 1}), or --slice all",
-        )
-    if not 0 <= index < num:
-        raise InputError(f"slice {index} of {num}", file=path, expected=f"--slice 0 to {num - 1}, or all")
-    return (index,) if num > 1 else (None,)
-
-
 def list_images(
     sources: Sequence[str | Path],
     *,
@@ -102,7 +60,7 @@ def list_images(
     `._` files of macOS. Images of the same name get the folders that tell them apart: study1-1-1 and study2-1-1.
 
     Args:
-        choice: `--slice`, see `slices_of`.
+        choice: `--slice`, see `medvl.data.slices`.
         text_column: of manifests; where a manifest does not have it, `text`.
         out: is not searched, where it lies in a folder that is given.
 
