@@ -14,13 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from medvl.config import config_dict, load_config
 from medvl.data.labels import training_records
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
-from medvl.evaluate.learning_curve import Curve, as_text, fit_curve, plan
+from medvl.evaluate import learning_curve
+from medvl.evaluate.learning_curve import as_text
+from medvl.evaluate.power_law import Curve, coverage, coverage_note, fit_curve, fit_curves, run_sd
 from medvl.train.run import train
+
+
+def plan(targets: Sequence[str], target_dice: float, *, num_simulations: int = 0, **options: Any) -> dict[str, Any]:
+    """`learning_curve.plan`, without its simulations unless they are asked for."""
+    return learning_curve.plan(targets, target_dice, num_simulations=num_simulations, **options)
+
 
 ALIKE = {
     "manifest": "manifest.csv", "manifest_hash": "m", "split_hash": "s", "grid": "native", "empty_mask": "one",
@@ -94,6 +103,46 @@ def test_the_interval_covers(tmp_path: Path) -> None:
         found = plan([folder], 0.85, num_draws=60)["needed"]
         hits += found["lo"] <= needed <= math.inf if found["hi"] is None else found["lo"] <= needed <= found["hi"]
     assert hits >= 6
+
+
+def test_the_best_exponent_is_that_of_scipy() -> None:
+    """scipy's bounded least squares from many starts finds nothing better."""
+    rng = np.random.default_rng(0)
+    n = np.repeat([20.0, 50, 100, 200], 3)[None].repeat(5, axis=0)
+    dice = 0.92 - 1.5 * n**-0.5 + 0.01 * rng.standard_normal(n.shape)
+    for counts, values, curve in zip(n, dice, fit_curves(n, dice), strict=True):
+
+        def off(x: Any, counts: Any = counts, values: Any = values) -> Any:
+            return x[2] - x[0] * counts ** -x[1] - values
+
+        starts = [(1.0, b, 0.9) for b in (0.05, 0.3, 0.8)]
+        fits = [least_squares(off, x0, bounds=([0, 0.01, 0], [np.inf, 1, 1]), xtol=1e-12, ftol=1e-12) for x0 in starts]
+        assert ((curve.at(counts) - values) ** 2).sum() <= 2 * min(fit.cost for fit in fits) * (1 + 1e-6)
+
+
+def test_the_coverage_is_that_of_experiments_drawn_by_hand(tmp_path: Path) -> None:
+    """More runs a fraction hold the truth more often; what is said is what was simulated."""
+    true, sd = Curve(1.5, 0.5, 0.92), 0.005
+    counts, fractions = np.repeat([20.0, 50, 100, 200], 3), np.repeat([0.02, 0.05, 0.1, 0.2], 3).tolist()
+    rows = coverage(true, sd, counts, fractions, 0.85, num_simulations=20)
+    assert [row["runs_per_fraction"] for row in rows] == [None, 2, 3, 6]
+    by_number = {row["runs_per_fraction"]: row["needed"] for row in rows}
+    assert 0.5 < by_number[2] < 1 and 0.75 < by_number[6] <= 1 and by_number[2] <= by_number[6]
+    assert coverage(true, sd, counts, fractions, 0.85, num_simulations=20) == rows
+    # Certain where the truth is out of reach of every fit: the interval ends at infinity and so does the truth.
+    assert all(row["needed"] == 1 for row in coverage(true, 1e-6, counts, fractions, 0.99, num_simulations=3))
+    result = plan([cells(tmp_path / "cells", noisy(true, sd))], 0.85, num_draws=20, num_simulations=3)
+    found = result["coverage"]
+    assert found["simulations"] == 3 and found["sd"] == pytest.approx(0.005, rel=0.4)
+    assert coverage_note(found) in result["notes"] and coverage_note(found) in as_text(result, tmp_path)
+    assert plan([str(tmp_path / "cells")], 0.85, num_draws=20)["coverage"] is None
+
+
+def test_how_much_runs_vary() -> None:
+    dice = np.array([0.5, 0.7, 0.8, 0.8, 0.83])
+    # squares 0.02, then 0.0003 * 2: (0.02 + 0.0006) / (5 - 2)
+    assert run_sd(dice, [0.1, 0.1, 0.5, 0.5, 0.5]) == pytest.approx(math.sqrt(0.0206 / 3))
+    assert run_sd(dice[:2], [0.1, 0.5]) is None
 
 
 def test_a_target_that_takes_more_masks(tmp_path: Path) -> None:

@@ -1,15 +1,8 @@
 """`medvl plan`: from runs at several label fractions, how many more masks a target Dice would take.
 
-The learning curve is a power law with a ceiling,
-
-    Dice(n) = c - a n^(-b),   a >= 0,   0 < b <= 1,   0 <= c <= 1,
-
-n the number of labelled images (or patients, or records), c the Dice that no number of further masks exceeds. It is
-the form of Cortes et al., "Learning curves: asymptotic values and rate of convergence", NeurIPS 1993, and of Figueroa
-et al., "Predicting sample size required for classification performance", BMC Med. Inform. Decis. Mak. 12:8, 2012.
-Fitted by bounded least squares over the runs; the intervals resample the runs within each label fraction. With so few
-runs they are a little too narrow: on 100 simulated curves (a 1.5, b 0.5, c 0.92, sd 0.005; 3 or 6 runs each at n = 20,
-50, 100, 200; target at n = 459) they held the true n in 87 to 88 % and the true ceiling in 89 %.
+The learning curve (`power_law.py`) is fitted by bounded least squares over the runs; the intervals resample the runs
+within each label fraction. With few runs they are too narrow; how much is simulated, for the curve and the runs at
+hand, and stands in the result (`coverage`).
 """
 
 from __future__ import annotations
@@ -18,7 +11,6 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +20,17 @@ from numpy.typing import NDArray
 from medvl.core.files import write_json, write_text
 from medvl.errors import InputError
 from medvl.evaluate.curve_points import SPLIT, Point, Unit, read_points
+from medvl.evaluate.power_law import (
+    CONFIDENCE,
+    NUM_SIMULATIONS,
+    Curve,
+    bootstrap_curves,
+    coverage,
+    coverage_note,
+    fit_curve,
+    interval,
+    run_sd,
+)
 from medvl.evaluate.summary import without_nan
 from medvl.provenance import machine, versions
 
@@ -37,85 +40,8 @@ FORMAT = "medvl-learning-curve/1"
 MIN_FRACTIONS = 3  # the curve has three unknowns
 FAR = 4  # beyond so many times the largest n the answer is an extrapolation, and says so
 FEW_RUNS = 3  # per fraction; with fewer the interval is too narrow
-B_MIN = 0.01  # nearly a logarithm: slower curves cannot be told from it
 MANY = 1e9  # no longer a number of masks
 NUM_DRAWS = 1000
-_GRID = np.geomspace(B_MIN, 1.0, 65)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Dice(n) = c - a n^(-b)."""
-
-    a: float
-    b: float
-    c: float
-
-    def at(self, n: FloatArray | float) -> FloatArray:
-        """Dice at n (any shape)."""
-        return np.asarray(self.c - self.a * np.asarray(n, dtype=np.float64) ** -self.b)
-
-    def needed(self, target: float) -> float:
-        """n at which the curve reaches `target`, at least 1; infinite where the target is not below the ceiling."""
-        if self.a == 0:
-            return 1.0 if self.c >= target else math.inf
-        if self.c <= target:
-            return math.inf
-        power = math.log(self.a / (self.c - target)) / self.b
-        return max(1.0, math.exp(power)) if power < 700 else math.inf  # exp(700) is the largest float
-
-
-def fit_curve(n: FloatArray, dice: FloatArray) -> Curve:
-    """The bounded least-squares fit to (m,) counts n >= 1 and (m,) Dice.
-
-    For a given b the best a and c have a closed form (a linear problem with two bounds), so that only b is searched:
-    on a grid, then by scipy's bounded minimiser between the neighbours of the grid's best. It has no start to choose.
-    """
-    from scipy.optimize import minimize_scalar
-
-    unit = float(np.exp(np.log(n).mean()))  # n in units of its geometric mean: well conditioned for every b
-    log_n = np.log(n / unit)
-
-    def cost(log_b: float) -> float:
-        return float(_linear(log_n, dice, math.exp(log_b))[2])
-
-    logs = np.log(_GRID)
-    best = int(np.argmin([cost(float(one)) for one in logs]))
-    lo, hi = logs[max(best - 1, 0)], logs[min(best + 1, len(logs) - 1)]
-    found = minimize_scalar(cost, bounds=(lo, hi), method="bounded", options={"xatol": 1e-9})
-    log_b = min((float(found.x), float(logs[best])), key=cost)  # the minimiser does not try the ends themselves
-    a, c, _ = _linear(log_n, dice, math.exp(log_b))
-    b = math.exp(log_b)
-    return Curve(a * unit**b, b, c)
-
-
-def bootstrap_curves(points: Sequence[Point], unit: Unit, *, num_draws: int, seed: int) -> list[Curve]:
-    """Fits to resampled runs: each fraction keeps its number of runs. [] where no fraction has two.
-
-    The m runs of a fraction vary about their mean by sqrt((m - 1) / m) less than what they were drawn from, which
-    matters for few of them; their residuals are widened by its inverse (Davison & Hinkley, Bootstrap Methods and
-    their Application, 1997, section 3.3).
-    """
-    strata = _strata(points)
-    if all(len(rows) < 2 for rows in strata.values()):
-        return []
-    n = np.array([point.count(unit) for point in points], dtype=np.float64)
-    dice = np.array([point.dice for point in points])
-    residual = dice - fit_curve(n, dice).at(n)
-    for own in strata.values():
-        if len(own) > 1:
-            wider = math.sqrt(len(own) / (len(own) - 1)) - 1
-            dice[own] += wider * (residual[own] - residual[own].mean())
-    rng = np.random.default_rng(seed)
-    fitted: dict[bytes, Curve] = {}  # with few runs the same draw comes often
-    curves = []
-    for _ in range(num_draws):
-        rows = np.sort(np.concatenate([rng.choice(own, len(own)) for own in strata.values()]))
-        key = rows.tobytes()
-        if key not in fitted:
-            fitted[key] = fit_curve(n[rows], dice[rows])
-        curves.append(fitted[key])
-    return curves
 
 
 def plan(
@@ -129,6 +55,7 @@ def plan(
     device: str = "cpu",
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
+    num_simulations: int = NUM_SIMULATIONS,
 ) -> dict[str, Any]:
     """Fit the curve of some runs; with `out` write learning_curve.csv, .json and .png there. Returns the JSON object.
 
@@ -136,7 +63,8 @@ def plan(
         targets, variant, manifest, device: see `read_points`.
         target_dice: per image on val, between 0 and 1.
         unit: what n counts.
-        seed: of the bootstrap.
+        seed: of the bootstrap and of the simulations.
+        num_simulations: experiments of each kind that `coverage` is counted over; 0 = none.
 
     Raises:
         InputError: a target that is no Dice; fewer than three label fractions, or fewer than three different n.
@@ -157,7 +85,8 @@ def plan(
     n = np.array([point.count(unit) for point in points], dtype=np.float64)
     dice = np.array([point.dice for point in points])
     curve = fit_curve(n, dice)
-    curves = bootstrap_curves(points, unit, num_draws=num_draws, seed=seed)
+    groups = [point.fraction for point in points]
+    curves = bootstrap_curves(n, dice, groups, num_draws=num_draws, rng=np.random.default_rng(seed))
     largest = int(n.max())
     needed = _estimate(curve.needed(target_dice), [one.needed(target_dice) for one in curves])
     more = {key: _more(value, largest) for key, value in needed.items()}
@@ -185,7 +114,13 @@ def plan(
         "extrapolated": bool(needed["value"] > largest),
         "beyond_4x_largest": bool(needed["value"] > FAR * largest),
         "interval_beyond_4x_largest": bool(needed.get("hi", 0.0) > FAR * largest),
-        "bootstrap": {"unit": "run within label fraction", "draws": len(curves), "seed": seed, "confidence": 0.95},
+        "bootstrap": {
+            "unit": "run within label fraction",
+            "draws": len(curves),
+            "seed": seed,
+            "confidence": CONFIDENCE,
+        },
+        "coverage": _coverage(curve, n, dice, groups, target_dice, num_simulations, seed),
         "runs": [
             {
                 "run": point.source,
@@ -241,34 +176,23 @@ def as_text(result: Mapping[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _linear(log_n: FloatArray, dice: FloatArray, b: float) -> tuple[float, float, float]:
-    """(a, c, sum of squares) of the best dice ~ c - a exp(-b log_n) with a >= 0 and c <= 1; c >= 0 follows."""
-    x = np.exp(-b * log_n)
-    x_mean, mean = float(x.mean()), float(dice.mean())
-    spread = float(((x - x_mean) ** 2).sum())
-    a = -float(((x - x_mean) * (dice - mean)).sum()) / spread if spread > 0 else 0.0
-    c = mean + a * x_mean
-    if a < 0:  # both bounds cannot be broken at once: then c < mean <= 1
-        a, c = 0.0, mean
-    elif c > 1:
-        a, c = float((x * (1 - dice)).sum() / (x**2).sum()), 1.0
-    return a, c, float(((dice - c + a * x) ** 2).sum())
-
-
-def _strata(points: Sequence[Point]) -> dict[float, list[int]]:
-    strata: dict[float, list[int]] = {}
-    for i, point in enumerate(points):
-        strata.setdefault(point.fraction, []).append(i)
-    return strata
-
-
 def _estimate(value: float, draws: Sequence[float]) -> dict[str, float]:
     """value, and with draws lo and hi: order statistics, not interpolated, as a draw may be infinite."""
     if not draws:
         return {"value": value}
-    lo = np.percentile(draws, 2.5, method="lower")
-    hi = np.percentile(draws, 97.5, method="higher")
-    return {"value": value, "lo": float(lo), "hi": float(hi)}
+    lo, hi = interval(draws)
+    return {"value": value, "lo": lo, "hi": hi}
+
+
+def _coverage(
+    curve: Curve, n: FloatArray, dice: FloatArray, groups: Sequence[float], target: float, number: int, seed: int
+) -> dict[str, Any] | None:
+    """The simulations of `power_law.coverage`; None where the runs do not show how much they vary."""
+    sd = run_sd(dice, groups)
+    if not number or not sd:
+        return None
+    rows = coverage(curve, sd, n, groups, target, num_simulations=number, seed=seed)
+    return {"confidence": CONFIDENCE, "simulations": number, "sd": sd, "by_runs": rows}
 
 
 def _more(needed: float, largest: int) -> float:
@@ -277,7 +201,8 @@ def _more(needed: float, largest: int) -> float:
 
 def _table(points: Sequence[Point], unit: Unit, curve: Curve) -> list[dict[str, Any]]:
     rows = []
-    for fraction, own in _strata(points).items():
+    for fraction in dict.fromkeys(point.fraction for point in points):
+        own = [i for i, point in enumerate(points) if point.fraction == fraction]
         counts = [points[i].count(unit) for i in own]
         dice = [points[i].dice for i in own]
         rows.append(
@@ -317,16 +242,18 @@ def _answer(result: Mapping[str, Any]) -> str:
 
 def _notes(points: Sequence[Point], result: Mapping[str, Any], unit: Unit) -> list[str]:
     notes = [
-        f"n is labelled_{unit} of each run's plan.json (labels); intervals are 95 %, over runs resampled within each "
-        "label fraction; with few runs they are a little too narrow (9 of 10 held the truth in simulations)",
+        f"n is labelled_{unit} of each run's plan.json (labels)",
         "val also chose each run's checkpoint, so its Dice is a little high",
     ]
     runs = [row["num_runs"] for row in result["fractions"]]
     if max(runs) < 2:
-        notes[0] = notes[0].partition(";")[0]
         notes.append("one run per label fraction: there are no intervals; add seeds or label draws")
-    elif min(runs) < FEW_RUNS:
-        notes.append(f"fewer than {FEW_RUNS} runs at some label fraction: the intervals are too narrow")
+    else:
+        notes.append(f"intervals are {CONFIDENCE:.0%}, over runs resampled within each label fraction")
+        if min(runs) < FEW_RUNS:
+            notes.append(f"fewer than {FEW_RUNS} runs at some label fraction: the intervals are too narrow")
+    if result["coverage"] is not None:
+        notes.append(coverage_note(result["coverage"]))
     if result["reached"] and result["interval_beyond_4x_largest"] and not result["beyond_4x_largest"]:
         notes.append(f"the interval ends beyond {FAR} x the largest n: that end is extrapolated")
     if result["curve"]["c"]["value"] >= 1 - 1e-9:
