@@ -80,7 +80,7 @@ def test_classify(discs: Path, cli: Cli, tmp_path: Path) -> None:
     assert summary["temperature"] == 0.07 and summary["threshold_source"] == "val"
     rows = rows_of(out / "cases.csv")
     assert len(rows) == 8 and rows[0]["label_lower_opacity"] == "" and rows[0]["label_upper_opacity"] == "1"
-    assert all(0 < float(row["p_upper_opacity"]) < 1 for row in rows)
+    assert all(0 < float(row["prob_upper_opacity"]) < 1 for row in rows)
 
     plain = json.loads(cli("classify", discs / "run", discs / "manifest.csv", "--temperature", "none", "--json"))
     assert plain["temperature"] == 1

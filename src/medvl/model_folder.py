@@ -69,8 +69,13 @@ def save_model(
     write_text(folder / "format_version", FORMAT_VERSION + "\n")
 
 
-def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | None, Config, dict[str, Any]]:
-    """-> the module in eval mode, its text encoder, its configuration and its card."""
+def load_model(
+    folder: str | Path, *, uses_text: bool = True
+) -> tuple[TextGuidedSegmenter, TextEncoder | None, Config, dict[str, Any]]:
+    """-> the module in eval mode, its text encoder, its configuration and its card.
+
+    `uses_text` False, where only images are asked about: the text encoder is loaded without a progress bar.
+    """
     from safetensors import SafetensorError
 
     from medvl.models.classifier import ImageClassifier
@@ -92,7 +97,8 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
     if not isinstance(card.get("classes"), list):
         raise InputError("no list of classes", file=folder / "card.json", expected=_A_CARD, remedy=_WHOLE)
     try:
-        encoder = load_text_encoder(folder / "text") if (folder / "text").is_dir() else None
+        has_text = (folder / "text").is_dir()
+        encoder = load_text_encoder(folder / "text", show_progress=uses_text) if has_text else None
     except (SafetensorError, FileNotFoundError, json.JSONDecodeError) as error:
         what = f"the text encoder is damaged ({error})"
         raise InputError(what, file=folder / "text", expected="the folder as it was saved", remedy=_WHOLE) from None
@@ -131,6 +137,15 @@ def load_model(folder: str | Path) -> tuple[TextGuidedSegmenter, TextEncoder | N
         except RuntimeError as error:
             raise InputError(f"the weights do not fit the context ({error})", file=tokens, remedy=_WHOLE) from None
     return module.eval(), encoder, config, card
+
+
+def verb_for(task: str, folder: str | Path) -> str:
+    """The command that asks a model of this task about an image: the remedy of a verb that it is not for."""
+    if task == "pretrain":
+        return f"medvl ground {folder} IMAGE --text PHRASE --out DIR, or train task: segment with init={folder}"
+    what = {"segment": "segments", "detect": "finds boxes", "classify": "gives probabilities"}[task]
+    text = ' --text "PHRASE"' if task == "segment" else ""
+    return f"medvl predict {folder} IMAGE{text} --out DIR {what} with it"
 
 
 def load_context(folder: str | Path) -> ContextRules | None:

@@ -314,7 +314,7 @@ def test_labels_missing_undefined_and_both_thresholds(labelled: Path) -> None:
     assert published["max mcc (KAD)"]["by_class"]["b"]["mcc"]["mean"] is None
     with (labelled / "out" / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["label_b"] for row in rows] == ["", "0", "0", ""] and rows[0]["p_a"] == "0.55"
+    assert [row["label_b"] for row in rows] == ["", "0", "0", ""] and rows[0]["prob_a"] == "0.55"
     assert json.loads((labelled / "out" / "summary.json").read_text()) == found
     text = classes_as_text(found, labelled / "out")
     for told in ("not in the mean: b", "threshold chosen on test, published practice", "threshold chosen on val"):

@@ -185,18 +185,21 @@ def test_texts_are_escaped(phrases: Manifest, run: tuple[Path, FakePredictor], t
     assert "<script>" not in text and "&lt;script&gt;" in text
 
 
-def test_cases_are_picked_from_different_patients_without_repetition() -> None:
-    rows = [case(f"r{i}", f"p{i % 12}", dice=i / 40) for i in range(41)]
-    groups = dict(pick_cases(rows))
+def test_cases_are_the_best_median_and_worst_whatever_their_patients() -> None:
+    rows = [case(f"r{i}", f"p{i % 3}", dice=i / 40) for i in range(41)]
+    groups = dict(pick_cases(rows[::-1]))
     assert [row.dice for row in groups["Worst"]] == [0.0, 1 / 40, 2 / 40]
     assert [row.dice for row in groups["Median"]] == [20 / 40, 19 / 40, 21 / 40]
-    # The patients of 38, 37 and 36 are shown as worst cases already.
-    assert [row.dice for row in groups["Best"]] == [1.0, 39 / 40, 35 / 40]
-    picked = [row for group in groups.values() for row in group]
-    assert len({row.id for row in picked}) == 9
-    assert len({row.patient for row in picked}) == 9
-    few = dict(pick_cases(rows[:2]))
-    assert [row.id for row in few["Worst"]] == ["r0", "r1"] and set(few) == {"Worst"}
+    assert [row.dice for row in groups["Best"]] == [1.0, 39 / 40, 38 / 40]
+    # Nine cases of five patients: every one is shown, at its place.
+    nine = dict(pick_cases([case(f"r{i}", f"p{i // 2}", dice=i / 10) for i in range(9)]))
+    assert {name: sorted(row.id for row in found) for name, found in nine.items()} == {
+        "Worst": ["r0", "r1", "r2"], "Median": ["r3", "r4", "r5"], "Best": ["r6", "r7", "r8"]
+    }  # fmt: skip
+    five = dict(pick_cases([case(f"r{i}", "p", dice=i / 10) for i in range(5)]))
+    assert [[row.id for row in five[name]] for name in ("Worst", "Median", "Best")] == [["r0"], ["r2"], ["r4"]]
+    two = dict(pick_cases(rows[:2]))
+    assert [row.id for row in two["Worst"]] == ["r0"] and [row.id for row in two["Best"]] == ["r1"]
     # A correct "nothing there" is no best case worth showing.
     empty = [case("none", "p0", dice=1.0, true_px=0), *(case(f"r{i}", f"p{i}", dice=0.9) for i in range(1, 9))]
     assert "none" not in {row.id for row in dict(pick_cases(empty))["Best"]}

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from torch import Tensor
 
+from medvl.cli import app
 from medvl.config import Config, load_config, make_config
 from medvl.data.dataset import prepare
 from medvl.data.geometry import fit
@@ -21,7 +22,8 @@ from medvl.data.images import read_image
 from medvl.errors import InputError
 from medvl.evaluate.grounding import patient_halves
 from medvl.evaluate.zero_shot_classification import _chosen
-from medvl.infer.zero_shot import WHAT_ELSE, ZeroShot, largest_box, smooth, upsample, write_similarity
+from medvl.infer.zero_shot import ZeroShot, largest_box, smooth, upsample, write_similarity
+from medvl.model_folder import verb_for
 from medvl.text.prompts import PromptPair, load_prompts
 from medvl.train.run import train
 
@@ -270,7 +272,9 @@ def test_a_trained_model_by_hand(run: Path, tiny_manifest: Path) -> None:
 
 
 def test_only_a_pre_trained_model_will_do(tmp_path: Path) -> None:
-    assert set(WHAT_ELSE) == set(get_args(get_type_hints(Config)["task"]))
+    for task in get_args(get_type_hints(Config)["task"]):  # every remedy names a verb of the command line
+        words = verb_for(task, "RUN").split()
+        assert words[0] == "medvl" and words[1] in {command.name for command in app.registered_commands}
     with pytest.raises(InputError, match=r"not a pre-trained model.*remedy: medvl predict medvl:lvit_regions IMAGE"):
         ZeroShot.load("medvl:lvit_regions")
     with pytest.raises(InputError, match="no such model folder"):

@@ -36,7 +36,8 @@ class LabelCases:
 
 
 def read_label_cases(path: Path) -> LabelCases:
-    """cases.csv of `medvl evaluate` of a classifier (prob_CLASS), or of `medvl classify` (p_CLASS)."""
+    """cases.csv of `medvl evaluate` of a classifier, or of `medvl classify`: prob_CLASS and label_CLASS (p_CLASS in
+    files of earlier versions)."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         rows, columns = list(reader), list(reader.fieldnames or ())

@@ -17,11 +17,12 @@ from medvl.data.records import Manifest, Record
 from medvl.evaluate.evaluator import load_true_mask
 from medvl.evaluate.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
 from medvl.evaluate.sources import MaskSource, predicted_masks
-from medvl.evaluate.summary import CaseRow
+from medvl.evaluate.summary import CaseRow, worst_median_best
 from medvl.evaluate.text_probe import CONDITIONS, OTHER_CONTEXT, ProbeRow
 
 CASES_EACH = 3  # best, median, worst
 PROBE_CASES = 3
+_PROBE_CASES_NOTE = "The cases below are those nearest to the median Dice, each of another patient."
 COLLAPSE_OVER = 14  # rows of a table
 
 CONDITION_NAMES = {
@@ -147,32 +148,11 @@ def fill_template(name: str, context: Mapping[str, Any]) -> str:
 
 
 def pick_cases(cases: Sequence[CaseRow], each: int = CASES_EACH) -> list[tuple[str, list[CaseRow]]]:
-    """(heading, rows) for the worst, the median and the best cases by Dice: no case twice, patients different while
-    there are enough of them, and no best or median case with an empty true mask."""
-    scored = sorted((row for row in cases if row.dice == row.dice), key=lambda row: (row.dice, row.id))
+    """(heading, rows) for the worst, the median and the best cases by Dice, of whatever patients; no best or median
+    case with an empty true mask."""
+    scored = sorted((row for row in cases if row.dice == row.dice), key=lambda row: (row.dice, row.id, row.class_name))
     solid = [row for row in scored if row.true_px] or scored
-    middle = len(solid) / 2 - 0.5
-    by_middle = sorted(range(len(solid)), key=lambda i: (abs(i - middle), i))
-    used: set[tuple[str, str]] = set()
-    patients: set[str] = set()
-
-    def take(candidates: Sequence[CaseRow]) -> list[CaseRow]:
-        picked: list[CaseRow] = []
-        for fresh in (True, False):
-            for row in candidates:
-                known = row.patient in patients
-                if len(picked) < each and (row.id, row.class_name) not in used and not (fresh and known):
-                    picked.append(row)
-                    used.add((row.id, row.class_name))
-                    patients.add(row.patient)
-        return picked
-
-    groups = [
-        ("Worst", take(scored)),
-        ("Median", take([solid[i] for i in by_middle])),
-        ("Best", take(solid[::-1])),
-    ]
-    return [(name, rows) for name, rows in groups if rows]
+    return [(name.capitalize(), rows) for name, rows in worst_median_best(scored, each, solid=solid)]
 
 
 def _case_panels(
@@ -216,7 +196,7 @@ def _probe_context(
     return {
         "conditions": [(name, c) for name, c in conditions if c["num"]],
         "lines": lines,
-        "notes": [*general, *(["The cases below are those nearest to the median Dice."] if panels else [])],
+        "notes": [*general, *([_PROBE_CASES_NOTE] if panels else [])],
         "panels": panels,
     }
 

@@ -63,7 +63,7 @@ def localisation(
     Raises:
         InputError: not a pre-trained model, one without attention, no such class, nothing to score.
     """
-    module, encoder, config, card = load_model(model)
+    module, encoder, config, card = load_model(model, uses_text=False)
     if not isinstance(module, Pretrainer) or encoder is None:
         raise InputError("not a pre-trained model", file=model, expected="a run of task: pretrain")
     if module.network.attention_pool is None:  # nor has it a decoder of pseudo masks: nothing but chance to score

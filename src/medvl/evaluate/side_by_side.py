@@ -30,7 +30,7 @@ from medvl.evaluate.inputs import open_inputs, parse_overrides, read_as_trained
 from medvl.evaluate.methods import Method
 from medvl.evaluate.scored_runs import ScoredRun
 from medvl.evaluate.sources import predicted_masks
-from medvl.evaluate.summary import CaseRow
+from medvl.evaluate.summary import CaseRow, worst_median_best
 
 BoolArray = NDArray[np.bool_]
 EACH = 2  # rows of the worst, of the median, of the best cases
@@ -64,7 +64,7 @@ def draw_cases(
     told: dict[str, Any] = {"what": "", "num_cases": 0, "cases": [], "contains_text": False, "left_out": left_out}
     if methods[base].name not in cells:
         return told
-    groups = pick_keys({key: quality(case) for key, case in reference.cases.items()}, reference, seed, EACH)
+    groups = pick_keys({key: quality(case) for key, case in reference.cases.items()}, seed, EACH)
     try:
         records = {record.id: record for record in _manifest(reference).records}
         rows = [(name, key, _pixels(records[key[0]], reference)) for name, keys in groups for key in keys]
@@ -91,31 +91,15 @@ def quality(case: CaseRow | ScoredCase) -> float:
     return 1 - float(np.mean([abs(p - float(y)) for p, y in zip(case.values, case.truth, strict=True) if y != ""]))
 
 
-def pick_keys(values: Mapping[Key, float], run: ScoredRun, seed: int, each: int) -> list[tuple[str, list[Key]]]:
-    """The worst, the median and the best cases: (name, keys), no case twice, patients different while there are enough.
+def pick_keys(values: Mapping[Key, float], seed: int, each: int) -> list[tuple[str, list[Key]]]:
+    """The worst, the median and the best cases: (name, keys), no case twice.
 
     Equal values are ordered by a seeded shuffle. Cases without a value are left out.
     """
     keys = sorted(key for key, value in values.items() if not math.isnan(value))
     order = np.random.default_rng(seed).permutation(len(keys))
     ranked = [keys[i] for i in sorted(order, key=lambda i: values[keys[i]])]
-    middle = len(ranked) / 2 - 0.5
-    by_middle = [ranked[i] for i in sorted(range(len(ranked)), key=lambda i: (abs(i - middle), i))]
-    used: set[Key] = set()
-    patients: set[str] = set()
-    groups = []
-    for name, candidates in (("worst", ranked), ("median", by_middle), ("best", ranked[::-1])):
-        taken: list[Key] = []
-        for fresh in (True, False):
-            for key in candidates:
-                patient = run.cases[key].patient
-                if len(taken) < each and key not in used and not (fresh and patient in patients):
-                    taken.append(key)
-                    used.add(key)
-                    patients.add(patient)
-        if taken:
-            groups.append((name, taken))
-    return groups
+    return worst_median_best(ranked, each)
 
 
 def _draw(

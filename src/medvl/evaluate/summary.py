@@ -7,13 +7,15 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medvl.data.records import Manifest
 from medvl.errors import InputError
 from medvl.evaluate.statistics import NUM_DRAWS, ratio_intervals
+
+T = TypeVar("T")
 
 MAX_PHRASES = 200  # with more distinct texts, a table by text is of no use
 OVERLAP = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")  # Dice and IoU in both conventions
@@ -165,6 +167,25 @@ def check_extra_columns(manifest: Manifest, split: str, columns: Sequence[str]) 
 def row_of(metrics: dict[str, Any], num: int) -> dict[str, Any]:
     """The table row of some metrics: Dice and IoU in both conventions."""
     return {"num": num, **{name: metrics[name] for name in OVERLAP}}
+
+
+def worst_median_best(
+    ranked: Sequence[T], each: int, *, solid: Sequence[T] | None = None
+) -> list[tuple[str, list[T]]]:
+    """("worst", "median", "best") and the cases that are so, at most `each` and at most a third; no case twice.
+
+    Args:
+        ranked: all cases by rising quality.
+        solid: those, in the same order, among which the median and the best are looked for; None = all.
+    """
+    solid = list(ranked if solid is None else solid)
+    num = min(each, max(1, len(solid) // 3))
+    worst = list(ranked[:num])
+    best = [case for case in solid[::-1] if case not in worst][:num]
+    middle = len(solid) / 2 - 0.5
+    by_middle = [solid[i] for i in sorted(range(len(solid)), key=lambda i: (abs(i - middle), i))]
+    median = [case for case in by_middle if case not in worst and case not in best][:num]
+    return [(name, cases) for name, cases in (("worst", worst), ("median", median), ("best", best)) if cases]
 
 
 def case_table(rows: Sequence[CaseRow]) -> str:

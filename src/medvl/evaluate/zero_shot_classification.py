@@ -382,7 +382,7 @@ def _table(
     """cases.csv: a row per image, a probability and a label (empty = not known) per class."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = [column for name in classes for column in (f"p_{name}", f"label_{name}")]
+    columns = [column for name in classes for column in (f"prob_{name}", f"label_{name}")]
     writer.writerow(["id", "image", "patient", "split", *columns])
     for group, row, known in zip(groups, probs, labels, strict=True):
         record = group[0]

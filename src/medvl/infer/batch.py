@@ -18,7 +18,7 @@ from medvl.data.records import write_manifest
 from medvl.data.slices import SliceChoice
 from medvl.errors import Fault, InputError, UnfinishedError
 from medvl.infer.inputs import InputImage, list_images
-from medvl.model_folder import find_model
+from medvl.model_folder import find_model, verb_for
 from medvl.progress import track
 
 Row = dict[str, Any]
@@ -78,8 +78,7 @@ def predict_files(
         raise InputError(
             f"a model of task: {config.task} does not answer by itself",
             file=model,
-            remedy=f"medvl ground {model} IMAGE --text PHRASE --out DIR, medvl classify {model} IMAGE, "
-            f"or train task: segment with init={model}",
+            remedy=verb_for(config.task, model),
         )
     return _answer_all(answerer, images, out)
 

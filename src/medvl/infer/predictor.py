@@ -25,7 +25,7 @@ from medvl.data.mask_colours import LabelValue, label_value
 from medvl.data.records import Record
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
-from medvl.model_folder import load_model
+from medvl.model_folder import load_model, verb_for
 from medvl.tasks.segment import TextGuidedSegmenter, class_masks, exclusive_threshold, probs_from_logits
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
@@ -86,10 +86,9 @@ class Predictor:
         """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
         module, encoder, config, card = load_model(folder)
         if config.task != "segment":
-            remedy = f"medvl evaluate {folder} MANIFEST"
-            if config.task == "pretrain":
-                remedy = f"medvl ground {folder} IMAGE --text PHRASE, or train task: segment with init={folder}"
-            raise InputError(f"a model of task: {config.task} does not segment", file=folder, remedy=remedy)
+            raise InputError(
+                f"a model of task: {config.task} does not segment", file=folder, remedy=verb_for(config.task, folder)
+            )
         return cls(module, encoder, config, card, device=device)
 
     @property

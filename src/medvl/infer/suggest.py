@@ -33,13 +33,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from medvl.config import Config, as_read, manifest_path
+from medvl.config import Config, as_read, load_config, manifest_path
 from medvl.data.context import Context, add_context
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record, load_manifest, write_manifest
 from medvl.errors import InputError
-from medvl.model_folder import find_model, load_model
+from medvl.model_folder import find_model, load_model, verb_for
 from medvl.objectives.epi import PseudoLabelStore
 from medvl.tasks.segment import TextGuidedSegmenter, probs_from_logits
 from medvl.tasks.text_input import TextInput
@@ -107,6 +107,14 @@ def suggest(
         raise InputError(f"--num {num}", expected="at least 1")
     if diversity < 0:
         raise InputError(f"--diversity {diversity:g}", expected="0 or more")
+    task = load_config(find_model(run) / "config.yaml").task
+    if task != "segment":
+        raise InputError(
+            f"a model of task: {task} has no masks to ask for",
+            file=run,
+            expected="a run of task: segment",
+            remedy=verb_for(task, run),
+        )
     module, encoder, config, card = load_model(run)
     manifest = _manifest(config)
     cases, labelled = find_cases(manifest, config, by)

@@ -30,7 +30,7 @@ from medvl.data.images import Image
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.infer.predictor import EMPTY_PHRASE, as_image
-from medvl.model_folder import load_model
+from medvl.model_folder import load_model, verb_for
 from medvl.tasks.pretrain import Pretrainer
 from medvl.tasks.text_input import TextInput
 from medvl.text.cache import FeatureCache
@@ -38,12 +38,6 @@ from medvl.text.encoder import TextEncoder
 from medvl.text.prompts import PromptPair
 
 TEXTS_AT_ONCE = 64  # bounds memory
-WHAT_ELSE = {  # what a model of another task is for
-    "pretrain": "pre-train it with a text.encoder",
-    "segment": "medvl predict {} IMAGE segments with it",
-    "detect": "medvl detect {} IMAGE finds boxes with it",
-    "classify": "medvl evaluate {} MANIFEST scores it",
-}
 SIGMA = 1.5  # of the smoothing, in cells (BioViL; G2D, appendix A.4.2)
 
 How = Literal["value", "projector"]
@@ -107,7 +101,7 @@ class ZeroShot:
                 "not a pre-trained model: its images and texts share no space",
                 file=folder,
                 expected="a run or model of task: pretrain",
-                remedy=WHAT_ELSE[config.task].format(folder),
+                remedy=verb_for(config.task, folder),
             )
         return cls(module, encoder, config, card, device=device)
 

@@ -192,8 +192,8 @@ def configured_encoder(
     )
 
 
-def load_text_encoder(folder: Path) -> TextEncoder:
-    """The encoder that `save` wrote."""
+def load_text_encoder(folder: Path, *, show_progress: bool = True) -> TextEncoder:
+    """The encoder that `save` wrote; `show_progress`: with the bar over the loading of pretrained weights."""
     path = folder / "encoder.json"
     if not path.is_file():
         raise InputError("no text encoder here", file=path, expected="the text/ folder of a model")
@@ -204,7 +204,7 @@ def load_text_encoder(folder: Path) -> TextEncoder:
         return BuiltinEncoder.load(folder)
     from medvl.text.pretrained import PretrainedEncoder
 
-    return PretrainedEncoder.load(folder)
+    return PretrainedEncoder.load(folder, show_progress=show_progress)
 
 
 def _check_options(spec: str, train_layers: int, layers: int, tokenizer: str | None, init: str | None) -> None:

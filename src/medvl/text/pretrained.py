@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ class PretrainedEncoder(TextEncoder):
 
     @classmethod
     def from_spec(
-        cls, spec: str, *, max_tokens: int | None = None, train_layers: int = 0, expected_key: str | None = None
+        cls,
+        spec: str,
+        *,
+        max_tokens: int | None = None,
+        train_layers: int = 0,
+        expected_key: str | None = None,
+        show_progress: bool = True,
     ) -> PretrainedEncoder:
         """Load `minilm` (from its package) or `hf:ID-or-folder`.
 
@@ -83,7 +90,8 @@ class PretrainedEncoder(TextEncoder):
         source = minilm_folder() if spec == "minilm" else spec.removeprefix("hf:")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source)
+            with _progress(show_progress):
+                model = AutoModel.from_pretrained(source)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
@@ -191,20 +199,39 @@ class PretrainedEncoder(TextEncoder):
         write_json(folder / "encoder.json", stored)
 
     @classmethod
-    def load(cls, folder: Path) -> PretrainedEncoder:
+    def load(cls, folder: Path, *, show_progress: bool = True) -> PretrainedEncoder:
         """The encoder that `save` wrote, in eval mode. InputError where its reference has other weights by now."""
         from safetensors.torch import load_file
 
         stored = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         train_layers = stored.get("train_layers", 0)
         encoder = cls.from_spec(
-            stored["spec"], max_tokens=stored["max_tokens"], train_layers=train_layers, expected_key=stored["key"]
+            stored["spec"],
+            max_tokens=stored["max_tokens"],
+            train_layers=train_layers,
+            expected_key=stored["key"],
+            show_progress=show_progress,
         )
         if train_layers:
             if not (folder / SUFFIX).is_file():
                 raise InputError("the trained layers of the text encoder are missing", file=folder / SUFFIX)
             encoder.load_state_dict(load_file(str(folder / SUFFIX)))
         return encoder.eval()
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    """Whether transformers draws its bar over the loading of weights."""
+    from transformers.utils import logging
+
+    hide = not shown and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def minilm_folder() -> str:

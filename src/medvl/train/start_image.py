@@ -29,7 +29,7 @@ def init_of(config: Config) -> tuple[str, str]:
 
 def load_pretrained(path: str) -> G2D:
     """The network of the pre-trained run at `path`; InputError for another one."""
-    network = load_model(path)[0].network
+    network = load_model(path, uses_text=False)[0].network
     if not isinstance(network, G2D):
         raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
     return network
@@ -49,7 +49,7 @@ def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...])
         return fresh, load_foreign(fresh.network, path)
     if prefix:
         return fresh, str(start_from_g2d(fresh.network, load_pretrained(path), "encoder", path))
-    module, _, own, card = load_model(path)
+    module, _, own, card = load_model(path, uses_text=False)
     if not isinstance(module, type(fresh)) or own.model != config.model or tuple(card["classes"]) != classes:
         raise InputError(
             "init is another network",
