@@ -46,7 +46,7 @@ def test_all_missing_and_misfitting_masks_are_reported_together(phrases: Manifes
         evaluate(FolderSource(tmp_path / "masks"), phrases, split="val", out=tmp_path / "out")
     faults = caught.value.faults
     assert len(faults) == 11
-    assert "20x60 pixels" in str(faults[0]) and "40x60" in str(faults[0])
+    assert "20 rows x 60 columns" in str(faults[0]) and "40 rows x 60 columns" in str(faults[0])
     assert "film0_both.png" in str(faults[1])
     assert not (tmp_path / "out").exists()
 

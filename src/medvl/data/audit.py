@@ -8,20 +8,20 @@ import re
 import statistics
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from medvl.data.mask_audit import mask_counts, mask_line, mask_remarks, mask_summaries
 from medvl.data.mask_colours import LabelValue
 from medvl.data.records import MaskRef, Record, read_manifest
 from medvl.data.report_audit import ReportAudit, audit_reports
 from medvl.data.reports import names_side
 from medvl.data.reports.sides import side_marks
 from medvl.data.reports.spelling import spell
-from medvl.data.slices import SliceChoice, slices_of
-from medvl.errors import InputError
+from medvl.data.slices import SliceChoice
 
 Severity = Literal["error", "warning", "info"]
 SLOTS = 10  # tokens that LViT's released text merge reads (its read_text cuts the rest off)
@@ -77,7 +77,8 @@ def audit_manifest(
     slices: SliceChoice = None,
     window: tuple[float, float] | None = None,
 ) -> Audit:
-    """Audit a manifest; its faults are collected, not raised. Every image and mask is decoded.
+    """Audit a manifest; its faults are collected, not raised. Every image and mask is decoded, and it is said
+    what was decided about the masks.
 
     A leak is a patient, or the same image content, in more than one split. Texts are measured in words and punctuation
     marks; an encoder's own word pieces are a little more.
@@ -105,8 +106,11 @@ def audit_manifest(
     findings += _text_findings(records, max_tokens)
     reports = audit_reports(records)
     findings += _report_findings(reports)
-    empty = _empty_masks(records, slices)
+    summaries = mask_summaries(records, slices)
+    empty = {reference for reference, summary in summaries.items() if not summary.share}
     findings += _mask_findings(records, manifest.classes, empty)
+    for name in manifest.classes:
+        findings += [AuditFinding(*remark) for remark in mask_remarks(records, name, summaries)]
     findings += _column_findings(records)
     counts = {
         "records": len(records),
@@ -115,6 +119,7 @@ def audit_manifest(
         "patients": len({record.patient for record in records}),
         "texts": _text_counts(records, max_tokens),
         "reports": reports.as_dict(),
+        "masks": {name: mask_counts(records, name, summaries) for name in manifest.classes},
         "splits": {name: _split_counts(rows, manifest.classes, empty) for name, rows in _by_split(records).items()},
         "split_hash": manifest.split_hash(),
     }
@@ -141,6 +146,7 @@ def audit_text(audit: Audit, *, num_faults: int = 20) -> str:
             f"{name:<10}{split['records']:>9}{split['images']:>8}{split['patients']:>10}"
             f"{split['texts']['distinct']:>7}{span:>12}  {masks}"
         )
+    lines += [mask_line(name, masks) for name, masks in counts["masks"].items() if masks["masks"]]
     for key in ("labels", "licences"):
         for name, split in counts["splits"].items():
             if split[key]:
@@ -299,30 +305,7 @@ def _side_cut(text: str, cap: int) -> bool:
     return any(token >= cap for token in _side_tokens(text))
 
 
-def _empty_masks(records: Sequence[Record], slices: SliceChoice) -> set[MaskRef]:
-    """The references whose file holds no pixel of theirs. Unreadable ones are faults already."""
-    import numpy as np
-
-    from medvl.data.masks import read_labels
-
-    by_path: dict[Path, set[MaskRef]] = defaultdict(set)
-    for record in records:
-        for mask in record.masks.values():
-            if mask is not None and mask.path is not None:
-                by_path[mask.path].add(mask)
-    empty: set[MaskRef] = set()
-    for path, masks in by_path.items():
-        try:
-            indices = (slices,) if isinstance(slices, int) else slices_of(path, slices)
-            parts = [np.unique(read_labels(path, slice_index=index)).tolist() for index in indices]
-            present = {value for part in parts for value in part} - {0}
-        except InputError:
-            continue
-        empty |= {mask for mask in masks if not present & (present if mask.values is None else set(mask.values))}
-    return empty
-
-
-def _state(mask: MaskRef | None, empty: set[MaskRef]) -> str:
+def _state(mask: MaskRef | None, empty: Collection[MaskRef]) -> str:
     if mask is None:
         return "not annotated"
     if mask.path is None:
@@ -330,7 +313,7 @@ def _state(mask: MaskRef | None, empty: set[MaskRef]) -> str:
     return "empty" if mask in empty else "annotated"
 
 
-def _mask_findings(records: Sequence[Record], classes: Sequence[str], empty: set[MaskRef]) -> list[AuditFinding]:
+def _mask_findings(records: Sequence[Record], classes: Sequence[str], empty: Collection[MaskRef]) -> list[AuditFinding]:
     findings = []
     if not classes:
         findings.append(AuditFinding("no_masks", "info", (), "there is no mask column"))
@@ -358,7 +341,7 @@ def _column_findings(records: Sequence[Record]) -> list[AuditFinding]:
     return findings
 
 
-def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: set[MaskRef]) -> dict[str, Any]:
+def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: Collection[MaskRef]) -> dict[str, Any]:
     words = [len(record.text.split()) for record in records if record.text]
     return {
         "records": len(records),

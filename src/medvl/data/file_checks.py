@@ -4,13 +4,62 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medvl.data.images import image_size, read_image
-from medvl.data.masks import read_mask
-from medvl.data.records import Box, Record
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.data.images import image_size, kind_of, read_image
+from medvl.data.masks import read_meaning
+from medvl.data.records import Box, MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.errors import Fault, InputError
+
+_REMEDY = "write the mask on the grid of its image (resample it with nearest neighbours)"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the pixels of a file lie, from its header."""
+
+    size: tuple[int, int]  # (H, W)
+    affine: NDArray[np.float64] | None = None  # (4, 4) of a volume, voxel -> mm
+    sides: tuple[int, int, int] | None = None  # of a volume, in voxels
+
+    @classmethod
+    def of(cls, path: Path) -> Grid:
+        """Read the header of an image or mask. InputError as `image_size`."""
+        if kind_of(path) == "nifti":
+            from medvl.data.nifti import nifti_grid
+
+            return cls(image_size(path), *nifti_grid(path))
+        return cls(image_size(path))
+
+    def difference(self, image: Grid) -> tuple[str, str] | None:
+        """What is otherwise in this mask than in its image, and what was expected; None where they fit.
+
+        Two volumes must agree in voxels, orientation and spacing, and lie in the same place to a tenth of a voxel.
+        """
+        if self.size != image.size:
+            return f"is {_text(self.size)}", _text(image.size)
+        if self.affine is None or self.sides is None or image.affine is None or image.sides is None:
+            return None
+        order, wanted_order = (_orientation(affine) for affine in (self.affine, image.affine))
+        if order != wanted_order:
+            return f"has its voxels in the order {order}", wanted_order
+        if self.sides != image.sides:
+            return f"has {_times(self.sides)} voxels", _times(image.sides)
+        mine, wanted = _spacing(self.affine), _spacing(image.affine)
+        if (np.abs(mine - wanted) > 1e-3 * wanted).any():
+            return f"has a spacing of {_times(mine)} mm", f"{_times(wanted)} mm"
+        corners = np.stack(np.meshgrid(*([0, side - 1] for side in image.sides), [1], indexing="ij"), axis=-1)
+        away = corners.reshape(-1, 4) @ (self.affine - image.affine)[:3].T  # (8, 3) mm
+        farthest = float(np.sqrt((away**2).sum(axis=1)).max())
+        if farthest > 0.1 * wanted.min():
+            return f"lies up to {farthest:.3g} mm away (another affine)", "the same affine"
+        return None
 
 
 def file_faults(
@@ -28,53 +77,74 @@ def file_faults(
     faults: list[Fault] = []
     uses = Counter(record.image for record in records)
     uses.update(mask.path for record in records for mask in record.masks.values() if mask and mask.path)
-    sizes: dict[Path, tuple[int, int] | None] = {}
+    grids: dict[Path, Grid | None] = {}
     compared: set[tuple[Path, Path]] = set()
 
     def fault(what: str, record: Record, expected: str | None = None, remedy: str | None = None) -> None:
         faults.append(Fault(what, manifest, record.line, record.id, expected, remedy))
 
-    def size(path: Path, kind: str, record: Record) -> tuple[int, int] | None:
-        if path in sizes:
-            return sizes[path]
-        sizes[path] = None
+    def opened(path: Path, kind: str, record: Record, mask: MaskRef | None = None) -> Grid | None:
+        if path in grids:
+            return grids[path]
+        grids[path] = None
         more = f" (and {uses[path] - 1} more rows)" if uses[path] > 1 else ""
         if not path.is_file():
             fault(f"{kind} {path} is missing{more}", record)
             return None
         try:
-            found = image_size(path)
+            grid = Grid.of(path)
             if full:
-                # A number is read as in training, where a file of one slice must have it too.
-                for index in (slices,) if isinstance(slices, int) else slices_of(path, slices):
-                    if kind == "image":
+                for index in checked_slices(path, slices):
+                    if mask is None:
                         read_image(path, window=window, slice_index=index)
                     else:
-                        read_mask(path, slice_index=index)
-            sizes[path] = found
+                        read_meaning(path, mask.values, slice_index=index)
+            grids[path] = grid
         except InputError as error:
             first = error.faults[0]
             fault(f"{kind} {path} cannot be read{more}: {first.what}", record, first.expected, first.remedy)
-        return sizes[path]
+        return grids[path]
 
     for record in records:
-        native = size(record.image, "image", record)
+        native = opened(record.image, "image", record)
         for mask in record.masks.values():
             if mask is None or mask.path is None or (record.image, mask.path) in compared:
                 continue
             compared.add((record.image, mask.path))
-            other = size(mask.path, "mask", record)
-            if native is not None and other is not None and native != other:
-                what = f"mask {mask.path} is {_text(other)}"
-                fault(what, record, f"{_text(native)}, as its image {record.image}")
-        outside = next((box for box in record.boxes if native and not _inside(box, native)), None)
+            grid = opened(mask.path, "mask", record, mask)
+            difference = None if native is None or grid is None else grid.difference(native)
+            if difference:
+                expected = f"{difference[1]}, as its image {record.image}"
+                fault(f"mask {mask.path} {difference[0]}", record, expected, _REMEDY)
+        outside = next((box for box in record.boxes if native and not _inside(box, native.size)), None)
         if native and outside:
-            fault(f"{outside} leaves the image", record, _text(native))
+            fault(f"{outside} leaves the image", record, _text(native.size))
     return faults
+
+
+def checked_slices(path: Path, slices: SliceChoice) -> tuple[int | None, ...]:
+    """Which slices of a file are read; a number as in training, where a file of one slice must have it too."""
+    return (slices,) if isinstance(slices, int) else slices_of(path, slices)
 
 
 def _text(size: tuple[int, int]) -> str:
     return f"{size[0]} rows x {size[1]} columns"
+
+
+def _times(numbers: Any) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) mm along the axes as they are stored."""
+    return np.asarray(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def _orientation(affine: NDArray[np.float64]) -> str:
+    """Where the stored axes run to, e.g. LPS."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(str(code) for code in aff2axcodes(affine))
 
 
 def _inside(box: Box, size: tuple[int, int]) -> bool:

@@ -19,7 +19,7 @@ from medvl.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 MaskRule = Literal["area", "any"]
-Note = Literal["alpha", "colour", "palette", "void", "labels", "grey", "jpeg", "noise", "faint", "nan"]
+Note = Literal["alpha", "colour", "palette", "void", "labels", "grey", "jpeg", "noise", "faint", "nan", "picture"]
 
 JPEG_NOISE = 8  # the largest value of a JPEG mask that is still empty
 CLASS_NUMBERS = 32  # whole numbers up to here are labels, however thin their areas are
@@ -208,15 +208,19 @@ def _cut_at_half(
         top = 1.0 if plane.dtype.kind == "f" and largest <= 1.25 else largest
     mask = np.asarray(2 * plane.astype(np.float64) >= top) & (plane > 0)
     notes |= {"grey"} if largest >= top / 2 or largest == 0 else {"grey", "faint"}
+    notes |= _picture(plane, top)
     return MaskReading(mask, f"grey cut at {top / 2:g}", shown, frozenset(notes))
+
+
+def _picture(plane: NDArray[Any], top: float) -> set[Note]:
+    """A note where so much is grey that it looks like an image given for a mask."""
+    return {"picture"} if ((plane > top / 10) & (plane < top * 9 / 10)).mean() > 0.25 else set()
 
 
 def _jpeg(stored: StoredMask, plane: NDArray[Any], shown: tuple[str, ...], notes: set[Note]) -> MaskReading:
     top = int(plane.max()) if plane.size else 0
-    notes.add("jpeg")
+    notes.add("jpeg" if top > JPEG_NOISE or not top else "noise")
     if top <= JPEG_NOISE:
-        if top:
-            notes.add("noise")
         return MaskReading(np.zeros(plane.shape, dtype=bool), "JPEG, empty", shown, frozenset(notes))
     middle = _middle(plane, top)
     if middle.any() and _between(plane, 7, 12)[middle].mean() < 0.5:
@@ -227,6 +231,7 @@ def _jpeg(stored: StoredMask, plane: NDArray[Any], shown: tuple[str, ...], notes
             expected="a lossless format, such as PNG",
             remedy="store it as PNG, or name its values in mask_values: each pixel then goes to the nearest",
         )
+    notes |= _picture(plane, top)
     return MaskReading(np.asarray(2 * plane.astype(np.int64) >= top), "JPEG cut at half", shown, frozenset(notes))
 
 

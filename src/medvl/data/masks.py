@@ -21,6 +21,7 @@ BoolArray = NDArray[np.bool_]
 _WARNINGS: dict[Note, str] = {
     "jpeg": "masks stored as JPEG are not exact: pixels from half of the largest value up count as mask",
     "noise": "a JPEG mask whose largest value is at most 8 of 255 is read as empty",
+    "picture": "masks that are grey in over a quarter of their pixels: are these images?",
     "grey": "masks with grey values are cut at half of the largest value",
     "faint": "masks of shares or probabilities of which none reaches one half are read as empty",
     "void": "the largest value (255) beside class numbers is read as void, not as mask; mask_values says otherwise",
@@ -62,7 +63,7 @@ def read_meaning(
     rule: MaskRule = "area",
 ) -> MaskReading:
     """As `read_mask`, with what was decided about the file; it warns of nothing."""
-    return decide(_stored(Path(path), slice_index, slice_axis), values, rule)
+    return decide(stored_mask(path, slice_index=slice_index, slice_axis=slice_axis), values, rule)
 
 
 def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis: int = 2) -> NDArray[Any]:
@@ -71,7 +72,7 @@ def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis:
     Raises:
         InputError: unreadable; colour; values that are negative, not finite or not whole numbers.
     """
-    stored = _stored(Path(path), slice_index, slice_axis)
+    stored = stored_mask(path, slice_index=slice_index, slice_axis=slice_axis)
     labels = stored.values
     if labels.ndim == 3:
         grey = labels[:, :, : max(1, labels.shape[2] - (labels.shape[2] in (2, 4)))]
@@ -86,7 +87,9 @@ def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis:
     return labels
 
 
-def _stored(path: Path, slice_index: int | None, slice_axis: int) -> StoredMask:
+def stored_mask(path: str | Path, *, slice_index: int | None = None, slice_axis: int = 2) -> StoredMask:
+    """What a file holds, before `decide` says what it means. InputError where it cannot be read."""
+    path = Path(path)
     kind = kind_of(path)
     if kind == "nifti":
         from medvl.data.nifti import read_nifti_mask

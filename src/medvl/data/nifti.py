@@ -106,6 +106,14 @@ def nifti_slices(path: Path, axis: int = 2) -> int:
     return shape[_slice_axis(shape, axis, path)]
 
 
+def nifti_grid(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """From the header: the affine (4, 4), voxel -> mm in RAS, and the sides of the volume as it is stored."""
+    image, affine, _ = _open(path)
+    scaled = affine.copy()
+    scaled[:3] *= MILLIMETRES.get(_unit(image), 1.0)
+    return scaled, _three(image.shape)
+
+
 def single_slice(
     shape: tuple[int, ...], spacing_mm: tuple[float, float] | None, num_slices: int = 1
 ) -> NiftiSlice:

@@ -367,7 +367,7 @@ class _Reader:
         cell = row.get("mask_values", "")
         values: tuple[LabelValue, ...] | None = None
         if cell and not self.values:
-            values = self._label_values(cell.split("|"), "mask_values", line, row["id"])
+            values = self._label_values(cell.split("|"), "mask_values", line, row["id"]) or None
         for name, column in self.columns.items():
             path = row[column]
             if not path:
@@ -375,7 +375,7 @@ class _Reader:
             elif path.lower() == ABSENT:
                 masks[name] = MaskRef(None)
             else:
-                masks[name] = MaskRef(self._path(path), self.values.get(name, values if column == "mask" else None))
+                masks[name] = MaskRef(self._path(path), self.values.get(name) or (values if column == "mask" else None))
         return masks
 
     def _label_values(
@@ -386,10 +386,11 @@ class _Reader:
             values = tuple(label_value(str(cell)) for cell in cells)
         except ValueError:
             values = ()
-        if not values or len({is_colour(value) for value in values}) > 1:
+        if len({is_colour(value) for value in values}) != 1:
             cell = "|".join(map(str, cells))
             expected = "whole numbers of at least 1 (0 is the background), or colours, with | between: 1|2|3, #ff0000"
             self.fault(f"{what} is {cell!r}", line, record, expected=expected)
+            return ()
         return values
 
     def _patients(self, records: list[Record]) -> None:

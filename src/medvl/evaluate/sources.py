@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.images import image_size, read_image
+from medvl.data.file_checks import Grid
+from medvl.data.images import read_image
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
 from medvl.data.records import Record
@@ -86,7 +87,7 @@ class FolderSource:
         self._files: dict[tuple[str, str], Path] = {}
 
     def check(self, records: Sequence[Record], classes: Sequence[str]) -> None:
-        """Find every file and compare its size with the image's."""
+        """Find every file and compare its grid with the image's."""
         rows_of: dict[Path, int] = {}
         for record in records:
             rows_of[record.image] = rows_of.get(record.image, 0) + 1
@@ -110,14 +111,14 @@ class FolderSource:
                     )
                     continue
                 self._files[record.id, name] = found
-                want, have = image_size(record.image), image_size(found)
-                if want != have:
+                difference = Grid.of(found).difference(Grid.of(record.image))
+                if difference:
                     faults.append(
                         Fault(
-                            f"the predicted mask is {have[0]}x{have[1]} pixels",
+                            f"the predicted mask {difference[0]}",
                             file=found,
                             record=record.id,
-                            expected=f"{want[0]}x{want[1]}, as the image {record.image.name}",
+                            expected=f"{difference[1]}, as the image {record.image.name}",
                             remedy="write masks on the native grid of the image",
                         )
                     )
