@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,3 +174,20 @@ def test_shipped_set_without_torch() -> None:
 def test_shared_sets(shared_data: Path, name: str, column: str) -> None:
     audit = audit_manifest(shared_data / name / "manifest.csv", text_column=column)
     assert audit.num_faults == 0 and not audit.leak
+
+
+def test_16_bit_images_that_use_few_of_their_bits_are_counted(tmp_path: Path) -> None:
+    """12 bits (0 to 4095), the same from 30,000 on, 10 bits in a TIFF; all of 16, 15 bits and 8-bit files are none."""
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    rows = ["id,image,text,patient,split"]
+    for name, low, high, dtype in (
+        ("twelve.png", 0, 4095, np.uint16), ("offset.png", 30_000, 34_095, np.uint16), ("ten.tif", 0, 1023, np.uint16),
+        ("full.png", 0, 65_535, np.uint16), ("fifteen.png", 0, 32_767, np.uint16), ("dark8.png", 0, 20, np.uint8),
+    ):  # fmt: skip
+        cv2.imwrite(str(tmp_path / name), (low + (high - low) * ramp).round().astype(dtype))
+        rows += [f"{name}-{i},{name},,{name},train" for i in range(2)]
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    found = audit_manifest(tmp_path / "m.csv")
+    (finding,) = [finding for finding in found.findings if finding.kind == "dark_images"]
+    assert finding.ids == ("twelve.png-0", "offset.png-0", "ten.tif-0")
+    assert "3 of 5 16-bit images: 2 use 12 of 16 bits, 1 uses 10 of 16 bits" in finding.message

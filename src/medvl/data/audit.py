@@ -22,6 +22,7 @@ from medvl.data.reports import names_side
 from medvl.data.reports.sides import side_marks
 from medvl.data.reports.spelling import spell
 from medvl.data.slices import SliceChoice
+from medvl.data.used_bits import dark_images
 
 Severity = Literal["error", "warning", "info"]
 SLOTS = 10  # tokens that LViT's released text merge reads (its read_text cuts the rest off)
@@ -111,6 +112,9 @@ def audit_manifest(
     findings += _mask_findings(records, manifest.classes, empty)
     for name in manifest.classes:
         findings += [AuditFinding(*remark) for remark in mask_remarks(records, name, summaries)]
+    dark = dark_images(records)
+    if dark.ids:
+        findings.append(AuditFinding("dark_images", "warning", dark.ids, dark.message))
     findings += _column_findings(records)
     counts = {
         "records": len(records),
