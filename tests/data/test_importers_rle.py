@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvl.data.importers.published_splits import draw_groups, in_two_splits, shuffle_split, train_val_test
-from medvl.data.importers.rle import coco_counts, decompress, relative_runs
-from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle, Shape
+from medvl.data.importers.rle import coco_counts, relative_runs
+from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle, Shape, polygon
 from medvl.errors import InputError
 
 
@@ -42,16 +42,11 @@ def test_coco_counts_by_hand() -> None:
     mask = drawn(".....", ".###.", ".###.", ".....")
     assert (coco_counts([5, 2, 2, 2, 2, 2, 5], (4, 5)) == mask).all()
     # As text: 5, 2, 2, then differences to the count two before: 0, 0, 0, 3; each below 16 is one character from '0'.
-    assert decompress("5220003") == [5, 2, 2, 2, 2, 2, 5]
     assert (coco_counts("5220003", (4, 5)) == mask).all()
-    # 100 = 3 * 32 + 4 takes two: 4 with the mark for more (32) is chr(48 + 36), then 3. Minus 1 is chr(48 + 31).
-    assert decompress("T33") == [100, 3]
-    assert decompress("122O") == [1, 2, 2, 1]
     # What pycocotools writes for rows 3..899 of columns 100..949 in a mask of 1000 x 1000.
     large = np.zeros((1000, 1000), bool)
     large[3:900, 100:950] = True
     text = "SeQ3Ql0W3" + "0" * 1697 + "]j`1"
-    assert decompress(text)[:4] == [100_003, 897, 103, 897]
     assert (coco_counts(text, (1000, 1000)) == large).all()
 
 
@@ -112,3 +107,42 @@ def test_groups_are_drawn_whole() -> None:
     splits = ["val" if i in chosen else "train" for i in range(len(groups))]
     assert in_two_splits(groups, splits) == 0
     assert in_two_splits(["a", "a", "b"], ["train", "val", "val"]) == 1
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.floats(-5, 30), st.floats(-5, 30)), min_size=3, max_size=7), st.integers(1, 9))
+def test_a_polygon_holds_the_pixels_inside_it_but_for_its_border(points: list[tuple[float, float]], size: int) -> None:
+    shape = polygon([number for point in points for number in point])
+    if shape is None:
+        return
+    mask = painted(shape, (20, 20 + size))
+    start = np.array(points)
+    end = np.roll(start, -1, axis=0)
+    for row, column in np.ndindex(mask.shape):
+        x, y = column + 0.5, row + 0.5
+        along = np.clip(
+            ((x - start[:, 0]) * (end - start)[:, 0] + (y - start[:, 1]) * (end - start)[:, 1])
+            / np.maximum(((end - start) ** 2).sum(1), 1e-12),
+            0,
+            1,
+        )
+        nearest = start + along[:, None] * (end - start)
+        if np.hypot(nearest[:, 0] - x, nearest[:, 1] - y).min() < 1:
+            continue  # a pixel of the border: rasters may differ
+        crossed = (start[:, 1] <= y) != (end[:, 1] <= y)
+        at = start[:, 0] + (y - start[:, 1]) * (end - start)[:, 0] / np.where(crossed, (end - start)[:, 1], 1)
+        assert mask[row, column] == (np.count_nonzero(crossed & (at > x)) % 2 == 1)
+
+
+def test_polygons_without_an_area_are_none() -> None:
+    for numbers in (
+        [1, 1, 5, 5],
+        [1, 1, 1, 9, 1, 5],
+        [0, 0, 3, 3, 6, 6, 9, 9],
+        [2, 2] * 4,
+        [0, 0, float("nan"), 1, 2, 2],
+    ):
+        assert polygon(numbers) is None
+    assert polygon([0, 0, 8, 8, 8, 0, 0, 8]) is not None  # a bow: its signed area is 0
+    with pytest.raises(InputError):
+        painted(Polygon(((0, 0), (1e12, 0), (0, 1e12))), (4, 4))

@@ -115,7 +115,8 @@ def write_cases(
         warn(message)
     by_split = Counter(case.split for case in cases)
     counts |= {"masks": num_masks, "boxes": num_boxes}
-    return ImportResult(out, {split: by_split[split] for split in splits}, counts, tuple(warnings))
+    numbers = {split: by_split[split] for split in splits} | ({"(none)": by_split[""]} if by_split[""] else {})
+    return ImportResult(out, numbers, counts, tuple(warnings))
 
 
 def safe_id(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvl.data.importers.cases import Case, boxed
@@ -20,6 +21,14 @@ class Instance:
     shapes: tuple[Shape, ...]
 
 
+@dataclass(slots=True)
+class Objects:
+    """The objects of one image, and the categories of those that were left out because they have no area."""
+
+    instances: list[Instance] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
 def case_of(
     ident: str,
     image: Path,
@@ -29,8 +38,13 @@ def case_of(
     *,
     with_masks: bool,
     size: tuple[int, int] | None = None,
+    left_out: Collection[str] = (),
 ) -> Case:
     """The case of one image, all of whose objects of the categories are known.
+
+    Args:
+        left_out: categories of objects that have neither an area nor a box; a category of such objects alone is not
+            annotated, for it is not absent.
 
     A category without an object is absent (an empty mask); one of whose objects only the box is known has no mask: the
     box is no outline.
@@ -40,16 +54,14 @@ def case_of(
         own = {label: [found for found in instances if found.label == label] for label in categories}
         masks = {
             label: [shape for instance in found for shape in instance.shapes]
-            if all(instance.shapes for instance in found)
+            if all(instance.shapes for instance in found) and (found or label not in left_out)
             else None
             for label, found in own.items()
         }
     boxes = [boxed(instance.label, instance.box) for instance in instances if instance.box is not None]
     labels = tuple(label for label in categories if any(instance.label == label for instance in instances))
-    none = not instances
-    return Case(
-        ident, image, split, masks=masks, boxes=boxes, boxes_absent=none, labels=labels, size=size
-    )
+    none = not instances and not left_out
+    return Case(ident, image, split, masks=masks, boxes=boxes, boxes_absent=none, labels=labels, size=size)
 
 
 def counted(instances: Sequence[Instance]) -> Counter[str]:
@@ -64,15 +76,12 @@ SPLITS = ("train", "val", "test")
 
 
 def split_of_name(name: str) -> str | None:
-    """train, val or test by the first of these words in a file or folder name (valid and dev are val)."""
-    lower = name.lower()
-    places = {split: min(_places(lower, words), default=-1) for split, words in _WORDS.items()}
-    found = [split for split in SPLITS if places[split] >= 0]
-    return min(found, key=lambda split: places[split]) if found else None
+    """train, val or test by the first of these words in a file or folder name (valid and dev are val).
 
-
-_WORDS = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
-
-
-def _places(text: str, words: Sequence[str]) -> list[int]:
-    return [text.find(word) for word in words if word in text]
+    A word stands alone or before digits: "contest" and "latest" are none.
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    match = re.search(
+        r"(?<![a-z])(?:(train)(?:ing|set)?|(val|dev)(?:id|idation|elopment|set)?|(test)(?:ing|set)?)(?![a-z])", words
+    )
+    return None if match is None else SPLITS[next(i for i, word in enumerate(match.groups()) if word)]

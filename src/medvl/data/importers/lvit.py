@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvl.data.file_checks import file_faults
+from medvl.data.importers.set_files import belongs, matching
 from medvl.data.records import MaskRef, Record, write_manifest
 from medvl.data.tables import SUFFIXES, read_table
 from medvl.errors import Fault, InputError, nearest, warn
@@ -123,7 +124,7 @@ class _Reader:
 
     def _table_path(self, split: str) -> Path | None:
         own = self.folder / f"{FOLDERS[split]}_Folder"
-        tables = sorted(path for path in own.glob("*_text.*") if path.suffix.lower() in SUFFIXES)
+        tables = [path for path in matching(own, "*_text.*") if path.suffix.lower() in SUFFIXES]
         exact = [path for path in tables if path.stem.lower() == f"{FOLDERS[split]}_text".lower()]
         if not exact and len(tables) > 1:
             names = ", ".join(path.name for path in tables)
@@ -166,7 +167,7 @@ class _Reader:
                 self.faults.append(Fault("missing folder", own / kind))
                 continue
             for path in sorted((own / kind).iterdir()):
-                if path.name.startswith(".") or path.name == "Thumbs.db":
+                if not belongs(path, own):
                     continue
                 if path.suffix.lower() not in IMAGE_SUFFIXES:
                     self.faults.append(Fault("not an image", path, expected=", ".join(IMAGE_SUFFIXES)))

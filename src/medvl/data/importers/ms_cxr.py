@@ -17,7 +17,7 @@ from pathlib import Path
 
 from medvl.data.importers.cases import Case, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import need_folder, stream_csv
+from medvl.data.importers.set_files import matching, need_folder, stream_csv
 from medvl.data.importers.shapes import Corners, Rectangle
 from medvl.errors import Fault, InputError
 
@@ -57,7 +57,7 @@ def import_ms_cxr(folder: str | Path, out: str | Path, *, images: str | Path | N
         images: the folder of MIMIC-CXR-JPG (that holds files/, or files/ itself); default: the folder of the table.
     """
     folder = need_folder(folder, "ms-cxr")
-    tables = sorted(folder.glob(PATTERN)) or sorted(folder.glob(f"*/{PATTERN}"))
+    tables = matching(folder, PATTERN) or matching(folder, f"*/{PATTERN}")
     if len(tables) != 1:
         problem = f"several tables: {', '.join(path.name for path in tables)}" if tables else "no table"
         raise InputError(problem, file=folder, expected=f"one {PATTERN}")

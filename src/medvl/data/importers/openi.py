@@ -22,6 +22,7 @@ from pathlib import Path
 
 from medvl.data.importers.mimic_cxr import image_faults
 from medvl.data.importers.result import ImportResult
+from medvl.data.importers.set_files import matching
 from medvl.data.records import Record, write_manifest
 from medvl.data.report_sections import CleanReport, Sections, report_text
 from medvl.errors import Fault, InputError, warn
@@ -123,7 +124,7 @@ def _reports(folder: Path, faults: list[Fault]) -> list[_Report]:
     found: list[_Report] = []
     ids: dict[str, Path] = {}
     names: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.xml"), key=lambda path: (len(path.stem), path.stem)):
+    for path in sorted(matching(folder, "*.xml"), key=lambda path: (len(path.stem), path.stem)):
         try:
             report = _report(path)
         except InputError as error:

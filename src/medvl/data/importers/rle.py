@@ -1,8 +1,8 @@
-"""Run-length codes of masks: SIIM-ACR's relative runs, COCO's counts (a list, or their compressed text).
+"""Run-length codes of masks: SIIM-ACR's relative runs, COCO's counts (read by faster-coco-eval).
 
-Both go down the columns: the flat index of pixel (row, column) is column * H + row. Sources: the SIIM-ACR competition's
-data page ("relative form of RLE: pixel locations are measured from the end of the previous run"; the first from pixel
-0); the mask API of COCO (counts alternate 0s, 1s, 0s, ...; text of 5 bits a character, least significant first).
+Both go down the columns: the flat index of pixel (row, column) is column * H + row. Source of the first: the SIIM-ACR
+competition's data page ("relative form of RLE: pixel locations are measured from the end of the previous run"; the
+first from pixel 0).
 """
 
 from __future__ import annotations
@@ -37,39 +37,25 @@ def relative_runs(text: str, shape: tuple[int, int]) -> BoolArray:
 
 
 def coco_counts(counts: str | Sequence[int], shape: tuple[int, int]) -> BoolArray:
-    """COCO's counts -> (H, W) bool: lengths of runs of 0 and 1 in turn, 0 first; a text is decompressed.
+    """COCO's counts -> (H, W) bool: lengths of runs of 0 and 1 in turn, 0 first; or their compressed text.
 
     Raises:
         InputError: counts that are no numbers, are negative, or do not add up to H * W.
     """
-    numbers = np.array(decompress(counts) if isinstance(counts, str) else counts)
-    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size) or (numbers < 0).any():
-        raise InputError("counts of a COCO mask are not whole numbers of at least 0")
-    if int(numbers.sum()) != shape[0] * shape[1]:
-        what = f"counts of a COCO mask add up to {int(numbers.sum())} pixels"
-        raise InputError(what, expected=f"{shape[0] * shape[1]}, {shape[0]} rows x {shape[1]} columns")
-    return _by_columns(numbers, shape)
+    from faster_coco_eval.core import mask as coco
 
-
-def decompress(text: str) -> list[int]:
-    """COCO's compressed counts. From the fourth on, a count is stored as its difference to the one two before it."""
-    numbers: list[int] = []
-    value, shift = 0, 0
-    for letter in text:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64:
-            raise InputError(f"a compressed COCO mask holds {letter!r}", expected="characters from '0' to 'o'")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:  # the highest bit of the last five is the sign
-            value -= 1 << shift
-        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
-        value, shift = 0, 0
-    if shift:
-        raise InputError("a compressed COCO mask breaks off")
-    return numbers
+    height, width = shape
+    try:
+        if isinstance(counts, str):
+            runs = {"size": [height, width], "counts": counts.encode("ascii")}
+        else:
+            if sum(counts) != height * width or min(counts) < 0:
+                raise ValueError(f"they add up to {sum(counts)} pixels")
+            runs = coco.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
+        return np.asarray(coco.decode(runs), dtype=np.bool_)
+    except (ValueError, TypeError, RuntimeError) as error:
+        what = f"not the run lengths of a COCO mask ({error})"
+        raise InputError(what, expected=f"{height * width} pixels, {height} rows x {width} columns") from None
 
 
 def _by_columns(numbers: NDArray[np.int64], shape: tuple[int, int]) -> BoolArray:

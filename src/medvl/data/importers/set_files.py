@@ -46,7 +46,7 @@ def find_file(folder: Path, names: Sequence[str], *, what: str = "table") -> Pat
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    found = [path for name in names for path in sorted(folder.glob(f"*/{name}"))]
+    found = matching(folder, *(f"*/{name}" for name in names))
     if len(found) == 1:
         return found[0]
     problem = f"several {what}s: {', '.join(map(str, found))}" if found else f"no {what}"
@@ -62,6 +62,21 @@ def need_folder(folder: str | Path, layout: str) -> Path:
     return folder
 
 
+# What file managers and archive programs leave beside the files of a set.
+_LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
+
+
+def belongs(path: Path, folder: Path) -> bool:
+    """Whether a file below `folder` is one of the set: no name on the way begins with "." ("._a.png", .DS_Store)."""
+    names = path.relative_to(folder).parts
+    return not any(name.startswith(".") or name.lower() in _LEFT_BEHIND for name in names)
+
+
+def matching(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a set below `folder` that match a pattern, in sorted order."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if belongs(path, folder)})
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """All files below a folder, in sorted order, through links to folders too (each real folder once)."""
     seen: set[str] = set()
@@ -71,9 +86,9 @@ def walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if belongs(Path(root, name), Path(root)))
         for name in sorted(files):
-            if not name.startswith("."):
+            if belongs(Path(root, name), Path(root)):
                 yield Path(root, name)
 
 

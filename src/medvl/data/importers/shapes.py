@@ -1,18 +1,26 @@
-"""Shapes of published annotations -> pixels. One rule for all: a pixel belongs to a shape that holds its centre.
+"""Shapes of published annotations -> pixels.
+
+A pixel belongs to a rectangle or an ellipse that holds its centre; polygons and COCO's run lengths are painted by
+COCO's own raster (faster-coco-eval), which differs from that rule by at most pixels of the border.
 
 Coordinates are those of the picture's plane: x to the right, y downwards, the pixel (row, column) covers
 column..column+1 and row..row+1. A shape is a small immutable object, so that a set of any size can be listed before
-the first mask is painted. pycocotools draws borders by another rule; the two differ by at most the border's pixels.
+the first mask is painted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.importers.rle import coco_counts, relative_runs
+from medvl.data.mask_colours import LabelValue
+from medvl.data.masks import read_mask
+from medvl.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -56,28 +64,83 @@ class Ellipse:
 
 @dataclass(frozen=True, slots=True)
 class Polygon:
-    """A closed line of at least three points; inside by the even-odd rule."""
+    """A closed line of at least three points; inside by the even-odd rule, painted by COCO's raster."""
 
     points: tuple[tuple[float, float], ...]  # (x, y)
 
     def paint(self, mask: BoolArray) -> None:
-        """Add the shape to a mask (H, W), in place."""
-        start = np.array(self.points, dtype=np.float64)  # (N, 2)
-        end = np.roll(start, -1, axis=0)
+        """Add the shape to a mask (H, W), in place. InputError when it lies far outside, or where no number is."""
+        from faster_coco_eval.core import mask as coco
+
         height, width = mask.shape
-        rows = _inside(float(start[:, 1].min()), float(start[:, 1].max()), height)
-        for row in range(rows.start, rows.stop):
-            y = row + 0.5
-            cut = (start[:, 1] <= y) != (end[:, 1] <= y)  # edges that cross the line through the centres
-            (x0, y0), (x1, y1) = start[cut].T, end[cut].T
-            crossings = np.sort(x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-            for left, right in zip(crossings[0::2], crossings[1::2], strict=True):
-                mask[row, _inside(left, right, width)] = True
+        points = np.array(self.points, dtype=np.float64)  # (N, 2)
+        limit = _FAR * max(height, width) + 1000  # the raster walks along every line
+        if not (np.abs(points) <= limit).all():
+            raise InputError("a polygon that lies far outside the image", expected=f"{height} rows x {width} columns")
+        mask |= coco.decode(coco.frPyObjects([points.ravel().tolist()], height, width))[:, :, 0].astype(np.bool_)
 
     def bounds(self) -> Corners:
         """The smallest box round the shape."""
         x, y = zip(*self.points, strict=True)
         return (min(x), min(y), max(x), max(y))
+
+
+_FAR = 16  # times the image
+
+
+def polygon(numbers: Sequence[float]) -> Polygon | None:
+    """x, y, x, y, ... -> a polygon; None where it has no area: all its points lie on one line, or are not finite."""
+    points = np.array(numbers, dtype=np.float64).reshape(-1, 2)  # (N, 2)
+    if len(points) < 3 or not np.isfinite(points).all():
+        return None
+    rays = points - points[0]
+    far = rays[np.argmax((rays**2).sum(axis=1))]
+    if np.abs(rays[:, 0] * far[1] - rays[:, 1] * far[0]).max() <= 1e-9 * max((far**2).sum(), 1e-300):
+        return None
+    return Polygon(tuple((float(x), float(y)) for x, y in points))
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """The pixels of some label values or colours of a mask file, see `masks.read_mask`."""
+
+    path: Path
+    values: tuple[LabelValue, ...]
+
+    def paint(self, mask: BoolArray) -> None:
+        """Add the shape to a mask (H, W), in place. InputError: unreadable, or of another size."""
+        found = read_mask(self.path, self.values)
+        if found.shape != mask.shape:
+            rows, columns = mask.shape
+            raise InputError(
+                f"a mask of {found.shape[0]} rows x {found.shape[1]} columns",
+                file=self.path,
+                expected=f"{rows} rows x {columns} columns, as its image",
+            )
+        mask |= found
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A small mask at a place: `rows` x `columns` pixels from (top, left) on."""
+
+    values: BoolArray
+    top: int
+    left: int
+
+    def paint(self, mask: BoolArray) -> None:
+        """Add the shape to a mask (H, W), in place; what lies outside is not painted."""
+        height, width = self.values.shape
+        top, left = max(self.top, 0), max(self.left, 0)
+        bottom, right = min(self.top + height, mask.shape[0]), min(self.left + width, mask.shape[1])
+        if top < bottom and left < right:
+            inside = self.values[top - self.top : bottom - self.top, left - self.left : right - self.left]
+            mask[top:bottom, left:right] |= inside
+
+    def bounds(self) -> Corners:
+        """The smallest box round the rectangle of the small mask."""
+        height, width = self.values.shape
+        return (float(self.left), float(self.top), float(self.left + width), float(self.top + height))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +165,15 @@ class CocoRuns:
         """Add the shape to a mask (H, W), in place. InputError when the runs do not fit it."""
         mask |= coco_counts(self.counts, (mask.shape[0], mask.shape[1]))
 
+    def bounds(self) -> Corners | None:
+        """The smallest box round the pixels, None where there is none. InputError as `paint`."""
+        rows, columns = np.nonzero(coco_counts(self.counts, self.size))
+        if not rows.size:
+            return None
+        return (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
 
-Shape = Rectangle | Ellipse | Polygon | RelativeRuns | CocoRuns
+
+Shape = Rectangle | Ellipse | Polygon | RelativeRuns | CocoRuns | MaskFile | Pixels
 
 
 def _inside(low: float, high: float, size: int) -> slice:

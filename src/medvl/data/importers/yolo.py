@@ -4,13 +4,15 @@ data.yaml names the classes (`names`, a list or a mapping) and the parts (`train
 images, relative to `path`, else to data.yaml). The labels of images/a/b.png are labels/a/b.txt: the last "images" of
 the path is replaced. A line is "CLASS cx cy w h" (a box) or "CLASS x y x y x y ..." (a polygon of at least three
 points), all as fractions of the image. An image without a label file or with an empty one shows no object: that is the
-format's rule; images without a file are counted and said. Polygons give masks; a box alone gives none.
+format's rule; images without a file are counted and said. Polygons give masks; a box alone gives none. What has no area
+is left out and counted.
 Source: the Ultralytics documentation, "Object detection" and "Instance segmentation" datasets. Layout from description,
 never met real files.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +21,10 @@ from typing import Any
 from medvl.core.plain_yaml import read_yaml
 from medvl.data.images import image_size
 from medvl.data.importers.cases import boxed, capped, cut_box, unique_ids, write_cases
-from medvl.data.importers.instances import SPLITS, Instance, case_of, counted
+from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import need_folder, walk
-from medvl.data.importers.shapes import Polygon
+from medvl.data.importers.shapes import Polygon, polygon
 from medvl.errors import Fault, InputError
 
 LICENCE = ""  # of the user's own set
@@ -36,7 +38,7 @@ def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
     names = class_names(config, folder)
     faults: list[Fault] = []
     counts: Counter[str] = Counter()
-    found: list[tuple[Path, str, list[Instance]]] = []
+    found: list[tuple[Path, str, Objects]] = []
     splits = []
     for split in SPLITS:
         if not config.get(split):
@@ -47,16 +49,17 @@ def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
             labels = label_file(image)
             if not labels.is_file():
                 counts["images_without_a_label_file"] += 1
-                found.append((image, split, []))
+                found.append((image, split, Objects()))
                 continue
             try:
                 size = image_size(image)
             except InputError as error:
                 own += error.faults
                 continue
-            instances = read_labels(labels, names, size, own)
-            counts += counted(instances)
-            found.append((image, split, instances))
+            objects = read_labels(labels, names, size, own)
+            counts += counted(objects.instances)
+            counts["objects_left_out"] += len(objects.left_out)
+            found.append((image, split, objects))
         faults += capped(own)
     if not splits:
         raise InputError("no part is named", file=folder / "data.yaml", expected="train, val or test")
@@ -64,11 +67,14 @@ def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
     if counts["images_without_a_label_file"]:
         number = counts["images_without_a_label_file"]
         warnings.append(f"{folder}: {number} images without a label file are taken to show no object")
-    with_masks = any(instance.shapes for _, _, instances in found for instance in instances)
+    if counts["objects_left_out"]:
+        number = counts["objects_left_out"]
+        warnings.append(f"{folder}: {number} objects without an area are left out; their class is not annotated there")
+    with_masks = any(instance.shapes for _, _, objects in found for instance in objects.instances)
     ids = unique_ids([image for image, _, _ in found], folder)
     cases = [
-        case_of(ident, image, split, instances, names, with_masks=with_masks)
-        for ident, (image, split, instances) in zip(ids, found, strict=True)
+        case_of(ident, image, split, objects.instances, names, with_masks=with_masks, left_out=set(objects.left_out))
+        for ident, (image, split, objects) in zip(ids, found, strict=True)
     ]
     return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
 
@@ -89,12 +95,12 @@ def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
     return names
 
 
-def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: list[Fault]) -> list[Instance]:
+def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: list[Fault]) -> Objects:
     """The objects of one label file, in pixels of an image of `size` (H, W).
 
     Lines not understood, and objects that leave the image, are faults.
     """
-    instances = []
+    objects = Objects()
     for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not text.strip():
             continue
@@ -107,24 +113,31 @@ def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: lis
             faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
         label = names[int(number)]
+        if not all(map(math.isfinite, values)):
+            values = []
+        if len(values) == 4 and min(values[2:]) == 0:
+            objects.left_out.append(label)
+            continue
         if len(values) == 4 and values[2] > 0 and values[3] > 0:
             x, y, width, height = values[0] * size[1], values[1] * size[0], values[2] * size[1], values[3] * size[0]
             corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
             shapes: tuple[Polygon, ...] = ()
         elif len(values) >= 6 and len(values) % 2 == 0:
-            points = ((x * size[1], y * size[0]) for x, y in zip(values[0::2], values[1::2], strict=True))
-            polygon = Polygon(tuple(points))
-            corners, shapes = polygon.bounds(), (polygon,)
+            shape = polygon([value * size[1 - i % 2] for i, value in enumerate(values)])
+            if shape is None:
+                objects.left_out.append(label)
+                continue
+            corners, shapes = shape.bounds(), (shape,)
         else:
-            expected = "cx cy w h (w, h above 0), or x y of at least three points"
+            expected = "cx cy w h, or x y of at least three points"
             faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
         if cut_box(boxed(label, corners), size) is None:
             expected = f"fractions of its {size[0]} rows x {size[1]} columns, from 0 to 1"
             faults.append(Fault(f"leaves the image: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
-        instances.append(Instance(label, corners, shapes))
-    return instances
+        objects.instances.append(Instance(label, corners, shapes))
+    return objects
 
 
 def label_file(image: Path) -> Path:
