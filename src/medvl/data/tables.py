@@ -1,18 +1,27 @@
-"""Rows of a CSV, JSONL, XLSX or Parquet table, as text, each with the line it stands on; and the way back."""
+"""Rows of a CSV, JSONL, XLSX or Parquet table, as text, each with the line it stands on; and the way back.
+
+Nothing is left out without a word: what is passed over (rows above the header, columns without a name, another sheet)
+or read in another way than the usual (a separator, an encoding) stands in `Table.notes`.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
+from medvl.core.plain_yaml import NO_TEXT
+from medvl.data.cells import Grid, cell_text
+from medvl.data.spreadsheets import HEADER_WITHIN, read_xlsx, write_xlsx
+from medvl.data.text_tables import read_csv, read_jsonl, write_csv, write_jsonl
 from medvl.errors import Fault, InputError
 
-SUFFIXES = (".csv", ".jsonl", ".xlsx", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".parquet")
+_EXPECTED = "one of " + ", ".join(SUFFIXES)
+_MAX_VALUES = 100_000_000  # of a Parquet file
+_Rows = list[tuple[int, dict[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,30 +29,45 @@ class Table:
     """Every cell is text without outer white space; an absent cell is "".
 
     `rows` holds (line, {column: cell}). The line is that of the file (CSV, JSONL), of the sheet (XLSX) or the number
-    of the row from 1 (Parquet).
+    of the row from 1 (Parquet). `notes` say how the table was read where that is not the usual way.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str]], ...]
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_table(path: str | Path) -> Table:
-    """Read a table by its suffix. A table that cannot be opened is an InputError; faults of single rows are listed."""
+def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
+    """Read a table by its suffix. A table that cannot be opened is an InputError; faults of single rows are listed.
+
+    Args:
+        needed: columns by which the header is known, where rows stand above it, and the sheet of a workbook.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file", file=path, expected="a table: " + ", ".join(SUFFIXES))
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".xlsx": _xlsx, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise InputError(f"{path.suffix or 'no suffix'} is no table that can be read", file=path, expected=_EXPECTED)
+    notes: list[str] = []
     faults: list[Fault] = []
-    try:
-        columns, rows = reader(path, faults)
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text ({error.reason})", file=path, remedy="save the table as UTF-8") from None
-    return Table(path, columns, tuple(rows), tuple(faults))
+    if suffix == ".jsonl":
+        rows = list(read_jsonl(path, notes, faults))
+        columns = tuple(dict.fromkeys(name for _, row in rows for name in row))
+        rows = [(line, {name: row.get(name, "") for name in columns}) for line, row in rows]
+    elif suffix == ".parquet":
+        columns, rows = _named(_parquet(path), path, needed, notes, faults)
+    elif suffix == ".xlsx":
+        columns, rows = _named(read_xlsx(path, needed, notes, faults), path, needed, notes, faults, padded=True)
+    else:
+        columns, rows = _named(read_csv(path, needed, notes), path, needed, notes, faults)
+    for line, row in rows:
+        for name, cell in row.items():
+            if NO_TEXT.search(cell):
+                faults.append(Fault(f"column {name} holds a character that no text has", path, line))
+    return Table(path, columns, tuple(rows), tuple(faults), tuple(notes))
 
 
 def write_table(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:
@@ -54,7 +78,7 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Se
     unknown = {name for row in rows for name in row} - set(names)
     if unknown:
         raise InputError(f"cells of unknown columns: {', '.join(sorted(unknown))}", file=path)
-    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".xlsx": _write_xlsx, ".parquet": _write_parquet}
+    writers = {".csv": write_csv, ".jsonl": write_jsonl, ".xlsx": write_xlsx, ".parquet": _write_parquet}
     writer = writers.get(path.suffix.lower())
     if writer is None:
         raise InputError(f"{path.suffix or 'no suffix'} is no table that can be written", file=path, expected=_EXPECTED)
@@ -67,151 +91,77 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Se
         temporary.unlink(missing_ok=True)
 
 
-_EXPECTED = "one of " + ", ".join(SUFFIXES)
-_Rows = list[tuple[int, dict[str, str]]]
-
-
-def _header(names: Sequence[str], path: Path) -> tuple[str, ...]:
-    columns = tuple(name.strip() for name in names)
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        raise InputError("the columns are not separated by commas", file=path, line=1, remedy="save it with commas")
-    twice = sorted({name for name in columns if columns.count(name) > 1 and name})
+def _named(
+    grid: Grid,
+    path: Path,
+    needed: Sequence[str],
+    notes: list[str],
+    faults: list[Fault],
+    *,
+    padded: bool = False,
+) -> tuple[tuple[str, ...], _Rows]:
+    """A header and rows of a grid. `padded`: rows may be shorter than the header, as a sheet stores them."""
+    top: list[tuple[int, list[str]]] = []  # rows that are not empty, as far as the header is looked for
+    for line, cells in grid:
+        if any(cells):
+            top.append((line, cells))
+        if top and (set(needed) <= set(top[-1][1]) or len(top) == HEADER_WITHIN):
+            break
+    if not top:
+        return (), []
+    number = next((i for i, (_, cells) in enumerate(top) if set(needed) <= set(cells)), 0)
+    line, names = top[number]
+    if number:
+        notes.append(f"{path}: {number} rows above the header (line {line}) are not read")
+    while names and not names[-1]:
+        names = names[:-1]
+    twice = sorted({name for name in names if names.count(name) > 1 and name})
     if twice:
-        raise InputError(f"columns that stand twice: {', '.join(twice)}", file=path, line=1)
-    return columns
-
-
-def _csv(path: Path, faults: list[Fault]) -> tuple[tuple[str, ...], _Rows]:
+        raise InputError(f"columns that stand twice: {', '.join(twice)}", file=path, line=line)
     rows: _Rows = []
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
-        try:
-            columns = _header(next(reader, []), path)
-            start = reader.line_num + 1
-            for cells in reader:
-                line, start = start, reader.line_num + 1  # a cell may hold line breaks: a row starts after the last
-                if not any(cells):
-                    continue
-                if len(cells) != len(columns):
-                    faults.append(Fault(f"{len(cells)} cells", path, line, expected=f"{len(columns)}, as the header"))
-                    continue
-                rows.append((line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}))
-        except csv.Error as error:
-            raise InputError(f"not valid CSV: {error}", file=path, line=reader.line_num) from None
-    return columns, rows
-
-
-def _jsonl(path: Path, faults: list[Fault]) -> tuple[tuple[str, ...], _Rows]:
-    rows: _Rows = []
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not text.strip():
+    unnamed: dict[int, int] = {}  # column -> cells that are not empty
+    for line, cells in chain(top[number + 1 :], grid):
+        if not any(cells):
             continue
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            faults.append(Fault(f"not valid JSON: {error.msg}", path, line))
+        missing = len(names) - len(cells)
+        if not padded and (missing > 0 or any(cells[len(names) :])):
+            faults.append(Fault(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header"))
             continue
-        if not isinstance(found, dict):
-            faults.append(Fault("not a JSON object", path, line, expected="one object a line"))
+        cells = cells + [""] * missing
+        row = {name: cell for name, cell in zip(names, cells, strict=False) if name}
+        if not any(row.values()):
+            faults.append(Fault("cells only in columns without a name", path, line, remedy="name them or empty them"))
             continue
-        try:
-            rows.append((line, {str(name).strip(): _cell(value) for name, value in found.items()}))
-        except TypeError as error:
-            faults.append(Fault(str(error), path, line, expected="text, numbers, or lists of them"))
-    columns = tuple(dict.fromkeys(name for _, row in rows for name in row))
-    for _, row in rows:
-        for name in columns:
-            row.setdefault(name, "")
-    return columns, rows
+        for column, cell in enumerate(cells):
+            if cell and not (column < len(names) and names[column]):
+                unnamed[column + 1] = unnamed.get(column + 1, 0) + 1
+        rows.append((line, row))
+    for column, count in unnamed.items():
+        notes.append(f"{path}: column {column} has no name: its {count} cells are not read")
+    return tuple(name for name in names if name), rows
 
 
-def _xlsx(path: Path, faults: list[Fault]) -> tuple[tuple[str, ...], _Rows]:
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except Exception as error:  # zip, XML and key errors, as they come
-        raise InputError(f"cannot be read as XLSX ({type(error).__name__}: {error})", file=path) from None
-    try:
-        sheet = book.worksheets[0]
-        return _grid(enumerate(sheet.iter_rows(values_only=True), start=1), path, faults)
-    finally:
-        book.close()
-
-
-def _parquet(path: Path, faults: list[Fault]) -> tuple[tuple[str, ...], _Rows]:
+def _parquet(path: Path) -> Grid:
     import pyarrow
     import pyarrow.parquet
 
     try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        size = metadata.num_rows * metadata.num_columns
+        if size > _MAX_VALUES:
+            raise InputError(f"a table of {size:,} values", file=path, expected=f"at most {_MAX_VALUES:,}")
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"cannot be read as Parquet ({error})", file=path) from None
-    columns = [column.to_pylist() for column in table.columns]
-    grid = [tuple(table.column_names), *zip(*columns, strict=True)]
-    return _grid(enumerate(grid, start=0), path, faults)
-
-
-def _grid(grid: Iterator[tuple[int, Sequence[Any]]], path: Path, faults: list[Fault]) -> tuple[tuple[str, ...], _Rows]:
-    """A header and rows of loose values, as spreadsheets hold them: empty columns and rows are left out."""
-    _, header = next(grid, (0, ()))
-    columns = _header(["" if name is None else str(name) for name in header], path)
-    rows: _Rows = []
-    for line, values in grid:
+        columns = [column.to_pylist() for column in table.columns]
+    except InputError:
+        raise
+    except Exception as error:  # of a damaged file: of Arrow, of the operating system, of values out of range
+        raise InputError(f"cannot be read as Parquet ({str(error)[:200]})", file=path) from None
+    yield 0, [name.strip() for name in table.column_names]
+    for line, values in enumerate(zip(*columns, strict=True), start=1):
         try:
-            cells = [_cell(value) for value in values]
+            yield line, [cell_text(value) for value in values]
         except TypeError as error:
-            faults.append(Fault(str(error), path, line, expected="text, numbers, or lists of them"))
-            continue
-        cells += [""] * (len(columns) - len(cells))  # a sheet stores no trailing empty cells
-        if any(cells):
-            rows.append((line, {name: cell for name, cell in zip(columns, cells, strict=False) if name}))
-    return tuple(name for name in columns if name), rows
-
-
-def _cell(value: Any) -> str:
-    """One value as text: whole floats lose their `.0`, lists are joined with `|`."""
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, list):
-        return "|".join(_cell(item) for item in value)
-    if isinstance(value, dict):
-        raise TypeError("a cell holds an object")
-    return str(value).strip()
-
-
-def _write_csv(path: Path, names: list[str], rows: list[list[str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)
-
-
-def _write_jsonl(path: Path, names: list[str], rows: list[list[str]]) -> None:
-    lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _write_xlsx(path: Path, names: list[str], rows: list[list[str]]) -> None:
-    import openpyxl
-    from openpyxl.cell import WriteOnlyCell
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-
-    for row in (names, *rows):
-        for value in row:
-            if ILLEGAL_CHARACTERS_RE.search(value):
-                raise InputError(f"XLSX cannot hold control characters: {value!r}", file=path, remedy="write CSV")
-    book = openpyxl.Workbook(write_only=True)
-    sheet = book.create_sheet("manifest")
-    for row in (names, *rows):
-        cells = [WriteOnlyCell(sheet, value=value) for value in row]
-        for cell in cells:
-            cell.data_type = "s"  # a text that begins with "=" is no formula
-        sheet.append(cells)
-    with path.open("wb") as stream:
-        book.save(stream)
+            raise InputError(str(error), file=path, line=line, expected="text, numbers, or lists of them") from None
 
 
 def _write_parquet(path: Path, names: list[str], rows: list[list[str]]) -> None:

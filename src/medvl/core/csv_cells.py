@@ -1,0 +1,51 @@
+"""CSV as medvl writes it, and cells that a spreadsheet would run as a formula.
+
+A cell that begins with = + - @, a tab or a line break is a formula to a spreadsheet, also where it came from a report
+of a stranger. `mark_formulas` (`--excel-safe`) puts an apostrophe before such cells of every CSV that is written from
+then on; numbers stay numbers. Whoever reads the file with medvl gets the cell as it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+_MARKED = re.compile(r"'+[=+\-@\t\r\n]")  # one apostrophe more than the cell has
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_marks = False
+
+
+class TextFile(Protocol):
+    """What rows are written into."""
+
+    def write(self, text: str, /) -> object: ...
+
+
+def mark_formulas(on: bool) -> None:
+    """Whether CSV files of this process mark the cells that a spreadsheet would run."""
+    global _marks
+    _marks = on
+
+
+def is_formula(cell: str) -> bool:
+    """Whether a spreadsheet would run this cell."""
+    return _FORMULA.match(cell) is not None and _NUMBER.fullmatch(cell) is None
+
+
+def write_rows(file: TextFile, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows of cells as CSV with line feeds; marked where that is on. None is an empty cell."""
+    csv.writer(file, lineterminator="\n").writerows([_written(cell) for cell in row] for row in rows)
+
+
+def read_cell(cell: str) -> str:
+    """A cell of a CSV file without the mark."""
+    return cell[1:] if _MARKED.match(cell) else cell
+
+
+def _written(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    return f"'{cell}" if _MARKED.match(cell) or (_marks and is_formula(cell)) else cell
