@@ -47,7 +47,7 @@ def test_an_empty_cell_is_not_annotated_and_none_is_absent(tmp_path: Path) -> No
     found = class_labels(rows, ("a",), ClassifyConfig())
     assert [row.id for row in found.records] == ["r1", "r2"] and found.values.ravel().tolist() == [0, 1]
     Image.new("L", (4, 4), 9).save(tmp_path / "i.png")
-    (tmp_path / "m.csv").write_text("id,image,labels\nx,i.png,\ny,i.png,None\nz,i.png,a|b\n")
+    (tmp_path / "m.csv").write_text("id,image,labels\nx,i.png,\ny,i.png,none\nz,i.png,a|b\n")
     cells = [(row.labels, row.labels_absent) for row in load_manifest(tmp_path / "m.csv").records]
     assert cells == [((), False), ((), True), (("a", "b"), False)]
     (tmp_path / "m.csv").write_text("id,image,labels\nx,i.png,none|a\n")

@@ -169,7 +169,6 @@ def test_header_faults(folder: Path) -> None:
     assert "no records" in faults_of_text(folder, "id,image\n")
     assert "2 cells; expected 3" in faults_of_text(folder, "id,image,text\na,a.png\n")
     assert "stand twice: text" in faults_of_text(folder, "id,image,text,text\n")
-    assert "not separated by commas" in faults_of_text(folder, "id;image\na;a.png\n")
 
 
 def faults_of_text(folder: Path, text: str) -> str:

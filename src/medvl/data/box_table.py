@@ -8,10 +8,12 @@ x1, y1; a row with cls `none` and no corners says that that image has none.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.data.cells import is_missing
 from medvl.data.tables import read_table
 from medvl.errors import Fault
 
@@ -46,33 +48,90 @@ def box_cell(text: str, file: Path, line: int, record: str) -> tuple[list[Box], 
     return found, False, faults
 
 
-def boxes_file(manifest: Path) -> tuple[dict[str, list[Box]], list[Fault]]:
-    """Record id -> boxes of the boxes.csv beside a manifest ([] = looked for and absent), and what is wrong with it."""
+def boxes_file(manifest: Path, ids: Sequence[str]) -> tuple[dict[str, list[Box]], list[str], list[Fault]]:
+    """Record id -> boxes of the boxes.csv beside a manifest ([] = looked for and absent), warnings, and faults.
+
+    Ids that differ from those of the manifest (`ids`) in leading zeros alone, which a spreadsheet drops, are matched
+    where that is certain; else they are a fault. A file of which no id is in the manifest is one too.
+    """
     path = manifest.with_name("boxes.csv")
     boxes: dict[str, list[Box]] = {}
     if not path.is_file() or path == manifest:
-        return boxes, []
-    table = read_table(path)
-    faults = list(table.faults)
+        return boxes, [], []
+    table = read_table(path, needed=("id",))
+    notes, faults = list(table.notes), list(table.faults)
     label = "cls" if "cls" in table.columns else "label"
     missing = [name for name in ("id", label, *CORNERS) if name not in table.columns]
     if missing:
-        return boxes, [*faults, Fault(f"no column {', '.join(missing)}", path, 1, expected="id, cls, x0, y0, x1, y1")]
+        expected = "id, cls, x0, y0, x1, y1"
+        return boxes, notes, [*faults, Fault(f"no column {', '.join(missing)}", path, 1, expected=expected)]
+    lines: dict[str, int] = {}
     absent: dict[str, int] = {}
     for line, row in table.rows:
-        corners = [row[name] for name in CORNERS]
-        if row[label].lower() == ABSENT and not any(corners):
-            absent[row["id"]] = line
+        name, corners = row["id"], [row[corner] for corner in CORNERS]
+        if not name:
+            faults.append(Fault("no id", path, line))
             continue
-        box = make_box(row[label], corners)
+        lines.setdefault(name, line)
+        if row[label].lower() == ABSENT and not any(corners):
+            absent[name] = line
+            continue
+        box = None if is_missing(row[label]) else make_box(row[label], corners)
         if box is None:
-            faults.append(Fault("not a box", path, line, row["id"], "numbers with x0 < x1 and y0 < y1"))
+            faults.append(Fault("not a box", path, line, name, "numbers with x0 < x1 and y0 < y1, and a label"))
         else:
-            boxes.setdefault(row["id"], []).append(box)
+            boxes.setdefault(name, []).append(box)
     for name, line in absent.items():
         if boxes.setdefault(name, []):
             faults.append(Fault("none beside boxes", path, line, name, expected="one or the other"))
-    return boxes, faults
+    return _matched(boxes, lines, ids, path, notes, faults), notes, faults
+
+
+def _matched(
+    boxes: Mapping[str, list[Box]],
+    lines: Mapping[str, int],
+    ids: Sequence[str],
+    path: Path,
+    notes: list[str],
+    faults: list[Fault],
+) -> dict[str, list[Box]]:
+    """The boxes under the ids of the manifest."""
+    known = set(ids)
+    numbers: dict[str, list[str]] = {}  # an id without leading zeros -> ids of the manifest, and of the boxes
+    others: dict[str, list[str]] = {}
+    for name in known:
+        numbers.setdefault(_number(name), []).append(name)
+    for name in boxes:
+        if name not in known:
+            others.setdefault(_number(name), []).append(name)
+    found = {name: rows for name, rows in boxes.items() if name in known}
+    unknown, matched = [], []
+    for number, names in others.items():
+        candidates = numbers.get(number, [])
+        if not candidates:
+            unknown += names
+        elif len(names) == len(candidates) == 1 and candidates[0] not in boxes:
+            found[candidates[0]] = boxes[names[0]]
+            matched.append(f"{names[0]} for {candidates[0]}")
+        else:
+            what = f"ids {', '.join(names)} could be {' or '.join(sorted(candidates))} of the manifest"
+            remedy = "write the same ids in both files (a spreadsheet drops leading zeros: format the column as text)"
+            faults.append(Fault(what, path, lines[names[0]], remedy=remedy))
+    if matched:
+        what = f"{len(matched)} ids differ from the manifest's in leading zeros, and are matched"
+        notes.append(f"{path}: {what}, e.g. {matched[0]}")
+    if unknown and not found and ids:
+        what = f"none of its {len(boxes)} ids is in the manifest, e.g. {unknown[0]}"
+        faults.append(Fault(what, path, lines[unknown[0]], expected=f"ids such as {ids[0]}"))
+    elif unknown:
+        notes.append(f"{path}: {len(unknown)} ids that the manifest does not have, e.g. {min(unknown)}")
+    return found
+
+
+def _number(name: str) -> str:
+    """007 and 7.0 -> 7; another id as it is."""
+    match = re.fullmatch(r"0*([0-9]+?)(\.0+)?", name)
+    return name if match is None else match[1]
 
 
 def cell_of(boxes: Sequence[Box], absent: bool) -> str:

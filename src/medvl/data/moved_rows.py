@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from medvl.data.box_table import cell_of
-from medvl.data.records import ABSENT, NOT_A_MASK, Manifest
-from medvl.data.tables import read_table
+from medvl.data.cells import is_missing
+from medvl.data.manifest_paths import PathFinder
+from medvl.data.records import ABSENT, NOT_A_MASK, Manifest, read_rows
 
 
 def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -17,21 +18,23 @@ def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str,
         manifest: loaded without faults.
         out: the manifest that will be written.
     """
-    table = read_table(manifest.path)
+    table = read_rows(manifest.path)
     source, target = manifest.path.parent.resolve(), out.parent.resolve()
     columns, rows = list(table.columns), [dict(row) for _, row in table.rows]
     if source == target:
         return columns, rows
     paths = [name for name in columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)]
+    finder = PathFinder(source / manifest.path.name)
     moves_boxes = (source / "boxes.csv").is_file()
     if moves_boxes and "boxes" not in columns:
         columns.append("boxes")
     for row, record in zip(rows, manifest.records, strict=True):
         for name in paths:
             cell = row[name]
-            is_path = name in ("image", "mask") or (source / cell).is_file()  # mask_NAME may also be a remark
-            if cell and cell.lower() != ABSENT and is_path and not Path(cell).is_absolute():
-                row[name] = Path(os.path.relpath(source / cell, target)).as_posix()
+            path = finder.path(cell) if cell else source
+            is_path = name in ("image", "mask") or path.is_file()  # mask_NAME may also be a remark
+            if cell and cell.lower() != ABSENT and not is_missing(cell) and is_path and not Path(cell).is_absolute():
+                row[name] = Path(os.path.relpath(path, target)).as_posix()
         if moves_boxes:
             row["boxes"] = cell_of(record.boxes, record.boxes_absent)
     return columns, rows

@@ -25,6 +25,9 @@ HEADER_WITHIN = 30  # rows at the top, empty ones not counted
 _OLD = b"\xd0\xcf\x11\xe0"  # of .xls, and of XLSX behind a password
 _MARKUP = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _MAX_WHOLE = 10**15  # a spreadsheet keeps 15 digits
+# What makes a formula one: cells, functions, other sheets. A report that begins with "=" has none of them, and a
+# program that writes it as a formula stores no value, or 0.
+_REFERS = re.compile(r"\$|!|&|\b[A-Za-z]{1,3}[0-9]+\b|[A-Za-z.]+\(")
 _COMPUTE = "open the file in a spreadsheet program and save it there: that computes them"
 
 
@@ -34,7 +37,8 @@ class SheetFacts:
 
     merged: list[tuple[int, int, int]] = field(default_factory=list)  # (first row, last row, column)
     uncomputed: list[tuple[int, int]] = field(default_factory=list)  # formulas without a value
-    zero: dict[int, int] = field(default_factory=dict)  # column -> formulas whose value is 0
+    typed: dict[tuple[int, int], str] = field(default_factory=dict)  # text that begins with "=", which is no formula
+    num_zero: Counter[int] = field(default_factory=Counter)  # column -> formulas whose value is 0
     num_formulas: Counter[int] = field(default_factory=Counter)  # by column
 
 
@@ -112,7 +116,7 @@ def _choose_sheet(book: Any, needed: Sequence[str], path: Path, notes: list[str]
         sheet.reset_dimensions()  # some programs store a range smaller than the sheet
     filled = {sheet.title: rows for sheet in book.worksheets if (rows := _top(sheet))}
     if not filled:
-        raise InputError("every sheet is empty", file=path, expected="a table")
+        raise InputError("no sheet with anything in it", file=path, expected="a table")
     fitting = [title for title, rows in filled.items() if any(set(needed) <= set(row) for row in rows)]
     shown = [title for title in fitting if book[title].sheet_state == "visible"] or fitting
     if needed and len(shown) > 1:
@@ -160,15 +164,20 @@ def _facts(path: Path, sheet: Any) -> SheetFacts:
 
 
 def _note_formula(cell: ElementTree.Element, facts: SheetFacts) -> None:
-    if cell.find(f"{_MARKUP}f") is None:
+    formula = cell.findtext(f"{_MARKUP}f")
+    if formula is None:
         return
     place = _place(cell.get("r", ""))
     value = (cell.findtext(f"{_MARKUP}v") or "").strip()
     facts.num_formulas[place[1]] += 1
-    if not value and cell.get("t", "n") != "str":
+    empty = not value and cell.get("t", "n") != "str"
+    zero = value == "0" and cell.get("t", "n") == "n"
+    if formula and not _REFERS.search(formula) and (empty or (zero and re.search("[A-Za-z]", formula))):
+        facts.typed[place] = f"={formula}"
+    elif empty:
         facts.uncomputed.append(place)
-    elif value == "0" and cell.get("t", "n") == "n":
-        facts.zero[place[1]] = facts.zero.get(place[1], 0) + 1
+    elif zero:
+        facts.num_zero[place[1]] += 1
 
 
 def _place(reference: str) -> tuple[int, int]:
@@ -204,6 +213,8 @@ def _rows(
             except TypeError as error:
                 faults.append(Fault(f"column {column}: {error}", path, line))
                 texts.append("")
+        if facts.typed:
+            texts = [facts.typed.get((line, column), text).strip() for column, text in enumerate(texts, start=1)]
         for column in [column for column, last in until.items() if line > last]:
             del until[column]
         for column in until:
@@ -211,7 +222,7 @@ def _rows(
             if not texts[column - 1]:
                 texts[column - 1] = first[column]
                 num_filled[header[column - 1] if column <= len(header) else str(column)] += 1
-        for column in range(1, len(texts) + 1):
+        for column in range(1, len(texts) + 1) if starts else ():
             if (line, column) in starts:
                 first[column], until[column] = texts[column - 1], starts[line, column]
         if not header and any(texts) and set(needed) <= set(texts):
@@ -223,6 +234,9 @@ def _rows(
             if isinstance(value, datetime.datetime) and column <= len(header):
                 dates[header[column - 1]] += 1
         yield line, texts
+    if facts.typed:
+        what = f"{len(facts.typed)} cells begin with = and are no formulas: they are read as text"
+        notes.append(f"{path}: {what}, e.g. {next(iter(facts.typed.values()))[:40]!r}")
     if num_filled:
         columns = ", ".join(f"{name} {number}" for name, number in num_filled.items())
         notes.append(f"{path}: cells of merged ranges hold the value of the first one ({columns})")
@@ -237,7 +251,7 @@ def _rows(
 def _check_zero_formulas(facts: SheetFacts, header: Sequence[str], path: Path) -> None:
     """Programs that write formulas without computing them store 0, which is no name of a file and no text."""
     words = {"id", "image", "text", "mask", "patient", "group", "study", "split", "labels", "label"}
-    for column, number in facts.zero.items():
+    for column, number in facts.num_zero.items():
         name = header[column - 1] if column <= len(header) else ""
         if number == facts.num_formulas[column] and (name in words or name.startswith(("mask_", "text_"))):
             what = f"column {name}: {number} formulas whose value is 0, as where they were never computed"

@@ -25,7 +25,7 @@ def table_text(path: Path, warnings: list[str]) -> str:
         raise InputError(f"a table of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
     data = path.read_bytes()
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in data[:1000]:
+    if encoding == "utf-8" and data[:1000].count(0) > len(data[:1000]) // 4:
         raise InputError("UTF-16 without a byte order mark, or no text at all", file=path, remedy="save it as UTF-8")
     try:
         text = data.decode(encoding)
@@ -74,7 +74,9 @@ def _separator(text: str, needed: Sequence[str]) -> str:
     for separator in _SEPARATORS:
         for line in lines:
             cells = [cell.strip().strip('"') for cell in line.split(separator)]
-            score = 1000 * all(name in cells for name in needed) * bool(needed) + (len(cells) if line is lines[0] else 0)
+            score = len(cells) if line is lines[0] else 0
+            if needed and set(needed) <= set(cells):
+                score += 1000
             if len(cells) > 1 and score > most:
                 best, most = separator, score
     return best

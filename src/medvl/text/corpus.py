@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.data.clean_cells import CellKind, CleanCells
 from medvl.data.records import SHIPPED, SPLITS
 from medvl.data.tables import read_table
-from medvl.errors import Fault, InputError, nearest
+from medvl.errors import Fault, InputError, nearest, warn
 
 VAL_ONE_IN = 10  # where a manifest names no validation rows, that share of its texts, by their hash
 
@@ -83,7 +84,7 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     """
     if str(manifest).startswith(SHIPPED):
         manifest = Path(__file__).parents[1] / "assets" / str(manifest).removeprefix(SHIPPED) / "manifest.csv"
-    table = read_table(manifest)
+    table = read_table(manifest, needed=(text_column,))
     if text_column not in table.columns:
         like = nearest(text_column, table.columns)
         there = f"one of the columns: {', '.join(table.columns)}"
@@ -92,7 +93,10 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     faults = list(table.faults)
     rows, patients, num_empty = [], [], 0
     patient_column = next((name for name in ("patient", "group") if name in table.columns), None)
-    for line, row in table.rows:
+    kinds: dict[str, CellKind] = {text_column: "value", "split": "value", "patient": "group", "group": "group"}
+    cleaned = CleanCells({name: kind for name, kind in kinds.items() if name in table.columns})
+    for line, cells in table.rows:
+        row = cleaned.row(cells)
         split = row.get("split", "")
         if split and split not in SPLITS:
             faults.append(Fault(f"unknown split {split}", table.path, line, row.get("id"), ", ".join(SPLITS)))
@@ -105,6 +109,8 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
         raise InputError(faults)
     if not rows:
         raise InputError(f"no text in column {text_column}", file=table.path, expected="report texts")
+    for note in (*table.notes, *(f"{table.path}: {note}" for note in cleaned.notes())):
+        warn(note)
     return Corpus(table.path, tuple(rows), num_empty, tuple(patients))
 
 

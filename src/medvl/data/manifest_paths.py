@@ -1,0 +1,116 @@
+"""Paths as people write them in a manifest -> files of this machine.
+
+A backslash is read as a slash, and capitals and small letters are not told apart, where the path as it is written does
+not exist: both are counted and told. An absolute path of another kind of system is a fault.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+
+from medvl.errors import Fault
+
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+class PathFinder:
+    """Paths relative to the folder of a manifest; one object per distinct cell, since many rows share an image."""
+
+    def __init__(self, manifest: Path) -> None:
+        self._manifest = manifest
+        self._folder = manifest.parent
+        self._paths: dict[str, Path] = {}
+        self._names: dict[Path, dict[str, list[str]]] = {}  # folder -> names in small letters -> names
+        self._backslashes: list[str] = []
+        self._other_case: list[str] = []
+        self._absolute: list[str] = []
+
+    def path(self, cell: str) -> Path:
+        """The file that a cell means, whether it exists or not."""
+        if cell not in self._paths:
+            self._paths[cell] = self._find(cell)
+        return self._paths[cell]
+
+    def notes(self) -> list[str]:
+        """What was read in another way than it is written, with counts."""
+        notes = []
+        if self._backslashes:
+            what = f"{len(self._backslashes)} paths are written with \\ and read with /"
+            notes.append(f"{self._manifest}: {what}, e.g. {self._backslashes[0]}")
+        if self._other_case:
+            what = f"{len(self._other_case)} paths differ from their file in capitals or accents alone, and are taken"
+            notes.append(f"{self._manifest}: {what}, e.g. {self._other_case[0]}")
+        return notes
+
+    def faults(self) -> list[Fault]:
+        """One for all absolute paths of another kind of system."""
+        if not self._absolute:
+            return []
+        first = self._absolute[0]
+        parts = re.split(r"[\\/]+", first)
+        tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        near = next((tail for tail in tails if (self._folder / tail).exists()), None)
+        what = f"{len(self._absolute)} paths are absolute paths of Windows, e.g. {first}"
+        remedy = f"{near} is there: write it so" if near else "copy the files beside it and write e.g. images/a.png"
+        return [Fault(what, self._manifest, expected="paths relative to the manifest", remedy=remedy)]
+
+    def _find(self, cell: str) -> Path:
+        path = self._folder / cell
+        if _exists(path):
+            return path
+        if _WINDOWS.match(cell) and os.name != "nt":
+            self._absolute.append(cell)
+            return path
+        if "\\" in cell:
+            other = self._folder / cell.replace("\\", "/")
+            existing = other if _exists(other) else self._same_letters(other)
+            if existing is not None:
+                self._backslashes.append(cell)
+                return existing
+            return path
+        existing = self._same_letters(path)
+        if existing is None:
+            return path
+        self._other_case.append(f"{cell} for {existing.name}")
+        return existing
+
+    def _same_letters(self, path: Path) -> Path | None:
+        """The one existing file whose path has these letters, capitals and forms of accents apart."""
+        if not path.is_relative_to(self._folder):
+            return None
+        existing = self._folder
+        for part in path.relative_to(self._folder).parts:
+            if part == ".." or _exists(existing / part):
+                existing /= part
+                continue
+            names = self._in_folder(existing).get(_letters(part), [])
+            if len(names) != 1:
+                return None
+            existing /= names[0]
+        return existing
+
+    def _in_folder(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._names:
+            names: dict[str, list[str]] = defaultdict(list)
+            try:
+                for name in sorted(os.listdir(folder)):
+                    names[_letters(name)].append(name)
+            except OSError:  # no folder, or not to be read: nothing is in it
+                pass
+            self._names[folder] = names
+        return self._names[folder]
+
+
+def _letters(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or that no system allows
+        return False
