@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medvl.config_checks import cross_faults, key_faults, shown
+from medvl.core.files import write_text
 from medvl.core.plain_yaml import read_yaml, yaml_text
 from medvl.core.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.data.geometry import AugmentConfig, Border
@@ -382,9 +382,7 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the whole configuration, defaults included, as YAML (atomically)."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml_text(config_dict(config)), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, yaml_text(config_dict(config)))
 
 
 _PATHS = (

@@ -140,8 +140,8 @@ def audit(
 
     Exit code 2 when the manifest has faults, 1 when patients or images leak between splits, else 0.
     """
-    import os
 
+    from medvl.core.files import write_text
     from medvl.data.audit import audit_manifest, audit_text
     from medvl.data.slices import parse_slice
     from medvl.errors import InputError
@@ -165,9 +165,7 @@ def audit(
     if out is not None:
         target = out / "audit.json" if out.is_dir() else out
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.write_text(found.as_json() + "\n", encoding="utf-8")
-        os.replace(temporary, target)
+        write_text(target, found.as_json() + "\n")
     print(found.as_json() if as_json else audit_text(found))
     if found.exit_code:
         raise typer.Exit(code=found.exit_code)

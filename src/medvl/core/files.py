@@ -1,14 +1,18 @@
-"""Files that are written whole or not at all, and JSON that is read or refused."""
+"""Files and folders that are written whole or not at all, locks, and JSON that is read or refused."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 
 
 def keep_other_results(out: Path | None, **same: str) -> None:
@@ -44,15 +48,173 @@ def refuse_source(source: str | Path, out: str | Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
+    """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Write text in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log. A process that is killed may leave half a line."""
+    with _named(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@contextmanager
+def whole_file(path: Path, suffix: str = "", *, flush: bool = False) -> Iterator[Path]:
+    """Write a file whole or not at all: the `with` block writes the path that it is given, which then becomes `path`.
+
+    Where the block fails, an older file stays as it was and nothing is left.
+
+    Args:
+        suffix: of the path to write, for writers that go by it (".png").
+        flush: wait until it is on the disk before it takes the place of an older one, for what a loss of power must
+            not take.
+
+    Raises:
+        OSError: with the name of the file, whatever the block raised it with (a full disk).
+    """
+    temporary = _temporary(path, suffix)
+    try:
+        with _named(path):
+            yield temporary
+            if flush:
+                _flush(temporary)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Write a folder whole or not at all: the `with` block fills the folder that it is given, which becomes `path`.
+
+    Where the block fails, an older folder stays as it was and nothing is left. A process that is killed between the
+    two renames leaves the older folder under another name: `restore_folder` brings it back.
+    """
+    temporary, older = _temporary(path), path.with_name(f".{path.name}{_OLDER}")
+    restore_folder(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        with _named(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if path.exists():
+                os.replace(path, older)
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        restore_folder(path)
+
+
+def restore_folder(path: Path) -> None:
+    """After a process was killed while it replaced the folder `path`: the older one, if the new one is not there."""
+    older = path.with_name(f".{path.name}{_OLDER}")
+    if path.exists():
+        shutil.rmtree(older, ignore_errors=True)
+    elif older.is_dir():
+        os.replace(older, path)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed process left half written below `folder`. Nobody else may be writing there."""
+    for path in sorted(folder.rglob(".*")):
+        if _TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether this process is the only one in here, by a lock on the file `path`.
+
+    It is released when the process ends, however it ends; processes that it forked do not hold it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no such lock, one process at a time
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    for last in (False, True):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if last:
+                os.close(handle)
+                yield False
+                return
+            time.sleep(0.1)  # another process may only be looking
+        except OSError as error:
+            warn(f"{path.parent}: no locks on this disk ({error.strerror}); use it from one process at a time")
+            break
+    _locks.add(handle)
+    try:
+        yield True
+    finally:
+        _locks.discard(handle)
+        os.close(handle)
+
+
+_OLDER = ".older"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.[\w.]+)?")
+_locks: set[int] = set()
+
+
+def _close_locks() -> None:
+    for handle in _locks:
+        os.close(handle)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)  # a lock is held as long as any process has its file open
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the operating system name the file that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or _TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    except Exception as error:
+        # Writers in other languages fail over the first error a second time, or only say its number.
+        below: BaseException | None = error
+        while below is not None and not isinstance(below, OSError):
+            below = below.__context__
+        number = re.search(r"os error (\d+)", str(error))
+        code = below.errno if isinstance(below, OSError) else int(number[1]) if number else None
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 MAX_DIGITS = 100  # of a whole number in JSON; more is no number of an image, an id or a pixel

@@ -11,8 +11,6 @@ Sides are the patient's (`data.laterality: patient`): the patient's left is on t
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import whole_folder
 from medvl.data.phantom_film import SIDES, Film, Lesion, Mask, draw_anatomy
 from medvl.data.phantom_text import KINDS, Fact, Kind, Size, report
 from medvl.data.records import ABSENT, Box, write_manifest
@@ -146,17 +145,15 @@ def make_phantoms(
 
     folder = Path(folder)
     _check(folder, num, size, seed, splits, kinds)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")  # nothing half written under the final name
     rows, boxes = [], []
 
     def write(name: str, pixels: NDArray[np.uint8]) -> str:
         (work / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         return name
 
-    try:
+    with whole_folder(folder) as work:
         for name in ("images", "masks"):
-            (work / name).mkdir(parents=True)
+            (work / name).mkdir()
         for index in range(num) if progress is None else progress(range(num), num):
             phantom = draw_phantom(index, size=size, seed=seed, kinds=kinds)
             row = dict.fromkeys(("mask", *(f"mask_{kind}" for kind in KINDS)), ABSENT)
@@ -189,11 +186,6 @@ def make_phantoms(
             command += f" --kinds {','.join(kind for kind in KINDS if kind in kinds)}"
         about = _README.format(command=command, num=num, licence=LICENCE, kinds=", ".join(KINDS))
         (work / "README.md").write_text(about, encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     counts = Counter(row["split"] for row in rows)
     empty = [name for name, _ in zip(SPLITS, splits, strict=False) if not counts[name]]
     if empty:

@@ -16,13 +16,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medvl.data.box_table import Box as Box
+from medvl.data.hashes import HashStore
 from medvl.data.mask_colours import LabelValue
 from medvl.data.tables import Table, read_table, write_table
 from medvl.errors import Fault, InputError, warn
@@ -92,10 +93,36 @@ class Manifest:
             )
         return found
 
-    def content_hash(self) -> str:
-        """sha256 of all rows and of the bytes of their images and masks. Moving the folder does not change it."""
+    def content_hash(self, store: HashStore | None = None) -> str:
+        """sha256 of all rows and of the bytes of their images and masks. Moving the folder does not change it.
+
+        Args:
+            store: what it knows need not be read again; None reads every file.
+        """
         digest = hashlib.sha256()
-        files: set[Path] = set()
+        for row in self._rows():
+            digest.update(row)
+        for name, found in self.file_hashes(store).items():
+            digest.update(name.encode())
+            digest.update(b"missing" if found is None else bytes.fromhex(found))
+        return digest.hexdigest()
+
+    def file_hashes(self, store: HashStore | None = None) -> dict[str, str | None]:
+        """sha256 of every image and mask by its path relative to the manifest, sorted; None where it is missing."""
+        masks = (mask.path for row in self.records for mask in row.masks.values() if mask and mask.path)
+        hashes = (store or HashStore()).hashes([*(row.image for row in self.records), *masks])
+        return dict(sorted((self._name(path), found) for path, found in hashes.items()))
+
+    def rows_hash(self) -> str:
+        """sha256 of all rows without their files."""
+        return hashlib.sha256(b"\n".join(self._rows())).hexdigest()
+
+    def split_hash(self) -> str:
+        """sha256 of the sorted (id, patient, split): equal for equal splits, whatever else the table holds."""
+        keys = sorted((record.id, record.patient, record.split or "") for record in self.records)
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+    def _rows(self) -> Iterator[bytes]:
         for record in sorted(self.records, key=lambda record: record.id):
             masks = {name: self._mask_row(mask) for name, mask in sorted(record.masks.items())}
             boxes = [[box.label, box.x0, box.y0, box.x1, box.y1] for box in record.boxes]
@@ -111,18 +138,7 @@ class Manifest:
             ]
             row += [[ABSENT]] if record.labels_absent else []
             row += [record.study, record.view, record.split, record.licence, dict(sorted(record.extra.items()))]
-            digest.update(json.dumps(row).encode())
-            files.add(record.image)
-            files.update(mask.path for mask in record.masks.values() if mask is not None and mask.path is not None)
-        for path in sorted(files, key=self._name):
-            digest.update(self._name(path).encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing")
-        return digest.hexdigest()
-
-    def split_hash(self) -> str:
-        """sha256 of the sorted (id, patient, split): equal for equal splits, whatever else the table holds."""
-        keys = sorted((record.id, record.patient, record.split or "") for record in self.records)
-        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+            yield json.dumps(row).encode()
 
     def _name(self, path: Path) -> str:
         return _relative(str(path), str(self.path.parent))

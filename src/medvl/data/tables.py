@@ -6,12 +6,12 @@ or read in another way than the usual (a separator, an encoding) stands in `Tabl
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from medvl.core.files import whole_file
 from medvl.core.plain_yaml import NO_TEXT
 from medvl.data.cells import Grid, cell_text
 from medvl.data.spreadsheets import HEADER_WITHIN, read_xlsx, write_xlsx
@@ -83,12 +83,8 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Se
     if writer is None:
         raise InputError(f"{path.suffix or 'no suffix'} is no table that can be written", file=path, expected=_EXPECTED)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         writer(temporary, names, [[row.get(name, "") for name in names] for row in rows])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _named(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config import make_config
+from medvl.core.files import whole_file
 from medvl.data.box_labels import box_labels
 from medvl.data.display import stretched
 from medvl.data.images import read_image
@@ -138,9 +139,8 @@ def _draw(
             column += 1
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(textwrap.fill(_plain(title), 26), fontsize=8)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _show(axes: Any, pixels: NDArray[np.float32]) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import whole_file
 from medvl.data.display import as_picture
 from medvl.data.images import Image
 from medvl.data.nifti import NiftiSlice, single_slice
@@ -42,7 +42,8 @@ def write_mask_png(path: Path, mask: BoolArray) -> None:
     from PIL import Image as PILImage
 
     picture = PILImage.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    _atomically(path, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
 
 
 def write_mask_nifti(path: Path, mask: BoolArray, image: Image) -> None:
@@ -91,7 +92,8 @@ def write_overlay(
         cv2.putText(bar, text[:90], (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
         canvas = np.vstack([canvas, bar])
     picture = PILImage.fromarray(canvas)
-    _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float], str]]) -> None:
@@ -112,7 +114,8 @@ def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float],
             canvas, text[:60], (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, 0.5, PREDICTED, 1, cv2.LINE_AA
         )
     picture = PILImage.fromarray(canvas)
-    _atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+    with whole_file(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def _write_nifti(path: Path, values: NDArray[np.uint8], reference: NiftiSlice) -> None:
@@ -120,13 +123,5 @@ def _write_nifti(path: Path, values: NDArray[np.uint8], reference: NiftiSlice) -
 
     volume = nibabel.Nifti1Image(values, reference.affine)
     volume.header.set_xyzt_units(reference.unit)
-    _atomically(path, lambda temporary: nibabel.save(volume, temporary), ".nii.gz" if path.suffix == ".gz" else ".nii")
-
-
-def _atomically(path: Path, write: Callable[[str], None], suffix: str = ".tmp") -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
-    try:
-        write(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, ".nii.gz" if path.suffix == ".gz" else ".nii") as temporary:
+        nibabel.save(volume, str(temporary))

@@ -9,7 +9,6 @@ Shapes: H W native pixels, h w the model's cells, P = h*w, d joint width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medvl.config import Config
+from medvl.core.files import whole_file
 from medvl.data.dataset import fit_image, prepare
 from medvl.data.display import as_picture
 from medvl.data.geometry import Affine
@@ -293,9 +293,5 @@ def write_similarity(path: Path, image: Image, grounding: Grounding) -> None:
     bar = np.zeros((28, canvas.shape[1], 3), np.uint8)
     caption = f"{low:.2f} to {high:.2f}  {grounding.phrase}".encode("ascii", "replace").decode()
     cv2.putText(bar, caption[:90], (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         PILImage.fromarray(np.vstack([canvas, bar])).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,7 +16,6 @@ A single ResNet under another prefix is taken too, and the layout's name says so
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 
 from medvl.config import ASSET_PREFIX
+from medvl.core.files import whole_file
 from medvl.errors import Fault, InputError, warn
 from medvl.models.image_encoder import ENCODERS, ImageEncoder, fit_channels
 from medvl.models.unet import CNNEncoder
@@ -246,17 +246,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise InputError("no such folder", file=path.parent, remedy="make it first")
     if path.is_dir():
         raise InputError("a folder, not a file to write", file=path, remedy="choose another file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
             save_file(dict(tensors), str(temporary), metadata={"format": "pt"})
         else:
-            torch.save(dict(tensors), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            with temporary.open("wb") as file:  # errors of the disk then are the operating system's
+                torch.save(dict(tensors), file)
 
 
 def _located(path: Path) -> tuple[str, dict[str, Tensor]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.core.files import write_json
+from medvl.core.files import write_bytes, write_json
 from medvl.errors import InputError
 
 Storage = Literal["float16", "uint8"]
@@ -154,9 +153,7 @@ class PseudoLabelStore:
         self._drop_pages()
         if self._journal is not None:
             self._journal.close()
-        temporary = self.folder / "journal.tmp"
-        temporary.write_bytes(np.int64(step).tobytes())
-        os.replace(temporary, self.folder / "journal.bin")
+        write_bytes(self.folder / "journal.bin", np.int64(step).tobytes())
         self._journal = (self.folder / "journal.bin").open("ab", buffering=0)
         self._journalled.clear()
 

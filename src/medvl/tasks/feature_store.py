@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config import Config, DataConfig
+from medvl.core.files import whole_file
+from medvl.data.hashes import file_hash
 from medvl.errors import warn
 from medvl.provenance import versions
 from medvl.tasks.classify import Classifier
@@ -50,7 +51,7 @@ class FeatureStore:
 
     def features(self, images: Sequence[Path], compute: Compute) -> FloatArray:
         """(n, D) of `images`, in order; `compute(indices)` gives the rows of those that are not there yet."""
-        digests = [_file_digest(image) for image in images]
+        digests = [file_hash(image) for image in images]
         known = self._read()
         first = next((i for i, digest in enumerate(digests) if digest in known), None)
         if first is not None and not np.allclose(compute([first])[0], known[digests[first]], rtol=1e-3, atol=1e-4):
@@ -82,13 +83,8 @@ class FeatureStore:
     def _write(self, known: dict[str, FloatArray]) -> None:
         # Another process may write in between: its images are then computed once more, and nothing is wrong.
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.npz")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, key=self.key, digests=np.array(list(known)), features=np.stack(list(known.values())))
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, key=self.key, digests=np.array(list(known)), features=np.stack(list(known.values())))
 
 
 def encoder_key(module: Classifier, config: Config, data: DataConfig) -> str:
@@ -108,8 +104,3 @@ def encoder_key(module: Classifier, config: Config, data: DataConfig) -> str:
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,8 +8,6 @@ Shapes: N texts, L tokens, D width.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medvl.core.files import write_text
+from medvl.core.files import whole_file, write_text
 from medvl.errors import warn
 from medvl.text.encoder import TextEncoder
 
@@ -162,7 +160,5 @@ class FeatureCache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "README.txt", NOTICE)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        os.close(handle)
-        save_file(self._features, name)
-        os.replace(name, self._path)
+        with whole_file(self._path) as temporary:
+            save_file(self._features, str(temporary))

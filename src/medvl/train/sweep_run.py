@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medvl.config import Config, config_dict, load_config, make_config
-from medvl.core.files import write_json
+from medvl.core.files import alone, write_json
 from medvl.errors import InputError, nearest
 from medvl.evaluate.inputs import parse_overrides
 from medvl.settings import MACHINE_KEYS, PATH_KEYS, differences, said
@@ -147,9 +145,9 @@ class _Work:
             return standing
         if (other := self._awaited(cell)) is not None:
             return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
-        with _alone(self.out / ".locks" / cell.name) as alone:
-            if not alone or self.result(cell).exists():
-                return Outcome(cell, "open", "another process is at it") if not alone else self.standing(cell)
+        with alone(self.out / ".locks" / cell.name) as mine:
+            if not mine or self.result(cell).exists():
+                return Outcome(cell, "open", "another process is at it") if not mine else self.standing(cell)
             _say(f"{label}: {standing.note or 'to run'}")
             try:
                 self._train(cell)
@@ -165,8 +163,8 @@ class _Work:
         for other in self.sweep.needs(cell):
             if _finished(self.out / other.name):
                 continue
-            with _alone(self.out / ".locks" / other.name) as alone:
-                if not alone:
+            with alone(self.out / ".locks" / other.name) as mine:
+                if not mine:
                     return other
             if (further := self._awaited(other)) is not None:
                 return further
@@ -185,8 +183,8 @@ class _Work:
                     file=self.out / other.name,
                     remedy="run that variant first",
                 )
-            with _alone(self.out / ".locks" / other.name) as alone:
-                if not alone:
+            with alone(self.out / ".locks" / other.name) as mine:
+                if not mine:
                     raise InputError(f"another process is at the run @{other.variant}", remedy="the same sweep again")
                 _say(f"{other.name}: has its result but no run here; trained again for {cell.name}, the result stays")
                 self._train(other)
@@ -316,32 +314,6 @@ def _finished(run: Path) -> bool:
 
 def _state(run: Path) -> Path:
     return run / "checkpoints" / "last" / "state.pt"
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether this process is the only one in here; released when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no such lock, one process at a time
-        yield True
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    for last in (False, True):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if last:
-                os.close(handle)
-                yield False
-                return
-            time.sleep(0.1)  # another process may only be looking
-    try:
-        yield True
-    finally:
-        os.close(handle)
 
 
 def _say(message: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.files import whole_folder
 from medvl.data.images import read_image
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
 from medvl.data.masks import read_mask, resample_mask
@@ -77,17 +77,10 @@ def import_lung_regions(
     if max_size is not None and max_size < 16:
         raise InputError(f"--max-size is {max_size}", expected="at least 16 pixels")
     _check_rows(source, manifest.records)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")  # nothing half written under the final name
-    try:
+    with whole_folder(out) as work:
         for name in ("images", "maps"):
-            (work / name).mkdir(parents=True)
+            (work / name).mkdir()
         result = _write(source, manifest.records, work, max_size, licence)
-        if out.exists():
-            out.rmdir()
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return RegionImport(out / "manifest.csv", *result)
 
 

@@ -1,0 +1,88 @@
+"""SHA-256 of image and mask files, each read once: a store remembers them by size and times."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvl.core.files import write_text
+
+if TYPE_CHECKING:
+    from medvl.data.records import Record
+
+MARGIN_NS = 2_000_000_000  # a file that changed so shortly before it was hashed may have changed again unseen
+NUM_THREADS = 4  # hashing waits for the disk
+
+
+class HashStore:
+    """Hashes of files, kept in a file of their own between two runs.
+
+    An entry holds for a file of the same size and times (of its content and of its inode, which no program can set).
+    Anything else is hashed anew, so that the store saves time and decides nothing.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path`: where it is kept (JSON lines); None = in memory only. A damaged line is passed over."""
+        self.path = path
+        self.num_hashed = 0
+        self._entries: dict[str, list[object]] = {}  # absolute path -> size, mtime, ctime (ns), sha256
+        if path is not None and path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    name, *entry = json.loads(line)
+                except (ValueError, TypeError):
+                    continue
+                if isinstance(name, str) and len(entry) == 4:
+                    self._entries[name] = entry
+
+    def hashes(self, paths: Iterable[Path]) -> dict[Path, str | None]:
+        """-> path: sha256 in hex, or None where there is no such file. Writes what is new to the store's file."""
+        distinct = list(dict.fromkeys(paths))
+        before = self.num_hashed
+        with ThreadPoolExecutor(NUM_THREADS) as threads:
+            found = dict(zip(distinct, threads.map(self._hash, distinct), strict=True))
+        if self.path is not None and self.num_hashed > before:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "".join(json.dumps([name, *row]) + "\n" for name, row in self._entries.items()))
+        return found
+
+    def _hash(self, path: Path) -> str | None:
+        name = os.path.abspath(path)
+        try:
+            now, seen = time.time_ns(), os.stat(name)
+            key = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+            known = self._entries.get(name)
+            if known is not None and known[:3] == key:
+                return str(known[3])
+            found = file_hash(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        self.num_hashed += 1
+        if max(seen.st_mtime_ns, seen.st_ctime_ns) < now - MARGIN_NS:
+            self._entries[name] = [*key, found]
+        return found
+
+
+def image_hashes(records: Iterable[Record], store: HashStore | None = None) -> dict[Path, str]:
+    """The content of each distinct image of `records`: path -> SHA-256 of the file's bytes in hex.
+
+    Args:
+        records: of a manifest (`manifest.records`, `manifest.split("val")`).
+        store: does not read unchanged files again (a run keeps its own: `train.run.HASHES`); None reads every file.
+
+    An image that is missing has no entry.
+    """
+    found = (store or HashStore()).hashes(record.image for record in records)
+    return {path: digest for path, digest in found.items() if digest is not None}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
