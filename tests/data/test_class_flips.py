@@ -109,6 +109,18 @@ def test_what_cannot_be_put_into_names_is_refused(classes: tuple[str, ...], opti
     ClassFlips(classes, AugmentConfig())
 
 
+def test_protocols_that_flip_obey() -> None:
+    for name, task in (("kad_finetune", "classify"), ("medklip_segmentation", "segment")):
+        augment = make_config({"protocol": name, "task": task}).data.augment
+        ClassFlips(("Atelectasis", "Edema", "mask"), augment)
+        assert ClassFlips(SIDES, augment).order(flip(True, False)).tolist() == [1, 0]
+        with pytest.raises(InputError):
+            ClassFlips(SIDES[:1], augment)
+    for fidelity in ("paper", "released"):
+        with pytest.raises(InputError):
+            ClassFlips(SIDES, make_config({"fidelity": fidelity}).data.augment)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     parts=st.lists(st.sampled_from(["lung", "upper_zone", "Lower Zone", "rib3", "effusion"]), max_size=4, unique=True),

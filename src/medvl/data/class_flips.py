@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.geometry import Affine, AugmentConfig
-from medvl.data.reports import is_english, mirror_text, names_height, names_side
+from medvl.data.reports import can_mirror, mirror_text, names_height, names_side
 from medvl.errors import InputError
 
 Order = NDArray[np.int64]
@@ -91,17 +91,17 @@ def _order(classes: Sequence[str], words: Sequence[str], left_right: bool, up_do
     order = np.arange(len(classes))
     if not (left_right or up_down):
         return order
+    flips = {"left_right": left_right, "up_down": up_down}
     places: dict[str, list[int]] = {}
     for k, text in enumerate(words):
-        places.setdefault(_spelt(text, left_right, up_down), []).append(k)
+        places.setdefault(_spelt(text, **flips), []).append(k)
     for k, (name, text) in enumerate(zip(classes, words, strict=True)):
-        named = (left_right and _has_side(text)) or (up_down and names_height(text))
-        if not named and is_english(text):
-            continue
-        mirrored = _both(mirror_text(text, left_right=left_right, up_down=up_down))
+        mirrored = _both(mirror_text(text, **flips))
         matches = places.get(mirrored, [])
-        if not is_english(text) or mirrored == _spelt(text, left_right, up_down):
-            what = f"whether the class {name} names a side or a height, and what it is after a flip, is not known"
+        if not can_mirror(text, **flips):
+            what = f"what the class {name} is after a flip is not known"
+        elif mirrored == _spelt(text, **flips):
+            continue  # it names no side (or both) and no height
         elif len(matches) != 1:
             number = f"{len(matches)} classes" if matches else "no class"
             what = f"a flip makes the class {name} a {mirrored}, which is {number}"
@@ -117,9 +117,8 @@ def _order(classes: Sequence[str], words: Sequence[str], left_right: bool, up_do
     return order
 
 
-def _spelt(text: str, left_right: bool, up_down: bool) -> str:
+def _spelt(text: str, **flips: bool) -> str:
     """As `mirror_text` spells it: mirrored twice."""
-    flips = {"left_right": left_right, "up_down": up_down}
     return _both(mirror_text(mirror_text(text, **flips), **flips))
 
 
@@ -128,9 +127,5 @@ def _both(text: str) -> str:
     return text if _HEIGHT_PAIR.search(text) else _BOTH_SIDES.sub("bilateral", text)
 
 
-def _has_side(text: str) -> bool:
-    return names_side(_both(text))
-
-
 def _has_place(text: str) -> bool:
-    return _has_side(text) or names_height(text) or not is_english(text)
+    return names_side(_both(text)) or names_height(text) or not can_mirror(text, left_right=True, up_down=True)

@@ -21,8 +21,9 @@ from torch.utils.data import Dataset
 from medvl.config import DataConfig
 from medvl.data.body_mask import body_mask
 from medvl.data.class_flips import ClassFlips
-from medvl.data.geometry import Affine, draw, fit, intensity, own_range, require_laterality, warn_unmirrored
+from medvl.data.geometry import Affine, draw, fit, require_laterality, warn_unmirrored
 from medvl.data.images import Image, read_image
+from medvl.data.intensity import intensity, own_range
 from medvl.data.masks import read_mask
 from medvl.data.records import MaskRef, Record
 from medvl.data.sampler import REPEATED

@@ -30,8 +30,6 @@ Border = Literal["edge", "zero"]  # what stands beyond the picture: its edges re
 
 KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what is cut off would be untrue
 DRAWS = 4
-RANGE_TAIL = 0.005  # of the pixels at either end that are no part of an image's range: labels burnt in, dead pixels
-RANGE_PIXELS = 65536  # that a range is read off, at most
 
 
 @pydantic_dataclass(config=SECTION)
@@ -230,45 +228,6 @@ def draw(
         if mask is None or not mask.any() or whole or _kept(affine, mask) >= KEPT_FOREGROUND:
             return affine
     return base
-
-
-def own_range(pixels: FloatArray) -> tuple[float, float]:
-    """The range that an image (any shape) uses: percentiles 0.5 and 99.5, of a grid of its pixels where it is large.
-
-    Of an image that is constant but for fewer pixels than that, the lowest and the highest value.
-    """
-    step = max(1, int(np.ceil(np.sqrt(pixels.size / RANGE_PIXELS))))
-    values = (pixels[::step, ::step] if pixels.ndim > 1 else pixels).ravel()
-    ranks = (int(RANGE_TAIL * (values.size - 1)), int(np.ceil((1 - RANGE_TAIL) * (values.size - 1))))
-    low, high = np.partition(values, ranks)[list(ranks)]
-    if low == high:
-        low, high = pixels.min(), pixels.max()
-    return float(low), float(high)
-
-
-def intensity(
-    config: AugmentConfig, rng: np.random.Generator, pixels: FloatArray, limits: tuple[float, float]
-) -> FloatArray:
-    """Gamma, contrast, brightness and noise on (C, H, W) in [0, 1]; what leaves [0, 1] saturates, as exposure does.
-
-    Args:
-        limits: the image's `own_range`, which all of it is relative to. A constant image has none, and stays.
-    """
-    low, span = np.float32(limits[0]), np.float32(limits[1] - limits[0])
-    if config.scheme != "medvl" or span <= 0:
-        return pixels
-    gamma = np.exp(rng.uniform(-1, 1) * np.log1p(config.max_gamma))
-    contrast = 1 + rng.uniform(-config.max_contrast, config.max_contrast)
-    brightness = rng.uniform(-config.max_brightness, config.max_brightness)
-    scaled = (pixels - low) / span
-    result = np.where(scaled > 0, np.power(np.maximum(scaled, 0), gamma, dtype=np.float32), scaled)
-    mean = float(result.mean())
-    result = (result - mean) * contrast + mean + brightness
-    if config.max_noise:
-        noise = rng.standard_normal(result.shape[1:], dtype=np.float32)  # the same for all channels of a pixel
-        result = result + rng.uniform(0, config.max_noise) * noise
-    saturated: FloatArray = np.clip(low + span * result, 0, 1).astype(np.float32)
-    return saturated
 
 
 def picture_side(word_side: Literal["left", "right"], laterality: Laterality) -> Literal["left", "right"]:
