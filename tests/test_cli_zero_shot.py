@@ -17,6 +17,7 @@ from PIL import Image
 from medvl.cli.classify import classify
 from medvl.cli.ground import ground
 from medvl.config import load_config
+from medvl.data.masks import read_mask
 from medvl.errors import InputError
 from medvl.train.run import train
 
@@ -166,12 +167,61 @@ def test_ground_one_image(discs: Path, cli: Cli, tmp_path: Path) -> None:
     assert "no box" in high and not np.asarray(Image.open(out / "30__upper-opacity.png")).any()
 
 
+def test_classify_images_and_a_table_without_splits(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    whole = json.loads(cli("classify", discs / "run", discs / "manifest.csv", "--out", tmp_path / "val", "--json"))
+    prob_of = {row["image"]: row["prob_upper_opacity"] for row in rows_of(tmp_path / "val" / "cases.csv")}
+    words = ["--classes", "upper_opacity", "--json"]
+    files = [discs / name for name in list(prob_of)[:2]]
+    found = json.loads(cli("classify", discs / "run", *files, *words, "--out", tmp_path / "images"))
+    rows = rows_of(tmp_path / "images" / "cases.csv")
+    assert found["num_cases"] == 2 and not found["by_class"] and found["split"] == "all"
+    assert [row["prob_upper_opacity"] for row in rows] == [prob_of[path.name] for path in files]
+    assert [row["id"] for row in rows] == [path.stem for path in files]
+
+    lines = list(csv.DictReader((discs / "manifest.csv").open()))
+    columns = [name for name in lines[0] if name != "split"]
+    with (discs / "no_splits.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row for row in lines if row["split"] == "val")
+    try:
+        every = json.loads(cli("classify", discs / "run", discs / "no_splits.csv", "--json"))
+    finally:
+        (discs / "no_splits.csv").unlink()
+    assert every["split"] == "all" and every["threshold"] == 0.5
+    for name, row in whole["by_class"].items():
+        assert every["by_class"][name]["auc"]["mean"] == row["auc"]["mean"]
+
+
+def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    import nibabel
+
+    (tmp_path / "set" / "deep").mkdir(parents=True)
+    picture = Image.open(discs / "30.png")
+    picture.save(tmp_path / "set" / "deep" / "30.png")
+    values = np.stack([np.asarray(picture).T[::-1, ::-1] * k for k in (1, 0, 1)], axis=2).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "set" / "v.nii.gz")
+    words = ["--text", "upper opacity", "--threshold", "0.1", "--json"]
+    with pytest.raises(InputError, match="--slice"):
+        cli("ground", discs / "run", tmp_path / "set", *words, "--out", tmp_path / "none")
+    words += ["--slice"]
+    found = json.loads(cli("ground", discs / "run", tmp_path / "set", "--out", tmp_path / "all", *words, "all"))
+    flat, volume = sorted(found["phrases"], key=lambda row: row["id"])
+    assert flat["id"] == "30" and volume["mask"].endswith("v__upper-opacity.nii.gz")
+    one = json.loads(
+        cli("ground", discs / "run", tmp_path / "set" / "v.nii.gz", "--out", tmp_path / "one", *words, 2)
+    )["phrases"][0]
+    mask = np.asarray(Image.open(one["mask"])) > 0
+    assert (read_mask(volume["mask"], slice_index=2) == mask).all() and volume["slice"] in (0, 2)
+    assert nibabel.load(volume["mask"]).shape == values.shape
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["30.png", "--out", "x"], "--text"),
         (["30.png", "--text", "a"], "--out FOLDER"),
-        (["30.png", "--text", "a", "--split", "test", "--seed", "1"], "--split, --seed with an image"),
+        (["30.png", "--text", "a", "--split", "test", "--seed", "1"], "--split, --seed with images"),
         (["manifest.csv", "--text", "a"], "--text with a manifest"),
         (["manifest.csv", "--phrase", "a", "--phrase-column", "b", "--target", "spot"], "one of them"),
         (["manifest.csv"], "no class mask"),

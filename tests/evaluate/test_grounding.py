@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,6 +210,24 @@ def test_each_half_of_val_is_scored_at_the_threshold_of_the_other(
         high = half[int(row["patient"][1:])]
         assert float(row["threshold"]) == pytest.approx(-0.75 if high else 0.1, abs=0.01)
         assert float(row["recall"]) == (1 if high else 0)
+
+
+def test_a_threshold_is_withheld_where_the_phrase_is_no_better_than_chance(films: Path) -> None:
+    """Texts of the other side are low where the mask is: the best mask of all is the whole image."""
+    manifest = manifest_of(films)
+    opposite = {"left spot": "right spot", "right spot": "left spot", "": ""}
+    rows = tuple(replace(row, text=opposite[row.text]) for row in manifest.records)
+    wrong = replace(manifest, records=rows)
+    found = grounding("run", wrong, target="spot")
+    practice = found["published_practice"]
+    assert found["threshold"] is None and practice["threshold"] is None
+    assert "whole image" in found["threshold_withheld"] and "whole image" in practice["threshold_withheld"]
+    own, everything = found["methods"]["phrase"], found["methods"]["everything"]
+    assert own["dice"]["mean"] == pytest.approx(everything["dice"]["mean"]) and "withheld" in as_text(found)
+    known = grounding("run", manifest_of(films), target="spot")
+    assert known["threshold_withheld"] is None and known["published_practice"]["threshold"] is not None
+    fixed = grounding("run", wrong, target="spot", threshold=0.0)
+    assert fixed["threshold"] == 0.0  # a number that is given is the user's own
 
 
 def test_test_is_scored_at_the_threshold_of_val_and_logged(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:

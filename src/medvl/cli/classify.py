@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.predict import SOURCES_HELP
+
 
 class ThresholdFrom(StrEnum):
     """Where the threshold of F1, accuracy and MCC comes from."""
@@ -33,11 +35,21 @@ class Temperature(StrEnum):
 
 def classify(
     model: Annotated[str, typer.Argument(help="run or model folder of a pre-training (task: pretrain)")],
-    manifest: Annotated[Path, typer.Argument(help="manifest with labels (labels_unknown = not known)")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCES", help=f"a manifest with labels (labels_unknown = not known), to score; or {SOURCES_HELP}"
+        ),
+    ],
     prompts: Annotated[Path | None, typer.Option(help="YAML of prompt families; default the shipped one")] = None,
     family: Annotated[str | None, typer.Option(help="family of that file; default its first (chexzero)")] = None,
     classes: Annotated[str | None, typer.Option(help="a,b,...; default every label of the manifest")] = None,
-    split: Annotated[str, typer.Option(help="split to score; test is logged in the model's folder")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="of a manifest: split to score [val; all where it has no splits]; test is logged")
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option("--slice", help="of volumes and files of several frames: a number from 0")
+    ] = None,
     protocol: Annotated[
         ProtocolName | None, typer.Option(help="published prompts and thresholds; options that are given win")
     ] = None,
@@ -56,6 +68,8 @@ def classify(
 ) -> None:
     """Classify images by prompts, without training on any label: probability of each class, AUC, F1, accuracy, MCC.
 
+    Images without labels get probabilities alone.
+
     Intervals of 95 % by patient. The threshold of the published tables, chosen on the scored split, stands apart.
     """
     import json
@@ -63,7 +77,16 @@ def classify(
 
     from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
-    from medvl.evaluate.zero_shot_classification import FORMAT, as_text, options_of, zero_shot_classification
+    from medvl.data.slices import parse_slice
+    from medvl.errors import InputError
+    from medvl.evaluate.zero_shot_classification import (
+        FORMAT,
+        as_text,
+        options_of,
+        split_of,
+        zero_shot_classification,
+    )
+    from medvl.infer.inputs import as_manifest, default_slice, is_manifest, list_images
     from medvl.text.prompts import load_prompts
 
     asked_family, values = options_of(
@@ -75,7 +98,14 @@ def classify(
     )
     if protocol is not None:
         print(f"protocol {protocol.value}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr)
-    records = load_manifest(manifest)
+    choice = parse_slice(slices)
+    if choice == "all":
+        raise InputError("--slice all", expected="one slice: a probability is of one image", remedy="--slice N")
+    if len(sources) == 1 and is_manifest(sources[0]):
+        records = load_manifest(sources[0])
+    else:
+        records = as_manifest(list_images(sources, choice=choice, default_slice=default_slice(model)), sources[0])
+    split = split or split_of(records)
     same = {"model": model, "split": split, "manifest": str(records.path)}
     keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
     summary = zero_shot_classification(
@@ -87,6 +117,7 @@ def classify(
         out=out,
         seed=seed,
         device=device,
+        slice_index=choice,
         **values,
     )
     print(json.dumps(summary) if as_json else as_text(summary, out))

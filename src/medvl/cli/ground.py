@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from medvl.infer.zero_shot import How as HowName
+from medvl.cli.predict import SLICE_HELP, SOURCES_HELP
 
 
 class How(StrEnum):
@@ -21,8 +20,11 @@ class How(StrEnum):
 
 def ground(
     model: Annotated[str, typer.Argument(help="run or model folder of a pre-training (task: pretrain)")],
-    source: Annotated[Path, typer.Argument(help="a manifest with masks, to score; or one image, to look at")],
-    text: Annotated[list[str] | None, typer.Option(help="of an image: what to look for; repeat for more")] = None,
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCES", help=f"a manifest with masks, to score; or {SOURCES_HELP}")
+    ],
+    text: Annotated[list[str] | None, typer.Option(help="of images: what to look for; repeat for more")] = None,
+    slices: Annotated[str | None, typer.Option("--slice", help=f"{SLICE_HELP} (of images)")] = None,
     target: Annotated[str | None, typer.Option(help="of a manifest: column mask, or NAME of mask_NAME")] = None,
     phrase_column: Annotated[str | None, typer.Option(help="of a manifest: column of the phrases [text]")] = None,
     phrase: Annotated[str | None, typer.Option(help="of a manifest: one phrase for all records")] = None,
@@ -32,7 +34,7 @@ def ground(
     ] = None,
     sigma: Annotated[float, typer.Option(help="of the Gaussian smoothing, in cells; 0 = none")] = 1.5,
     how: Annotated[How, typer.Option(help="value: path of the attention pool; projector: map before it")] = How.value,
-    out: Annotated[Path | None, typer.Option(help="folder for what is written; an image needs it")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for what is written; images need it")] = None,
     seed: Annotated[int | None, typer.Option(help="of a manifest: bootstrap, halves, shuffled phrases [0]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -40,27 +42,44 @@ def ground(
     """Where a phrase is in an image, by a pre-trained model that never saw a mask.
 
     Of a manifest: Dice, IoU, recall, pointing game and contrast-to-noise ratio against its masks, with intervals by
-    patient, beside shuffled phrases and chance; writes cases.csv and summary.json. Of an image: the similarity map over
-    it, with --threshold also mask and box.
+    patient, beside shuffled phrases and chance; writes cases.csv and summary.json. Of images, and of a manifest without
+    masks: the similarity map over each, with --threshold also mask and box.
     """
     import json
 
     from medvl.data.records import load_manifest
+    from medvl.data.slices import parse_slice
     from medvl.errors import InputError
 
     of_manifest = {"target": target, "phrase-column": phrase_column, "phrase": phrase, "split": split, "seed": seed}
-    if not _is_table(source):
+    choice = parse_slice(slices)
+    scored = [source for source in sources if _has_masks(source)]
+    if not scored:
         given = [f"--{name}" for name, value in of_manifest.items() if value is not None]
         if given:
             raise InputError(
-                f"{', '.join(given)} with an image", file=source, expected="a manifest", remedy="--text PHRASE"
+                f"{', '.join(given)} with images that are not scored",
+                file=sources[0],
+                expected="a manifest with masks",
+                remedy="--text PHRASE",
             )
-        rows = _ground_image(model, source, text or [], threshold, sigma, how.value, out, device)
+        if out is None:
+            expected = '--text "right upper zone" and --out FOLDER'
+            raise InputError("grounding in images", file=sources[0], expected=expected)
+        from medvl.infer.ground_files import ground_files
+
+        options: dict[str, Any] = {"threshold": threshold, "sigma": sigma, "how": how.value}
+        rows = ground_files(model, sources, text or [], out, choice=choice, device=device, **options)
         lines = [*map(_line, rows), *([_no_threshold(model)] if threshold is None else [])]
         print(json.dumps({"phrases": rows, "out": str(out)}) if as_json else "\n".join(lines))
         return
+    source = scored[0]
+    if len(sources) > 1:
+        raise InputError("a manifest with masks among other inputs", file=source, expected="it alone: it is scored")
     if text:
         raise InputError("--text with a manifest", file=source, remedy="--phrase PHRASE, or --phrase-column COLUMN")
+    if choice == "all":
+        raise InputError("--slice all with a manifest of masks", file=source, expected="one slice: --slice N")
     if phrase is not None and phrase_column is not None:
         raise InputError("--phrase and --phrase-column", expected="one of them")
     from medvl.core.files import keep_other_results
@@ -83,55 +102,26 @@ def ground(
         out=out,
         seed=seed or 0,
         device=device,
+        slice_index=choice,
     )
     print(json.dumps(summary) if as_json else as_text(summary, out))
     practice = summary["published_practice"]
-    if practice is not None and summary["split"] == "val" and not as_json:
+    if practice is not None and practice["threshold"] is not None and summary["split"] == "val" and not as_json:
         print(f"for an image: --threshold {practice['threshold']:.4g}, the best of all val cases by Dice per case")
 
 
-def _is_table(source: Path) -> bool:
-    from medvl.data.records import SHIPPED
-    from medvl.data.tables import SUFFIXES
+def _has_masks(source: str) -> bool:
+    """Whether a source is a manifest with masks, which is scored."""
+    from medvl.data.records import NOT_A_MASK, SHIPPED
+    from medvl.data.tables import read_table
+    from medvl.infer.inputs import is_manifest
 
-    return source.suffix.lower() in SUFFIXES or str(source).startswith(SHIPPED)
-
-
-def _ground_image(
-    model: str,
-    path: Path,
-    phrases: list[str],
-    threshold: float | None,
-    sigma: float,
-    how: HowName,
-    out: Path | None,
-    device: str,
-) -> list[dict[str, Any]]:
-    """Writes <id>__<phrase-slug>_similarity.png, with a threshold also <id>__<phrase-slug>.png; a row per phrase."""
-    from medvl.errors import InputError, warn
-    from medvl.infer.writers import slug, write_mask_png
-    from medvl.infer.zero_shot import ZeroShot, write_similarity
-
-    if not phrases or out is None:
-        raise InputError("grounding in an image", file=path, expected='--text "right upper zone" and --out FOLDER')
-    reader = ZeroShot.load(model, device).set_image(path)
-    found = [reader.ground(phrase, threshold, sigma, how) for phrase in phrases]
-    out.mkdir(parents=True, exist_ok=True)
-    name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    rows: list[dict[str, Any]] = []
-    for one in found:
-        for note in one.warnings:
-            warn(note, place=f"{name}: {one.phrase!r}")
-        stem = "__".join([name, slug(one.phrase) or "empty"])
-        write_similarity(out / f"{stem}_similarity.png", reader.image, one)
-        y, x = divmod(int(one.similarity_map.argmax()), one.similarity_map.shape[1])
-        row: dict[str, Any] = {"text": one.phrase, "similarity": str(out / f"{stem}_similarity.png")}
-        row |= {"highest": float(one.similarity_map.max()), "highest_xy": [x, y], "mask": None, "box": one.box}
-        if one.mask is not None:
-            write_mask_png(out / f"{stem}.png", one.mask)
-            row["mask"] = str(out / f"{stem}.png")
-        rows.append({**row, "warnings": list(one.warnings)})
-    return rows
+    if not is_manifest(source):
+        return False
+    if source.startswith(SHIPPED):
+        return True
+    columns = read_table(source).columns
+    return any(name == "mask" or (name.startswith("mask_") and name not in NOT_A_MASK) for name in columns)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import io
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def grounding(
     out: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
+    slice_index: int | None = None,
 ) -> dict[str, Any]:
     """Ground the phrases of a split and score them; writes cases.csv and summary.json into `out`.
 
@@ -80,6 +81,10 @@ def grounding(
             patients gets the one that is best on the other half.
         sigma, how: see `ZeroShot.ground`.
         seed: of the shuffled phrases, the halves and the bootstrap by patient.
+        slice_index: of volumes; None = that of the model's training.
+
+    A threshold is withheld where the phrase is not better than chance at it (`_withheld`): whoever used it would mark
+    the whole image.
 
     Records where `target` is not annotated, is empty, or that have no phrase are left out and counted.
 
@@ -91,6 +96,8 @@ def grounding(
     if threshold is not None and not -1.0 <= threshold <= 1.0:
         raise InputError(f"threshold {threshold}", expected="a cosine from -1 to 1")
     reader = ZeroShot.load(model, device)
+    if slice_index is not None:
+        reader.config = replace(reader.config, data=replace(reader.config.data, slice_index=slice_index))
     levels = LEVELS if threshold is None else np.array([threshold], dtype=np.float32)
     ask = _Asker(reader, target, phrase, sigma, how, seed, levels)
     cases, left_out = ask.cases(manifest.split(split), f"ground {split}")
@@ -119,6 +126,9 @@ def grounding(
         at = [best_level(chosen_on)] * len(cases)
         used, source = _level(at[0]), f"val: best Dice per case on {len(chosen_on)} cases"
     rows = [row for case, level in zip(cases, at, strict=True) for row in _rows(case, level, levels, manifest)]
+    withheld = None if threshold is not None else _withheld(cases, at, seed)
+    if withheld is not None:
+        used, source = None, f"withheld: {withheld}"
     methods = list(dict.fromkeys(row["method"] for row in rows))
     notes = [RECALL]
     if SHUFFLED not in methods:
@@ -154,6 +164,7 @@ def grounding(
             "machine": machine(),
             "threshold": used,
             "threshold_source": source,
+            "threshold_withheld": withheld,
             "grid": "native",
             "num_cases": len(cases),
             "num_patients": len({case.record.patient for case in cases}),
@@ -190,7 +201,10 @@ def as_text(summary: dict[str, Any], out: Path | None = None) -> str:
     practice = summary["published_practice"]
     if practice is not None:
         cells = ", ".join(f"{name} {_cell(practice['metrics'][name])}" for name in ("dice", "iou", "recall"))
-        lines.append(f"{practice['what']} ({practice['threshold']:g}, optimistic): {cells}")
+        level = "withheld" if practice["threshold"] is None else f"{practice['threshold']:g}"
+        lines.append(f"{practice['what']} ({level}, optimistic): {cells}")
+        if practice["threshold"] is None:
+            lines.append(f"no threshold is given for images: {practice['threshold_withheld']}")
     lines += [f"note: {note}" for note in summary["notes"]]
     if out is not None:
         lines.append(f"written: {out / 'cases.csv'}, {out / 'summary.json'}")
@@ -213,16 +227,43 @@ def best_level(cases: Sequence[GroundingCase]) -> int:
 def _published(cases: Sequence[GroundingCase], split: str, seed: int) -> dict[str, Any]:
     """Dice, IoU and recall at the threshold that is best on the scored cases themselves."""
     at = best_level(cases)
+    withheld = _withheld(cases, [at] * len(cases), seed)
     values = np.array([[float(value) for value in case.own.overlap(at)] for case in cases])  # (n, 3)
     patients = [case.record.patient for case in cases]
     return {
         "what": published_practice(split),
-        "threshold": _level(at),
+        "threshold": _level(at) if withheld is None else None,
+        "threshold_withheld": withheld,
         "metrics": {
             name: mean_interval(column, patients, seed=seed).to_dict()
             for name, column in zip(("dice", "iou", "recall"), values.T, strict=True)
         },
     }
+
+
+def _withheld(cases: Sequence[GroundingCase], at: Sequence[int], seed: int) -> str | None:
+    """Why the threshold of each case is of no use: the phrase is not better than chance, or None where it is.
+
+    Dice is compared, paired by patient, with that of as many pixels drawn at random and with that of the whole image:
+    a threshold that marks everything often has the best Dice of all.
+    """
+    patients = [case.record.patient for case in cases]
+    dice = np.array([float(case.own.overlap(level)[0]) for case, level in zip(cases, at, strict=True)])
+    true = np.array([case.own.true_px for case in cases], dtype=np.float64)
+    whole = np.array([case.own.num_px for case in cases], dtype=np.float64)
+    pred = np.array([case.own.pred_px[level] for case, level in zip(cases, at, strict=True)], dtype=np.float64)
+    for name, control in (
+        ("as many pixels at random", 2 * pred * true / whole / (pred + true)),
+        ("the whole image as the answer", 2 * true / (whole + true)),
+    ):
+        difference = paired_difference(dice, control, patients, seed=seed)
+        low = difference.mean if math.isnan(difference.lo) else difference.lo
+        if not low > 0:
+            return (
+                f"the phrase is not better than {name} (Dice {dice.mean():.3f} against {control.mean():.3f}; "
+                f"it marks {(pred / whole).mean():.0%} of the image)"
+            )
+    return None
 
 
 def patient_halves(patients: Sequence[str], seed: int, remedy: str = "--threshold X") -> BoolArray:

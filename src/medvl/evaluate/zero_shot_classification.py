@@ -12,6 +12,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from medvl.text.prompts import PromptFamily, PromptPair, is_denial
 
 FORMAT = "medvl-zero-shot-classification/1"
 UNKNOWN = "labels_unknown"
+ALL = "all"
 SHOWN = ("f1", "accuracy", "mcc", "sensitivity", "specificity")
 FloatArray = NDArray[np.float64]
 ThresholdFrom = Literal["fixed", "val"]
@@ -45,7 +47,7 @@ def zero_shot_classification(
     manifest: Manifest,
     family: PromptFamily,
     *,
-    split: str = "val",
+    split: str | None = None,
     classes: Sequence[str] | None = None,
     threshold_from: ThresholdFrom = "val",
     temperature: Temperature = "model",
@@ -54,11 +56,14 @@ def zero_shot_classification(
     out: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
+    slice_index: int | None = None,
 ) -> dict[str, Any]:
     """Ask a pre-trained model for every class in every image of a split; writes cases.csv and summary.json into `out`.
 
     Args:
         model: RUN or MODEL folder of `task: pretrain`.
+        split: None = `split_of` the manifest; "all" = every record, at the threshold 0.5.
+        slice_index: of volumes; None = that of the model's training.
         classes: default: every label of the manifest (column labels and labels_unknown), or, where it has none, the
             classes that the family has pairs for.
         threshold_from: "fixed" is 0.5, where the positive prompt is as near as the negative one; "val" chooses on the
@@ -74,10 +79,16 @@ def zero_shot_classification(
     """
     asked = _classes(manifest, family, classes)
     prompts = family.prompts(asked)
-    groups = by_image(manifest.split(split))
+    split = split or split_of(manifest)
+    groups = by_image(manifest.records if split == ALL else manifest.split(split))
     reader = ZeroShot.load(model, device)
+    if slice_index is not None:
+        reader.config = replace(reader.config, data=replace(reader.config.data, slice_index=slice_index))
     labelled = any(has_labels(record) or record.extra.get(UNKNOWN) for record in manifest.records)
     notes = _notes(prompts, reader, labelled)
+    if split == ALL and threshold_from == "val":
+        threshold_from = "fixed"
+        notes += ["there are no splits to choose a threshold on: decisions are at 0.5"] if labelled else []
     patients = [group[0].patient for group in groups]
     labels = _labels(groups, asked, labelled)  # (n, K)
     probs = _probs(reader, groups, prompts, temperature, f"classify {split}")  # (n, K)
@@ -131,6 +142,11 @@ def zero_shot_classification(
     if split == "test":
         log_test(model, summary)
     return summary
+
+
+def split_of(manifest: Manifest) -> str:
+    """What is scored where no split is named: val, or all records of a table without splits."""
+    return "val" if any(record.split for record in manifest.records) else ALL
 
 
 def options_of(

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medvl.config import load_config
 from medvl.data.images import IMAGE_SUFFIXES, image_size
-from medvl.data.records import SHIPPED, Record, load_manifest
+from medvl.data.records import SHIPPED, Manifest, Record, load_manifest
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
 from medvl.data.tables import read_table
 from medvl.errors import Fault, InputError, warn
+from medvl.model_folder import find_model
 from medvl.progress import track
 
 MAX_NAME_BYTES = 150  # what follows in a file name has room
@@ -93,6 +95,21 @@ def list_images(
 def is_manifest(source: str | Path) -> bool:
     """Whether a source is a table of images: by its suffix, or one that ships with medvl."""
     return Path(source).suffix.lower() in TABLE_SUFFIXES or str(source).startswith(SHIPPED)
+
+
+def as_manifest(images: Sequence[InputImage], path: str | Path) -> Manifest:
+    """Images as records without texts, masks or labels, but for those that a manifest gives; `path` names them."""
+    records = [
+        image.record
+        or Record(image.name, image.path, "", {}, (), (), image.name, None, None, None, None, {}, line)
+        for line, image in enumerate(images, 1)
+    ]
+    return Manifest(Path(path), tuple(records), (), ())
+
+
+def default_slice(model: str | Path) -> int | None:
+    """`data.slice_index` that a model was trained with."""
+    return load_config(find_model(model) / "config.yaml").data.slice_index
 
 
 def _images_of(source: str | Path, text_column: str, out: Path | None, faults: list[Fault]) -> list[InputImage]:
