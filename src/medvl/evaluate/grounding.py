@@ -253,8 +253,8 @@ def _withheld(cases: Sequence[GroundingCase], at: Sequence[int], seed: int) -> s
     whole = np.array([case.own.num_px for case in cases], dtype=np.float64)
     pred = np.array([case.own.pred_px[level] for case, level in zip(cases, at, strict=True)], dtype=np.float64)
     for name, control in (
-        ("as many pixels at random", 2 * pred * true / whole / (pred + true)),
         ("the whole image as the answer", 2 * true / (whole + true)),
+        ("as many pixels at random", 2 * pred * true / whole / (pred + true)),
     ):
         difference = paired_difference(dice, control, patients, seed=seed)
         low = difference.mean if math.isnan(difference.lo) else difference.lo
