@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 def benchmark(
     table: Annotated[str | None, typer.Argument(help="g2d-table1, 2a, 2b, 3, 4, 5, 7 or 8; none: list them")] = None,
@@ -21,6 +23,7 @@ def benchmark(
     out: Annotated[Path | None, typer.Option(help="default runs/TABLE")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list cells and absent sets, and stop")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print benchmark.json")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Run a published table on whatever of its sets is here, beside the published rows.
 

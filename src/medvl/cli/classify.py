@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
 from medvl.cli.predict import SOURCES_HELP
 
 
@@ -65,6 +66,7 @@ def classify(
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the halves of val")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Classify images by prompts, without training on any label: probability of each class, AUC, F1, accuracy, MCC.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 def compare(
     runs: Annotated[
@@ -32,6 +34,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="of the bootstrap, the permutations, and cases of equal quality")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps: where a run is evaluated")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print compare.json")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Compare runs on the same cases, over seeds and patients, with paired tests, and show cases side by side.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 if TYPE_CHECKING:
     from medvl.config import DataConfig
 
@@ -30,6 +32,7 @@ def import_(
     text_column: Annotated[str | None, typer.Option(help="reports: column of the reports as typed [text]")] = None,
     max_words: Annotated[int | None, typer.Option(help="reports: cut behind a sentence within so many words")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Turn a published layout into a manifest. Faults are reported together, and nothing is written then.
 
@@ -90,6 +93,7 @@ def split(
     keep_test: Annotated[bool, typer.Option("--keep-test", help="leave test and holdout rows as they are")] = False,
     seed: Annotated[int, typer.Option(help="another seed gives another split")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Split a manifest so that no patient and no image stands in two splits."""
     import json

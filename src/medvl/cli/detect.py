@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
 from medvl.cli.predict import SLICE_HELP, SOURCES_HELP, line_of
 
 
@@ -20,6 +21,7 @@ def detect(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of detections.csv as JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Find boxes in images, as `medvl predict` with a detector: detections.csv in native pixels, and overlays."""
     import json

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 class EmptyMask(StrEnum):
     """Dice and IoU of a case whose true and predicted masks are both empty."""
@@ -43,6 +45,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the shuffled texts")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Score a model, or a folder of masks made by any program, on one split of a manifest.
 
@@ -163,6 +166,7 @@ def report(
     text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the path and the summary")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
 from medvl.cli.predict import SLICE_HELP, SOURCES_HELP
 
 
@@ -38,6 +39,7 @@ def ground(
     seed: Annotated[int | None, typer.Option(help="of a manifest: bootstrap, halves, shuffled phrases [0]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Where a phrase is in an image, by a pre-trained model that never saw a mask.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 def localise(
     model: Annotated[str, typer.Argument(help="run or model folder of a pre-training (task: pretrain)")],
@@ -20,6 +22,7 @@ def localise(
     out: Annotated[Path | None, typer.Option(help="folder for cases.csv and summary.json")] = None,
     seed: Annotated[int, typer.Option(help="of the order in which masks are shuffled")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Where a pre-trained model looks: attention, pseudo mask and decoder against masks it was never trained on.
 

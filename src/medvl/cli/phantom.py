@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 if TYPE_CHECKING:
     from medvl.data.phantom_text import Kind
 
@@ -18,6 +20,7 @@ def phantom(
     seed: Annotated[int, typer.Option(help="another seed gives other films")] = 0,
     kinds: Annotated[str, typer.Option(help="of lesions, with commas between, e.g. consolidation,nodule")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Draw synthetic chest films with reports, masks and boxes: phantoms, nobody's films, to test mechanisms on."""
     import json

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 class Unit(StrEnum):
     """What n counts."""
@@ -29,6 +31,7 @@ def plan(
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps: where a run is evaluated")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print learning_curve.json")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """How many more masks a target Dice would take: the learning curve c - a n^-b of runs at 3 label fractions or more.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 SOURCES_HELP = (
     "images (PNG, JPEG, TIFF, DICOM, NIfTI), folders (with all folders below), globs in quotes, manifests"
 )
@@ -30,6 +32,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of predictions.csv as JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Segment images by text; a detector finds boxes, a classifier gives probabilities. All at native size.
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 class By(StrEnum):
     """What is suggested as one."""
@@ -31,6 +33,7 @@ def suggest(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Name the unlabelled training cases whose mask would help most: uncertain ones, unlike each other.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.excel import ExcelSafe
+
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="sweep YAML: recipe, grid, variants, seeds")],
@@ -17,6 +19,7 @@ def sweep(
     data: Annotated[Path | None, typer.Option(help="folder of the sets that $DATA in the sweep stands for")] = None,
     only: Annotated[list[str] | None, typer.Option(help="run this variant only; repeat for more")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells, done and open, and stop")] = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
     """Train and score every cell of an experiment: grid x variants x seeds. One result file per finished cell.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
@@ -24,6 +24,36 @@ class TextFile(Protocol):
     def write(self, text: str, /) -> object: ...
 
 
+class Writer:
+    """`csv.writer` with line feeds, that marks cells where that is on. None is an empty cell."""
+
+    def __init__(self, file: TextFile) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, row: Iterable[Any]) -> None:
+        """Write one row of cells."""
+        self._writer.writerow([_written(cell) for cell in row])
+
+    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write rows of cells."""
+        for row in rows:
+            self.writerow(row)
+
+
+class DictWriter(csv.DictWriter[str]):
+    """`csv.DictWriter` over a `Writer`."""
+
+    def __init__(self, file: TextFile, columns: Sequence[str]) -> None:
+        super().__init__(file, columns)
+        self.writer = Writer(file)  # type: ignore[assignment]  # it calls writerow and writerows
+
+
+def read_dicts(file: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file that medvl wrote, {column: cell}, without marks."""
+    for row in csv.DictReader(file):
+        yield {read_cell(name): read_cell(cell) if cell else cell for name, cell in row.items()}
+
+
 def mark_formulas(on: bool) -> None:
     """Whether CSV files of this process mark the cells that a spreadsheet would run."""
     global _marks
@@ -33,11 +63,6 @@ def mark_formulas(on: bool) -> None:
 def is_formula(cell: str) -> bool:
     """Whether a spreadsheet would run this cell."""
     return _FORMULA.match(cell) is not None and _NUMBER.fullmatch(cell) is None
-
-
-def write_rows(file: TextFile, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows of cells as CSV with line feeds; marked where that is on. None is an empty cell."""
-    csv.writer(file, lineterminator="\n").writerows([_written(cell) for cell in row] for row in rows)
 
 
 def read_cell(cell: str) -> str:

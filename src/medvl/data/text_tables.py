@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medvl.core.csv_cells import read_cell, write_rows
+from medvl.core.csv_cells import Writer, read_cell
 from medvl.core.files import parse_json
 from medvl.data.cells import Grid, cell_text
 from medvl.errors import Fault, InputError
@@ -120,7 +120,7 @@ def _num_keys(content: str, row: dict[str, object]) -> int:
 def write_csv(path: Path, names: list[str], rows: list[list[str]]) -> None:
     """A header and rows."""
     with path.open("w", encoding="utf-8", newline="") as stream:
-        write_rows(stream, [names, *rows])
+        Writer(stream).writerows([names, *rows])
 
 
 def write_jsonl(path: Path, names: list[str], rows: list[list[str]]) -> None:

@@ -9,7 +9,6 @@ Shapes: n images, K classes.
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from medvl.config import Config, config_dict
+from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
 from medvl.data.records import Manifest
@@ -290,7 +290,7 @@ def _published_practice(
 def _case_table(labels: ClassLabels, probs: FloatArray, split: str) -> str:
     """One row per image: id, patient, split, prob_CLASS ..., label_CLASS ... (1, 0, or empty where it is missing)."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     writer.writerow(
         ["id", "patient", "split", *(f"prob_{c}" for c in labels.classes), *(f"label_{c}" for c in labels.classes)]
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.csv_cells import read_dicts
 from medvl.core.files import write_text
 from medvl.core.plain_yaml import yaml_text
 from medvl.errors import InputError
@@ -39,8 +39,8 @@ def read_label_cases(path: Path) -> LabelCases:
     """cases.csv of `medvl evaluate` of a classifier, or of `medvl classify`: prob_CLASS and label_CLASS (p_CLASS in
     files of earlier versions)."""
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), list(reader.fieldnames or ())
+        rows = list(read_dicts(file))
+    columns = list(rows[0]) if rows else []
     classes = tuple(name.removeprefix("label_") for name in columns if name.startswith("label_"))
     prefix = next((mark for mark in ("prob_", "p_") if classes and f"{mark}{classes[0]}" in columns), None)
     if prefix is None or not rows:

@@ -9,7 +9,6 @@ Shapes: S seeds, n cases, K classes, M metrics, P patients, T draws.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.csv_cells import read_dicts
 from medvl.errors import InputError
 from medvl.evaluate import classifier, detector, evaluator, grounding, zero_shot_classification
 from medvl.evaluate.classification import ScoredClass, resampled
@@ -78,7 +78,7 @@ class Kind:
         columns = sorted({name for _, *pair in self.ratios.values() for name in pair if name})
         truth = "true_px" if self.task == "ground" else "num_true"
         with path.open(encoding="utf-8", newline="") as file:
-            lines = [row for row in csv.DictReader(file) if row.get("method", grounding.PHRASE) == grounding.PHRASE]
+            lines = [row for row in read_dicts(file) if row.get("method", grounding.PHRASE) == grounding.PHRASE]
         return {
             (row["id"], ""): ScoredCase(
                 row["patient"],

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medvl.core.csv_cells import Writer
+
 
 def as_csv(result: Mapping[str, Any]) -> str:
     """One row per method; every metric and convention has columns of its own."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     metrics, tested = list(result["titles"]), result["tested"]
     parts = ("", "_sd", "_lo", "_hi", "_difference", "_difference_lo", "_difference_hi")
     tests = ("_p", "_p_holm")

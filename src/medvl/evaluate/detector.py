@@ -6,7 +6,6 @@ boxes as shares of the picture. Where boxes lie in much the same place on every 
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from medvl.config import Config, config_dict, manifest_path
+from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
 from medvl.data.dataset import collate
@@ -261,7 +261,7 @@ def _detection_table(images: Sequence[ImageBoxes], classes: Sequence[str]) -> st
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     names = list(columns or rows[0])
     writer.writerow(names)
     for row in rows:

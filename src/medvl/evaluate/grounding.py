@@ -14,7 +14,6 @@ Shapes: H W native pixels, T thresholds (`medvl.evaluate.grounding_metrics`).
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from bisect import bisect_left, bisect_right
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from medvl.config import config_dict
+from medvl.core.csv_cells import DictWriter
 from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, warn
@@ -408,7 +408,7 @@ def _differences(rows: Sequence[dict[str, Any]], methods: Sequence[str], seed: i
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = DictWriter(file, COLUMNS)
     writer.writeheader()
     for row in rows:
         empty = {name: "" for name, value in row.items() if isinstance(value, float) and math.isnan(value)}

@@ -7,7 +7,6 @@ hand, and stands in the result (`coverage`).
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.csv_cells import DictWriter
 from medvl.core.files import write_json, write_text
 from medvl.errors import InputError
 from medvl.evaluate.curve_points import SPLIT, Point, Unit, read_points
@@ -149,7 +149,7 @@ def plan(
 def as_csv(result: Mapping[str, Any]) -> str:
     """One row per run."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(result["runs"][0]), lineterminator="\n")
+    writer = DictWriter(file, list(result["runs"][0]))
     writer.writeheader()
     writer.writerows(result["runs"])
     return file.getvalue()

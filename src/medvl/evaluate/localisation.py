@@ -11,7 +11,6 @@ Shapes: B images, H W the model's grid.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from medvl.config import Config, config_dict
+from medvl.core.csv_cells import DictWriter
 from medvl.core.files import write_json
 from medvl.data.dataset import SegmentDataset, collate
 from medvl.data.records import Manifest, Record
@@ -128,7 +128,7 @@ def localisation(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         with (out / "cases.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ["id", "patient", "split", "method", *METRICS, "true_px", "pred_px"])
+            writer = DictWriter(file, ["id", "patient", "split", "method", *METRICS, "true_px", "pred_px"])
             writer.writeheader()
             writer.writerows(cases)
         write_json(out / "summary.json", summary)

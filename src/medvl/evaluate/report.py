@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl.core.csv_cells import read_dicts
 from medvl.core.files import write_text
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError, warn
@@ -223,7 +223,7 @@ def _read_probe_rows(path: Path) -> list[ProbeRow]:
                 float(line["pred_fraction"] or "nan"),
                 float(line["centroid_x"] or "nan"),
             )
-            for line in csv.DictReader(file)
+            for line in read_dicts(file)
         ]
 
 

@@ -8,7 +8,6 @@ Shapes: H W native pixels, n cases.
 
 from __future__ import annotations
 
-import csv
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config import make_config
+from medvl.core.csv_cells import read_dicts
 from medvl.core.files import whole_file
 from medvl.data.box_labels import box_labels
 from medvl.data.display import stretched
@@ -211,7 +211,7 @@ def _phrase_cells(run: ScoredRun, device: str) -> Cell:
     reader = ZeroShot.load(run.summary["model"], device)
     records = {record.id: record for record in _manifest(run).records}
     with (run.folder / "cases.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file) if row["method"] == "phrase"}
+        rows = {row["id"]: row for row in read_dicts(file) if row["method"] == "phrase"}
 
     def cell(axes: Any, key: Key) -> str:
         row = rows[key[0]]
@@ -253,7 +253,7 @@ def _label_cells(run: ScoredRun, device: str) -> Cell:
 def _box_cells(run: ScoredRun, device: str) -> Cell:
     """Detections from the score threshold on."""
     with (run.folder / "detections.csv").open(encoding="utf-8", newline="") as file:
-        found = [row for row in csv.DictReader(file) if float(row["score"]) >= run.summary["threshold"]]
+        found = [row for row in read_dicts(file) if float(row["score"]) >= run.summary["threshold"]]
 
     def cell(axes: Any, key: Key) -> str:
         case = run.cases[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from medvl.core.csv_cells import Writer, read_dicts
 from medvl.data.records import Manifest
 from medvl.errors import InputError
 from medvl.evaluate.statistics import NUM_DRAWS, ratio_intervals
@@ -191,7 +191,7 @@ def worst_median_best(
 def case_table(rows: Sequence[CaseRow]) -> str:
     """cases.csv as text."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([_cell(getattr(row, field.name)) for field in fields(CaseRow)])
@@ -201,7 +201,7 @@ def case_table(rows: Sequence[CaseRow]) -> str:
 def read_case_table(text: str) -> list[CaseRow]:
     """The rows of a cases.csv written by `case_table`."""
     rows = []
-    for line in csv.DictReader(io.StringIO(text)):
+    for line in read_dicts(io.StringIO(text)):
         values: dict[str, Any] = {}
         for field in fields(CaseRow):
             cell = line["class" if field.name == "class_name" else field.name]

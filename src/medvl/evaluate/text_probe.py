@@ -14,7 +14,6 @@ Intervals are by patient, and each condition has its paired difference to the tr
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
 from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
@@ -291,7 +291,7 @@ def _notes(records: Sequence[Record], num_rows: int, rows: Sequence[ProbeRow]) -
 
 def _table(rows: Sequence[ProbeRow]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     writer.writerow(("id", "patient", "class", "condition", "text", "dice", "pred_fraction", "centroid_x"))
     for row in rows:
         numbers = ["" if math.isnan(v) else round(v, 6) for v in (row.dice, row.pred_fraction, row.centroid_x)]

@@ -8,7 +8,6 @@ Shapes: n images, K classes.
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config import config_dict
+from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.data.class_labels import has_labels
 from medvl.data.records import Manifest, Record
@@ -397,7 +397,7 @@ def _table(
 ) -> str:
     """cases.csv: a row per image, a probability and a label (empty = not known) per class."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     columns = [column for name in classes for column in (f"prob_{name}", f"label_{name}")]
     writer.writerow(["id", "image", "patient", "split", *columns])
     for group, row, known in zip(groups, probs, labels, strict=True):

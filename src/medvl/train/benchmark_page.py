@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.train.benchmark import Benchmark, Measured
 from medvl.train.benchmark_given import Given
@@ -81,7 +81,7 @@ def said(cell: Measured | None) -> str:
 def as_csv(benchmark: Benchmark) -> str:
     """One line per method, column and number; published and measured ones told apart by `kind`."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = Writer(out)
     writer.writerow(["column", "of", "method", "kind", "seeds", "value", "sd", "value_medvl_convention"])
     table = benchmark.table
     for (row, column, of), cell in benchmark.cells.items():
