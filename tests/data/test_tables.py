@@ -10,8 +10,11 @@ from typing import Any
 import openpyxl
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from medvl.cli import app
 from medvl.core.csv_cells import is_formula, mark_formulas
+from medvl.data.audit import audit_manifest
 from medvl.data.cells import is_missing
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import Manifest, load_manifest, read_manifest, write_manifest
@@ -253,7 +256,7 @@ def test_formulas(folder: Path) -> None:
         ('r="B2"', 'r="ZZZZZ2"'),
         ("</sheetData>", ""),
         ("<worksheet", '<!DOCTYPE l [<!ENTITY a "aa">]><worksheet'),
-        ("</sheetData>", '<row r="1048576"><c r="XFD1048576" t="inlineStr"><is><t>x</t></is></c></row></sheetData>'),
+        ("</sheetData>", '<row r="60000"><c r="XFD60000" t="inlineStr"><is><t>x</t></is></c></row></sheetData>'),
         ('<c r="C2" t="inlineStr"><is><t>left</t></is>', '<c r="C2" t="e"><v>#REF!</v>'),
         ('<c r="C2" t="inlineStr"><is><t>left</t></is>', '<c r="C2" t="s"><v>999</v>'),
         ('<c r="C2" t="inlineStr"><is><t>left</t></is>', '<c r="C2" t="n"><v>abc</v>'),
@@ -344,3 +347,26 @@ def test_marked_formulas_are_read_as_they_were(tmp_path: Path) -> None:
         False,
         False,
     ]
+
+
+def test_excel_safe_of_split_and_the_warning_of_audit(folder: Path) -> None:
+    text = "id,image,text,patient,note\n" + "".join(f"a{i},images/00{i}.png,=2+2,p{i},-{i}\n" for i in (1, 2, 3))
+    source, out = csv_manifest(folder, text), folder / "s.csv"
+    for words, cell in ((["--excel-safe"], "'=2+2"), ([], "=2+2")):
+        command = ["split", str(source), "--out", str(out), "--fractions", "0.7,0.3", *words]
+        assert CliRunner().invoke(app, command).exit_code == 0
+        assert f",{cell}," in out.read_text() and ",-1," in out.read_text()
+        assert {record.text for record in load_manifest(out).records} == {"=2+2"}
+    kinds = {finding.kind: finding.ids for finding in audit_manifest(source).findings}
+    assert kinds["formula_cell"] == ("a1", "a2", "a3")
+
+
+def test_every_verb_that_writes_csv_marks_formulas() -> None:
+    import typer.main
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
+    names = {name for name, verb in commands.items() if any("--excel-safe" in option.opts for option in verb.params)}
+    assert names == {
+        "import", "split", "evaluate", "report", "predict", "detect", "ground", "classify", "localise", "compare",
+        "plan", "suggest", "benchmark", "phantom", "sweep",
+    }  # fmt: skip

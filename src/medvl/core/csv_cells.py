@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
@@ -40,12 +40,26 @@ class Writer:
             self.writerow(row)
 
 
-class DictWriter(csv.DictWriter[str]):
-    """`csv.DictWriter` over a `Writer`."""
+class DictWriter:
+    """Rows {column: cell} under a header; a column that a row lacks is an empty cell."""
 
     def __init__(self, file: TextFile, columns: Sequence[str]) -> None:
-        super().__init__(file, columns)
-        self.writer = Writer(file)  # type: ignore[assignment]  # it calls writerow and writerows
+        self._writer, self._columns = Writer(file), list(columns)
+
+    def writeheader(self) -> None:
+        """Write the names of the columns."""
+        self._writer.writerow(self._columns)
+
+    def writerow(self, row: Mapping[str, Any]) -> None:
+        """Write one row. ValueError for a column that the header does not have."""
+        if unknown := set(row) - set(self._columns):
+            raise ValueError(f"cells of unknown columns: {', '.join(sorted(unknown))}")
+        self._writer.writerow([row.get(name, "") for name in self._columns])
+
+    def writerows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows."""
+        for row in rows:
+            self.writerow(row)
 
 
 def read_dicts(file: Iterable[str]) -> Iterator[dict[str, str]]:

@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from medvl.core.csv_cells import is_formula
 from medvl.data.mask_audit import mask_counts, mask_line, mask_remarks, mask_summaries
 from medvl.data.mask_colours import LabelValue
 from medvl.data.records import MaskRef, Record, read_manifest
@@ -342,7 +343,18 @@ def _column_findings(records: Sequence[Record]) -> list[AuditFinding]:
     unknown = [record for record in records if not record.licence]
     if unknown:
         findings.append(AuditFinding("no_licence", "info", _ids(unknown), f"{len(unknown)} records name no licence"))
+    runnable = [record for record in records if any(map(is_formula, _cells(record)))]
+    if runnable:
+        message = f"{len(runnable)} records have a cell that a spreadsheet would run as a formula (= + - @)"
+        message += "; --excel-safe of the verbs that write CSV marks such cells"
+        findings.append(AuditFinding("formula_cell", "warning", _ids(runnable), message))
     return findings
+
+
+def _cells(record: Record) -> list[str]:
+    """The cells of a record that hold words of people."""
+    words = [record.id, record.text, record.patient, record.study, record.view, record.licence, *record.labels]
+    return [word for word in (*words, *record.extra.values()) if word]
 
 
 def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: Collection[MaskRef]) -> dict[str, Any]:
