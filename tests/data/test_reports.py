@@ -220,7 +220,8 @@ def say(text: str) -> list[tuple[str | None, str]]:
         ("Left effusion. Right base opacity", [("left", ""), ("right", "lower")]),
         ("leftward shift", [("left", "")]),
         ("Bilateral pulmonary infection, one infected area, lower left lung.", [("left", "lower")]),
-        ("Bilateral opacities, worse on the left", [("left", "")]),
+        ("Bilateral opacities, worse on the left", [("bilateral", "")]),
+        ("Bibasilar opacities, right greater than left", [("bilateral", "lower")]),
         ("Bilateral opacities. Left effusion.", [("bilateral", ""), ("left", "")]),
         (
             "Bilateral pulmonary infection, two infected areas, upper left lung and upper right lung.",
@@ -243,7 +244,7 @@ def test_terms_counts_denials() -> None:
 
     assert one("Left-sided effusion") == ("effusion", None, False)
     assert one("No effusion on the left") == ("effusion", None, True)
-    assert one("The right lung is free of nodules") == ("free", None, True)
+    assert one("The right lung is free of nodules") == ("nodules", None, True)
     assert one("three nodules in the left lung") == ("nodules", 3, False)
     assert one("oneinfected area, left lung") == (None, 1, False)
     assert one("2 Superiorly, a cyst") == ("cyst", None, False)

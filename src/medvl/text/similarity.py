@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
 from medvl.data.reports import findings
+from medvl.data.reports.terms import canonical_term
 from medvl.text.encoder import TextEncoder
 
 _AT_ONCE = 256
@@ -52,7 +53,7 @@ def atoms(text: str) -> frozenset[tuple[str, str, bool]]:
         if finding.side is not None or finding.zones:
             found |= {(side, zone, finding.negated) for side in sides for zone in finding.zones or ("whole",)}
         if finding.term is not None:
-            found.add(("term", finding.term, finding.negated))
+            found.add(("term", canonical_term(finding.term), finding.negated))
     return frozenset(found)
 
 

@@ -8,32 +8,34 @@ do (-oma, -itis, -osis, -megaly, ...) belong to it without being listed.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 # Head words; plurals are made below.
 _NOUNS = """
-    abscess adenopathy aneurysm asbestosis ascites aspiration atelectasis barotrauma bleb bronchiectasis bulla
-    calcification cancer carcinoma cardiomegaly cavitation cavity collapse collection compression congestion
-    consolidation contusion cyst deformity degeneration demineralization density deviation dilatation dilation disc
-    dislocation displacement dissection distention distension ectasia edema oedema effusion elevation emphysema empyema
-    enlargement eventration exudate fibrosis fissuring flattening focus foreign-body fracture fullness goiter goitre
-    granuloma granulomata hematoma haematoma hemorrhage haemorrhage hemothorax haemothorax hernia herniation
-    hydropneumothorax hydrothorax hyperaeration hyperexpansion hyperinflation hyperlucency hypertrophy hypoaeration
-    hypoexpansion hypoinflation infarct infarction infection infiltrate infiltration inflammation injury invasion
-    kyphoscoliosis kyphosis lesion lucency lymphadenopathy lymphangitis malignancy mass metastasis micronodule
-    mineralization neoplasm nodularity nodule obscuration obstruction occlusion opacification opacity osteoarthritis
-    osteolysis osteopenia osteophyte osteoporosis overexpansion overinflation overload perforation
-    plaque pleurisy pneumatocele pneumomediastinum pneumonia pneumopericardium pneumoperitoneum pneumothorax polyp
-    prominence pseudonodule pseudotumor reticulation sarcoid sarcoidosis scar scarring sclerosis scoliosis
-    shadowing silhouetting spondylosis spur stenosis stranding subluxation swelling thickening thrombus tortuosity
-    tuberculosis tumor tumour unfolding uncoiling widening narrowing bronchopneumonia bronchogram hyperinflated blunting
-    crowding prominence redistribution tenting tethering volume-loss honeycombing interstitial-markings
-    lymphoma pneumonitis callus erosion levocurvature dextrocurvature curvature spondylolisthesis osteochondroma
-    osteosarcoma hypoventilation underinflation rupture plethora cephalization engorgement hyperemia shift mottling
-    fluid ptx dextrocardia levocardia microcalcification
+    abscess adenopathy aneurysm anterolisthesis asbestosis ascites aspiration atelectasis barotrauma bleb blunting
+    bronchiectasis bronchogram bronchopneumonia bulla calcification callus cancer capping carcinoma cardiomegaly
+    cavitation cavity cephalization collapse collection congestion consolidation contusion crowding curvature cyst
+    deformity degeneration demineralization density destruction deviation dextrocardia dextrocurvature dilatation
+    dilation dislocation displacement dissection distension distention ectasia edema effusion elevation emphysema
+    empyema engorgement enlargement erosion eventration exudate fibrosis fissuring flattening fluid focus fracture
+    fullness goiter goitre granuloma granulomata haematoma haemorrhage haemothorax hematoma hemorrhage hemothorax
+    hernia herniation honeycombing hydropneumothorax hydrothorax hyperaeration hyperemia hyperexpansion
+    hyperinflated hyperinflation hyperlucency hypertrophy hypoaeration hypoexpansion hypoinflation hypoventilation
+    infarct infarction infection infiltrate infiltration inflammation injury invasion irregularity kyphoscoliosis
+    kyphosis lesion levocardia levocurvature listhesis lucency lymphadenopathy lymphangitis lymphoma malignancy mass
+    metastasis microcalcification micronodule mineralization mottling narrowing neoplasm nodularity nodule
+    obscuration obstruction occlusion oedema opacification opacity osteoarthritis osteochondroma osteolysis
+    osteopenia osteophyte osteoporosis osteosarcoma overexpansion overinflation overload perforation plaque plethora
+    pleurisy pneumatocele pneumomediastinum pneumonia pneumonitis pneumopericardium pneumoperitoneum pneumothorax
+    polyp prominence pseudonodule pseudotumor ptx redistribution reticulation retrolisthesis rupture sarcoid
+    sarcoidosis scar scarring sclerosis scoliosis shadowing shift silhouetting spondylolisthesis spondylosis spur
+    spurring stenosis stranding subluxation swelling tenting tethering thickening thrombus tortuosity tuberculosis
+    tumor tumour uncoiling underinflation unfolding widening
 """
 _DEVICES = """
-    catheter tube pacemaker pacer stent clip drain electrode lead prosthesis defibrillator icd aicd picc portacath
-    mediport implant cannula
+    aicd cannula catheter clip defibrillator drain electrode icd implant mediport pacemaker pacer picc portacath
+    prosthesis stent stimulator tube
 """
 _PLURALS = {
     "bulla": "bullae", "metastasis": "metastases", "pneumothorax": "pneumothoraces", "hemothorax": "hemothoraces",
@@ -66,7 +68,7 @@ _KINDS = set(
 _PHRASES = {
     "air space": "airspace", "foreign body": "foreign body", "foreign bodies": "foreign body",
     "volume loss": "volume loss", "loss of volume": "volume loss", "low lung volumes": "low lung volumes",
-    "low volumes": "low lung volumes", "lower lung volumes": "low lung volumes",
+    "low volumes": "low lung volumes",
     "reduced lung volumes": "low lung volumes", "decreased lung volumes": "low lung volumes",
     "small lung volumes": "low lung volumes", "low inspiratory volumes": "low lung volumes",
     "free air": "free air", "free intraperitoneal air": "free air", "free gas": "free air",
@@ -74,6 +76,7 @@ _PHRASES = {
     "air bronchogram": "bronchogram", "air bronchograms": "bronchogram",
     "interstitial markings": "interstitial markings", "bronchovascular markings": "bronchovascular markings",
     "bronchial markings": "bronchial markings", "vascular markings": "vascular markings",
+    "pacing leads": "pacemaker leads", "pacer leads": "pacemaker leads", "pacemaker leads": "pacemaker leads",
     "lung markings": "lung markings", "pulmonary markings": "lung markings", "reticular markings":
     "interstitial markings", "air trapping": "air trapping", "kerley b lines": "kerley b lines",
     "kerley lines": "kerley b lines", "septal lines": "kerley b lines", "central line": "central line",
@@ -88,15 +91,16 @@ _PHRASES = {
     "leads to": "", "copd": "copd", "chf": "heart failure", "ards": "ards", "tb": "tuberculosis", "ggo": "ggo",
     "ground glass": "ground glass", "tree in bud": "tree-in-bud", "mucus plug": "mucus plug",
     "mucus plugging": "mucus plug", "mucous plugging": "mucus plug", "nipple shadow": "nipple shadow",
-    "nipple shadows": "nipple shadow", "apical cap": "capping", "apical capping": "capping", "intact": "",
+    "nipple shadows": "nipple shadow", "intact": "",
 }  # fmt: skip
 # Said of an organ: a finding where the clause has no noun that is one.
 _PREDICATES = """
-    enlarged elevated blunted tortuous ectatic hyperinflated hyperexpanded overinflated hypoinflated underinflated
-    hyperaerated hyperlucent widened thickened calcified dilated congested flattened obscured deviated displaced
-    unfolded uncoiled consolidated opacified collapsed fractured distended prominent engorged atelectatic
-    emphysematous osteopenic demineralized scoliotic kyphotic levoscoliotic dextroscoliotic narrowed indistinct
-    silhouetted degenerated ruptured dislocated eroded bulging whiteout
+    atelectatic atherosclerotic blunted bulging calcified collapsed congested consolidated deformed degenerated
+    demineralized deviated dextroscoliotic dilated dislocated displaced distended ectatic elevated emphysematous
+    engorged enlarged eroded flattened fractured hyperaerated hyperexpanded hyperinflated hyperlucent hypoaerated
+    hypoinflated hypoventilated indistinct kyphotic levoscoliotic narrowed obscured opacified osteopenic
+    overinflated prominent retracted ruptured sclerotic scoliotic silhouetted thickened tortuous uncoiled
+    underaerated underinflated unfolded whiteout widened
 """
 _ENDING = re.compile(
     r"(?:[a-z]{3,}(?:oma|omas|omata|itis|osis|oses|iasis|megaly|ectasis|ectasia|ectases|pathy|pathies|malacia|plasia|"
@@ -121,7 +125,7 @@ _SAME = {
 
 def _all_nouns() -> dict[str, str]:
     """Noun as written -> singular."""
-    nouns = [word for word in (_NOUNS + _DEVICES).split() if "-" not in word]
+    nouns = (_NOUNS + _DEVICES).split()
     return {word: word for word in nouns} | {_PLURALS.get(word, f"{word}s"): word for word in nouns}
 
 
@@ -169,3 +173,93 @@ def _singular(word: str) -> str:
     if word in _GENERIC:
         return _GENERIC[word]
     return re.sub(r"omata$", "oma", re.sub(r"oses$", "osis", re.sub(r"(?<=oma)s$", "", word)))
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A finding named in a list of words: `words[start:end]`."""
+
+    name: str  # as written, in small letters; "airspace disease" where the head alone says nothing
+    start: int
+    end: int
+    is_predicate: bool = False  # "enlarged": said of an organ
+
+
+def find_terms(words: Sequence[str]) -> tuple[Term, ...]:
+    """The findings that a part of a clause names, in its order; predicates only where it has no noun that is one."""
+    nouns: list[Term] = []
+    predicates: list[Term] = []
+    i = 0
+    while i < len(words):
+        name, length = _term_at(words, i)
+        if name in PREDICATES:
+            predicates.append(Term(name, i, i + length, is_predicate=True))
+        elif name:
+            nouns.append(Term(name, i, i + length))
+        i += length
+    nouns = _merged(words, nouns)
+    return tuple(nouns or predicates[:1])
+
+
+def _term_at(words: Sequence[str], i: int) -> tuple[str, int]:
+    """(name, number of words) of the finding that begins at word i; ("", number of words to pass over) if none does."""
+    word = words[i]
+    if word in _PHRASE_STARTS:
+        for length in range(min(4, len(words) - i), 0, -1):
+            phrase = " ".join(words[i : i + length])
+            if phrase in _PHRASES:
+                if phrase in ("air space",):
+                    break
+                return (phrase if _PHRASES[phrase] else ""), length
+    following = words[i + 1] if i + 1 < len(words) else ""
+    if following in _NOT_BEFORE:
+        return "", 1
+    if word in _GENERIC:
+        return _generic(words, i), 1
+    if word in FINDING_WORDS or has_finding_ending(word):
+        return word, 1
+    return "", 1
+
+
+def _generic(words: Sequence[str], i: int) -> str:
+    word, before = words[i], words[i - 1] if i else ""
+    if before == "space" and i > 1 and words[i - 2] == "air":
+        return f"air space {word}"
+    if before in _KINDS:
+        return f"{before} {word}"
+    if _GENERIC[word] == "change":
+        return ""
+    if _GENERIC[word] == "finding":
+        return (
+            word if before in ("acute", "abnormal", "significant", "suspicious", "positive", "active", "focal") else ""
+        )
+    return word
+
+
+def _merged(words: Sequence[str], nouns: Sequence[Term]) -> list[Term]:
+    """One finding for nouns side by side ("mass lesion") and for "focus of consolidation"."""
+    result: list[Term] = []
+    for noun in nouns:
+        last = result[-1] if result else None
+        if last is not None and last.end == noun.start:
+            weak = last.name not in _KIND_NAMES and canonical_term(noun.name).split()[-1] in _WEAK
+            result[-1] = Term(last.name if weak else noun.name, last.start, noun.end)
+        elif (
+            last is not None
+            and canonical_term(last.name) in _PARTITIVE
+            and list(words[last.end : noun.start])[:1] == ["of"]
+        ):
+            result[-1] = Term(noun.name, noun.start, noun.end)
+        else:
+            result.append(noun)
+    return result
+
+
+_ABNORMAL = {"acute", "abnormal", "significant", "suspicious", "positive", "active", "focal"}
+_PHRASE_STARTS = {phrase.split()[0] for phrase in _PHRASES}
+_KIND_NAMES = {"ground glass"}  # beside a noun only its kind
+_PARTITIVE = {"focus", "collection", "deformity", "density", "lesion"}
+# Before these a name of a finding is a modifier: "mass-like", "catheter tip".
+_NOT_BEFORE = set(
+    "like sized formation related type shaped surgery resection screening placement removal cell cells".split()
+)
