@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medvl.cli.excel import ExcelSafe
+from medvl.cli.predict import SLICE_HELP
 
 
 class EmptyMask(StrEnum):
@@ -38,6 +39,9 @@ def evaluate(
     empty_mask: Annotated[EmptyMask, typer.Option(help="score of a case whose two masks are empty")] = EmptyMask.one,
     group_by: Annotated[list[str] | None, typer.Option(help="manifest column to tabulate by; repeat for more")] = None,
     text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
+    slices: Annotated[
+        str | None, typer.Option("--slice", help=f"{SLICE_HELP} (a case is then a whole volume)")
+    ] = None,
     surface: Annotated[bool, typer.Option("--surface/--no-surface", help="compute HD95 and ASSD")] = True,
     probe: Annotated[bool, typer.Option("--probe", help="also ask with untrue texts: probe.json")] = False,
     probe_rows: Annotated[int | None, typer.Option(help="probe so many rows at most, a seeded choice")] = None,
@@ -60,12 +64,14 @@ def evaluate(
     import sys
 
     from medvl.core.files import keep_other_results
+    from medvl.data.slices import SliceChoice, parse_slice
     from medvl.errors import InputError, warn
     from medvl.evaluate.evaluator import choose_threshold, log_test
     from medvl.evaluate.evaluator import evaluate as run
     from medvl.evaluate.inputs import open_inputs, task_of
     from medvl.evaluate.tables import as_text
     from medvl.evaluate.text_probe import probe as run_probe
+    from medvl.evaluate.volumes import volumes_of
     from medvl.model_folder import update_card as write_metrics
 
     words = list(overrides or [])
@@ -73,7 +79,13 @@ def evaluate(
         words, manifest = [str(manifest), *words], None
     if text_column is not None:
         words.append(f"data.text_column={text_column}")
+    choice = parse_slice(slices)
+    if isinstance(choice, int):
+        words.append(f"data.slice_index={choice}")
     task = task_of(source)
+    if choice == "all" and (probe or probe_rows is not None or task in ("classify", "detect")):
+        what = "--probe" if task in (None, "segment") else f"a model of task: {task}"
+        raise InputError(f"--slice all with {what}", file=source, expected="one slice: --slice N")
     if task in ("classify", "detect"):
         given = {
             "--empty-mask": empty_mask is not EmptyMask.one,
@@ -96,8 +108,8 @@ def evaluate(
     records = inputs.manifest(manifest)
     if out.exists():
         described = inputs.source.describe()
-        scored = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
-        same = {scored: described[scored], "manifest_hash": records.content_hash(), "split": split}
+        known = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
+        same = {known: described[known], "manifest_hash": records.content_hash(), "split": split}
         keep_other_results(out, **same)
     coverage = inputs.texts(records.split(split))
     if coverage is not None:
@@ -105,17 +117,19 @@ def evaluate(
         for line in coverage.warnings():
             warn(f"{records.path}: {split}: {line}")
     value, how = _number(threshold), "fixed"
+    scored = volumes_of(inputs.source) if choice == "all" else inputs.source
+    slice_index: SliceChoice = "all" if choice == "all" else inputs.data.slice_index
     if threshold == "val":
         value, _ = choose_threshold(
-            inputs.source,
+            scored,
             records.split("val"),
             records.classes,
             empty_mask=empty_mask.value,
-            slice_index=inputs.data.slice_index,
+            slice_index=slice_index,
         )
         how = "val"
     summary = run(
-        inputs.source,
+        scored,
         records,
         split=split,
         threshold=value,
@@ -125,7 +139,7 @@ def evaluate(
         out=out,
         surface=surface,
         group_by=group_by or (),
-        slice_index=inputs.data.slice_index,
+        slice_index=slice_index,
         mgca_batch=inputs.mgca_batch,
     ).summary
     if inputs.model_folder is not None and split == "test":

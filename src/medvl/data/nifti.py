@@ -38,6 +38,12 @@ class NiftiSlice:
     index: int
     unit: str = "mm"  # of the affine, as the file declares it
 
+    @property
+    def thickness_mm(self) -> float:
+        """Distance from one slice to the next."""
+        along = int(np.flatnonzero(self.to_canonical[:, 0].astype(int) == self.axis)[0])
+        return float(np.linalg.norm(self.affine[:3, along])) * MILLIMETRES.get(self.unit, 1.0)
+
     def to_volume(self, mask: NDArray[Any]) -> NDArray[Any]:
         """(H, W) as displayed -> a volume of the file's shape, zero outside the slice."""
         return self.stack({self.index: mask})

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.files import write_json, write_text
-from medvl.data.images import image_size
 from medvl.data.masks import read_mask
 from medvl.data.records import Manifest, MaskRef, Record
-from medvl.errors import InputError, warn
+from medvl.data.slices import SliceChoice, slices_of
+from medvl.errors import Fault, InputError, warn
 from medvl.evaluate.metrics import (
     LESION_MIN_IOU,
     EmptyMask,
@@ -34,6 +34,7 @@ from medvl.evaluate.metrics import (
 from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks, takes_threshold
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
+from medvl.evaluate.volumes import native_shape
 from medvl.model_folder import find_model, write_card
 from medvl.progress import track
 from medvl.provenance import machine, versions
@@ -75,7 +76,7 @@ def evaluate(
     group_by: Sequence[str] = (),
     text_of: Callable[[Record], str] | None = None,
     text_name: str = "the record's text",
-    slice_index: int | None = None,
+    slice_index: SliceChoice = None,
     num_draws: int = NUM_DRAWS,
     mgca_batch: int = MGCA_BATCH,
 ) -> Evaluation:
@@ -89,6 +90,8 @@ def evaluate(
         seed: of the bootstrap by patient.
         surface: whether to compute HD95 and ASSD (most of the time on large masks).
         group_by: further manifest columns to tabulate by.
+        slice_index: of volumes: the slice that is scored, or "all", where a source of `volumes_of` gives all slices and
+            a case is a volume.
         mgca_batch: cases of a batch of `dice_mgca` (see `summary.metrics_of`).
         text_of: what a record is asked with, if not its own text; `text_name` says so in the summary.
 
@@ -105,14 +108,18 @@ def evaluate(
     ask = text_of or (lambda record: record.text)
     rows: list[CaseRow] = []
     groups: list[Record] = []
+    volumes = slice_index == "all"
     num_skipped = sum(record.masks.get(name) is None for record in records for name in manifest.classes)
     with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
     if not with_mask:
         raise InputError(f"no record of the {split} split is annotated", file=manifest.path, expected="masks to score")
+    check_slices(with_mask, slice_index)
     for record, predicted in track(
-        _predictions(source, with_mask, ask, used_threshold), f"evaluate {split}", len(with_mask)
+        _predictions(source, with_mask, ask, used_threshold, 1 if volumes else RECORDS_AT_ONCE),
+        f"evaluate {split}",
+        len(with_mask),
     ):
-        size = image_size(record.image)
+        size = native_shape(record.image, volumes=volumes)
         spacing_mm = source.spacing_mm(record) if surface else None
         for name in manifest.classes:
             reference = record.masks.get(name)
@@ -124,9 +131,9 @@ def evaluate(
             pred_mask = predicted[name]
             if pred_mask.shape != size:
                 raise InputError(
-                    f"the predicted mask is {pred_mask.shape[0]}x{pred_mask.shape[1]} pixels",
+                    f"the predicted mask is {_times(pred_mask.shape)} pixels",
                     record=record.id,
-                    expected=f"{size[0]}x{size[1]}, as the image {record.image}",
+                    expected=f"{_times(size)}, as the image {record.image}",
                 )
             rows.append(
                 _score(
@@ -182,7 +189,8 @@ def evaluate(
         "num_not_annotated": num_skipped,
         "num_both_empty": sum(row.true_px == row.pred_px == 0 for row in rows),
         "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
-        "lesion_match": f"8-connected components, one to one, IoU >= {LESION_MIN_IOU}",
+        "slice": slice_index,
+        "lesion_match": f"{'26' if volumes else '8'}-connected components, one to one, IoU >= {LESION_MIN_IOU}",
         "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
         "metrics": metrics_of(rows, seed=seed, num_draws=num_draws, mgca_batch=mgca_batch),
         "by_class": grouped(rows, [row.class_name for row in rows], seed=seed, mgca_batch=mgca_batch),
@@ -209,7 +217,7 @@ def choose_threshold(
     classes: Sequence[str],
     *,
     empty_mask: EmptyMask = "one",
-    slice_index: int | None = None,
+    slice_index: SliceChoice = None,
 ) -> tuple[float, float]:
     """The threshold of 0.05, 0.10 ... 0.95 with the best mean per-image Dice on `records` (of val), and that Dice.
 
@@ -222,14 +230,19 @@ def choose_threshold(
     source.check(records, classes)
     total, num = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
     levels = THRESHOLDS.astype(np.float32)
-    chunks = list(_chunks([record for record in records if any(ref is not None for ref in record.masks.values())]))
+    volumes = slice_index == "all"
+    with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
+    check_slices(with_mask, slice_index)
+    chunks = list(_chunks(with_mask, 1 if volumes else RECORDS_AT_ONCE))
     for chunk in track(chunks, "choose threshold", len(chunks)):
         for record, probs in zip(chunk, source.probs(chunk, [record.text for record in chunk]), strict=True):
             for name in classes:
                 reference = record.masks.get(name)
                 if reference is None:
                     continue
-                true_mask = load_true_mask(reference, image_size(record.image), record, slice_index)
+                true_mask = load_true_mask(
+                    reference, native_shape(record.image, volumes=volumes), record, slice_index
+                )
                 # The number of thresholds below a probability; a pixel is predicted at all of those.
                 level = np.searchsorted(levels, probs[name].ravel(), side="left")
                 pred = _count_above(level)
@@ -278,20 +291,42 @@ def log_test(model: str | Path, summary: dict[str, Any]) -> Path | None:
 
 
 def load_true_mask(
-    reference: MaskRef, size: tuple[int, int], record: Record, slice_index: int | None = None
+    reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
 ) -> BoolArray:
-    """The (H, W) bool mask of a reference; an absent one is empty. InputError when its size is not its image's."""
+    """The bool mask of a reference, (H, W), or (n, H, W) of all slices; an absent one is empty.
+
+    InputError when its size is not its image's.
+    """
     if reference.path is None:
         return np.zeros(size, dtype=bool)
-    mask = read_mask(reference.path, reference.values, slice_index=slice_index)
+    if slice_index == "all":
+        indices = slices_of(reference.path, "all")
+        parts = [read_mask(reference.path, reference.values, slice_index=index) for index in indices]
+        mask = np.stack(parts) if len(parts) > 1 else parts[0]
+    else:
+        mask = read_mask(reference.path, reference.values, slice_index=slice_index)
     if mask.shape != size:
         raise InputError(
-            f"the mask is {mask.shape[0]}x{mask.shape[1]} pixels",
+            f"the mask is {_times(mask.shape)} pixels",
             file=reference.path,
             record=record.id,
-            expected=f"{size[0]}x{size[1]}, as its image {record.image}",
+            expected=f"{_times(size)}, as its image {record.image}",
         )
     return mask
+
+
+def check_slices(records: Sequence[Record], slice_index: SliceChoice) -> None:
+    """InputError of all images of several slices where none is chosen, before anything is scored."""
+    if slice_index is not None:
+        return  # of a number each reader says whether the file has it
+    faults: list[Fault] = []
+    for path in dict.fromkeys(record.image for record in records):
+        try:
+            slices_of(path, None)
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
 
 
 def by_image(records: Sequence[Record]) -> list[list[Record]]:
@@ -324,16 +359,24 @@ def _check_columns(records: Sequence[Record], columns: Sequence[str]) -> None:
         raise InputError(f"no column {', '.join(unknown)} to group by", expected=f"one of {', '.join(known)}")
 
 
-def _chunks(records: Sequence[Record]) -> Iterator[list[Record]]:
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _chunks(records: Sequence[Record], at_once: int) -> Iterator[list[Record]]:
     for group in by_image(records):
-        for start in range(0, len(group), RECORDS_AT_ONCE):
-            yield group[start : start + RECORDS_AT_ONCE]
+        for start in range(0, len(group), at_once):
+            yield group[start : start + at_once]
 
 
 def _predictions(
-    source: MaskSource, records: Sequence[Record], ask: Callable[[Record], str], threshold: float | None
+    source: MaskSource,
+    records: Sequence[Record],
+    ask: Callable[[Record], str],
+    threshold: float | None,
+    at_once: int,
 ) -> Iterator[tuple[Record, dict[str, BoolArray]]]:
-    for chunk in _chunks(records):
+    for chunk in _chunks(records, at_once):
         yield from zip(chunk, predicted_masks(source, chunk, [ask(record) for record in chunk], threshold), strict=True)
 
 
@@ -348,7 +391,7 @@ def _score(
     name: str,
     pred_mask: BoolArray,
     true_mask: BoolArray,
-    spacing_mm: tuple[float, float] | None,
+    spacing_mm: tuple[float, ...] | None,
     empty_mask: EmptyMask,
     surface: bool,
     *,

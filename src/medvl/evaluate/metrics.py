@@ -1,9 +1,10 @@
 """Overlap, surface and lesion metrics of one predicted mask against one true mask.
 
-Masks are bool, (H, W), on the native grid; nothing here changes its input. Distances are exact: px always, mm where the
-pixel spacing (row, column) is known. The definitions are MONAI's (edge pixels by 4-neighbour erosion, HD95 the larger
-of the two directed 95th percentiles, ASSD the mean over both directions); a test holds them equal. MONAI itself is not
-called, because importing it takes longer than evaluating a thousand masks.
+Masks are bool, (H, W), on the native grid, or (n, H, W) of all slices of a volume, whose "pixels" are voxels; nothing
+here changes its input. Distances are exact: px always, mm where the pixel spacing (row, column) is known. The
+definitions are MONAI's (edge pixels by 4-neighbour erosion, of a volume by 6 neighbours, HD95 the larger of the two
+directed 95th percentiles, ASSD the mean over both directions); a test holds them equal. MONAI itself is not called,
+because importing it takes longer than evaluating a thousand masks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ FloatArray = NDArray[np.float64]
 EmptyMask = Literal["one", "zero", "skip"]
 
 LESION_MIN_IOU = 0.1
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class SurfaceDistances:
 
 @dataclass(frozen=True, slots=True)
 class LesionCounts:
-    """8-connected components: of the true mask, of the predicted one, and pairs matched one to one."""
+    """8-connected components (of a volume 26-connected): of the true mask, of the predicted one, and pairs matched one
+    to one."""
 
     true_lesions: int
     pred_lesions: int
@@ -56,7 +57,7 @@ class LesionCounts:
 
 
 def count_pixels(pred_mask: BoolArray, true_mask: BoolArray) -> Counts:
-    """Counts of two (H, W) bool masks of the same shape."""
+    """Counts of two (H, W) or (n, H, W) bool masks of the same shape."""
     _check(pred_mask, true_mask)
     both = int(np.count_nonzero(pred_mask & true_mask))
     return Counts(both, int(np.count_nonzero(true_mask)), int(np.count_nonzero(pred_mask)))
@@ -75,12 +76,12 @@ def iou(counts: Counts, empty_mask: EmptyMask = "one") -> float:
 
 
 def surface_distances(
-    pred_mask: BoolArray, true_mask: BoolArray, spacing_mm: tuple[float, float] | None = None
+    pred_mask: BoolArray, true_mask: BoolArray, spacing_mm: tuple[float, ...] | None = None
 ) -> SurfaceDistances:
-    """HD95 and ASSD of two (H, W) bool masks; all NaN where either is empty.
+    """HD95 and ASSD of two (H, W) or (n, H, W) bool masks; all NaN where either is empty.
 
     Args:
-        spacing_mm: (row, column) size of a pixel; None leaves the mm values NaN.
+        spacing_mm: (row, column) size of a pixel, or (slice, row, column); None leaves the mm values NaN.
     """
     _check(pred_mask, true_mask)
     pred_edge, true_edge = edge_coordinates(pred_mask), edge_coordinates(true_mask)
@@ -89,7 +90,7 @@ def surface_distances(
     hd95_px, assd_px = _hd95_assd(pred_edge, true_edge)
     if spacing_mm is None:
         return SurfaceDistances(hd95_px=hd95_px, assd_px=assd_px)
-    if spacing_mm[0] == spacing_mm[1]:
+    if len(set(spacing_mm)) == 1:
         return SurfaceDistances(hd95_px, hd95_px * spacing_mm[0], assd_px, assd_px * spacing_mm[0])
     scale = np.asarray(spacing_mm, dtype=np.float64)
     hd95_mm, assd_mm = _hd95_assd(pred_edge * scale, true_edge * scale)
@@ -97,9 +98,14 @@ def surface_distances(
 
 
 def edge_coordinates(mask: BoolArray) -> FloatArray:
-    """(n, 2) row, column of the mask's pixels that have a 4-neighbour outside it; beyond the image is outside."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    """(k, 2) row, column of the mask's pixels that have a 4-neighbour outside it; beyond the image is outside.
+
+    Of a volume (k, 3) slice, row, column, by 6 neighbours.
+    """
+    inner = np.ones_like(mask)
+    for axis in range(mask.ndim):
+        padded = np.moveaxis(np.pad(mask, [(int(i == axis),) * 2 for i in range(mask.ndim)]), axis, 0)
+        inner &= np.moveaxis(padded[:-2] & padded[2:], 0, axis)
     return np.argwhere(mask & ~inner).astype(np.float64)
 
 
@@ -109,8 +115,9 @@ def count_lesions(pred_mask: BoolArray, true_mask: BoolArray, min_iou: float = L
     Sensitivity is matched / true, precision matched / predicted. One predicted blob over two true lesions finds one.
     """
     _check(pred_mask, true_mask)
-    true_labels, num_true = ndimage.label(true_mask, structure=_EIGHT_CONNECTED)
-    pred_labels, num_pred = ndimage.label(pred_mask, structure=_EIGHT_CONNECTED)
+    connected = np.ones((3,) * true_mask.ndim, dtype=bool)  # 8 neighbours, of a volume 26
+    true_labels, num_true = ndimage.label(true_mask, structure=connected)
+    pred_labels, num_pred = ndimage.label(pred_mask, structure=connected)
     both = true_mask & pred_mask
     # One number per pair of labels: sorting those is much faster than sorting pairs.
     code = true_labels[both].astype(np.int64) * (num_pred + 1) + pred_labels[both]
@@ -141,7 +148,7 @@ def _empty(empty_mask: EmptyMask) -> float:
 
 def _check(pred_mask: BoolArray, true_mask: BoolArray) -> None:
     for name, mask in (("pred_mask", pred_mask), ("true_mask", true_mask)):
-        if mask.dtype != np.bool_ or mask.ndim != 2:
+        if mask.dtype != np.bool_ or mask.ndim not in (2, 3):
             raise ValueError(f"{name} is {mask.dtype} of shape {mask.shape}; expected bool of shape (H, W)")
     if pred_mask.shape != true_mask.shape:
         raise ValueError(f"pred_mask is {pred_mask.shape}, true_mask {true_mask.shape}; expected the same (H, W)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -36,8 +37,8 @@ class MaskSource(Protocol):
     def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
         """Per record {class: (H, W) bool}. All records share one image; `texts[i]` is what record i is asked with."""
 
-    def spacing_mm(self, record: Record) -> tuple[float, float] | None:
-        """(row, column) size of a pixel of the record's image, None where unknown."""
+    def spacing_mm(self, record: Record) -> tuple[float, ...] | None:
+        """(row, column) size of a pixel of the record's image, of a volume (slice, row, column); None where unknown."""
 
     def describe(self) -> dict[str, Any]:
         """What summary.json says of the source: model, config, seed and what else identifies it."""
@@ -131,6 +132,10 @@ class FolderSource:
             {name: self._read(path) for name in record.masks if (path := self._files.get((record.id, name)))}
             for record in records
         ]
+
+    def set_slice(self, index: int | None) -> None:
+        """Read this slice of image and mask files from now on."""
+        self.slice_index = index
 
     def spacing_mm(self, record: Record) -> tuple[float, float] | None:
         """As the image file says."""
@@ -244,6 +249,12 @@ class PredictorSource:
 
         config = config_dict(self.predictor.config)
         return {"model": self.model, "kind": "model", "seed": config["train"]["seed"], "config": config, **self._extra}
+
+    def set_slice(self, index: int | None) -> None:
+        """Ask about this slice of images from now on."""
+        config = self.predictor.config
+        self.predictor.config = replace(config, data=replace(config.data, slice_index=index))
+        self._image, self._answers = None, {}
 
     def _open(self, record: Record) -> None:
         if record.image != self._image:
