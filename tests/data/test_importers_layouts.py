@@ -20,7 +20,8 @@ from medvl.data.tables import write_table
 from medvl.errors import InputError
 
 NAMES = (
-    "lvit qata mosmed monuseg lung-regions reports mimic-cxr openi ms-cxr siim rsna object-cxr nih chexpert covidx coco"
+    "lvit qata mosmed monuseg lung-regions reports mimic-cxr openi padchest ms-cxr siim rsna object-cxr nih chexpert "
+    "covidx coco labelme colour-masks"
 )
 
 
@@ -86,7 +87,7 @@ def test_command_line(tmp_path: Path) -> None:
 
 def test_options_belong_to_their_layout(tmp_path: Path) -> None:
     words = ["import", "yolo", str(yolo_set(tmp_path / "yolo")), "--out", str(tmp_path / "m.csv")]
-    for option, owner in (("max-size", "lung-regions"), ("uncertain", "chexpert"), ("views", "mimic-cxr")):
+    for option, owner in (("max-size", "lung-regions"), ("uncertain", "chexpert"), ("views", "mimic-cxr, padchest")):
         done = CliRunner().invoke(app, [*words, f"--{option}", "9"])
         assert isinstance(done.exception, InputError), option
         assert f"--{option} belongs to {owner}, not to yolo" in str(done.exception)

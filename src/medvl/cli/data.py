@@ -27,7 +27,7 @@ def import_(
         str | None, typer.Option(help="chexpert: cells without a mention are negative or unknown")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="ms-cxr: folder of MIMIC-CXR-JPG")] = None,
-    views: Annotated[str | None, typer.Option(help="mimic-cxr: views to keep, with commas between")] = None,
+    views: Annotated[str | None, typer.Option(help="mimic-cxr, padchest: views to keep, with commas between")] = None,
     reports: Annotated[Path | None, typer.Option(help="mimic-cxr: folder or zip of the reports")] = None,
     text_column: Annotated[str | None, typer.Option(help="reports: column of the reports as typed [text]")] = None,
     max_words: Annotated[int | None, typer.Option(help="reports: cut behind a sentence within so many words")] = None,

@@ -200,6 +200,19 @@ _ALL = (
         "all 3,955 reports, with the names of the 7,470 images; images never",
     ),
     Layout(
+        "padchest",
+        "PadChest: 160,861 radiographs with Spanish reports and labels",
+        "padchest:import_padchest",
+        (
+            Part("table", _at("PADCHEST_chest_x_ray_images_labels*.csv", "PADCHEST_chest_x_ray_images_labels*.csv.gz")),
+            Part("images", ("*.png",), 160861),
+        ),
+        "bimcv.cipf.es/bimcv-projects/padchest",
+        "BIMCV PadChest Dataset Research Use Agreement: request, research only",
+        "the table, whole; images never",
+        options=("views",),
+    ),
+    Layout(
         "ms-cxr",
         "MS-CXR: phrases with boxes on images of MIMIC-CXR-JPG",
         "ms_cxr:import_ms_cxr",
@@ -307,6 +320,30 @@ _ALL = (
         "your own set; the format is described on cocodataset.org",
         "those of your set",
         "run lengths of pycocotools; whole files never",
+    ),
+    Layout(
+        "labelme",
+        "LabelMe, a JSON file an image: polygons, rectangles, circles, masks",
+        "labelme:import_labelme",
+        (
+            Part("annotations", ("*.json",)),
+            Part("images (or embedded in the JSON)", _PICTURES, None, False),
+        ),
+        "your own set; the format is described in wkentaro/labelme on GitHub",
+        "those of your set",
+        "none, layout from description",
+    ),
+    Layout(
+        "colour-masks",
+        "label maps with a table of colours or values: CVAT, Pascal VOC, CamVid, Roboflow",
+        "colour_masks:import_colour_masks",
+        (
+            Part("table", _at("labelmap.txt", "class_dict.csv", "label_colors.txt", "_classes.csv")),
+            Part("images and masks", _PICTURES),
+        ),
+        "your own set",
+        "those of your set",
+        "none, layout from description",
     ),
     Layout(
         "yolo",

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from medvl.errors import Fault, InputError, nearest
 
 
 def stream_csv(path: Path, needed: Sequence[str], faults: list[Fault]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, {column: cell}) of a CSV, one row at a time; cells and names without outer white space.
+    """(line, {column: cell}) of a CSV (also .csv.gz), one row at a time; cells and names without outer white space.
 
     Rows with fewer or more cells than the header are faults and left out; empty cells at the end may be missing or
     superfluous, as published tables have them. InputError: no such file, not UTF-8, or a needed column is absent.
     """
     if not path.is_file():
         raise InputError("no such table", file=path)
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with _open(path) as stream:
         reader = csv.reader(stream)
         try:
             names = [name.strip() for name in next(reader, [])]
@@ -37,8 +40,14 @@ def stream_csv(path: Path, needed: Sequence[str], faults: list[Fault]) -> Iterat
                     faults.append(Fault(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header"))
                     continue
                 yield line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def find_file(folder: Path, names: Sequence[str], *, what: str = "table") -> Path:

@@ -1,0 +1,226 @@
+"""LabelMe (and AnyLabeling): one JSON file an image, with its outlines -> masks, boxes, labels.
+
+`shapes` holds polygons, rectangles (two points, or four), circles (centre and a point of the edge) and masks (a PNG in
+text, from its first point on). Lines and points have no area: they are left out and counted, and their label is not
+annotated in that image where it has no other object. Shapes of one label and one group_id are one object. Image flags
+that are set are labels. Every image is taken to be searched for every label.
+The image is `imagePath`, whatever folder or drive it names, else the file that is called like the JSON, else
+`imageData`, which is then written to images/ beside the manifest. The split is the word train, val or test in the name
+of a folder, else there is none.
+Source: the repository wkentaro/labelme. Layout from description, never met real files.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvl.core.files import read_json
+from medvl.data.importers.cases import capped, summed_up, unique_ids, write_cases
+from medvl.data.importers.image_finder import SUFFIXES, ImageFinder
+from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted, split_of_name
+from medvl.data.importers.result import ImportResult
+from medvl.data.importers.set_files import need_folder, walk
+from medvl.data.importers.shapes import Corners, Ellipse, Pixels, Polygon, Rectangle, polygon
+from medvl.errors import Fault, InputError
+
+LICENCE = ""  # of the user's own set
+WITHOUT_AREA = ("line", "linestrip", "point", "points", "cuboid")
+IGNORED = ("__ignore__", "_background_")  # LabelMe's names of what is no object
+Outline = Polygon | Rectangle | Ellipse | Pixels
+
+
+def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
+    """Write the manifest, masks/, boxes.csv and labels of a folder of LabelMe's files, and images/ of embedded ones.
+
+    `counts` of the result: objects, embedded_images, left_out_line, left_out_point, ... (by shape), left_out_no_area.
+    """
+    folder, out = need_folder(folder, "labelme"), Path(out)
+    files = {path: data for path in walk(folder) if path.suffix.lower() == ".json" and (data := _load(path))}
+    if not files:
+        raise InputError("no files of LabelMe", file=folder, expected="a JSON an image, with shapes and imagePath")
+    faults: list[Fault] = []
+    counts: Counter[str] = Counter()
+    finder = ImageFinder(folder)
+    ids = unique_ids(list(files), folder)
+    found: list[tuple[str, Path, str, Objects, list[str], tuple[int, int] | None]] = []
+    missing, embedded = [], {}
+    for ident, (path, data) in zip(ids, files.items(), strict=True):
+        objects = _objects(path, data, counts, faults)
+        counts += counted(objects.instances)
+        image = _image(finder, path, data)
+        if image is None and data.get("imageData"):
+            try:
+                pixels, suffix = _embedded(data["imageData"])
+                image = out.parent / "images" / f"{ident}{suffix}"
+                embedded[image] = pixels
+            except InputError as error:
+                faults.append(replace(error.faults[0], file=path))
+                continue
+        if image is None:
+            missing.append(f"{data['imagePath']} ({path.name})")
+            continue
+        flags = data.get("flags") or {}
+        names = [str(name) for name, is_set in flags.items() if is_set is True] if isinstance(flags, Mapping) else []
+        found.append((ident, image, _split(path.relative_to(folder)), objects, names, _size(data)))
+    if missing:
+        faults.append(summed_up(f"of {len(files)} images are missing", missing, folder, "imagePath, or imageData"))
+    counts["embedded_images"] = len(embedded)
+    categories = dict.fromkeys(one.label for _, _, _, objects, _, _ in found for one in objects.instances)
+    with_masks = bool(categories)
+    cases = []
+    for ident, image, split, objects, flagged, size in found:
+        case = case_of(
+            ident, image, split, objects.instances, list(categories), with_masks=with_masks, size=size,
+            left_out=objects.left_out,
+        )  # fmt: skip
+        case.labels = tuple(dict.fromkeys((*(case.labels or ()), *flagged)))
+        cases.append(case)
+    warnings = []
+    left_out = {name.removeprefix("left_out_"): n for name, n in counts.items() if name.startswith("left_out_") and n}
+    if left_out:
+        parts = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in left_out.items())
+        warnings.append(
+            f"{folder}: shapes without an area are left out ({parts}); where an image has no other object of their "
+            "label, the label is not annotated"
+        )
+    if loose := sum(not case.split for case in cases):
+        warnings.append(f"{folder}: {loose} images belong to no split; medvl split makes one")
+    if embedded and (out.parent / "images").exists():
+        raise InputError("images stands beside it already", file=out, expected="a folder without it")
+    try:
+        for image, pixels in embedded.items():
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(pixels)
+        return write_cases(out, cases, splits=SPLITS, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
+    except BaseException:
+        for image in embedded:
+            image.unlink(missing_ok=True)
+        if embedded and (out.parent / "images").is_dir():
+            (out.parent / "images").rmdir()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    label: str
+    group: Any  # None: an object of its own
+    outline: Outline
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """The content where it is LabelMe's, None where it is another JSON."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list) or "imagePath" not in data:
+        return None
+    if not isinstance(data["imagePath"], str):
+        raise InputError(f"imagePath is {str(data['imagePath'])[:40]!r}", file=path, expected="the name of the image")
+    return data
+
+
+def _image(finder: ImageFinder, path: Path, data: Mapping[str, Any]) -> Path | None:
+    image = finder.find(data["imagePath"], (path.parent,))
+    if image is not None:
+        return image
+    return next((path.with_suffix(suffix) for suffix in SUFFIXES if path.with_suffix(suffix).is_file()), None)
+
+
+def _embedded(text: Any) -> tuple[bytes, str]:
+    """The bytes of an image in base64, and the suffix of its kind."""
+    from PIL import Image
+
+    try:
+        pixels = base64.b64decode(text, validate=False)
+        with Image.open(io.BytesIO(pixels)) as image:
+            image.verify()
+            kind = (image.format or "").lower()
+    except Exception as error:  # Pillow raises what it likes
+        raise InputError(f"imageData cannot be read ({error})", expected="an image in base64") from None
+    suffix = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "bmp": ".bmp"}.get(kind)
+    if suffix is None:
+        raise InputError(f"imageData of kind {kind}", expected="JPEG, PNG, TIFF or BMP")
+    return pixels, suffix
+
+
+def _split(path: Path) -> str:
+    words = (split_of_name(part) for part in reversed(path.parts[:-1]))
+    return next((word for word in words if word), "")
+
+
+def _size(data: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = data.get("imageHeight"), data.get("imageWidth")
+    both = all(isinstance(value, (int, float)) and 0 < value < 10**9 for value in (height, width))
+    return (int(height), int(width)) if both and height and width else None
+
+
+def _objects(path: Path, data: Mapping[str, Any], counts: Counter[str], faults: list[Fault]) -> Objects:
+    """The objects of one file. A shape that cannot be understood is a fault."""
+    objects = Objects()
+    drawn: list[_Drawn] = []
+    own: list[Fault] = []
+    for i, shape in enumerate(data["shapes"]):
+        try:
+            label, kind = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
+            if not label or "|" in label:
+                raise InputError(f"label {label!r}", expected="a name without |")
+            if label in IGNORED:
+                counts["left_out_ignored"] += 1
+                continue
+            outline = None if kind in WITHOUT_AREA else _outline(kind, shape)
+            if outline is None:
+                counts[f"left_out_{kind if kind in WITHOUT_AREA else 'no_area'}"] += 1
+                objects.left_out.append(label)
+            else:
+                drawn.append(_Drawn(label, shape.get("group_id"), outline))
+        except InputError as error:
+            own.append(replace(error.faults[0], file=path, record=f"shape {i}"))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            what = f"not a shape ({type(error).__name__}: {error})"
+            own.append(Fault(what, path, record=f"shape {i}", expected="label, points, shape_type"))
+    faults += capped(own)
+    groups: dict[Any, list[_Drawn]] = {}
+    for i, one in enumerate(drawn):
+        groups.setdefault((one.label, str(one.group)) if one.group is not None else i, []).append(one)
+    for parts in groups.values():
+        x0, y0, x1, y1 = zip(*(part.outline.bounds() for part in parts), strict=True)
+        box: Corners = (min(x0), min(y0), max(x1), max(y1))
+        objects.instances.append(Instance(parts[0].label, box, tuple(part.outline for part in parts)))
+    return objects
+
+
+def _outline(kind: str, shape: Mapping[str, Any]) -> Outline | None:
+    """The outline of a shape with an area; None where it has none."""
+    points = [(float(x), float(y)) for x, y in shape["points"]]
+    if not all(math.isfinite(value) for point in points for value in point):
+        return None
+    if kind in ("polygon", "rotation", "oriented_rectangle"):
+        return polygon([value for point in points for value in point])
+    if kind == "rectangle" and len(points) in (2, 4):
+        (x0, x1), (y0, y1) = ((min(values), max(values)) for values in zip(*points, strict=True))
+        return Rectangle((x0, y0, x1, y1)) if x0 < x1 and y0 < y1 else None
+    if kind == "circle" and len(points) == 2:
+        (x, y), radius = points[0], math.dist(*points)
+        return Ellipse((x - radius, y - radius, x + radius, y + radius)) if radius > 0 else None
+    if kind == "mask" and points and shape.get("mask"):
+        return _pixels(shape["mask"], points[0])
+    raise InputError(f"a shape {kind} of {len(points)} points", expected="polygon, rectangle, circle or mask")
+
+
+def _pixels(text: Any, corner: tuple[float, float]) -> Pixels | None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+            values = np.asarray(image.convert("L")) > 0
+    except (binascii.Error, OSError, ValueError, TypeError, SyntaxError) as error:
+        raise InputError(f"a mask that cannot be read ({error})", expected="a PNG in base64") from None
+    return Pixels(values, round(corner[1]), round(corner[0])) if values.any() else None
