@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,17 @@ def test_validation_counts_an_image_once_however_often_ranks_repeat_it(films: Pa
         logits = task.module(batch.image).numpy()
     expected = np.mean([auc(logits[:, k], labels.values[:, k]) for k in range(2)])
     assert values[0]["macro_auc"] == pytest.approx(expected)
+
+
+def test_the_loss_of_what_ranks_repeat_is_not_counted(films: Path) -> None:
+    task, _, batch = task_of(films)
+    repeated = torch.arange(len(batch.ids)) < 2
+    with torch.no_grad():
+        whole, part = task.validation_step(batch), task.validation_step(replace(batch, repeated=repeated))
+        rest = task.validation_step(replace(batch, image=batch.image[2:], target=batch.target[2:], repeated=None))
+    assert float(whole["num"]) > float(part["num"]) == float(rest["num"])
+    assert float(part["loss_sum"]) == pytest.approx(float(rest["loss_sum"]), rel=1e-5)
+
 
 
 @pytest.mark.parametrize("size", ["nano", "resnet18"])

@@ -23,6 +23,7 @@ from medvl.config import Config, load_config
 from medvl.data.box_labels import BoxDataset, box_labels
 from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
+from medvl.data.sampler import REPEATED
 from medvl.errors import InputError
 from medvl.evaluate.compare import compare
 from medvl.evaluate.detector import evaluate_detector
@@ -277,16 +278,16 @@ def test_validation_counts_an_image_once_however_often_ranks_repeat_it(films: Pa
     labels = box_labels(load_manifest(config.data.manifest).split("val"), ("bar", "disc"), config)
     dataset = BoxDataset(labels, config.data, seed=0, train=False)
     task = DetectTask(config, build_detector(config, 2).eval(), ("bar", "disc"))
-    batch = collate([dataset[i] for i in range(len(dataset))])
-    values = []
-    for times in (1, 2):
-        totals: dict[str, torch.Tensor] = {}
-        for _ in range(times):
-            with torch.no_grad():
-                for name, value in task.validation_step(batch).items():
-                    totals[name] = totals.get(name, torch.tensor(0.0)) + value
+    images = range(len(dataset))
+    values, sums = [], []
+    for items in ([(0, i) for i in images], [*((0, i) for i in images), *((REPEATED, i) for i in range(3))]):
+        with torch.no_grad():
+            totals = task.validation_step(collate([dataset[item] for item in items]))
+            more = task.validation_step(collate([dataset[REPEATED, 0]]))
+            totals = {name: value + more[name] for name, value in totals.items()}
+        sums.append(float(totals["num"]))
         values.append(task.validation_values(totals))
-    assert values[0] == pytest.approx(values[1])
+    assert values[0] == pytest.approx(values[1]) and sums == [len(dataset)] * 2
 
 
 def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
@@ -338,7 +339,6 @@ def test_a_detector_that_goes_on_has_the_anchors_that_its_recipe_names(films: Pa
         (("detect.anchors=[[1,2]]",), "nine pairs"),
         (("detect.anchrs=fit",), "did you mean detect.anchors"),
         (("data.boxes_from=masks",), "no record of the train split has a mask"),
-        (("data.augment.scheme=released",), "scheme: medvl or none"),
         (("init=weights:nowhere.pth",), "nowhere.pth"),
         (("data.context_columns=[view]",), "context_columns with task: detect"),
         (("data.balance=siim",), "does not take data.balance"),

@@ -25,6 +25,7 @@ from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import label_units, labelled_patients
 from medvl.data.records import ABSENT, MaskRef, Record
+from medvl.data.sampler import REPEATED
 from medvl.errors import Fault, InputError, nearest, warn
 
 if TYPE_CHECKING:
@@ -235,12 +236,13 @@ class FeatureDataset(Dataset[Sample]):
         return len(self.features)
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
-        index = item[1] if isinstance(item, tuple) else item
+        epoch, index = item if isinstance(item, tuple) else (0, item)
         return replace(
             self._like,
             image=self.features[index][:, None, None],
             rows=self.source.groups[index],
             target=self.source.values[index][None, :, None, None],
+            repeated=epoch == REPEATED,
         )
 
 

@@ -63,6 +63,7 @@ class Batch:
     body: Tensor | None = None  # (B, H, W) bool
     context: tuple[Mapping[str, str], ...] = ()  # one per row, as the records have it
     boxes: Tensor | None = None  # (B, M, 5) class (below 0: none), x0, y0, x1, y1
+    repeated: Tensor | None = None  # (N,) bool, rows that another rank validates too: nothing of them is annotated
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -79,6 +80,7 @@ class Batch:
             None if self.body is None else self.body.to(device, non_blocking=True),
             self.context,
             None if self.boxes is None else self.boxes.to(device, non_blocking=True),
+            None if self.repeated is None else self.repeated.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:
@@ -91,6 +93,7 @@ class Batch:
             annotated=self.annotated.pin_memory(),
             body=None if self.body is None else self.body.pin_memory(),
             boxes=None if self.boxes is None else self.boxes.pin_memory(),
+            repeated=None if self.repeated is None else self.repeated.pin_memory(),
         )
 
 
@@ -318,7 +321,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples; each image stands once, each row names its image."""
     rows = [row for sample in samples for row in sample.rows]
     target = torch.from_numpy(np.concatenate([sample.target for sample in samples]))  # (N, K, H, W)
-    known = torch.tensor([not sample.repeated for sample in samples for _ in sample.rows])[:, None]  # (N, 1)
+    repeated = torch.tensor([sample.repeated for sample in samples for _ in sample.rows], dtype=torch.bool)  # (N,)
     counts = torch.tensor([len(sample.rows) for sample in samples])
     return Batch(
         image=torch.from_numpy(np.stack([sample.image for sample in samples])),  # (B, C, H, W)
@@ -327,10 +330,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         source_texts=tuple(row.text for row in rows),
         affines=tuple(sample.affine for sample in samples for _ in sample.rows),
         target=target,
-        annotated=~torch.isnan(target).flatten(2).any(dim=2) & known,  # (N, K)
+        annotated=~torch.isnan(target).flatten(2).any(dim=2) & ~repeated[:, None],  # (N, K)
         ids=tuple(row.id for row in rows),
         patients=tuple(row.patient for row in rows),
         body=_stack([sample.body for sample in samples]),
         context=tuple(row.context for row in rows),
         boxes=_pad([sample.boxes for sample in samples]),
+        repeated=repeated,
     )

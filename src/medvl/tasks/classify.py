@@ -114,6 +114,8 @@ class ClassifyTask(Task):
         self._logits.append(logits)
         self._targets.append(target)
         self._ids += batch.ids
+        if batch.repeated is not None:
+            target = target.masked_fill(batch.repeated[:, None], torch.nan)
         top, bottom = self._loss(logits, target)
         return {"loss_sum": top.double(), "num": bottom.double()}
 

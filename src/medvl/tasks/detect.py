@@ -100,8 +100,9 @@ class DetectTask(Task):
 
     def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """`loss` (scalar, with graph) and its parts (see `detection_loss`)."""
-        found = self._loss((module or self.module)(batch.image), batch)
         assert batch.boxes is not None
+        size = (batch.image.shape[2], batch.image.shape[3])
+        found = self._loss((module or self.module)(batch.image), batch.boxes, size)
         kinds = batch.boxes[..., 0]
         counts = {
             "boxes": (kinds >= 0).sum(),
@@ -137,8 +138,10 @@ class DetectTask(Task):
                     own.classes,
                 )
             )
-        loss = self._loss(logits, batch)["loss"].double()
-        return {"loss_sum": loss * len(found), "num": loss.new_tensor(len(found))}
+        boxes, keep = batch.boxes, slice(None) if batch.repeated is None else ~batch.repeated
+        num = len(boxes[keep])
+        loss = self._loss(logits[keep], boxes[keep], size)["loss"] if num else logits.new_zeros(())
+        return {"loss_sum": loss.double() * num, "num": loss.new_tensor(num, dtype=torch.double)}
 
     def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
         """`map_all_scores` and `map` over IoU .40 to .75 (of scores from `detect.score_threshold` on), COCO's AP50,
@@ -160,11 +163,10 @@ class DetectTask(Task):
         """A copy on `device` to time steps with; what it does leaves no trace in this one."""
         return DetectTask(self.config, deepcopy(self.module).to(device), self.classes)
 
-    def _loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        assert batch.boxes is not None
+    def _loss(self, logits: Tensor, boxes: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         network = self.module.network
-        grids = network.grids(batch.image.shape[2], batch.image.shape[3])
-        return detection_loss(logits, batch.boxes, network.anchors, grids, self.config.detect)
+        grids = network.grids(*size)
+        return detection_loss(logits, boxes, network.anchors, grids, self.config.detect)
 
 
 def detect_lines(
