@@ -12,6 +12,7 @@ from pathlib import Path
 
 MAX_SHOWN = 1000  # characters of one message: a damaged file can hold a word of any length
 MAX_ID = 160
+MAX_FAULTS = 50  # that are printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,10 @@ class InputError(Exception):
     def __str__(self) -> str:
         if len(self.faults) == 1:
             return str(self.faults[0])
-        return f"{len(self.faults)} faults:\n" + "\n".join(f"  {fault}" for fault in self.faults)
+        lines = [f"{len(self.faults)} faults:", *(f"  {fault}" for fault in self.faults[:MAX_FAULTS])]
+        if len(self.faults) > MAX_FAULTS:
+            lines.append(f"  and {len(self.faults) - MAX_FAULTS} more")
+        return "\n".join(lines)
 
 
 class UnfinishedError(InputError):

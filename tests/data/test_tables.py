@@ -216,6 +216,17 @@ def test_the_sheet_with_the_header_is_read(folder: Path) -> None:
     assert manifest.records[0].text == "data" and any("sheet data is read" in text for text in manifest.warnings)
 
 
+def test_no_sheet_with_the_header_and_escaped_line_breaks(folder: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["Our study"])
+    book.create_sheet("data").append(["ident", "image", "text"])
+    book.save(folder / "none.xlsx")
+    with pytest.raises(InputError, match="Sheet, data"):
+        load_manifest(folder / "none.xlsx")
+    write_table(folder / "m.xlsx", [{"id": "a", "image": "images/001.png", "text": "one_x000D__x000A_two"}])
+    assert load_manifest(folder / "m.xlsx").records[0].text == "one\ntwo"
+
+
 @pytest.mark.parametrize("dimension", ["A1", "A1:B2", "A1:D2", "A1:XFD1048576"])
 def test_a_stored_dimension_is_no_limit(folder: Path, dimension: str) -> None:
     def fill(sheet: Any) -> None:

@@ -24,6 +24,8 @@ MAX_BYTES = 1 << 29  # of all parts of the file, unpacked
 HEADER_WITHIN = 30  # rows at the top, empty ones not counted
 _OLD = b"\xd0\xcf\x11\xe0"  # of .xls, and of XLSX behind a password
 _MARKUP = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_CONTROLS = {"09": "\t", "0A": "\n", "0D": ""}
+_ESCAPED = re.compile(r"_x00(09|0A|0D)_")  # how XLSX writes line breaks of other programs
 _MAX_WHOLE = 10**15  # a spreadsheet keeps 15 digits
 # What makes a formula one: cells, functions, other sheets. A report that begins with "=" has none of them, and a
 # program that writes it as a formula stores no value, or 0.
@@ -126,6 +128,9 @@ def _choose_sheet(book: Any, needed: Sequence[str], path: Path, notes: list[str]
             expected=f"one sheet with the columns {', '.join(needed)}",
             remedy="leave one of them in the file, or save it as CSV",
         )
+    if needed and not shown and len(filled) > 1:
+        what = f"no sheet has the columns {', '.join(needed)} (sheets: {', '.join(filled)})"
+        raise InputError(what, file=path, remedy="name the columns so in the sheet of the table")
     title = shown[0] if needed and shown else next(iter(filled))
     if len(filled) > 1:
         others = ", ".join(name for name in filled if name != title)
@@ -273,7 +278,7 @@ def shown_text(cell: Any) -> str:
         raise TypeError(f"the cell holds the error {value}")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer():
         return formatted(int(value), str(cell.number_format or ""))
-    return cell_text(value)
+    return _ESCAPED.sub(lambda match: _CONTROLS[match[1]], cell_text(value)).strip()
 
 
 def formatted(value: int, number_format: str) -> str:
