@@ -89,6 +89,18 @@ def test_a_manifest_gives_ids_and_texts(tmp_path: Path, suffix: str) -> None:
     ]  # fmt: skip
 
 
+def test_a_table_without_ids_is_named_by_its_images(tmp_path: Path) -> None:
+    image(tmp_path / "i.png")
+    image(tmp_path / "j.png")
+    (tmp_path / "m.csv").write_text("image,text\ni.png,left lung\nj.png,left lung\nj.png,right lung\n")
+    found = list_images([tmp_path / "m.csv"])
+    assert [one.record.text for one in found if one.record] == ["left lung", "left lung", "right lung"]
+    assert found[0].name == "i" and len({one.name for one in found}) == 3
+    (tmp_path / "bad.csv").write_text("image,text\ni.png,left lung\nabsent.png,left lung\n")
+    with pytest.raises(InputError, match="absent"):
+        list_images([tmp_path / "bad.csv"])
+
+
 def test_slices(tmp_path: Path) -> None:
     path, flat = volume(tmp_path / "v.nii.gz", 3), image(tmp_path / "i.png")
     assert slices_of(path, "all") == (0, 1, 2) and slices_of(path, 2) == (2,) and slices_of(path, None, 1) == (1,)

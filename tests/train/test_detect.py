@@ -30,6 +30,7 @@ from medvl.evaluate.detector import evaluate_detector
 from medvl.evaluate.inputs import open_inputs
 from medvl.infer.batch import predict_files
 from medvl.infer.predictor import Predictor
+from medvl.infer.suggest import suggest
 from medvl.model_folder import load_model, save_model
 from medvl.models.classifier import ImageClassifier
 from medvl.models.image_encoder import build_image_encoder
@@ -359,6 +360,9 @@ def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2
         predict_files(g2d, [films / "1.png"], [], films / "nowhere", task="detect")
     with pytest.raises(InputError, match="a model of task: detect has no masks"):
         open_inputs(trained)
+    for verb in (lambda: suggest(trained, 1), lambda: Predictor.load(trained)):
+        with pytest.raises(InputError, match=r"remedy: medvl predict .* IMAGE --out DIR"):
+            verb()
     with pytest.raises(InputError):
         Predictor.load(trained).set_image(films / "0.png").segment("disc")
     with pytest.raises(InputError, match=r"init is another network.*disc"):

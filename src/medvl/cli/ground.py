@@ -122,7 +122,7 @@ def _has_masks(source: str) -> bool:
         return False
     if source.startswith(SHIPPED):
         return True
-    columns = read_table(source).columns
+    columns = read_table(source, needed=("image",)).columns
     return any(name == "mask" or (name.startswith("mask_") and name not in NOT_A_MASK) for name in columns)
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from medvl.config import load_config
 from medvl.data.images import IMAGE_SUFFIXES, image_size
+from medvl.data.record_rows import RecordReader
 from medvl.data.records import SHIPPED, Manifest, Record, load_manifest
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
-from medvl.data.tables import read_table
+from medvl.data.tables import Table, read_table
 from medvl.errors import Fault, InputError, warn
 from medvl.model_folder import find_model
 from medvl.progress import track
@@ -132,9 +133,32 @@ def _images_of(source: str | Path, text_column: str, out: Path | None, faults: l
 
 
 def _of_manifest(source: str | Path, text_column: str) -> list[InputImage]:
-    columns = read_table(source).columns if not str(source).startswith(SHIPPED) else (text_column,)
-    manifest = load_manifest(source, text_column=text_column if text_column in columns else "text", classes=[])
-    return [InputImage(record.id, record.image, record=record) for record in manifest.records]
+    """The rows of a table; one without a column id is named by its images."""
+    if str(source).startswith(SHIPPED):
+        records = load_manifest(source, classes=[]).records
+        return [InputImage(record.id, record.image, record=record) for record in records]
+    table = read_table(source, needed=("image",))
+    column = text_column if text_column in table.columns else "text"
+    if "id" in table.columns or "image" not in table.columns:
+        records = load_manifest(source, text_column=column, classes=[]).records
+    else:
+        reader = RecordReader(_with_ids(table), column, [], (), False)
+        records = tuple(reader.records())
+        if faults := [*table.faults, *reader.faults]:
+            raise InputError(faults)
+        for message in reader.warnings:
+            warn(message)
+    return [InputImage(record.id, record.image, record=record) for record in records]
+
+
+def _with_ids(table: Table) -> Table:
+    stems = [_stem(Path(row["image"].replace("\\", "/"))).lstrip(".") for _, row in table.rows]
+    several = {stem for stem, num in Counter(stems).items() if num > 1}
+    rows = tuple(
+        (line, {"id": _cut(f"{stem}-{line}" if stem in several else stem), **row})
+        for stem, (line, row) in zip(stems, table.rows, strict=True)
+    )
+    return replace(table, columns=("id", *table.columns), rows=rows)
 
 
 def _walk(folder: Path, out: Path | None) -> list[Path]:
