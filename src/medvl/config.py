@@ -16,6 +16,7 @@ from medvl.core.files import write_text
 from medvl.core.plain_yaml import read_yaml, yaml_text
 from medvl.core.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.data.geometry import AugmentConfig, Border
+from medvl.data.limits import allow_megapixels
 from medvl.errors import Fault, InputError, nearest, warn
 from medvl.fidelity import Preset, preset_values
 from medvl.objectives.detection import DetectConfig
@@ -70,6 +71,8 @@ class DataConfig:
     context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]
     context_shuffle: bool = False  # a control: every record gets the context of another patient of its split
     num_workers: Annotated[int, Ge(0), Le(256)] = 0
+    # per image, slice or frame; larger ones are refused before they are decoded (raises 100, never lowers it)
+    max_megapixels: Annotated[float, Ge(100), Le(100_000)] = 100.0
     cache_mb: Count = 1024  # decoded images and masks kept in memory
 
 
@@ -341,6 +344,7 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     faults = cross_faults(config, source)
     if faults:
         raise InputError(faults)
+    allow_megapixels(config.data.max_megapixels)
     return config
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from medvl.config import DataConfig
 from medvl.data.dataset import SegmentDataset, collate, fit_image
 from medvl.data.geometry import AugmentConfig
+from medvl.data.orientation import UPRIGHT
 from medvl.data.records import load_manifest
 
 
@@ -72,4 +73,4 @@ def test_letterbox_pads_training_as_validation(manifest: Path, border: str) -> N
     for index in range(3):
         np.testing.assert_allclose(train[5, index].image, val[index].image, atol=1e-6)
     assert val[0].image[0, :, 0] == pytest.approx(0 if border == "zero" else 90 / 255)
-    assert fit_image((40, 30), data).border == val[0].affine.border == train[0, 0].affine.border == border
+    assert fit_image((40, 30), UPRIGHT, data).border == val[0].affine.border == train[0, 0].affine.border == border

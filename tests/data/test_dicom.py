@@ -423,8 +423,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     spoilt = content.replace(b"0.5\\0.5", b"x.5\\0.5")
     assert spoilt != content
     path.write_bytes(spoilt)
-    assert fault_of(read_image, path).what.startswith("unreadable DICOM (")
-    assert image_size(path) == SMOOTH.shape
+    assert read(path).spacing_mm is None  # one unreadable tag is that tag's loss
 
 
 def test_a_dicom_without_an_image(tmp_path: Path) -> None:

@@ -203,10 +203,9 @@ def test_shapes_and_types_refused(tmp_path: Path) -> None:
     one_volume = write(tmp_path / "one.nii", VOLUME[..., None])
     assert values(one_volume, 0) == [[20, 8], [16, 4], [12, 0]]
     assert read(one_volume, slice_index=0).reference.to_volume(np.ones((3, 2))).shape == (2, 3, 4, 1)
-    colour = np.zeros((2, 3, 1), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    for name, volume in {"colour.nii": colour, "complex.nii": np.zeros((2, 3, 1), np.complex64)}.items():
-        for function in (read_image, read_mask):
-            assert fault_of(function, write(tmp_path / name, volume)).expected == "one number a voxel"
+    path = write(tmp_path / "complex.nii", np.zeros((2, 3, 1), np.complex64))
+    for function in (read_image, read_mask):
+        assert fault_of(function, path).expected == "one number a voxel, or a colour"
 
 
 def test_labels(tmp_path: Path) -> None:

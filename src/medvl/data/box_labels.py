@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import MOVED_OUT, Sample, SegmentDataset, fit_image
 from medvl.data.geometry import Affine
-from medvl.data.images import image_size
+from medvl.data.images import image_orientation, image_size
 from medvl.data.masks import read_mask
 from medvl.data.records import Box, Manifest, MaskRef, Record
 from medvl.errors import Fault, InputError, nearest
@@ -171,8 +171,9 @@ def fit_anchors(labels: BoxLabels, config: Config, num: int = 9) -> list[list[fl
         InputError: fewer different sizes than anchors.
     """
     sides = []
-    for boxes, size in zip(labels.boxes, labels.sizes(), strict=True):
-        for box in fit_image(size, config.data).apply_boxes(boxes):
+    for boxes, row, size in zip(labels.boxes, labels.records, labels.sizes(), strict=True):
+        turn = image_orientation(row.image).turn
+        for box in fit_image(size, turn, config.data).apply_boxes(boxes):
             sides.append((box.x1 - box.x0, box.y1 - box.y0))
     points = np.array(sides, dtype=np.float64).reshape(-1, 2)  # (n, 2)
     if len(np.unique(points.round(6), axis=0)) < num:

@@ -24,7 +24,9 @@ from medvl.data.class_flips import ClassFlips
 from medvl.data.geometry import Affine, draw, fit, require_laterality, warn_unmirrored
 from medvl.data.images import Image, read_image
 from medvl.data.intensity import intensity, own_range
+from medvl.data.limits import allow_megapixels
 from medvl.data.masks import read_mask
+from medvl.data.orientation import Turn
 from medvl.data.records import MaskRef, Record
 from medvl.data.sampler import REPEATED
 from medvl.errors import InputError
@@ -184,8 +186,7 @@ class SegmentDataset(Dataset[Sample]):
         texts = [row.text for row in rows]
         image = self._image(group[0])
         masks = [[self._mask(row, name) for name in self.classes] for row in rows]
-        size = image.pixels.shape[:2]
-        base = fit_image((size[0], size[1]), self.config)
+        base = fit_image(image.size, image.orientation.turn, self.config)
         affine, empty = base, np.zeros(len(rows), dtype=bool)
         if self.train:
             present = [mask for row in masks for mask in row if mask is not None]
@@ -257,6 +258,7 @@ class SegmentDataset(Dataset[Sample]):
 
 def load_image(path: Path, config: DataConfig) -> Image:
     """Read one image as `config` says (window, slice)."""
+    allow_megapixels(config.max_megapixels)  # in a worker too
     return read_image(path, window=config.window, slice_index=config.slice_index)
 
 
@@ -274,9 +276,13 @@ def load_mask(reference: MaskRef, image: Image, config: DataConfig) -> NDArray[n
     return mask
 
 
-def fit_image(size: tuple[int, int], config: DataConfig) -> Affine:
-    """From an image of (H, W) to the model's grid, in training, validation and prediction alike."""
-    return fit(size, config.image_size, config.resize, config.border)
+def fit_image(size: tuple[int, int], turn: Turn, config: DataConfig) -> Affine:
+    """From an image of stored (H, W) to the model's grid, in training, validation and prediction alike.
+
+    Args:
+        turn: of the image into the standard display, `Image.orientation.turn`.
+    """
+    return fit(size, config.image_size, config.resize, config.border, turn)
 
 
 def mask_on_grid(mask: NDArray[np.bool_], affine: Affine, config: DataConfig) -> NDArray[np.bool_]:
@@ -286,7 +292,7 @@ def mask_on_grid(mask: NDArray[np.bool_], affine: Affine, config: DataConfig) ->
     """
     if config.mask_rule == "area":
         return affine.apply_mask(mask)
-    base = fit_image((mask.shape[0], mask.shape[1]), config)
+    base = fit_image((mask.shape[0], mask.shape[1]), affine.turn, config)
     return affine.after(base).apply_mask(base.touched(mask))
 
 

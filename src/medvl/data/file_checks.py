@@ -31,10 +31,10 @@ class Grid:
     @classmethod
     def of(cls, path: Path) -> Grid:
         """Read the header of an image or mask. InputError as `image_size`."""
-        if kind_of(path) == "nifti":
-            from medvl.data.nifti import nifti_grid
+        if kind_of(path) == "volume":
+            from medvl.data.volumes import volume_grid
 
-            return cls(image_size(path), *nifti_grid(path))
+            return cls(image_size(path), *volume_grid(path))
         return cls(image_size(path))
 
     def difference(self, image: Grid) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from medvl.core.ranges import SECTION, Fraction, Positive, Share
 from medvl.data.images import resample_map
 from medvl.data.masks import resample_mask
+from medvl.data.orientation import UPRIGHT, Turn
 from medvl.data.records import Box
 from medvl.data.reports import can_mirror, is_english, mirror_text, names_height, names_side
 from medvl.errors import InputError, warn
@@ -58,7 +59,8 @@ class AugmentConfig:
 class Affine:
     """A map from the native grid to the model's grid that remembers itself, so that answers return to native pixels.
 
-    `matrix` (2, 3) takes source (x, y) to target (x, y). `left_right` and `up_down` say whether words must be swapped.
+    `matrix` (2, 3) takes source (x, y) to target (x, y). `left_right` and `up_down` say whether words must be swapped;
+    `turn`, which is part of the matrix, brings the stored pixels to the standard display and swaps no words.
     """
 
     matrix: NDArray[np.float64]
@@ -68,16 +70,16 @@ class Affine:
     up_down: bool = False
     text_rule: Literal["rewrite", "keep"] = "rewrite"
     border: Border = "edge"
+    turn: Turn = UPRIGHT
 
     def apply_image(self, pixels: FloatArray) -> FloatArray:
         """(H, W) or (C, H, W) at the source size -> the same layout at the target size.
 
         Outside the source its edges are repeated, or with `border: zero` it is black.
         """
-        border = cv2.BORDER_REPLICATE if self.border == "edge" else cv2.BORDER_CONSTANT
-        if pixels.ndim == 2:
-            return self._warp(pixels, border)
-        return np.stack([self._warp(channel, border) for channel in pixels])  # (C, h, w)
+        if pixels.ndim == 3:
+            return np.stack([self.apply_image(channel) for channel in pixels])  # (C, h, w)
+        return self._warp(pixels, cv2.BORDER_REPLICATE if self.border == "edge" else cv2.BORDER_CONSTANT)
 
     def apply_map(self, values: FloatArray) -> FloatArray:
         """(H, W) float -> (h, w); zero outside the source."""
@@ -85,12 +87,16 @@ class Affine:
 
     def apply_mask(self, mask: BoolArray) -> BoolArray:
         """(H, W) bool -> (h, w) bool: half of the area decides."""
+        if self.turn:
+            return self._turned().apply_mask(self.turn.apply(mask))
         if self._is_resize():
             return resample_mask(mask, self.target_size)
         return self.apply_map(mask.astype(np.float32)) >= 0.5
 
     def touched(self, mask: BoolArray) -> BoolArray:
         """(H, W) bool -> (h, w) bool: what OpenCV's bilinear rule makes greater than 0 (LViT's released program)."""
+        if self.turn:
+            return self._turned().touched(self.turn.apply(mask))
         pixels = mask.astype(np.uint8) * 255
         if self._is_resize():
             return np.asarray(cv2.resize(pixels, self.target_size[::-1], interpolation=cv2.INTER_LINEAR) > 0)
@@ -132,12 +138,14 @@ class Affine:
         """
         square = np.vstack([base.matrix, (0.0, 0.0, 1.0)])
         matrix = _compose(self.matrix, np.linalg.inv(square)[:2])
-        return replace(self, matrix=matrix, source_size=base.target_size)
+        return replace(self, matrix=matrix, source_size=base.target_size, turn=UPRIGHT)
 
     def invert_map(self, values: FloatArray) -> FloatArray:
         """(h, w) or (K, h, w) on the target grid -> (H, W) or (K, H, W) on the source grid; zero outside the target."""
         if values.ndim == 3:
             return np.stack([self.invert_map(one) for one in values])  # (K, H, W)
+        if self.turn:
+            return self.turn.undo(self._turned().invert_map(values))
         if self._is_resize():
             return resample_map(values, self.source_size)
         # Edges are repeated, else the outermost pixels would be mixed with zeros; what is outside is cut off after it.
@@ -149,10 +157,18 @@ class Affine:
         inside = (x > -0.5) & (x < w - 0.5) & (y > -0.5) & (y < h - 0.5)
         return np.where(inside, result, np.float32(0))
 
+    def _turned(self) -> Affine:
+        """The rest of this affine once `turn` is done: pixels are turned exactly, never by interpolation."""
+        square = np.vstack([self.turn.matrix(self.source_size), (0.0, 0.0, 1.0)])
+        matrix = _compose(self.matrix, np.linalg.inv(square)[:2])
+        return replace(self, matrix=matrix, source_size=self.turn.size(self.source_size), turn=UPRIGHT)
+
     def _is_resize(self) -> bool:
         return bool(np.allclose(self.matrix, _resize_matrix(self.source_size, self.target_size), atol=1e-9))
 
     def _warp(self, values: FloatArray, border: int) -> FloatArray:
+        if self.turn:
+            return self._turned()._warp(self.turn.apply(values), border)
         if self._is_resize():
             return resample_map(values, self.target_size)
         return _sample(values, self.matrix, self.target_size, border)
@@ -163,18 +179,24 @@ def fit(
     target_size: tuple[int, int],
     how: Literal["stretch", "letterbox"] = "stretch",
     border: Border = "edge",
+    turn: Turn = UPRIGHT,
 ) -> Affine:
     """The plain resize to the model's grid: both sides stretched, or the aspect kept and the rest padded evenly.
 
-    What is padded, and what an affine drawn on top of it shows beyond the picture, is as `border` says.
+    What is padded, and what an affine drawn on top of it shows beyond the picture, is as `border` says. `turn` brings
+    the stored pixels to the standard display first; `dataset.fit_image` gives that of the image.
     """
+    size = turn.size(source_size)
     if how == "stretch":
-        return Affine(_resize_matrix(source_size, target_size), source_size, target_size, border=border)
-    scale = min(target_size[0] / source_size[0], target_size[1] / source_size[1])
-    centre = [(side - 1) / 2 for side in source_size]
-    middle = [(side - 1) / 2 for side in target_size]
-    matrix = np.array([[scale, 0, middle[1] - scale * centre[1]], [0, scale, middle[0] - scale * centre[0]]])
-    return Affine(matrix, source_size, target_size, border=border)
+        matrix = _resize_matrix(size, target_size)
+    else:
+        scale = min(target_size[0] / size[0], target_size[1] / size[1])
+        centre = [(side - 1) / 2 for side in size]
+        middle = [(side - 1) / 2 for side in target_size]
+        matrix = np.array([[scale, 0, middle[1] - scale * centre[1]], [0, scale, middle[0] - scale * centre[0]]])
+    if turn:
+        matrix = _compose(matrix, turn.matrix(source_size))
+    return Affine(matrix, source_size, target_size, border=border, turn=turn)
 
 
 def draw(

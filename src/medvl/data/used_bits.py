@@ -48,7 +48,7 @@ def dark_images(records: Sequence[Record]) -> DarkImages:
 def used_bits(path: Path) -> int | None:
     """The bits that the range of a 16-bit image needs (highest minus lowest value); None of other files."""
     try:
-        if kind_of(path) != "pil":
+        if kind_of(path) != "picture":
             return None
         with path.open("rb") as file, PILImage.open(file) as image:
             if not (image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))):

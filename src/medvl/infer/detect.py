@@ -41,8 +41,7 @@ class BoxFiles:
     def _of_slice(self, image: InputImage, index: int | None) -> list[dict[str, Any]]:
         data = self.config.data
         native = load_image(image.path, replace(data, slice_index=index))
-        height, width = native.pixels.shape[:2]
-        affine = fit_image((height, width), data)
+        affine = fit_image(native.size, native.orientation.turn, data)
         pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, H, W)
         with torch.no_grad():
             logits = self.module(torch.from_numpy(pixels)[None].to(self.device))

@@ -41,7 +41,7 @@ class LabelFiles:
     def _of_slice(self, image: InputImage, index: int | None) -> dict[str, Any]:
         data = self.config.data
         native = load_image(image.path, replace(data, slice_index=index))
-        affine = fit_image((native.pixels.shape[0], native.pixels.shape[1]), data)
+        affine = fit_image(native.size, native.orientation.turn, data)
         pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, h, w)
         with torch.inference_mode():
             logits = self.module(torch.from_numpy(pixels)[None].to(self.device))[0].double()  # (K,)

@@ -111,8 +111,7 @@ class Predictor:
             InputError: unreadable file, wrong number of channels, floats outside [0, 1].
         """
         self._image = as_image(image, self.config)
-        size = self._image.pixels.shape[:2]
-        self._affine = fit_image((size[0], size[1]), self.config.data)
+        self._affine = fit_image(self._image.size, self._image.orientation.turn, self.config.data)
         pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
         tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)  # (1, C, h, w)
         with torch.inference_mode():

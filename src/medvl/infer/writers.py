@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medvl.core.files import whole_file
 from medvl.data.display import as_picture
 from medvl.data.images import Image
-from medvl.data.nifti import NiftiSlice, single_slice
+from medvl.data.volumes import NiftiSlice, single_slice
 
 BoolArray = NDArray[np.bool_]
 

@@ -121,8 +121,7 @@ class ZeroShot:
             InputError: unreadable file, wrong number of channels, floats outside [0, 1].
         """
         self._image = as_image(image, self.config)
-        height, width = self._image.pixels.shape[:2]
-        self._affine = fit_image((height, width), self.config.data)
+        self._affine = fit_image(self._image.size, self._image.orientation.turn, self.config.data)
         pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
         self._tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)
         self._vector, self._cells = None, {}

@@ -31,6 +31,7 @@ from medvl.core.files import write_json
 from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image
 from medvl.data.geometry import Affine
+from medvl.data.images import image_orientation
 from medvl.data.masks import read_mask
 from medvl.data.records import Record
 from medvl.device import to_device
@@ -273,7 +274,7 @@ class SemiSegmentTask(SegmentTask):
 
     def _view(self, affine: Affine) -> Affine:
         """native -> view, as a map from the record's grid at model size to the view."""
-        base = fit_image(affine.source_size, self.config.data)
+        base = fit_image(affine.source_size, affine.turn, self.config.data)
         return affine.after(base)
 
     def _moved(self, view: Affine, masks: FloatArray) -> FloatArray:
@@ -390,5 +391,5 @@ def _mask_on_grid(record: Record, name: str, config: Config) -> FloatArray | Non
     if reference.path is None:
         return np.zeros(config.data.image_size, dtype=np.float32)
     mask = read_mask(reference.path, reference.values, slice_index=config.data.slice_index)
-    size = (mask.shape[0], mask.shape[1])
-    return fit_image(size, config.data).apply_mask(mask).astype(np.float32)
+    size, turn = (mask.shape[0], mask.shape[1]), image_orientation(record.image).turn
+    return fit_image(size, turn, config.data).apply_mask(mask).astype(np.float32)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from medvl.data.images import decode
 from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES
 from medvl.data.importers.instances import SPLITS, split_of_name
@@ -30,6 +29,7 @@ from medvl.data.importers.set_files import matching, need_folder, stream_csv, wa
 from medvl.data.importers.shapes import MaskFile
 from medvl.data.mask_colours import LabelValue, StoredMask, colours_of
 from medvl.data.masks import read_labels
+from medvl.data.pictures import decode
 from medvl.errors import Fault, InputError
 
 LICENCE = ""  # of the user's own set

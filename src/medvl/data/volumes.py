@@ -1,0 +1,281 @@
+"""Volumes (NIfTI, NRRD, MHA): a slice as an image, and a mask back into the volume.
+
+What is displayed: the volume is brought to RAS order, and the slice is turned so that up is superior (or anterior, in
+an axial slice) and the patient's right is on the viewer's left (in a sagittal slice: anterior on the viewer's left).
+`axis`: 0 = sagittal (left-right), 1 = coronal (posterior-anterior), 2 = axial (inferior-superior), in RAS order. A file
+of a single slice (exactly one side of 1) is shown as that slice, whichever way it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.data.limits import check_size
+from medvl.errors import InputError, warn
+
+if TYPE_CHECKING:
+    from medvl.data.images import Image
+    from medvl.data.mask_colours import StoredMask
+
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of the affine; mm unless declared
+AXES = ("sagittal", "coronal", "axial")
+WHOLE = (slice(None), slice(None), slice(None))
+
+Part = tuple[slice, slice, slice]  # of the axes of a file
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiSlice:
+    """Where a displayed slice stands in its file: enough to put a mask back."""
+
+    affine: NDArray[np.float64]  # (4, 4) of the file
+    shape: tuple[int, ...]  # of the file
+    to_canonical: NDArray[np.float64]  # nibabel orientation transform, file -> RAS
+    axis: int
+    index: int
+    unit: str = "mm"  # of the affine, as the file declares it
+
+    @property
+    def thickness_mm(self) -> float:
+        """Distance from one slice to the next."""
+        along = int(np.flatnonzero(self.to_canonical[:, 0].astype(int) == self.axis)[0])
+        return float(np.linalg.norm(self.affine[:3, along])) * MILLIMETRES.get(self.unit, 1.0)
+
+    def to_volume(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """(H, W) as displayed -> a volume of the file's shape, zero outside the slice."""
+        return self.stack({self.index: mask})
+
+    def stack(self, masks: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+        """{index of a slice: (H, W) as displayed} -> a volume of the file's shape, zero in the other slices."""
+        from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+        shape3 = three_sides(self.shape)
+        order = self.to_canonical[:, 0].astype(int)
+        sides = [shape3[int(np.flatnonzero(order == i)[0])] for i in range(3)]
+        canonical = np.zeros(sides, dtype=next(iter(masks.values())).dtype)
+        for index, mask in masks.items():
+            np.moveaxis(canonical, self.axis, 0)[index] = mask[::-1, ::-1].T  # (H, W) displayed -> (x, y) of the plane
+        back = io_orientation(inv_ornt_aff(self.to_canonical, shape3))
+        return np.asarray(apply_orientation(canonical, back)).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A file of up to three axes (X, Y, Z), of which only the header is read.
+
+    `load` gives the voxels of a part of it: (x, y, z), or (x, y, z, 3) in colour. `affine` (4, 4) is in RAS order, in
+    `unit`; `to_canonical` nibabel's orientation transform, file -> RAS.
+    """
+
+    path: Path
+    form: str
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    to_canonical: NDArray[np.float64]
+    load: Callable[[Part], NDArray[Any]]
+    bits: int
+    unit: str = "mm"
+    is_colour: bool = False
+    has_spacing: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        form: str,
+        shape: tuple[int, ...],
+        affine: NDArray[np.float64],
+        load: Callable[[Part], NDArray[Any]],
+        bits: int,
+        **more: Any,
+    ) -> Volume:
+        """InputError where the affine does not say how the volume lies, or the volume is too large to be decoded."""
+        check_size(three_sides(shape), path, volume=True)
+        affine, turn = _orientation(affine, three_sides(shape), path)
+        return cls(path, form, shape, affine, turn, load, bits, **more)
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Voxels along left-right, posterior-anterior, inferior-superior."""
+        sides = [0, 0, 0]
+        for side, target in zip(three_sides(self.shape), self.to_canonical[:, 0].astype(int), strict=True):
+            sides[target] = side
+        return sides[0], sides[1], sides[2]
+
+    def slice_axis(self, axis: int) -> int:
+        """`axis`, or the one of a single slice."""
+        if axis not in (0, 1, 2):
+            raise InputError(f"slice axis {axis}", file=self.path, expected="0 (sagittal), 1 (coronal) or 2 (axial)")
+        return self.sides.index(1) if self.sides.count(1) == 1 else axis
+
+    def plane_size(self, axis: int) -> tuple[int, int]:
+        """(H, W) of a displayed slice."""
+        plane = [self.sides[i] for i in range(3) if i != self.slice_axis(axis)]
+        check_size((plane[1], plane[0]), self.path)
+        return plane[1], plane[0]
+
+    def canonical(self, part: Part = WHOLE) -> NDArray[Any]:
+        """The voxels of a part of the file, in RAS order."""
+        from nibabel.orientations import apply_orientation
+
+        return np.asarray(apply_orientation(self.load(part), self.to_canonical))
+
+    def plane(self, index: int, axis: int) -> NDArray[Any]:
+        """(H, W[, 3]): one slice as displayed; only its voxels are loaded where the format allows it."""
+        file_axis = int(np.flatnonzero(self.to_canonical[:, 0].astype(int) == axis)[0])
+        place = index if self.to_canonical[file_axis, 1] > 0 else self.sides[axis] - 1 - index
+        part = [slice(None)] * 3
+        part[file_axis] = slice(place, place + 1)
+        return shown(np.take(self.canonical((part[0], part[1], part[2])), 0, axis=axis))
+
+    def spacing_mm(self, axis: int) -> tuple[float, float] | None:
+        """(row, column) of a displayed slice; None where it is not known."""
+        zooms = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)) * MILLIMETRES.get(self.unit, 1.0)
+        sides = [0.0, 0.0, 0.0]
+        for i, target in enumerate(self.to_canonical[:, 0].astype(int)):
+            sides[target] = float(zooms[i])
+        column, row = (sides[i] for i in range(3) if i != axis)
+        return (row, column) if self.has_spacing and row > 0 and column > 0 else None
+
+
+def read_volume(
+    path: Path, *, window: tuple[float, float] | None = None, slice_index: int | None = None, axis: int = 2
+) -> Image:
+    """One slice as an Image; values between the 0.5th and 99.5th percentile become 0..1 unless `window` is given.
+
+    NaN is background: it takes no part in the percentiles and is shown as 0, with a warning. Colours of bytes are
+    scaled by 255.
+
+    Raises:
+        InputError: unreadable; more than one slice and no `slice_index`; an index outside; infinite values.
+    """
+    from medvl.data.images import PERCENTILES, Image
+
+    volume = open_volume(path, as_slices=slice_index is not None)
+    axis, index = _chosen(volume, slice_index, axis)
+    plane = volume.plane(index, axis)
+    values = plane.astype(np.float32)
+    background = np.isnan(values)
+    if np.isinf(values).any() or background.all():
+        raise InputError(
+            f"{int((~np.isfinite(values)).sum())} voxels are not finite",
+            file=path,
+            expected="numbers, and NaN only in the background",
+            remedy="write the value of the background there",
+        )
+    if background.any():
+        warn("NaN in the image is read as background", place=path)
+    if window is not None:
+        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
+    elif volume.is_colour and plane.dtype == np.uint8:
+        low, high = 0.0, 255.0
+    else:
+        known = values[~background] if background.any() else values
+        low, high = (float(v) for v in np.percentile(known, PERCENTILES))
+    pixels = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+    pixels[background] = 0
+    reference = NiftiSlice(volume.affine, volume.shape, volume.to_canonical, axis, index, volume.unit)
+    pixels = np.ascontiguousarray(pixels)
+    return Image(pixels, volume.spacing_mm(axis), path, bits=volume.bits, format=volume.form, reference=reference)
+
+
+def read_volume_mask(path: Path, *, slice_index: int | None = None, axis: int = 2) -> StoredMask:
+    """One slice (H, W) of a mask, with the whole volume, whose values decide what those of the slice mean."""
+    from medvl.data.mask_colours import StoredMask
+
+    volume = open_volume(path, as_slices=slice_index is not None)
+    axis, index = _chosen(volume, slice_index, axis)
+    voxels = volume.canonical()
+    whole = voxels if voxels.shape[axis] > 1 and not volume.is_colour else None
+    return StoredMask(path, shown(np.take(voxels, index, axis=axis)), volume=whole, nan_outside=True)
+
+
+def volume_size(path: Path, axis: int = 2) -> tuple[int, int]:
+    """(H, W) of a displayed slice, from the header."""
+    return open_volume(path).plane_size(axis)
+
+
+def volume_slices(path: Path, axis: int = 2) -> int:
+    """How many slices there are along `axis`, from the header."""
+    volume = open_volume(path)
+    return volume.sides[volume.slice_axis(axis)]
+
+
+def volume_grid(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """From the header: the affine (4, 4), voxel -> mm in RAS, and the sides of the volume as it is stored."""
+    volume = open_volume(path)
+    scaled = volume.affine.copy()
+    scaled[:3] *= MILLIMETRES.get(volume.unit, 1.0)
+    return scaled, three_sides(volume.shape)
+
+
+def open_volume(path: Path, *, as_slices: bool = False) -> Volume:
+    """The header of a NIfTI, NRRD or MetaImage file. InputError as the readers of these."""
+    from medvl.data.itk_files import is_itk, open_itk
+    from medvl.data.nifti import open_nifti
+
+    return open_itk(path) if is_itk(path) else open_nifti(path, as_slices=as_slices)
+
+
+def single_slice(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None, num_slices: int = 1) -> NiftiSlice:
+    """The place of an (H, W) image that is no NIfTI: an axial slice of (W, H, num_slices) in RAS order."""
+    height, width = shape
+    row, column = spacing_mm or (1.0, 1.0)
+    identity = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float64)
+    return NiftiSlice(np.diag([column, row, 1.0, 1.0]), (width, height, num_slices), identity, 2, 0)
+
+
+def three_sides(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The first three sides; those that are not there are 1."""
+    sides = (*shape[:3], 1)
+    return sides[0], sides[1], sides[2]
+
+
+def shown(plane: NDArray[Any]) -> NDArray[Any]:
+    """(x, y[, 3]) of a plane in RAS order -> (H, W[, 3]): second axis up, first axis towards the left."""
+    return plane.swapaxes(0, 1)[::-1, ::-1]
+
+
+def _chosen(volume: Volume, slice_index: int | None, axis: int) -> tuple[int, int]:
+    """The axis and the index of the slice that is asked for."""
+    axis = volume.slice_axis(axis)
+    volume.plane_size(axis)
+    num_slices = volume.sides[axis]
+    if slice_index is None:
+        if num_slices > 1:
+            raise InputError(
+                f"a volume of {' x '.join(map(str, volume.sides))} voxels (left-right, posterior-anterior, "
+                "inferior-superior)",
+                file=volume.path,
+                expected=f"data.slice_index from 0 to {num_slices - 1} ({AXES[axis]})",
+            )
+        slice_index = 0
+    if not 0 <= slice_index < num_slices:
+        raise InputError(f"slice {slice_index} of {num_slices}", file=volume.path, expected=f"0 to {num_slices - 1}")
+    return axis, slice_index
+
+
+def _orientation(
+    affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The affine and its transform to RAS; a side of 1 without a thickness, as in some 2D files, gets 1."""
+    from nibabel.orientations import io_orientation
+
+    if np.isfinite(affine).all():
+        turn = np.asarray(io_orientation(affine))
+        lost = np.flatnonzero(np.isnan(turn[:, 0]))
+        if all(shape[i] == 1 for i in lost):
+            affine = affine.copy()
+            for i, target in zip(lost, sorted({0, 1, 2} - set(turn[:, 0])), strict=True):
+                turn[i] = target, 1
+                affine[:3, i] = np.eye(3)[target]
+            return affine, turn
+    raise InputError(
+        "an affine that does not say how the volume lies", file=path, expected="a direction and spacing for each axis"
+    )
