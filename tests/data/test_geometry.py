@@ -19,6 +19,7 @@ from medvl.data.geometry import (
     fit,
     picture_side,
     require_laterality,
+    warn_unmirrored,
 )
 from medvl.data.images import resample_map
 from medvl.data.intensity import intensity
@@ -491,3 +492,23 @@ def test_whose_left() -> None:
     assert picture_side("left", "patient") == "right" and picture_side("right", "patient") == "left"
     for laterality in ("viewer", "image"):
         assert picture_side("left", laterality) == "left" and picture_side("right", laterality) == "right"
+
+
+@pytest.mark.parametrize("text", ["right middle lobe opacity", "RML", "derrame pleural izquierdo", "LUL mass; RT fibrosis"])
+def test_an_image_whose_text_cannot_be_mirrored_is_not_flipped(text: str) -> None:
+    base = fit((40, 40), (32, 32))
+    for texts in (text, ["left lung", text]):
+        flips = [
+            draw(AugmentConfig(p_flip_lr=1.0), np.random.default_rng(seed), base, text=texts).left_right
+            for seed in range(3)
+        ]
+        assert flips == [False] * 3
+    assert draw(AugmentConfig(p_flip_lr=1.0), np.random.default_rng(0), base, text="L effusion").left_right
+
+
+def test_texts_that_keep_images_from_flips_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["left lung", "right middle lobe", "derrame pleural izquierdo"]
+    warn_unmirrored(texts, AugmentConfig())
+    assert capsys.readouterr().err == ""  # nothing is flipped
+    warn_unmirrored(texts, AugmentConfig(p_flip_lr=0.5))
+    assert "2 of 3 texts" in capsys.readouterr().err

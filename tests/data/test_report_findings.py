@@ -26,7 +26,7 @@ def written(finding: Finding) -> str:
 
 
 def test_there_are_enough_sentences() -> None:
-    assert len(LABELLED) == len(set(LABELLED)) > 280
+    assert len(LABELLED) == len(set(LABELLED)) > 400
 
 
 @pytest.mark.parametrize(("sentence", "label"), LABELLED)
@@ -109,7 +109,12 @@ KNOWN = set(
 @pytest.mark.shared
 def test_the_most_frequent_terms_of_real_reports_are_findings(shared_data: Path) -> None:
     with (shared_data / "openi-reports" / "manifest.csv").open(newline="", encoding="utf-8") as stream:
-        terms = [one.term for row in csv.DictReader(stream) for one in findings(row["text"]) if one.term is not None]
+        terms = [
+            one.term
+            for row in list(csv.DictReader(stream))[::3]
+            for one in findings(row["text"])
+            if one.term is not None
+        ]
     counts = Counter(map(canonical_term, terms))
     assert [term for term, _ in counts.most_common(50) if term not in KNOWN] == []
-    assert counts["effusion"] > 2500 and counts["pneumothorax"] > 2000 and "acute" not in counts
+    assert counts["effusion"] > 800 and counts["pneumothorax"] > 700 and "acute" not in counts

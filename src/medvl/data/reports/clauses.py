@@ -11,11 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from medvl.data.reports.denial import VERB, affirms, denial, denies_no_finding
 from medvl.data.reports.places import is_place
 from medvl.data.reports.terms import Term, find_terms
 
+_DEFINITE = re.compile(
+    r"(?:[a-z]+ly )?(?:in|within|of|at|near|around|along|inside|from) (?:the|this|that|these|those)\b"
+)
 _TOKEN = re.compile(r"[a-z]+|\d+(?:\.\d+)?|[,;:()\[\]/]|(?<=\s)(?:--?|\u2013|\u2014)(?=\s)|\u2013|\u2014|[&+]")
 # What joins two parts, by the first words of the second.
 _JOINTS = {
@@ -90,6 +94,14 @@ class Part:
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         return find_terms(self.words)
+
+    @cached_property
+    def denied_terms(self) -> int:
+        """How many of the terms a denial in the part can deny: not those behind "in the", which are there."""
+        for i, (term, following) in enumerate(pairwise(self.terms)):
+            if self.cue and _DEFINITE.match(" ".join(self.words[term.end : following.start])):
+                return i + 1
+        return len(self.terms)
 
     @cached_property
     def has_place(self) -> bool:
@@ -235,6 +247,8 @@ def _goes_on(parts: Sequence[Part], i: int, negated: bool) -> bool:
     first = next((k for k in range(i - 1, -1, -1) if parts[k].cue or parts[k].joint in _ENDED), 0)
     if not any(other.terms for other in parts[first:i]):
         return True  # the denial has met no finding yet: "no right, left or basal opacity"
+    if is_aside(before) and not part.terms:
+        return False
     if part.joint in (",", "and", ")") and _begins_anew(parts, i):
         return False
     return True
@@ -263,7 +277,13 @@ def _begins_anew(parts: Sequence[Part], i: int) -> bool:
         return True
     if is_place(part.first) or all(term.is_predicate for term in part.terms):
         return True
-    return part.joint == "," and ends_with_or is None and _has_place_behind(part)
+    closed = part.comma and parts[i - 1].joint == "or"  # "without effusion or mass, and nodules in the left lung"
+    return (closed or (part.joint == "," and ends_with_or is None)) and _has_place_behind(part)
+
+
+def is_aside(part: Part) -> bool:
+    """ ", not a mass," """
+    return part.joint == "," and part.words[0] == "not"
 
 
 def _has_place_behind(part: Part) -> bool:

@@ -27,8 +27,8 @@ _CHANGE = (
 )
 # These deny no finding; each is taken out before denials are looked for.
 _NO_DENIAL = re.compile(
-    rf"\b(?:(?:no|not|without|never|any) (?:{_DEGREE})*(?:{_CHANGE})(?= (?:in|of|to|from|since|with|for|as|compared|"
-    rf"is|was|has)\b| (?:{_SEEN})\b|$)|"
+    rf"\b(?:(?:no|not|without|never) (?:an? |any |the )?(?:{_DEGREE})*(?:{_CHANGE})"
+    rf"(?= (?:in|of|to|from|since|with|for|as|compared|is|was|has)\b| (?:{_SEEN})\b|$)|"
     rf"(?:no|not) (?:\w+ly )?(?:larger|bigger|smaller|worse|better|different|greater|more than|less than|as large)\b|"
     r"(?:not|never|cannot|can not|could not) (?:\w+ ){0,3}?(?:excluded?|ruled out|rule out|exclude)\b|"
     r"(?:difficult|hard|impossible) to (?:exclude|rule out)\b|"

@@ -19,7 +19,7 @@ _ZONES = {
 }  # fmt: skip
 _COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 WHOLE = "whole"  # "all left lung": stands where zones stand and means no third in particular
-_BOTH = {"both", "either", "bilateral", "bilaterally", "bilat", "biapical", "bibasal", "bibasilar", "lungs"}
+_BOTH = {"both", "bilateral", "bilaterally", "bilat", "biapical", "bibasal", "bibasilar", "lungs"}
 _CENTRAL_NAMES = {
     "line",
     "lines",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from medvl.data.reports.clauses import Part, parts_of
+from medvl.data.reports.clauses import Part, is_aside, parts_of
 from medvl.data.reports.heights import height_marks
 from medvl.data.reports.marks import Side
 from medvl.data.reports.places import count_of, is_place, is_side, places_of
@@ -27,8 +27,8 @@ _ELLIPTIC = set(
     "field fields third thirds base bases apex hemithorax one ones small smaller large larger mild moderate "
     "tiny trace minimal minor not no none nor neither absent only also but still now there with for any longer "
     "further identified evident visible appreciated demonstrated found persists persist increased decreased "
-    "improved worsened it that this resolved cleared unchanged stable persistent worse greater more less "
-    "bilateral both either upper lower middle mid apical basal basilar within".split()
+    "improved worsened it that this those multiple several few resolved cleared unchanged stable persistent "
+    "worse greater more less bilateral both either upper lower middle mid apical basal basilar within".split()
 )
 
 
@@ -92,14 +92,22 @@ def _items(parts: Sequence[Part]) -> list[_Item]:
     label: list[str] = []  # "Right lung: opacity, effusion"
     for i, part in enumerate(parts):
         following = parts[i + 1] if i + 1 < len(parts) else None
-        if part.joint in _HARD:
+        if pending and part.word == "but" and part.terms and part.has_place and all(map(_is_elliptic, pending)):
+            # "no right but several left nodules"
+            names = [term.name for term in part.terms]
+            items.append(_Item(names, list(pending), parts[i - 1].negated, part, places_of(pending), True, False))
+            pending.clear()
+        if part.joint in _HARD and part.word != "which":
             _flush(items, pending, parts[i - 1] if i else part)
             label = label if part.joint not in (";",) else []
         if part.terms:
             words = [*pending, *_joint_words(part, pending), *part.words]
             if label and not any(map(is_side, words)):
                 words = [*label, *words]
-            items.append(_item([term.name for term in part.terms], words, part, len(words) - len(part.words)))
+            names = [term.name for term in part.terms]
+            items.append(_item(names[: part.denied_terms], words, part, len(words) - len(part.words)))
+            if names[part.denied_terms :]:  # "no cavitation in the mass"
+                items.append(replace(items[-1], terms=names[part.denied_terms :], negated=False))
             pending.clear()
         elif part.is_normal:
             words = [*pending, *part.words]
@@ -107,13 +115,13 @@ def _items(parts: Sequence[Part]) -> list[_Item]:
             items.append(_Item([], [w for w in words if w != "normal"], True, part, places_of(words), False, False))
         elif following is not None and following.joint == ":" and following.terms:
             label = part.words if {"left", "right"} & set(part.words) else []
-        elif not items:
+        elif not items or (pending and part.joint in ("and", "or", ",") and part.has_place and not part.cue):
             pending += [*_joint_words(part, pending), *part.words]
         elif not part.has_place:
             if part.joint not in _HARD and not part.cue:
                 items[-1].words += part.words
         else:
-            _add_places(items, pending, part, following)
+            _add_places(items, pending, part, parts[i + 1 :])
     last = parts[-1] if parts else None
     if last is not None:
         _flush(items, pending, last)
@@ -132,15 +140,19 @@ def _joint_words(part: Part, pending: Sequence[str]) -> list[str]:
     return ["and"] if pending and part.joint == "and" else []
 
 
-def _add_places(items: list[_Item], pending: list[str], part: Part, following: Part | None) -> None:
+def _add_places(items: list[_Item], pending: list[str], part: Part, later: Sequence[Part]) -> None:
     """What a part with a place and without a finding belongs to: the finding before, the one behind, or to none."""
-    item = items[-1]
-    elliptic = all(word in _ELLIPTIC or is_place(word) for word in part.words)
-    if following is not None and following.terms and following.joint in ("and", "or") and is_place(following.first):
+    item, following = items[-1], later[0] if later else None
+    if part.negated != item.negated and is_aside(item.part) and len(items) > 1:
+        item = items[-2]  # "a nodule, not a mass, in the right lung"
+    elliptic = all(map(_is_elliptic, part.words))
+    if not part.cue and item.part.terms and all(term.is_predicate for term in item.part.terms):
+        elliptic = False  # "the left hemidiaphragm is elevated, the right is unchanged"
+    if _leads_to_finding(later):
         elliptic = False  # "left upper and middle opacity"
     if part.joint in _HARD or part.cue or part.negated != item.negated or not item.terms:
-        if elliptic and item.terms and (part.joint != ";" or part.cue):
-            for other in _listed(items):
+        if elliptic and item.terms and (part.joint != ";" or part.cue or part.words[0] in ("that", "those")):
+            for other in _listed(items) if item is items[-1] else [item]:
                 items.append(
                     _Item(other.terms, list(part.words), part.negated, part, places_of(part.words), False, True)
                 )
@@ -157,6 +169,20 @@ def _add_places(items: list[_Item], pending: list[str], part: Part, following: P
         return
     item.words += [*(["and"] if part.joint == "and" else []), *part.words]
     item.groups, item.behind = places_of(item.words), True
+
+
+def _leads_to_finding(later: Sequence[Part]) -> bool:
+    """Whether places that "and" or "or" joins lead on to a finding."""
+    for part in later:
+        if part.joint not in ("and", "or") or not is_place(part.first):
+            return False
+        if part.terms:
+            return True
+    return False
+
+
+def _is_elliptic(word: str) -> bool:
+    return word in _ELLIPTIC or is_place(word)
 
 
 def _listed(items: Sequence[_Item]) -> list[_Item]:
@@ -257,10 +283,17 @@ def _readable(text: str) -> str:
         pieces += [text[position:start], f" {words} "]
         position = end
     text = "".join([*pieces, text[position:]])
+    text = _EITHER_SIDE.sub("both", _BESIDE.sub(r"\1 and ", text))
     return _CONTRACTION.sub(_written_out, _BOTH_SIDES.sub("bilateral", text))
 
 
 _CONTRACTION = re.compile(r"\b(is|are|was|were|does|do|did|has|have|could|ca)n['\u2019]t\b", re.IGNORECASE)
+_BESIDE = re.compile(r"\b(left|right)\s*(?:>+|<+|=|&gt;|&lt;|/|\+)\s*(?=(?:left|right)\b)", re.IGNORECASE)
+_EITHER_SIDE = re.compile(
+    r"\beither(?=\s+(?:sides?|lungs?|base|apex|zone|hemithorax|hilum|hilar|upper|lower|superior|inferior|mid|middle|"
+    r"apical|basal|costophrenic|hemidiaphragm|of\s+the|pleural|lobe))",
+    re.IGNORECASE,
+)
 _BOTH_SIDES = re.compile(r"\bb/l\b|\bbilat\b\.?", re.IGNORECASE)
 
 
