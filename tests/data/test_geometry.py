@@ -494,7 +494,7 @@ def test_whose_left() -> None:
         assert picture_side("left", laterality) == "left" and picture_side("right", laterality) == "right"
 
 
-@pytest.mark.parametrize("text", ["right middle lobe opacity", "RML", "derrame pleural izquierdo", "LUL mass; RT fibrosis"])
+@pytest.mark.parametrize("text", ["right middle lobe opacity", "RML", "derrame pleural izquierdo", "RT fibrosis"])
 def test_an_image_whose_text_cannot_be_mirrored_is_not_flipped(text: str) -> None:
     base = fit((40, 40), (32, 32))
     for texts in (text, ["left lung", text]):
