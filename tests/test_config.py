@@ -9,7 +9,7 @@ import yaml
 
 from medvl.config import Config, config_dict, find_recipe, load_config, make_config, save_config
 from medvl.errors import InputError
-from medvl.fidelity import LVIT, markdown, preset_values
+from medvl.fidelity import LVIT, UNSWITCHED, markdown, preset_values
 from medvl.train.sweep import is_sweep, load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +38,16 @@ def test_presets_fill_what_a_recipe_leaves_open(preset: str) -> None:
             value = value[part]
         assert value == getattr(row, preset), row.key
     assert config.train.lr_min == 1e-9
+
+
+def test_the_page_of_differences_is_that_of_the_code() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    for method in ("lvit", "g2d"):
+        assert markdown(method) in page
+    recipe = load_config(find_recipe("lvit_monuseg.yaml"))
+    quoted = {row.what: row.medvl for row in UNSWITCHED["lvit"]}
+    assert f"lvit_monuseg.yaml: {recipe.train.epochs}" in quoted["epochs"] and recipe.train.lr == 1e-3
 
 
 def test_medvl_preset_is_the_default_of_the_dataclasses() -> None:
