@@ -187,7 +187,7 @@ def test_instances_stay_labels(tmp_path: Path, num: int) -> None:
     assert (read_mask(save(tmp_path / "a.png", labels)) == (labels > 0)).all()
 
 
-@pytest.mark.parametrize("levels", [(85, 170, 255), (128, 255), (60, 120, 180, 240), (1000, 2000, 3000)])
+@pytest.mark.parametrize("levels", [(85, 170, 255), (128, 255), (60, 120, 180, 240), (60, 180), (1000, 2000, 3000)])
 def test_spread_labels_stay_labels(tmp_path: Path, levels: tuple[int, ...]) -> None:
     bands = np.digitize(X, np.linspace(0, 64, len(levels) + 1)[1:-1])
     labels = np.where(DISC | SQUARE, np.array(levels)[bands], 0).astype(np.uint8 if max(levels) < 256 else np.uint16)
@@ -213,6 +213,8 @@ def test_jpeg(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = np.zeros((64, 64), np.uint8)
     small[20:23, 30:33] = 255
     assert (read_mask(save(tmp_path / "small.jpg", small, quality=90)) == (small > 0)).all()
+    in_tiff = save(tmp_path / "m.tif", np.where(DISC, 255, 0).astype(np.uint8), compression="jpeg")
+    assert (read_mask(in_tiff) == DISC).all() and "jpeg" in read_meaning(in_tiff).notes
     again = save(tmp_path / "m.png", np.asarray(PILImage.open(path)))  # a PNG made of the JPEG
     assert (read_mask(again) == DISC).all()
 
@@ -231,6 +233,8 @@ def test_labels_in_jpeg(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", labels, quality=90)
     assert "label map stored as JPEG" in fault_of(read_mask, path).what
     assert (read_mask(path, (85,)) != DISC).mean() < 0.02 and (read_mask(path, (200,)) != SQUARE).mean() < 0.01
+    swapped = save(tmp_path / "b.jpg", np.where(DISC, 100, np.where(SQUARE, 200, 0)).astype(np.uint8), quality=90)
+    assert "label map stored as JPEG" in fault_of(read_mask, swapped).what  # the larger label in the middle
     assert "blurs them" in fault_of(read_mask, path, (1, 2)).what
 
 
@@ -246,6 +250,24 @@ def test_one_colour_with_soft_edges(tmp_path: Path) -> None:
     soft = cv2.GaussianBlur(DISC.astype(np.float32), (0, 0), 2)
     path = save(tmp_path / "a.png", (soft[:, :, None] * np.array(RED)).astype(np.uint8))
     assert read_mask(path).mean() == pytest.approx((soft >= 0.5).mean(), rel=0.02)
+
+
+def test_soft_edges_of_a_palette(tmp_path: Path) -> None:
+    soft = np.rint(cv2.GaussianBlur(DISC.astype(np.float32), (0, 0), 2) * 255).astype(np.uint8)
+    path = save(tmp_path / "a.gif", soft)
+    assert PILImage.open(path).mode in ("P", "L") and (read_mask(path) == (soft >= 128)).all()
+
+
+def test_one_colour_with_the_noise_of_jpeg(tmp_path: Path) -> None:
+    blocks = np.kron(DISC, np.ones((4, 4), bool))
+    path = save(tmp_path / "a.jpg", painted(blocks, RED, BLACK), quality=75)  # its colour is stored at half size
+    again = save(tmp_path / "a.png", np.asarray(PILImage.open(path)))
+    for one in (path, again):
+        assert (read_mask(one) != blocks).mean() < 0.005
+    nodule = np.where((Y < 7) & (X < 7), 1, 0)[:, :, None] * np.array((0, 255, 0))
+    two = painted(DISC, RED, BLACK) + nodule.astype(np.uint8)
+    for name in ("b.png", "b.jpg"):  # a second colour is none of it, however small
+        assert "several colours" in fault_of(read_mask, save(tmp_path / name, two, quality=95, subsampling=0)).what
 
 
 def test_nearly_grey(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def audit(
     if recipe is not None or overrides:
         data = _data_config(recipe, overrides or ())
         reading = {"text_column": data.text_column, "classes": data.classes, "window": data.window}
-        reading |= {"empty_means_absent": data.empty_means_absent}
+        reading |= {"empty_means_absent": data.empty_means_absent, "mask_rule": data.mask_rule}
         reading["slices"] = data.slice_index if choice is None else choice
     if text_column is not None:
         reading["text_column"] = text_column

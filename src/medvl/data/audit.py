@@ -17,6 +17,7 @@ from typing import Any, Literal
 from medvl.core.csv_cells import is_formula
 from medvl.data.mask_audit import mask_counts, mask_line, mask_remarks, mask_summaries
 from medvl.data.mask_colours import LabelValue
+from medvl.data.mask_meaning import MaskRule
 from medvl.data.records import MaskRef, Record, read_manifest
 from medvl.data.report_audit import ReportAudit, audit_reports
 from medvl.data.reports import names_side
@@ -78,6 +79,7 @@ def audit_manifest(
     max_tokens: int | None = None,
     slices: SliceChoice = None,
     window: tuple[float, float] | None = None,
+    mask_rule: MaskRule = "area",
 ) -> Audit:
     """Audit a manifest; its faults are collected, not raised. Every image and mask is decoded, and it is said
     what was decided about the masks.
@@ -89,7 +91,8 @@ def audit_manifest(
 
     Args:
         max_tokens: also count the texts longer than this.
-        slices, window: how volumes are read, as in training: `data.slice_index` (or "all"), `data.window`.
+        slices, window, mask_rule: how volumes and masks are read, as in training: `data.slice_index` (or "all"),
+            `data.window`, `data.mask_rule`.
     """
     manifest, faults = read_manifest(
         path,
@@ -108,7 +111,7 @@ def audit_manifest(
     findings += _text_findings(records, max_tokens)
     reports = audit_reports(records)
     findings += _report_findings(reports)
-    summaries = mask_summaries(records, slices)
+    summaries = mask_summaries(records, slices, mask_rule)
     empty = {reference for reference, summary in summaries.items() if not summary.share}
     findings += _mask_findings(records, manifest.classes, empty)
     for name in manifest.classes:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medvl.data.file_checks import checked_slices
-from medvl.data.mask_meaning import BoolArray, MaskReading, Note, decide
+from medvl.data.mask_meaning import BoolArray, MaskReading, MaskRule, Note, decide
 from medvl.data.masks import stored_mask
 from medvl.data.records import MaskRef, Record
 from medvl.data.slices import SliceChoice
@@ -48,7 +48,9 @@ class MaskSummary:
     inverted: bool  # most of the image and all its borders
 
 
-def mask_summaries(records: Sequence[Record], slices: SliceChoice = None) -> dict[MaskRef, MaskSummary]:
+def mask_summaries(
+    records: Sequence[Record], slices: SliceChoice = None, rule: MaskRule = "area"
+) -> dict[MaskRef, MaskSummary]:
     """Read every mask of the records, each file once. Those that cannot be read are left out: they are faults."""
     by_path: dict[Path, set[MaskRef]] = defaultdict(set)
     for reference in _references(records):
@@ -59,7 +61,7 @@ def mask_summaries(records: Sequence[Record], slices: SliceChoice = None) -> dic
         try:
             parts = [stored_mask(path, slice_index=index) for index in checked_slices(path, slices)]
             for reference in references:
-                summaries[reference] = _summary([decide(stored, reference.values) for stored in parts])
+                summaries[reference] = _summary([decide(stored, reference.values, rule) for stored in parts])
         except InputError:
             continue
     return summaries

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medvl.errors import InputError
 
 BoolArray = NDArray[np.bool_]
-Source = Literal["palette", "alpha", "colour"]
+Source = Literal["palette", "indices", "alpha", "colour"]
 LabelValue = int | str  # a whole number from 1 up, or a colour #rrggbb
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _FLAT_IN_JPEG = 24  # of 255: the range within 3 x 3 pixels that still counts as one colour
@@ -95,7 +95,7 @@ def colour_mask(stored: StoredMask, colours: tuple[str, ...]) -> BoolArray:
     near = 48 if stored.lossy else 16  # such a colour is the wanted one, a little off
     apart = (np.abs(others[:, None] - wanted[None]).max(axis=2) > near).all(axis=1)
     candidates = np.concatenate([wanted, others[apart]]).astype(np.int32)
-    packed = (pixels.astype(np.int32) * np.array([65536, 256, 1])).sum(axis=2)
+    packed = _packed(pixels)
     unique, places = np.unique(packed, return_inverse=True)
     rgb = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], axis=1)  # (n, 3)
     distance = np.stack([((rgb - candidate) ** 2).sum(axis=1) for candidate in candidates])  # (k + m, n)
@@ -122,10 +122,10 @@ def _of_palette(
         raise InputError("indices beyond the palette", file=stored.path, expected=f"0 to {len(palette) - 1}")
     colours = palette[used]  # (n, 4)
     if len(used) > 1 and (colours == colours[0]).all():
-        return indices, "palette"  # the colours tell nothing apart
+        return indices, "indices"  # the colours tell nothing apart
     grey = bool((colours[:, :3] == colours[:, :1]).all())
     if declared is not None and not (grey and set(declared) & set(colours[:, 0].tolist())):
-        return indices, "palette"
+        return indices, "indices"
     expanded = palette[indices]  # (H, W, 4)
     plane = _alpha_plane(expanded)
     if plane is not None:
@@ -141,7 +141,7 @@ def _of_palette(
         labels[np.abs(rgb.astype(np.int32) - background).max(axis=2) <= 8] = 0
     elif 0 in used:
         labels[indices == 0] = 0
-    return labels, "palette"
+    return labels, "indices"
 
 
 def _alpha_plane(values: NDArray[Any]) -> NDArray[Any] | None:
@@ -197,11 +197,17 @@ def _one_colour(colour: NDArray[Any], lossy: bool, tolerance: float | None = Non
     size = np.abs(away).max(axis=2)
     direction = np.median(away[size >= size.max() * 7 / 8], axis=0)  # (3,)
     share = away @ direction / max(float(direction @ direction), 1e-12)  # (H, W)
-    off = np.abs(away - share[:, :, None] * direction).max(axis=2)
-    limit = tolerance or (1 / 4 if lossy else 1 / 16)
-    if (off > limit).mean() > (0.01 if lossy else 0):
+    noisy = lossy or len(np.unique(_packed(colour))) > 512  # a PNG made of a JPEG is as noisy as that
+    off = np.abs(away - share[:, :, None] * direction).max(axis=2) > (tolerance or (1 / 4 if noisy else 1 / 16))
+    solid = cv2.erode(off.astype(np.uint8), np.ones((5, 5), np.uint8)).any()  # not the bleeding of an edge
+    if solid or off.mean() > (0.01 if noisy else 0):
         return None
     return np.asarray(np.rint(np.clip(share, 0, 1) * 255), dtype=np.uint8)
+
+
+def _packed(colour: NDArray[Any]) -> NDArray[np.int64]:
+    """(H, W, 3) -> (H, W) one number a colour."""
+    return np.asarray(colour.astype(np.int64) @ np.array([65536, 256, 1]))
 
 
 def _pixels(stored: StoredMask) -> tuple[NDArray[np.uint8], BoolArray]:

@@ -52,7 +52,7 @@ def decide(
     plane, source = single_plane(stored, declared)
     notes: set[Note] = set()
     if source is not None:
-        notes.add(source)
+        notes.add("palette" if source == "indices" else source)
     if stored.nan_outside and plane.dtype.kind == "f" and np.isnan(plane).any():
         notes.add("nan")
     plane = numbers(plane, stored)
@@ -66,7 +66,7 @@ def decide(
     if stored.lossy:
         return _jpeg(stored, plane, shown, notes)
     of_file = values if stored.volume is None else _of_volume(stored.volume)
-    if stored.full is not None or plane.dtype.kind == "f" or (source != "palette" and _is_soft(plane, values)):
+    if stored.full is not None or plane.dtype.kind == "f" or (source != "indices" and _is_soft(plane, values)):
         return _cut_at_half(stored, plane, of_file, shown, notes)
     void = void_label(of_file)
     words = "one label"
@@ -177,10 +177,8 @@ def _commonest(values: NDArray[Any], top: int) -> int:
 
 
 def _middle(plane: NDArray[Any], top: int) -> BoolArray:
-    """(H, W) the pixels that tell steps from labels: well above 0 and below the top, not of the commonest value."""
-    commonest = _commonest(plane[plane > top / 8], top)
-    middle = (plane > top / 4) & (plane < top * 3 / 4)
-    return np.asarray(middle & (np.abs(plane.astype(np.int64) - commonest) > top / 16))
+    """(H, W) the pixels that tell steps from labels: well above 0 and well below the top."""
+    return np.asarray((plane > top / 4) & (plane < top * 3 / 4))
 
 
 def _uneven(plane: NDArray[Any]) -> BoolArray:

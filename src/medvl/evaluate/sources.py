@@ -25,7 +25,7 @@ BoolArray = NDArray[np.bool_]
 ProbArray = NDArray[np.float32]
 MULTICLASS = "multiclass"  # of objective.mode
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".nii.gz", ".nii")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".nii.gz", ".nii", ".dcm")
 
 
 class MaskSource(Protocol):
