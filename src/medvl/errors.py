@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import mmap
 import os
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,8 @@ _warned: set[str] = set()  # messages that were printed
 _held: dict[str, list[str]] = {}  # message -> places that are not printed yet
 _known: set[tuple[str, str]] = set()  # of a message and a place
 _holder: int | None = None  # the process that holds warnings back, to print each kind once with a count
+_printed: mmap.mmap | None = None  # a byte for each kind, shared with the workers that this process forks
+_NUM_KINDS = 2**20
 
 
 def warn(message: str, *, place: str | Path | None = None) -> None:
@@ -108,13 +112,25 @@ def warn(message: str, *, place: str | Path | None = None) -> None:
         _held.setdefault(message, []).append(str(place))
     else:
         _warned.add(message)
-        print(f"warning: {place}: {message}", file=sys.stderr)
+        if _is_first(message):
+            print(f"warning: {place}: {message}", file=sys.stderr)
 
 
 def hold_warnings() -> None:
     """From now on this process prints warnings about files and records in `print_warnings`, one line of each kind."""
-    global _holder
+    global _holder, _printed
     _holder = os.getpid()
+    _printed = mmap.mmap(-1, _NUM_KINDS)
+
+
+def _is_first(message: str) -> bool:
+    """Whether no worker of this run has printed the kind yet; each epoch may have new ones."""
+    if _printed is None:
+        return True
+    at = zlib.crc32(message.encode()) % _NUM_KINDS
+    is_first = _printed[at] == 0
+    _printed[at] = 1
+    return is_first
 
 
 def print_warnings() -> None:
@@ -126,6 +142,7 @@ def print_warnings() -> None:
             more = "more, " if message in _warned else ""
             text = f"{message} ({more}{len(places)} times, e.g. {', '.join(places[:3])})"
         _warned.add(message)
+        _is_first(message)
         print(f"warning: {text}", file=sys.stderr)
     _held.clear()
 

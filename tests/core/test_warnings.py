@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def test_held_warnings_are_one_line_of_each_kind(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(errors, "_holder", None)
+    monkeypatch.setattr(errors, "_printed", None)
     errors.hold_warnings()
     for name in ("a", "b", "b", "c", "d"):  # a file that is read twice counts once
         errors.warn("too dark", place=name)
@@ -38,6 +40,21 @@ def test_a_library_call_warns_at_once_and_counts_the_rest(
     assert capsys.readouterr().err == "warning: a: too dark\n"
     errors.print_warnings()
     assert "2 times" in capsys.readouterr().err
+
+
+def test_workers_print_a_kind_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(errors, "_holder", None)
+    monkeypatch.setattr(errors, "_printed", None)
+    errors.hold_warnings()
+    for _ in range(3):  # one after another, as the workers of three epochs
+        child = os.fork()
+        if child == 0:
+            for name in ("a", "b"):
+                errors.warn("too dark", place=name)
+            sys.stderr.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert capfd.readouterr().err == "warning: a: too dark\n"
 
 
 def test_audit_says_a_kind_once_with_its_count(tmp_path: Path) -> None:
