@@ -110,6 +110,16 @@ def test_slices(tmp_path: Path) -> None:
             slices_of(path, choice)
     with pytest.raises(InputError):
         slices_of(flat, 1)
+    # Three planes of bytes are colours, unless a slice is asked for.
+    planes = nibabel.Nifti1Image(np.zeros((20, 18, 3), np.uint8), np.eye(4))
+    nibabel.save(planes, tmp_path / "rgb.nii.gz")
+    assert slices_of(tmp_path / "rgb.nii.gz", None) == (None,)
+    assert slices_of(tmp_path / "rgb.nii.gz", "all") == (0, 1, 2) and slices_of(tmp_path / "rgb.nii.gz", 2) == (2,)
+    pages = [PILImage.fromarray(np.full((6, 5), k, np.uint8)) for k in (1, 2)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    assert slices_of(tmp_path / "pages.tif", "all") == (0, 1)
+    with pytest.raises(InputError):
+        slices_of(tmp_path / "pages.tif", None)
     assert parse_slice("2") == 2 and parse_slice("all") == "all" and parse_slice(None) is None
     for word in ("-1", "1.5", "first"):
         with pytest.raises(InputError):

@@ -13,7 +13,8 @@ from PIL import Image as PILImage
 
 from medvl.data.images import Image, image_size, read_image
 from medvl.data.masks import read_labels, read_mask
-from medvl.infer.writers import PREDICTED, TRUE, slug, write_mask_nifti, write_mask_png, write_overlay
+from medvl.data.orientation import Orientation, Turn
+from medvl.infer.writers import PREDICTED, TRUE, slug, write_boxes, write_mask_nifti, write_mask_png, write_overlay
 
 MASK = np.zeros((5, 7), bool)
 MASK[1:3, 2:6] = MASK[4, 0] = True  # not symmetric, so that no flip or turn goes unseen
@@ -186,3 +187,22 @@ def test_slugs() -> None:
     assert long[0] != long[1] and all(len(name) <= 48 for name in long)
     for name in (*marked, *long, slug("../../etc"), slug("")):
         assert name and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@pytest.mark.parametrize("turn", [Turn(left_right=True), Turn(transpose=True, up_down=True)])
+def test_overlays_are_in_standard_display(tmp_path: Path, turn: Turn) -> None:
+    """Of one picture, stored upright and stored turned."""
+    rng = np.random.default_rng(0)
+    upright = rng.random((20, 30)).astype(np.float32)
+    mask = np.zeros((20, 30), bool)
+    mask[3:9, 2:8] = True
+    standard = Image(upright, None, None, 8, "png")
+    stored = Image(turn.undo(upright), None, None, 8, "dicom", orientation=Orientation(turn, "standard", "R/F"))
+    write_overlay(tmp_path / "a.png", standard, mask)
+    write_overlay(tmp_path / "b.png", stored, turn.undo(mask))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    rows, columns = np.nonzero(turn.undo(mask))
+    corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    write_boxes(tmp_path / "c.png", standard, [((2, 3, 8, 9), "x")])
+    write_boxes(tmp_path / "d.png", stored, [(corners, "x")])
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes()

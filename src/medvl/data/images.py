@@ -165,15 +165,19 @@ def image_size(path: str | Path, *, slice_axis: int = 2) -> tuple[int, int]:
     return picture_size(path)
 
 
-def num_slices(path: str | Path, slice_axis: int = 2) -> int:
+def num_slices(path: str | Path, slice_axis: int = 2, *, as_slices: bool = False) -> int:
     """How many images a file holds, from the header: slices of a volume along `slice_axis`, frames of a DICOM, pages of
-    one size of a TIFF or GIF, images of an NPY stack; 1 for a plain image. InputError as `image_size`."""
+    one size of a TIFF or GIF, images of an NPY stack; 1 for a plain image. InputError as `image_size`.
+
+    Args:
+        as_slices: three planes of bytes in a NIfTI are three slices, as they are read with a `slice_index`.
+    """
     path = Path(path)
     kind = kind_of(path)
     if kind == "volume":
         from medvl.data.volumes import volume_slices
 
-        return volume_slices(path, slice_axis)
+        return volume_slices(path, slice_axis, as_slices=as_slices)
     if kind == "dicom":
         from medvl.data.dicom import dicom_frames
 

@@ -33,7 +33,7 @@ def slices_of(path: Path, choice: SliceChoice, default: int | None = None) -> tu
     Raises:
         InputError: unreadable; several slices and no choice; a slice that the file does not have.
     """
-    num = num_slices(path)
+    num = num_slices(path, as_slices=choice is not None)
     if choice == "all":
         return tuple(range(num)) if num > 1 else (None,)
     if choice is None and num == 1:

@@ -201,9 +201,9 @@ def volume_size(path: Path, axis: int = 2) -> tuple[int, int]:
     return open_volume(path).plane_size(axis)
 
 
-def volume_slices(path: Path, axis: int = 2) -> int:
+def volume_slices(path: Path, axis: int = 2, *, as_slices: bool = False) -> int:
     """How many slices there are along `axis`, from the header."""
-    volume = open_volume(path)
+    volume = open_volume(path, as_slices=as_slices)
     return volume.sides[volume.slice_axis(axis)]
 
 

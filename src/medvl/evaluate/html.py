@@ -13,6 +13,7 @@ import numpy as np
 
 from medvl.core.plain_yaml import yaml_text
 from medvl.data.images import read_image
+from medvl.data.orientation import Turn
 from medvl.data.records import Manifest, Record
 from medvl.evaluate.evaluator import load_true_mask
 from medvl.evaluate.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
@@ -48,7 +49,7 @@ class Pictures:
     ) -> None:
         self.source, self.threshold, self.window, self.slice_index = source, threshold, window, slice_index
         self.records: Mapping[str, Record] = {record.id: record for record in manifest.records}
-        self._embedded: dict[Path, tuple[str, float, tuple[int, int]]] = {}
+        self._embedded: dict[Path, tuple[str, float, tuple[int, int], Turn]] = {}
 
     def panels(self, record_id: str, class_name: str, texts: Sequence[str]) -> list[dict[str, Any]]:
         """One panel per text that the record is asked with."""
@@ -60,20 +61,21 @@ class Pictures:
         first = record.image not in self._embedded
         uri = ""
         if first:
-            pixels = read_image(record.image, window=self.window, slice_index=self.slice_index).pixels
-            uri, scale = image_data_uri(pixels)
-            size = (pixels.shape[0], pixels.shape[1])
-            self._embedded[record.image] = (f"image-{len(self._embedded)}", scale, size)
-        image_id, scale, size = self._embedded[record.image]
+            image = read_image(record.image, window=self.window, slice_index=self.slice_index)
+            uri, scale = image_data_uri(image.displayed().pixels)
+            self._embedded[record.image] = (f"image-{len(self._embedded)}", scale, image.size, image.orientation.turn)
+        image_id, scale, size, turn = self._embedded[record.image]
         reference = record.masks[class_name]
         assert reference is not None  # only scored cases are shown
+        height, width = turn.size(size)
+        true_mask = load_true_mask(reference, size, record, self.slice_index)
         return {
             "image": uri,
             "image_id": image_id,
-            "width": max(1, round(size[1] * scale)),
-            "height": max(1, round(size[0] * scale)),
-            "true_path": contour_path(load_true_mask(reference, size, record, self.slice_index), scale),
-            "pred_path": contour_path(mask, scale),
+            "width": max(1, round(width * scale)),
+            "height": max(1, round(height * scale)),
+            "true_path": contour_path(turn.apply(true_mask), scale),
+            "pred_path": contour_path(turn.apply(mask), scale),
             "label": f"case {record.id} with contours of the true and the predicted mask",
         }
 

@@ -294,7 +294,11 @@ def _reading(run: ScoredRun) -> dict[str, Any]:
     """Window and slice of DICOM and NIfTI files, as the run was scored with."""
     data = {**((run.config or {}).get("data") or {}), **parse_overrides(run.summary.get("overrides") or ())}
     window = data.get("window")
-    return {"window": None if window is None else tuple(window), "slice_index": data.get("slice_index")}
+    slice_index = run.summary.get("slice", data.get("slice_index"))
+    return {
+        "window": None if window is None else tuple(window),
+        "slice_index": None if slice_index == "all" else slice_index,  # a volume has no picture of its own
+    }
 
 
 def _pixels(record: Record, run: ScoredRun) -> NDArray[np.float32]:

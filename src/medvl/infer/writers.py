@@ -74,13 +74,16 @@ def write_volume(path: Path, masks: Mapping[int | None, BoolArray], image: Image
 def write_overlay(
     path: Path, image: Image, pred_mask: BoolArray, true_mask: BoolArray | None = None, caption: str = ""
 ) -> None:
-    """The image, windowed to its own range, with the predicted contour in orange on a wider cyan one of the true mask,
-    and a caption below."""
+    """The image in standard display, windowed to its own range, with the predicted contour in orange on a wider cyan
+    one of the true mask, and a caption below. Masks are in stored pixels."""
     from PIL import Image as PILImage
 
+    turn = image.orientation.turn
+    pixels, pred_mask = image.displayed().pixels, turn.apply(pred_mask)
+    true_mask = None if true_mask is None else turn.apply(true_mask)
     height, width = pred_mask.shape
     scale = max(1, -(-MIN_OVERLAY // max(height, width)))
-    canvas = cv2.resize(as_picture(image.pixels), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
+    canvas = cv2.resize(as_picture(pixels), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
     for mask, colour, thickness in ((true_mask, TRUE, 4), (pred_mask, PREDICTED, 2)):  # where they agree, both show
         if mask is not None:
             large = cv2.resize(mask.astype(np.uint8), (width * scale, height * scale), interpolation=cv2.INTER_NEAREST)
@@ -97,14 +100,15 @@ def write_overlay(
 
 
 def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float], str]]) -> None:
-    """The image with boxes (x0, y0, x1, y1 in native pixels) in orange, each with its caption."""
+    """The image in standard display with boxes (x0, y0, x1, y1 in native pixels) in orange, each with its caption."""
     from PIL import Image as PILImage
 
-    height, width = image.pixels.shape[:2]
+    pixels, turn = image.displayed().pixels, image.orientation.turn
+    height, width = pixels.shape[:2]
     scale = max(1, -(-MIN_OVERLAY // max(height, width)))
-    canvas = cv2.resize(as_picture(image.pixels), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
+    canvas = cv2.resize(as_picture(pixels), (width * scale, height * scale), interpolation=cv2.INTER_LINEAR)
     for corners, caption in boxes:
-        x0, y0, x1, y1 = (round(value * scale) for value in corners)
+        x0, y0, x1, y1 = (round(value * scale) for value in turn.apply_box(corners, image.size))
         cv2.rectangle(canvas, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), PREDICTED, 2)
         text = caption.encode("ascii", "replace").decode()  # cv2's font has no other letters
         (wide, high), below = cv2.getTextSize(text[:60], cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)

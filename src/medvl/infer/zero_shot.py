@@ -270,24 +270,26 @@ def largest_box(mask: NDArray[np.bool_]) -> BoxTuple | None:
 
 
 def write_similarity(path: Path, image: Image, grounding: Grounding) -> None:
-    """The image under its similarity map (blue = its lowest, red = its highest value; the caption names both), with the
-    mask's contour in white and its box in green."""
+    """The image in standard display under its similarity map (blue = its lowest, red = its highest value; the caption
+    names both), with the mask's contour in white and its box in green."""
     from PIL import Image as PILImage
 
-    values = grounding.similarity_map
+    turn = image.orientation.turn
+    values = turn.apply(grounding.similarity_map)
     height, width = values.shape
     scale = max(1, -(-512 // max(height, width)))  # small images are enlarged so that the caption can be read
     size = (width * scale, height * scale)
     low, high = float(values.min()), float(values.max())
     level = np.rint(255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
     colours = cv2.applyColorMap(cv2.resize(level, size), cv2.COLORMAP_JET)[..., ::-1]  # RGB
-    canvas = cv2.addWeighted(cv2.resize(as_picture(image.pixels), size), 0.6, np.ascontiguousarray(colours), 0.4, 0.0)
+    picture = cv2.resize(as_picture(image.displayed().pixels), size)
+    canvas = cv2.addWeighted(picture, 0.6, np.ascontiguousarray(colours), 0.4, 0.0)
     if grounding.mask is not None:
-        large = cv2.resize(grounding.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        large = cv2.resize(turn.apply(grounding.mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
         contours, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(canvas, contours, -1, (255, 255, 255), 2)
     if grounding.box is not None:
-        x0, y0, x1, y1 = (scale * value for value in grounding.box)
+        x0, y0, x1, y1 = (round(scale * value) for value in turn.apply_box(grounding.box, image.size))
         cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), (0, 255, 0), 2)
     bar = np.zeros((28, canvas.shape[1], 3), np.uint8)
     caption = f"{low:.2f} to {high:.2f}  {grounding.phrase}".encode("ascii", "replace").decode()
