@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvl.config import Config, load_config, save_config
 from medvl.core.files import write_json, write_text
+from medvl.data.trained_images import Stage, write_stages
 from medvl.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,8 +53,12 @@ def save_model(
     module: TextGuidedSegmenter,
     encoder: TextEncoder | None,
     card: dict[str, Any],
+    stages: Sequence[Stage] | None = None,
 ) -> None:
-    """Write a MODEL folder. The weights go last and atomically, so that a folder with weights is whole."""
+    """Write a MODEL folder. The weights go last and atomically, so that a folder with weights is whole.
+
+    `stages`: the images that it was trained on; None = not known.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +67,8 @@ def save_model(
     if encoder is not None and module.uses_text:
         encoder.save(folder / "text")
     _save_context(folder / "context", module)
+    if stages is not None:
+        write_stages(folder, stages)
     write_json(folder / "card.json", {"format": FORMAT_VERSION, "classes": list(classes), **card})
     write_card(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}

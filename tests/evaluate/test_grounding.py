@@ -158,6 +158,7 @@ def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             lines.append(f"c{i}{side},{i}.png,{text},{name},wrong {side},p{i},{'val' if i < 8 else 'test'}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(module.ZeroShot, "load", classmethod(lambda cls, folder, device="cpu": KnownGrounder()))
+    monkeypatch.setattr(module, "seen_images", lambda model, records: None)  # there is no model folder
     return tmp_path
 
 
@@ -307,6 +308,7 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     known = KnownClassifier(TABLE)
     monkeypatch.setattr(classes_module.ZeroShot, "load", classmethod(lambda cls, folder, device="cpu": known))
+    monkeypatch.setattr(classes_module, "seen_images", lambda model, records: None)
     monkeypatch.setattr(classes_module, "log_test", lambda model, summary: (tmp_path / "logged").touch())
     return tmp_path
 

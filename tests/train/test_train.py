@@ -337,7 +337,7 @@ def test_nan_in_a_mask_names_the_file(tiny_recipe: Path, tiny_manifest: Path, tm
     PILImage.fromarray(labels).save(folder / "m5.tif")
     manifest = folder / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("m5.png", "m5.tif"))
-    with pytest.raises(InputError, match=r"m5\.tif.*1 pixels of the mask are NaN"):
+    with pytest.raises(InputError, match=r"m5\.tif.*1 pixels of the mask"):
         train(load_config(folder / "recipe.yaml"), tmp_path / "run")
 
 

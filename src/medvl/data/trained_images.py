@@ -1,12 +1,11 @@
 """Which images a model was trained on, stage by stage, and how many of some other images are among them.
 
-A model that starts from another one has seen the images of both. Images are known by the SHA-256 of their files, so that
-another name, folder or manifest hides nothing; the same picture saved in another format is another file.
+A model that starts from another one has seen the images of both. Images are known by the SHA-256 of their files, so
+that another name, folder or manifest hides nothing; the same picture saved in another format is another file.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How many of `num_images` distinct images each stage was trained on: (stage, number), stages without any left out."""
+    """How many of `num_images` distinct images each stage was trained on; `by_stage` leaves out stages without any."""
 
     num_images: int
     by_stage: tuple[tuple[Stage, int], ...]
@@ -41,7 +40,7 @@ class Overlap:
         if not self.num_seen:
             return None
         parts = [f"{number} in {stage.task} ({stage.manifest})" for stage, number in self.by_stage]
-        return f"{self.num_seen} of {self.num_images} {what} images were trained on: {', '.join(parts)}"
+        return f"{self.num_seen} of the {self.num_images} {what} images were trained on: {', '.join(parts)}"
 
     def as_dict(self) -> dict[str, object]:
         """For summary.json and plan.json."""
@@ -79,8 +78,7 @@ def read_stages(folder: Path) -> tuple[Stage, ...] | None:
         return None
     stored = read_json(path)
     try:
-        return tuple(
-            Stage(str(row["task"]), str(row["manifest"]), frozenset(map(str, row["images"]))) for row in stored["stages"]
-        )
+        rows = stored["stages"]
+        return tuple(Stage(str(row["task"]), str(row["manifest"]), frozenset(map(str, row["images"]))) for row in rows)
     except (TypeError, KeyError) as error:
         raise InputError(f"damaged ({error})", file=path, expected="the images of each stage") from None

@@ -39,6 +39,7 @@ from medvl.evaluate.classification import (
 from medvl.evaluate.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.exclusive_classes import multiclass_metrics
 from medvl.evaluate.inputs import read_as_trained
+from medvl.evaluate.seen_images import say_seen, seen_images
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import without_nan
 from medvl.model_folder import load_model, weights_hash
@@ -147,6 +148,8 @@ def evaluate_classifier(
         notes.append("a single patient: there are no intervals")
     for note in notes:
         warn(note)
+    overlap = seen_images(model, labels.records)
+    notes += say_seen(overlap, split)
     model_hash = weights_hash(model)
     summary = {
         "format": FORMAT,
@@ -160,6 +163,7 @@ def evaluate_classifier(
         "config": config_dict(config),
         "overrides": list(overrides),
         "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
+        "seen_images": None if overlap is None else overlap.as_dict(),
         "versions": versions(),
         "machine": machine(),
         "labels": config.classify.labels,

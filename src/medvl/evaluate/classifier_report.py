@@ -18,6 +18,7 @@ from medvl.errors import InputError
 from medvl.evaluate.classification import confusion_at
 from medvl.evaluate.classification_figures import STYLE, confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluate.html import fill_template
+from medvl.evaluate.seen_images import seen_fact
 from medvl.evaluate.stored import stored_scores
 from medvl.model_folder import find_model, times_test_opened
 
@@ -99,6 +100,7 @@ def _facts(target: str | Path, summary: Mapping[str, Any]) -> list[tuple[str, An
         ("labels", "exactly one of the classes" if summary["labels"] == "multiclass" else "any of the classes"),
         ("threshold", summary["threshold_source"]),
         ("started from", config["init"] or "scratch"),
+        ("images it was trained on", seen_fact(summary.get("seen_images"))),
         ("test split opened", f"{times_test_opened(find_model(target))} time(s)"),
         ("weights hash", summary["model_hash"][:16]),
         ("manifest and split hash", f"{summary['manifest_hash'][:16]}, {summary['split_hash'][:16]}"),

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.files import write_json, write_text
+from medvl.data.hashes import image_hashes
 from medvl.data.masks import read_mask
 from medvl.data.records import Manifest, MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
+from medvl.data.trained_images import count_seen
 from medvl.errors import Fault, InputError, warn
 from medvl.evaluate.metrics import (
     LESION_MIN_IOU,
@@ -31,7 +33,8 @@ from medvl.evaluate.metrics import (
     iou,
     surface_distances,
 )
-from medvl.evaluate.sources import MaskSource, ProbSource, predicted_masks, takes_threshold
+from medvl.evaluate.seen_images import say_seen
+from medvl.evaluate.sources import MaskSource, PredictorSource, ProbSource, predicted_masks, takes_threshold
 from medvl.evaluate.statistics import NUM_DRAWS
 from medvl.evaluate.summary import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
 from medvl.evaluate.volumes import native_shape
@@ -151,6 +154,9 @@ def evaluate(
             )
             groups.append(record)
     notes = [POOLED_NOTE, MGCA_NOTE.format(mgca_batch)]
+    stages = source.stages if isinstance(source, PredictorSource) and text_of is None else None
+    overlap = None if stages is None else count_seen(stages, image_hashes(with_mask).values())
+    seen_notes = say_seen(overlap, split)
     num_patients = len({row.patient for row in rows})
     if num_patients < 2:
         notes.append("a single patient: there are no intervals")
@@ -164,6 +170,7 @@ def evaluate(
         )
     for note in notes[2:]:
         warn(note)
+    notes += seen_notes
     if used_threshold not in (None, 0.5):
         notes.append(f"dice_mgca is at the threshold {used_threshold}, MGCA's at 0.5")
     undefined = [reason for row in rows if (reason := row.surface_undefined)] if surface else []
@@ -187,6 +194,7 @@ def evaluate(
         "num_patients": num_patients,
         "num_images": len({row.image for row in rows}),
         "num_not_annotated": num_skipped,
+        "seen_images": None if overlap is None else overlap.as_dict(),
         "num_both_empty": sum(row.true_px == row.pred_px == 0 for row in rows),
         "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
         "slice": slice_index,

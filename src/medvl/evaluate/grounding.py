@@ -32,6 +32,7 @@ from medvl.errors import InputError, warn
 from medvl.evaluate.classification import published_practice
 from medvl.evaluate.evaluator import by_image, load_true_mask, log_test, relative_image
 from medvl.evaluate.grounding_metrics import LEVELS, Asked, BoolArray, FloatArray, measure
+from medvl.evaluate.seen_images import say_seen, seen_images
 from medvl.evaluate.statistics import mean_interval, paired_difference
 from medvl.evaluate.summary import without_nan
 from medvl.infer.zero_shot import SIGMA, How, ZeroShot
@@ -143,6 +144,8 @@ def grounding(
         notes.append(f"{cut} distinct phrases were cut to {reader.encoder.max_tokens} tokens")
     for note in notes[1:]:
         warn(note)
+    overlap = seen_images(model, [case.record for case in cases])
+    notes += say_seen(overlap, split)
     by_method = {name: _intervals([row for row in rows if row["method"] == name], seed) for name in methods}
     summary = without_nan(
         {
@@ -167,6 +170,7 @@ def grounding(
             "threshold_withheld": withheld,
             "grid": "native",
             "num_cases": len(cases),
+            "seen_images": None if overlap is None else overlap.as_dict(),
             "num_patients": len({case.record.patient for case in cases}),
             **left_out,
             "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},

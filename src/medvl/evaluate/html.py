@@ -17,6 +17,7 @@ from medvl.data.orientation import Turn
 from medvl.data.records import Manifest, Record
 from medvl.evaluate.evaluator import load_true_mask
 from medvl.evaluate.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
+from medvl.evaluate.seen_images import seen_fact
 from medvl.evaluate.sources import MaskSource, predicted_masks
 from medvl.evaluate.summary import CaseRow, worst_median_best
 from medvl.evaluate.text_probe import CONDITIONS, OTHER_CONTEXT, ProbeRow
@@ -316,6 +317,7 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("manifest hash", summary["manifest_hash"][:16]),
         ("split hash", summary["split_hash"][:16]),
         *([("weights hash", summary["model_hash"][:16])] if summary.get("model_hash") else []),
+        ("images it was trained on", seen_fact(summary.get("seen_images"))),
         *([("training seed", summary["seed"])] if summary["seed"] is not None else []),
         ("bootstrap", f"{bootstrap['draws']} draws by {bootstrap['unit']}, seed {bootstrap['seed']}"),
         (

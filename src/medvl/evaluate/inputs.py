@@ -11,6 +11,7 @@ from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_con
 from medvl.data.context import add_context, column_kinds, say_unknown
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.data.text_coverage import TextCoverage, text_coverage
+from medvl.data.trained_images import read_stages
 from medvl.errors import InputError, nearest
 from medvl.evaluate.sources import FolderSource, PredictorSource
 from medvl.evaluate.summary import MGCA_BATCH
@@ -120,7 +121,7 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
     if changes:
         extra["overrides"] = list(overrides)
     trained_on = manifest_path(predictor.config) if predictor.config.data.manifest else None
-    source = PredictorSource(predictor, str(target), extra)
+    source = PredictorSource(predictor, str(target), extra, read_stages(folder))
     return Inputs(source, data, folder, trained_on, predictor.config.train.seed)
 
 

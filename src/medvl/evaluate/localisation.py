@@ -27,6 +27,7 @@ from medvl.core.files import write_json
 from medvl.data.dataset import SegmentDataset, collate
 from medvl.data.records import Manifest, Record
 from medvl.errors import InputError
+from medvl.evaluate.seen_images import say_seen, seen_images
 from medvl.evaluate.statistics import mean_interval, paired_difference
 from medvl.model_folder import load_model
 from medvl.provenance import machine, versions
@@ -105,6 +106,8 @@ def localisation(
             f"no record of split {split} has a mask of {target}", file=manifest.path, expected="at least one"
         )
     splits = sorted({case["split"] for case in cases})
+    overlap = seen_images(model, rows)
+    notes = say_seen(overlap, "scored" if split == "all" else split)
     summary = {
         "format": FORMAT,
         "model": str(model),
@@ -119,6 +122,8 @@ def localisation(
         "machine": machine(),
         "grid": f"model {config.data.image_size[0]}x{config.data.image_size[1]}",
         "threshold": 0.5,
+        "seen_images": None if overlap is None else overlap.as_dict(),
+        "notes": notes,
         "num_without_mask": num_left,
         "num_empty": num_empty,
         "bootstrap": {"unit": "patient", "draws": 2000, "seed": 0, "confidence": 0.95},
@@ -142,6 +147,7 @@ def as_text(summary: dict[str, Any]) -> str:
         f"{summary['split']}, {summary['grid']}; {summary['num_without_mask']} records without that mask and "
         f"{summary['num_empty']} with an empty one are left out",
         *_table(summary["methods"]),
+        *(f"note: {note}" for note in summary["notes"]),
     ]
     if len(summary["by_split"]) > 1:
         for name, own in summary["by_split"].items():

@@ -15,6 +15,7 @@ from medvl.data.images import read_image
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
 from medvl.data.records import Record
+from medvl.data.trained_images import Stage
 from medvl.errors import Fault, InputError
 from medvl.tasks.segment import class_masks
 
@@ -172,8 +173,15 @@ class PredictorSource:
     the classes whose values are selected; the union's probability is the sum of exclusive classes, else the maximum.
     """
 
-    def __init__(self, predictor: Predictor, model: str, extra: Mapping[str, Any] | None = None) -> None:
-        self.predictor, self.model, self._extra = predictor, model, dict(extra or {})
+    def __init__(
+        self,
+        predictor: Predictor,
+        model: str,
+        extra: Mapping[str, Any] | None = None,
+        stages: Sequence[Stage] | None = None,
+    ) -> None:
+        """`stages`: the images that the model was trained on; None = it does not say."""
+        self.predictor, self.model, self._extra, self.stages = predictor, model, dict(extra or {}), stages
         self._image: Path | None = None
         self._answers: dict[tuple[str, tuple[str, ...]], Segmentation] = {}  # of a text and a context
 

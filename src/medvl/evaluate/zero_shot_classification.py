@@ -27,6 +27,7 @@ from medvl.errors import InputError, nearest, warn
 from medvl.evaluate.classification import RULES, By, best_threshold, multilabel_metrics, published_practice
 from medvl.evaluate.evaluator import by_image, log_test, relative_image
 from medvl.evaluate.grounding import patient_halves
+from medvl.evaluate.seen_images import say_seen, seen_images
 from medvl.evaluate.summary import without_nan
 from medvl.infer.zero_shot import Temperature, ZeroShot
 from medvl.progress import track
@@ -89,6 +90,8 @@ def zero_shot_classification(
     if split == ALL and threshold_from == "val":
         threshold_from = "fixed"
         notes += ["there are no splits to choose a threshold on: decisions are at 0.5"] if labelled else []
+    overlap = seen_images(model, [group[0] for group in groups])
+    notes += say_seen(overlap, split)
     patients = [group[0].patient for group in groups]
     labels = _labels(groups, asked, labelled)  # (n, K)
     probs = _probs(reader, groups, prompts, temperature, f"classify {split}")  # (n, K)
@@ -110,6 +113,7 @@ def zero_shot_classification(
         "threshold": None if threshold_from == "val" else 0.5,
         "threshold_source": threshold_from,
         "num_cases": len(groups),
+        "seen_images": None if overlap is None else overlap.as_dict(),
         "num_patients": len(set(patients)),
         "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(asked)},
         "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},

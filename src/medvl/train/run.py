@@ -17,9 +17,12 @@ from torch import nn
 from medvl.config import Config, TrainConfig, config_dict, load_config, manifest_path, save_config
 from medvl.core.files import write_json
 from medvl.data.context import add_context
+from medvl.data.hashes import image_hashes
 from medvl.data.records import Manifest, load_manifest
+from medvl.data.trained_images import count_seen, stage_of
 from medvl.device import usable_device
 from medvl.errors import InputError
+from medvl.evaluate.seen_images import say_seen
 from medvl.model_folder import save_model
 from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions
@@ -28,6 +31,7 @@ from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
 from medvl.train.plan import make_plan, plan_text
 from medvl.train.prepare import prepare
+from medvl.train.start_image import stages_of_init
 
 
 def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bool = False, command: str = "") -> Path:
@@ -51,16 +55,23 @@ def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bo
     task, loaders, encoder = ready.task, ready.loaders, ready.encoder
     plan = make_plan(config, task, ready.splits, loaders["train"], loaders["val"], fabric.device)
     plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
+    earlier = stages_of_init(config)
+    if earlier:
+        overlap = count_seen(earlier, image_hashes(ready.splits["val"]).values())
+        plan["seen_images"] = overlap.as_dict()
+        say_seen(overlap, "validation")
     monitor.say(plan_text(plan, config))
     if dry_run:
         return out
     if fabric.is_global_zero:
         write_json(out / "plan.json", plan)
 
+    own = stage_of(config.task, config.data.manifest, image_hashes(ready.splits["train"]).values())
+
     def save_best(best: nn.Module, progress: Progress) -> None:
         if fabric.is_global_zero:
             card = _card(config, manifest, plan, progress, command)
-            save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card)  # type: ignore[arg-type]  # the loop sees nn.Module
+            save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card, (*earlier, own))  # type: ignore[arg-type]  # the loop sees nn.Module
 
     progress = fit(
         fabric, task, loaders["train"], loaders["val"], config.train, monitor, save_best=save_best, resume=resume

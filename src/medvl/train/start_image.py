@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from medvl.config import G2D_PREFIX, WEIGHTS_PREFIX, Config, load_config, split_init
+from medvl.data.trained_images import Stage, read_stages
 from medvl.errors import InputError
 from medvl.model_folder import find_model, load_model
 from medvl.models.bridge import load_foreign, start_from_g2d
@@ -25,6 +26,14 @@ def init_of(config: Config) -> tuple[str, str]:
         if load_config(find_model(path) / "config.yaml").task == "pretrain":
             prefix = G2D_PREFIX
     return prefix, path
+
+
+def stages_of_init(config: Config) -> tuple[Stage, ...]:
+    """The images that the model behind `init` was trained on, by stage; () where there is none, or it does not say."""
+    prefix, path = split_init(config.init or "")
+    if not path or prefix == WEIGHTS_PREFIX:
+        return ()
+    return read_stages(find_model(path)) or ()
 
 
 def load_pretrained(path: str) -> G2D:
