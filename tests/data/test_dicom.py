@@ -16,6 +16,7 @@ from pydicom import Dataset, FileDataset, FileMetaDataset, dcmread, dcmwrite
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -28,7 +29,7 @@ from pydicom.uid import (
 )
 
 from medvl.data.dicom import is_dicom
-from medvl.data.images import Image, image_size, read_image
+from medvl.data.images import Image, image_orientation, image_size, read_image
 from medvl.data.masks import read_labels, read_mask
 from medvl.errors import Fault, InputError
 
@@ -444,3 +445,212 @@ def test_undecodable_pixels_name_the_syntax(tmp_path: Path) -> None:
     found.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     fault = fault_of(read_image, tmp_path / "a.dcm")
     assert "cannot be decoded" in fault.what and "JPEG Extended (Process 2 and 4)" in fault.what
+
+
+def group(**sequences: Dataset) -> Dataset:
+    """An item of functional groups: {name of a sequence: its item}."""
+    item = Dataset()
+    for name, inner in sequences.items():
+        setattr(item, name, [inner])
+    return item
+
+
+def tags(**values: Any) -> Dataset:
+    item = Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return item
+
+
+def test_padding_is_no_part_of_the_window(tmp_path: Path) -> None:
+    stored = np.array([[65535, 100, 150, 200], [65535, 65535, 110, 190]], np.uint16)
+    expected = [0, 0, 0.5, 1, 0, 0, 0.1, 0.9]  # of 100 to 200
+    pad = {"BitsStored": 16, "PixelPaddingValue": 65535}
+    assert shown(write(tmp_path / "a.dcm", stored, **pad)) == expected
+    inverse = {"PhotometricInterpretation": "MONOCHROME1"}
+    assert shown(write(tmp_path / "b.dcm", stored, **pad, **inverse)) == [0, 1, 0.5, 0, 0, 0, 0.9, 0.1]
+    windowed = {"WindowCenter": 150.5, "WindowWidth": 101}
+    assert shown(write(tmp_path / "c.dcm", stored, **pad, **windowed)) == expected
+    near = np.where(stored == 65535, np.array([[65000, 0, 0, 0], [65100, 65535, 0, 0]]), stored).astype(np.uint16)
+    limit = {"BitsStored": 16, "PixelPaddingValue": 65535, "PixelPaddingRangeLimit": 65000}
+    assert shown(write(tmp_path / "d.dcm", near, **limit)) == expected
+    scaled = {"RescaleSlope": 2, "RescaleIntercept": -1000}  # padding is a stored value
+    assert shown(write(tmp_path / "e.dcm", stored, **pad, **scaled)) == expected
+    signed = np.where(stored == 65535, -2000, stored).astype(np.int16)
+    assert shown(write(tmp_path / "f.dcm", signed, PixelPaddingValue=-2000, BitsStored=16)) == expected
+    found = dataset(signed, BitsStored=16)
+    found.add_new("PixelPaddingValue", "US", 65536 - 2000)  # as some write it
+    found.save_as(tmp_path / "g.dcm", enforce_file_format=True)
+    assert shown(tmp_path / "g.dcm") == expected
+    flat = write(tmp_path / "h.dcm", np.full((1, 2), 7, np.uint8), PixelPaddingValue=7)
+    assert shown(flat) == [0.5, 0.5]  # nothing else is there
+
+
+def test_functional_groups(tmp_path: Path) -> None:
+    stack = np.stack([RAMP, RAMP])
+    shared = group(
+        PixelMeasuresSequence=tags(PixelSpacing=[0.2, 0.3]),
+        PixelValueTransformationSequence=tags(RescaleSlope=2, RescaleIntercept=-1000),
+    )
+    frames = [group(FrameVOILUTSequence=tags(WindowCenter=centre, WindowWidth=201)) for centre in (-900, -700)]
+    values = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": frames}
+    path = write(tmp_path / "a.dcm", stack, NumberOfFrames=2, WindowCenter=1, WindowWidth=2, **values)
+    for index, centre in enumerate((-900, -700)):
+        image = read(path, slice_index=index)
+        expected = np.clip((RAMP * 2.0 - 1000 - (centre - 0.5)) / 200 + 0.5, 0, 1)
+        np.testing.assert_allclose(image.pixels, expected, atol=1e-6)
+        assert image.spacing_mm == (0.2, 0.3)
+    lateral = group(PlaneOrientationSequence=tags(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]))
+    path = write(tmp_path / "b.dcm", RAMP, SharedFunctionalGroupsSequence=[lateral])
+    assert read(path).orientation.kind == "sideless"
+
+
+def test_orientation_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases: dict[str, tuple[dict[str, Any], str, tuple[bool, bool, bool]]] = {
+        "absent": ({}, "absent", (False, False, False)),
+        "empty": ({"PatientOrientation": ["", ""]}, "absent", (False, False, False)),
+        "plain": ({"PatientOrientation": ["L", "F"]}, "standard", (False, False, False)),
+        "mirrored": ({"PatientOrientation": ["R", "F"]}, "standard", (False, True, False)),
+        "flipped": (
+            {"PatientOrientation": ["R", "F"], "FieldOfViewHorizontalFlip": "YES"},
+            "standard",
+            (False, True, False),
+        ),
+        "head": ({"PatientOrientation": ["L", "H"]}, "standard", (False, False, True)),
+        "lying": ({"PatientOrientation": ["F", "L"]}, "standard", (True, False, False)),
+        "lateral": ({"PatientOrientation": ["A", "F"]}, "sideless", (False, False, False)),
+        "axial": ({"ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]}, "standard", (False, True, True)),
+        "both": (
+            {"PatientOrientation": ["R", "F"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
+            "standard",
+            (False, True, False),
+        ),
+        "nonsense": ({"PatientOrientation": ["L", "R"]}, "absent", (False, False, False)),
+        "animal": (
+            {"PatientOrientation": ["L", "D"], "AnatomicalOrientationType": "QUADRUPED"},
+            "sideless",
+            (False,) * 3,
+        ),
+    }
+    for name, (values, kind, turn) in cases.items():
+        path = write(tmp_path / f"{name}.dcm", RAMP, **values)
+        image = read(path)
+        assert image.orientation.kind == kind and image.orientation == image_orientation(path), name
+        found = image.orientation.turn
+        assert (found.transpose, found.left_right, found.up_down) == turn, name
+        np.testing.assert_allclose(image.pixels, RAMP / 200, atol=1e-6)  # as stored, whatever it says
+        assert (read_labels(path) == RAMP).all()
+    assert "nonsense.dcm: PatientOrientation is no two directions" in capsys.readouterr().err
+    mirrored = read(tmp_path / "mirrored.dcm").displayed()
+    np.testing.assert_allclose(mirrored.pixels, RAMP[:, ::-1] / 200, atol=1e-6)
+    assert not mirrored.orientation.turn and mirrored.displayed().pixels is not None
+
+
+def test_one_unreadable_tag_is_not_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.dcm"
+    plain = write(path, RAMP, PixelSpacing=["0.25", "0.75"], WindowCenter="70.5", WindowWidth="41").read_bytes()
+    expected = (0.25, 0.75)
+    for old, new, spacing in (
+        (b"0.25\\0.75", b"0,25\\0,75", expected),
+        (b"0.25\\0.75", b"0,25 mm  ", None),
+        (b"0.25\\0.75", b"abcd\\efgh", None),
+        (b"0.25\\0.75", b"inf \\inf ", None),
+        (b"0.25\\0.75", b"nan \\0.75", None),
+        (b"0.25\\0.75", b"0.00\\0.75", None),
+        (b"0.25\\0.75", b"0,2,5\\0,7", None),
+    ):
+        assert len(old) == len(new) and old in plain
+        path.write_bytes(plain.replace(old, new))
+        image = read(path)
+        assert image.spacing_mm == spacing, new
+        np.testing.assert_allclose(image.pixels, np.clip((RAMP - 70.0) / 40 + 0.5, 0, 1), atol=1e-6)
+    assert "PixelSpacing" in capsys.readouterr().err
+    path.write_bytes(plain.replace(b"70.5", b"soft"))
+    np.testing.assert_allclose(read(path).pixels, RAMP / 200, atol=1e-6)  # no window that can be read
+    path.write_bytes(plain.replace(b"70.5", b"70,5"))
+    np.testing.assert_allclose(read(path).pixels, np.clip((RAMP - 70.0) / 40 + 0.5, 0, 1), atol=1e-6)
+    for kind, value in (("LO", ["0.25", "0.75"]), ("FD", [0.25, 0.75]), ("UT", "0.25\\0.75"), ("OB", b"0.25\\0.75 ")):
+        found = dataset(RAMP)
+        found.add_new("PixelSpacing", kind, value)
+        found.save_as(path, enforce_file_format=True)
+        assert read(path).spacing_mm == expected, kind
+    film = write(path, RAMP, NominalScannedPixelSpacing=[0.1, 0.2])
+    assert read(film).spacing_mm == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"])
+@pytest.mark.parametrize("value", [b"inf   ", b"-inf  ", b"nan   ", b"1e+300"])
+def test_absurd_numbers_are_refused(tmp_path: Path, name: str, value: bytes) -> None:
+    values = {"RescaleSlope": 1, "RescaleIntercept": 1, "WindowCenter": 70, "WindowWidth": 41, name: "123456"}
+    path = write(tmp_path / "a.dcm", RAMP, **values)
+    path.write_bytes(path.read_bytes().replace(b"123456", value))
+    assert name in fault_of(read_image, path).what
+    zero = write(path, RAMP, RescaleSlope=0)
+    assert "RescaleSlope of 0" in fault_of(read_image, zero).what
+
+
+def test_dicom_by_content_and_in_gzip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gzip
+
+    from medvl.data import limits
+
+    content = write(tmp_path / "a.dcm", RAMP).read_bytes()
+    for name in ("a.png", "IM0001", "a.nii.gz", "a.jpg", "a.mha", "a.npy"):
+        for data in (content, gzip.compress(content)):
+            (tmp_path / name).write_bytes(data)
+            np.testing.assert_allclose(read(tmp_path / name).pixels, RAMP / 200, atol=1e-6)
+    picture = tmp_path / "p.dcm"  # the other way round
+    PILImage.fromarray(RAMP.astype(np.uint8)).save(picture, format="PNG")
+    np.testing.assert_allclose(read_image(picture).pixels, RAMP / 255, atol=1e-6)
+    bomb = tmp_path / "bomb.dcm.gz"
+    bomb.write_bytes(gzip.compress(content + bytes(10**6)))
+    monkeypatch.setattr(limits, "_allowed", 0.1)
+    assert "unpacks to more" in fault_of(read_image, bomb).what
+    bomb.write_bytes(gzip.compress(content)[:-20])
+    assert "gzip" in fault_of(read_image, bomb).what
+    monkeypatch.setattr(limits, "_allowed", 1e-6)
+    for function in (read_image, image_size):
+        assert "megapixels" in fault_of(function, tmp_path / "a.dcm").what
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    found = dataset(RAMP)
+    found.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    found.save_as(tmp_path / "deflated.dcm", enforce_file_format=True)
+    np.testing.assert_allclose(read(tmp_path / "deflated.dcm").pixels, RAMP / 200, atol=1e-6)
+    big = dataset(RAMP.astype(">u2"), PixelSpacing=[0.25, 0.75])
+    big.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dcmwrite(tmp_path / "big.dcm", big, enforce_file_format=True)
+    image = read(tmp_path / "big.dcm")
+    np.testing.assert_allclose(image.pixels, RAMP / 200, atol=1e-6)
+    assert image.spacing_mm == (0.25, 0.75)
+
+
+def test_blank_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(write(tmp_path / "flat.dcm", np.full((1, 2), 7, np.uint8)))
+    assert "flat.dcm: a blank image" in capsys.readouterr().err
+
+
+def test_jpeg_of_12_bits(tmp_path: Path) -> None:
+    """JPEG Extended, which only GDCM writes and decodes; damaged data must not end the process."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 2031, "WindowWidth": 4261}
+    reader.SetFileName(str(write(tmp_path / "raw.dcm", SMOOTH, **tags)))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    path = tmp_path / "a.dcm"
+    writer.SetFileName(str(path))
+    assert writer.Write()
+    assert dcmread(path).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.51"
+    assert np.abs(read_labels(path).astype(int) - SMOOTH).max() <= 8  # stored values, before any rescale
+    np.testing.assert_allclose(read(path).pixels, SMOOTH / 2130, atol=0.01)
+    content = path.read_bytes()
+    for damage in (content[:-900], content.replace(b"\xff\xda", b"\x00\x00")):
+        path.write_bytes(damage)
+        fault_of(read_image, path)

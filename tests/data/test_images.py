@@ -14,7 +14,8 @@ import pytest
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from medvl.data.images import Image, image_size, read_image, resample_map
+from medvl.data import limits
+from medvl.data.images import Image, image_size, num_slices, read_image, resample_map
 from medvl.data.masks import read_labels, read_mask
 from medvl.data.pictures import READABLE
 from medvl.errors import Fault, InputError
@@ -207,6 +208,36 @@ def test_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(tmp_path / "pages.tif", GREY, save_all=True, append_images=[other])
     np.testing.assert_allclose(read(path).pixels, FIFTHS, atol=1e-7)
     assert "pages.tif: of several pages of different sizes the first is read" in capsys.readouterr().err
+
+
+def test_pages_of_one_size_are_slices(tmp_path: Path) -> None:
+    pages = [GREY, GREY[::-1], GREY[:, ::-1]]
+    for name in ("a.tif", "a.gif"):
+        others = [PILImage.fromarray(page) for page in pages[1:]]
+        path = save(tmp_path / name, GREY, save_all=True, append_images=others)
+        assert num_slices(path) == 3 and image_size(path) == GREY.shape
+        for i, page in enumerate(pages):
+            pixels = read_image(path, slice_index=i).pixels
+            np.testing.assert_allclose(pixels if pixels.ndim == 2 else pixels[..., 0], page / 255, atol=0.01)
+            assert (read_mask(path, slice_index=i, rule="any") == (page > 0)).all()
+        for function in (read_image, read_mask):
+            assert "slice_index" in str(fault_of(function, path).expected)
+    deep = np.stack([np.stack([page.astype(np.uint16) * 257] * 3, axis=2) for page in pages])
+    cv2.imwritemulti(str(tmp_path / "deep.tif"), list(deep))
+    np.testing.assert_allclose(read_image(tmp_path / "deep.tif", slice_index=2).pixels[..., 1], pages[2] / 255, atol=1e-7)
+    assert num_slices(save(tmp_path / "one.png", GREY)) == 1
+
+
+def test_the_limit_of_megapixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", GREY)  # six pixels
+    monkeypatch.setattr(limits, "_allowed", 5e-6)
+    for function in (read_image, read_mask, image_size):
+        fault = fault_of(function, path)
+        assert "megapixels" in fault.what and "max_megapixels" in str(fault.remedy)
+    limits.allow_megapixels(6e-6)
+    np.testing.assert_allclose(read(path).pixels, FIFTHS, atol=1e-7)
+    limits.allow_megapixels(1e-6)  # never lowered
+    read(path)
 
 
 def test_channels() -> None:

@@ -10,7 +10,8 @@ import typer
 from medvl.cli.excel import ExcelSafe
 
 SOURCES_HELP = (
-    "images (PNG, JPEG, TIFF, DICOM, NIfTI), folders (with all folders below), globs in quotes, manifests"
+    "images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY), folders (with all folders below), globs in quotes, "
+    "manifests"
 )
 SLICE_HELP = "of volumes and files of several frames: a number from 0, or all"
 
@@ -31,6 +32,9 @@ def predict(
         float | None, typer.Option(help="of masks and classes: probability [0.5]; of boxes: lowest score")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
+    max_megapixels: Annotated[
+        float | None, typer.Option(min=0, help="of an image or slice; larger ones are refused [100, or the model's]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of predictions.csv as JSON")] = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
@@ -42,10 +46,13 @@ def predict(
     """
     import json
 
+    from medvl.data.limits import allow_megapixels
     from medvl.data.slices import parse_slice
     from medvl.errors import InputError
     from medvl.infer.batch import predict_files
 
+    if max_megapixels is not None:
+        allow_megapixels(max_megapixels)
     given = {}
     for word in context or []:
         name, equals, value = word.partition("=")

@@ -90,7 +90,9 @@ def _opened(path: Path, labels: bool) -> Iterator[tuple[BinaryIO, tuple[int, ...
     """The file of one array, with the shape and type that its header states."""
     try:
         with open_plain(path) as plain:
-            if not zipfile.is_zipfile(plain):
+            packed = zipfile.is_zipfile(plain)
+            plain.seek(0)
+            if not packed:
                 yield plain, *_header(plain, path)
                 return
             with zipfile.ZipFile(plain) as archive, archive.open(_member(archive, path, labels)) as member:

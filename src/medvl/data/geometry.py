@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from medvl.core.ranges import SECTION, Fraction, Positive, Share
-from medvl.data.images import resample_map
+from medvl.data.images import Image, resample_map
 from medvl.data.masks import resample_mask
 from medvl.data.orientation import UPRIGHT, Turn
 from medvl.data.records import Box
@@ -269,6 +269,20 @@ def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> N
                 f"data.laterality is not set, and a text names a side: {text[:80]!r}",
                 expected="patient (reports), viewer, or image (as the picture is displayed)",
                 remedy="set data.laterality in the recipe",
+            )
+
+
+def refuse_sides(texts: Sequence[str], image: Image, laterality: Laterality | None) -> None:
+    """InputError when a text names the patient's side and the image is lateral or oblique, which has none."""
+    if image.orientation.kind != "sideless" or laterality in ("viewer", "image"):
+        return
+    for text in texts:
+        if names_side(text):
+            raise InputError(
+                f"a text names a side of a lateral or oblique image ({image.orientation.source}): {text[:80]!r}",
+                file=image.path,
+                expected="a frontal or axial image, whose left and right are the patient's",
+                remedy="leave the side out of the text",
             )
 
 

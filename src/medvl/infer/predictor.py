@@ -19,7 +19,7 @@ from torch import Tensor
 from medvl.config import Config
 from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import fit_image, load_image, prepare
-from medvl.data.geometry import Affine
+from medvl.data.geometry import Affine, refuse_sides
 from medvl.data.images import Image
 from medvl.data.mask_colours import LabelValue, label_value
 from medvl.data.records import Record
@@ -159,6 +159,8 @@ class Predictor:
         contexts = [{k: "" if v.strip().casefold() in missing else v for k, v in row.items()} for row in contexts]
         if self._features is None or self._affine is None or self._image is None:
             raise InputError("no image", remedy="call set_image(...) first")
+        if self.uses_text:
+            refuse_sides(phrases, self._image, self.config.data.laterality)
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
         if self.config.objective.mode == "multiclass" and threshold != 0.5:

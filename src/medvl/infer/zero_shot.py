@@ -25,7 +25,7 @@ from medvl.config import Config
 from medvl.core.files import whole_file
 from medvl.data.dataset import fit_image, prepare
 from medvl.data.display import as_picture
-from medvl.data.geometry import Affine
+from medvl.data.geometry import Affine, refuse_sides
 from medvl.data.images import Image
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
@@ -158,6 +158,7 @@ class ZeroShot:
         """(H, W) float32 in [-1, 1] on the native grid; see `ground`."""
         if self._affine is None or self._tensor is None:
             raise InputError("no image", remedy="call set_image(...) first")
+        refuse_sides([phrase], self.image, self.config.data.laterality)
         text = self.text_vectors([phrase])[0]
         size = (self._tensor.shape[2], self._tensor.shape[3])
         grid = torch.einsum("dhw,d->hw", self._located(how), text).cpu().numpy()  # (h, w)
