@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from medvl.data.audit import audit_manifest, audit_text
 from medvl.data.records import write_manifest
@@ -142,6 +144,26 @@ def test_columns(tmp_path: Path, rows: list[dict[str, str]]) -> None:
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from medvl.cli import main; sys.argv[0] = 'medvl'; main()"
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+
+
+def test_how_dicom_images_lie(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    for i, orientation in enumerate((None, ["R", "F"], ["A", "F"])):
+        found = Dataset()
+        found.file_meta = FileMetaDataset()
+        found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+        found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.{i}")
+        found.Rows = found.Columns = found.BitsAllocated = found.BitsStored = 8
+        found.HighBit, found.PixelRepresentation, found.SamplesPerPixel = 7, 0, 1
+        found.PhotometricInterpretation, found.PixelData = "MONOCHROME2", bytes(range(i, i + 64))
+        if orientation:
+            found.PatientOrientation = orientation
+        found.save_as(tmp_path / f"i{i}.dcm", enforce_file_format=True)
+        rows[i]["image"] = f"i{i}.dcm"
+    found_kinds = kinds(write(tmp_path, rows))
+    assert found_kinds["no_orientation"] == ("r0",)
+    assert found_kinds["turned_image"] == ("r1",)
+    assert found_kinds["lateral_image"] == ("r2",)
 
 
 def test_command_line(tmp_path: Path, rows: list[dict[str, str]]) -> None:

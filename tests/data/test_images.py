@@ -224,7 +224,8 @@ def test_pages_of_one_size_are_slices(tmp_path: Path) -> None:
             assert "slice_index" in str(fault_of(function, path).expected)
     deep = np.stack([np.stack([page.astype(np.uint16) * 257] * 3, axis=2) for page in pages])
     cv2.imwritemulti(str(tmp_path / "deep.tif"), list(deep))
-    np.testing.assert_allclose(read_image(tmp_path / "deep.tif", slice_index=2).pixels[..., 1], pages[2] / 255, atol=1e-7)
+    third = read_image(tmp_path / "deep.tif", slice_index=2).pixels[..., 1]
+    np.testing.assert_allclose(third, pages[2] / 255, atol=1e-7)
     assert num_slices(save(tmp_path / "one.png", GREY)) == 1
 
 

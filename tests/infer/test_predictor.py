@@ -11,6 +11,8 @@ from PIL import Image as PILImage
 
 import medvl
 from medvl.config import load_config
+from medvl.data.images import read_image
+from medvl.data.orientation import Orientation, Turn
 from medvl.errors import InputError
 from medvl.infer.predictor import EMPTY_PHRASE, Predictor
 from medvl.train.run import train
@@ -33,6 +35,28 @@ def test_native_grid_and_public_names(run: Path, image: Path) -> None:
     assert 0 <= result.probs.min() and result.probs.max() <= 1
     assert np.array_equal(result.mask, result.probs > 0.5)
     assert result.classes == ("mask",) and result.spacing_mm is None
+
+
+def test_a_turned_image_is_answered_in_stored_pixels(run: Path, image: Path) -> None:
+    predictor = Predictor.load(run)
+    upright = read_image(image)
+    expected = predictor.set_image(upright).segment("left lung")
+    for turn in (Turn(left_right=True), Turn(True, False, True)):
+        stored = replace(upright, pixels=turn.undo(upright.pixels), orientation=Orientation(turn, "standard", "?"))
+        result = predictor.set_image(stored).segment("left lung")
+        np.testing.assert_array_equal(result.probs, turn.undo(expected.probs))
+        assert result.mask.shape == stored.size
+        np.testing.assert_array_equal(stored.displayed().pixels, upright.pixels)
+
+
+def test_a_side_of_a_lateral_image_is_refused(run: Path, image: Path) -> None:
+    predictor = Predictor.load(run)
+    lateral = replace(read_image(image), orientation=Orientation(kind="sideless", source="A\\F"))
+    predictor.set_image(lateral).segment("the lung")
+    with pytest.raises(InputError, match="lateral or oblique"):
+        predictor.segment("left lung")
+    predictor.config.data.laterality = "image"  # sides of the picture, which every picture has
+    predictor.segment("left lung")
 
 
 def test_a_run_is_accepted_wherever_a_model_is(run: Path, image: Path) -> None:
