@@ -17,11 +17,8 @@ from typing import Any, Literal
 from medvl.core.csv_cells import is_formula
 from medvl.data.mask_audit import mask_counts, mask_line, mask_remarks, mask_summaries
 from medvl.data.mask_colours import LabelValue
-<<<<<<< HEAD
 from medvl.data.mask_meaning import MaskRule
-=======
 from medvl.data.orientation_audit import orientation_remarks
->>>>>>> 3c70412 (feat(data): refuse sides of lateral images; show images upright; audit how images lie)
 from medvl.data.records import MaskRef, Record, read_manifest
 from medvl.data.report_audit import ReportAudit, audit_reports
 from medvl.data.reports import names_side
