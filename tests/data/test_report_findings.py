@@ -106,6 +106,11 @@ KNOWN = set(
 )
 
 
+def test_nothing_is_read_from_another_language() -> None:
+    for text in ("Sin atelectasis ni fibrosis en el pulmón derecho", "cambi pulmonar cronic sever sign fibrosis bibasal"):
+        assert findings(text) == ()
+
+
 @pytest.mark.shared
 def test_the_most_frequent_terms_of_real_reports_are_findings(shared_data: Path) -> None:
     with (shared_data / "openi-reports" / "manifest.csv").open(newline="", encoding="utf-8") as stream:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from medvl.data.reports.clauses import Part, is_aside, parts_of
 from medvl.data.reports.heights import height_marks
+from medvl.data.reports.languages import is_english
 from medvl.data.reports.marks import Side
 from medvl.data.reports.places import count_of, is_place, is_side, places_of
 from medvl.data.reports.sides import side_marks
@@ -68,8 +69,11 @@ def findings(text: str) -> tuple[Finding, ...]:
     """Read findings off a text: each finding of a list is one of its own, and one more for each further side.
 
     A denial has a scope: see `clauses`. "No effusion, pneumothorax, or consolidation" denies three findings, "right
-    effusion without pneumothorax" one of two; "no change in the effusion" denies none.
+    effusion without pneumothorax" one of two; "no change in the effusion" denies none. The rules are English: of a text
+    in another language (`is_english`) nothing is read.
     """
+    if not is_english(text):
+        return ()
     return tuple(one for sentence in _sentences(_readable(spell(text))) for one in _read(parts_of(sentence)))
 
 

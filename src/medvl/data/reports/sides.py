@@ -97,8 +97,8 @@ _BARE_HEART_AFTER = re.compile(
 _THERAPY_BEFORE = re.compile(
     r"\b(?:post|after|chemo|chemotherapy|adjuvant|neoadjuvant|palliative|prior|previous|received|receiving|completed|"
     r"undergo|undergoing|underwent|undergone|history\s+of|hx\s+of|h/o|s/p|treated\s+with|treatment\s+with|definitive|"
-    r"concurrent|stereotactic|external[\s-]beam|whole[\s-]brain|surgery\s+and|during|dose\s+of|gy)"
-    r"\s*[-+/&]?\s*(?:and\s+|with\s+|thoracic\s+)?$",
+    r"radiotherapy|radiation|irradiation|concurrent|stereotactic|external[\s-]beam|whole[\s-]brain|surgery\s+and|during|dose\s+of|gy)"
+    r"\s*[-+/&(]?\s*(?:and\s+|with\s+|thoracic\s+)?$",
     re.IGNORECASE,
 )
 _THERAPY_AFTER = re.compile(
