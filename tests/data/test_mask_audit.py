@@ -84,6 +84,29 @@ def test_colours_in_a_manifest(tmp_path: Path) -> None:
         assert audited(tmp_path, {"a.png": picture}, mask_values=cell).num_faults >= 1, cell
 
 
+def test_a_folder_of_masks_is_read_like_true_masks(tmp_path: Path) -> None:
+    """Each form of one mask; the predictions have the forms of the true masks."""
+    palette = Image.fromarray((~DISC).astype(np.uint8), mode="P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])
+    grey = np.where(DISC, 255, 0).astype(np.uint8)
+    alpha = np.dstack([np.full_like(grey, 255)] * 3 + [grey])
+    pictures = {"a.gif": palette, "b.png": Image.fromarray(alpha), "c.jpg": Image.fromarray(grey)}
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(grey * 0).save(tmp_path / "image.png")
+    for name, picture in pictures.items():
+        picture.save(tmp_path / "masks" / name)
+    rows = [{"id": name[0], "image": "image.png", "mask": f"masks/{name}", "patient": "p"} for name in pictures]
+    write_manifest(tmp_path / "manifest.csv", rows)
+    records = load_manifest(tmp_path / "manifest.csv").records
+    source = FolderSource(tmp_path / "masks")
+    source.check(records, ["mask"])
+    for masks in source.masks(records, [""] * len(records)):
+        assert (masks["mask"] == DISC).all()
+    assert audit_manifest(tmp_path / "manifest.csv").counts["masks"]["mask"]["foreground"] == {
+        key: pytest.approx(DISC.mean()) for key in ("mean", "min", "max")
+    }
+
+
 AFFINE = np.array([[-0.5, 0, 0, 90], [0, -0.7, 0, 120], [0, 0, 2, -40], [0, 0, 0, 1]])
 
 

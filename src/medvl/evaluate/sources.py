@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.file_checks import Grid
-from medvl.data.images import read_image
+from medvl.data.images import IMAGE_SUFFIXES, read_image
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
 from medvl.data.records import Record
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 BoolArray = NDArray[np.bool_]
 ProbArray = NDArray[np.float32]
 MULTICLASS = "multiclass"  # of objective.mode
-
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg", ".nii.gz", ".nii", ".dcm")
 
 
 class MaskSource(Protocol):
@@ -68,7 +66,7 @@ def predicted_masks(
 
 
 class FolderSource:
-    """Masks as files. For a record and class the first of these that exists is taken, with any of `MASK_SUFFIXES`:
+    """Masks as files. For a record and class the first of these that exists is taken, with any of `IMAGE_SUFFIXES`:
 
     one class: `<id>__<phrase-slug>`, `<id>`, `<id>__<class>`; several: `<id>__<phrase-slug>__<class>`, `<id>__<class>`.
     The stem of the image's file name may stand for the id (as `medvl predict` writes it); without a phrase or class
@@ -99,7 +97,7 @@ class FolderSource:
                 if record.masks.get(name) is None:
                     continue  # not annotated, hence not scored
                 stems = self._stems(record, name, len(classes), rows_of[record.image] == 1)
-                names = (self.folder / (stem + suffix) for stem in stems for suffix in MASK_SUFFIXES)
+                names = (self.folder / (stem + suffix) for stem in stems for suffix in IMAGE_SUFFIXES)
                 found = next((path for path in names if path.is_file()), None)
                 if found is None:
                     faults.append(
