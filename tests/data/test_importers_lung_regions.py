@@ -101,14 +101,14 @@ def test_import(folder: Path, tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     rows = [
-        {"id": "a", "image": "i0.png", "mask": "", "patient": "p", "split": "train"},
+        {"id": "a", "image": "i0.png", "mask": "m0.png", "patient": "p", "split": "train"},
         {"id": "b", "image": "i0.png", "mask": "m0.png", "patient": "p", "split": ""},
     ]
     write_manifest(folder / "bad.csv", rows)
     with pytest.raises(InputError) as caught:
         import_lung_regions(folder / "bad.csv", tmp_path / "out")
     text = str(caught.value)
-    assert "[a]: no lung mask" in text and "[b]: no split" in text and "the image of line 2 again" in text
+    assert "[b]: no split" in text and "the image of line 2 again" in text
     with pytest.raises(InputError, match="--max-size"):
         import_lung_regions(folder, tmp_path / "out", max_size=2)
     write_manifest(folder / "d.csv", [rows[0] | {"mask": "m3.png"}])
@@ -156,6 +156,25 @@ def test_rows_are_a_function_of_the_image() -> None:
     assert {kind for kind, *_ in test} == set(regions())
     for _, region, which, text in test:
         assert text in wordings(region, "seen" if which == "seen" else "test")
+
+
+def test_rows_without_a_mask_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"r{i}",
+            "image": "i0.png" if mask == "m0.png" else "i1.png",
+            "mask": mask,
+            "patient": "p",
+            "split": "train",
+        }
+        for i, mask in enumerate(("m0.png", "", "none"))
+    ]
+    write_manifest(folder / "some.csv", rows)
+    result = import_lung_regions(folder / "some.csv", tmp_path / "out")
+    assert (result.num_images, result.num_without_mask, result.left_out) == (1, 2, ())
+    write_manifest(folder / "none.csv", rows[1:])
+    with pytest.raises(InputError):
+        import_lung_regions(folder / "none.csv", tmp_path / "other")
 
 
 def test_command_line(folder: Path, tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ def import_(
         made: dict[str, object] = {"manifest": str(result.manifest), "images": result.num_images}
         made |= {"rows": result.num_rows, "left_out": [str(fault) for fault in left_out]}
         made["images_with_specks"] = result.num_specks
+        made["rows_without_a_mask"] = result.num_without_mask
         text = f"{result.manifest}: {result.num_images} images, {result.num_rows} phrases, {len(left_out)} left out"
+        if result.num_without_mask:
+            text += f"; {result.num_without_mask} rows without a mask left out"
         if result.num_specks:
             text += f"; specks were dropped from {result.num_specks} masks"
         for fault in left_out:

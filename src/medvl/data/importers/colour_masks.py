@@ -25,7 +25,7 @@ from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, writ
 from medvl.data.importers.image_finder import SUFFIXES
 from medvl.data.importers.instances import SPLITS, split_of_name
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import matching, need_folder, stream_csv, walk
+from medvl.data.importers.set_files import matching, need_folder, read_lines, stream_csv, walk
 from medvl.data.importers.shapes import MaskFile
 from medvl.data.mask_colours import LabelValue, StoredMask, colours_of
 from medvl.data.masks import read_labels
@@ -120,11 +120,7 @@ def _lines(path: Path, faults: list[Fault]) -> Iterable[tuple[int, str, list[str
         for line, row in stream_csv(path, ("name", "r", "g", "b"), faults):
             yield line, row["name"], [row["r"], row["g"], row["b"]]
     else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"not UTF-8 text ({error.reason})", file=path) from None
-        for line, words in enumerate(text.splitlines(), start=1):
+        for line, words in enumerate(read_lines(path), start=1):
             if not words.strip() or words.lstrip().startswith("#"):
                 continue
             if path.name == "labelmap.txt":
@@ -160,8 +156,7 @@ def _splits(folder: Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     for path in matching(folder, "ImageSets/*/*.txt", "*/ImageSets/*/*.txt"):
         if path.stem in SPLITS:
-            names = path.read_text(encoding="utf-8-sig", errors="replace").split()
-            splits |= {Path(name).stem: path.stem for name in names}
+            splits |= {Path(name.strip()).stem: path.stem for name in read_lines(path) if name.strip()}
     return splits
 
 

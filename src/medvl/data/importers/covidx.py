@@ -17,7 +17,7 @@ from pathlib import Path
 from medvl.data.importers.cases import Case, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, shuffle_split
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import find_file, need_folder
+from medvl.data.importers.set_files import find_file, need_folder, read_lines
 from medvl.errors import Fault, InputError
 
 LABELS = ("normal", "pneumonia", "COVID-19")
@@ -61,9 +61,7 @@ def import_covidx(folder: str | Path, out: str | Path) -> ImportResult:
             "patient --keep-test makes one by patient"
         )
     splits = ("train", "val", "test")
-    return write_cases(
-        out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults
-    )
+    return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
 
 
 def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
@@ -72,20 +70,19 @@ def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
     wrong = []
     seen: set[str] = set()
     twice = []
-    with path.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            patient, _, rest = text.strip().partition(" ")
-            parts = rest.rsplit(" ", 2)
-            if len(parts) != 3 or parts[1] not in LABELS:
-                wrong.append(f"line {line}")
-                continue
-            file, label, source = parts
-            if file in seen:
-                twice.append(file)
-            seen.add(file)
-            entries.append(Entry(f"{source}-{patient}", file, label, source))
+    for line, text in enumerate(read_lines(path), start=1):
+        if not text.strip():
+            continue
+        patient, _, rest = text.strip().partition(" ")
+        parts = rest.rsplit(" ", 2)
+        if len(parts) != 3 or parts[1] not in LABELS:
+            wrong.append(f"line {line}")
+            continue
+        file, label, source = parts
+        if file in seen:
+            twice.append(file)
+        seen.add(file)
+        entries.append(Entry(f"{source}-{patient}", file, label, source))
     if wrong:
         faults.append(summed_up("lines are not understood", wrong, path, f"PATIENT FILE CLASS SOURCE; {LABELS}"))
     if twice:

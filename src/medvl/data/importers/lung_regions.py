@@ -24,7 +24,7 @@ from medvl.data.images import read_image
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
 from medvl.data.masks import read_mask, resample_mask
 from medvl.data.records import Record, load_manifest, write_manifest
-from medvl.errors import Fault, InputError
+from medvl.errors import Fault, InputError, warn
 
 COLUMNS = ("id", "image", "text", "mask", "mask_values", "patient", "split", "licence", "region", "kind", "wording")
 SMALL = 0.01  # a component below this part of the mask's area is a speck, not a lung
@@ -53,6 +53,7 @@ class RegionImport:
     num_rows: int
     num_specks: int  # images from which components below SMALL were dropped
     left_out: tuple[Fault, ...]
+    num_without_mask: int  # rows that were left out because they have no lung mask
 
 
 def import_lung_regions(
@@ -67,7 +68,8 @@ def import_lung_regions(
         max_size: shrink images to this longest side (JPEG, quality 90); without it they are copied as they are.
         licence: replaces the licence of the rows.
 
-    Images whose mask has another number of large components than two are left out, counted and reported.
+    Images whose mask has another number of large components than two are left out, counted and reported; so are rows
+    without a mask (not annotated, or looked for and absent).
     """
     source, out = Path(source), Path(out)
     source = source / "manifest.csv" if source.is_dir() else source
@@ -76,12 +78,13 @@ def import_lung_regions(
         raise InputError("the folder is not empty", file=out, expected="a new folder")
     if max_size is not None and max_size < 16:
         raise InputError(f"--max-size is {max_size}", expected="at least 16 pixels")
-    _check_rows(source, manifest.records)
+    records, num_without = _with_masks(source, manifest.records)
+    _check_rows(source, records)
     with whole_folder(out) as work:
         for name in ("images", "maps"):
             (work / name).mkdir()
-        result = _write(source, manifest.records, work, max_size, licence)
-    return RegionImport(out / "manifest.csv", *result)
+        result = _write(source, records, work, max_size, licence)
+    return RegionImport(out / "manifest.csv", *result, num_without)
 
 
 def label_map(right: NDArray[np.bool_], left: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -147,13 +150,21 @@ def _number(*key: str) -> int:
     return int.from_bytes(hashlib.sha256("/".join(key).encode()).digest()[:8], "big")
 
 
+def _with_masks(source: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
+    """The rows with a lung mask, and how many have none."""
+    kept = [record for record in records if (mask := record.masks["mask"]) is not None and mask.path is not None]
+    num_without = len(records) - len(kept)
+    if not kept:
+        raise InputError(f"none of {len(records)} rows has a mask", file=source, expected="masks of both lungs")
+    if num_without:
+        warn(f"{source}: {num_without} of {len(records)} rows have no lung mask and are left out")
+    return kept, num_without
+
+
 def _check_rows(source: Path, records: Iterable[Record]) -> None:
     faults = []
     lines: dict[Path, int] = {}
     for record in records:
-        mask = record.masks["mask"]
-        if mask is None or mask.path is None:
-            faults.append(Fault("no lung mask", source, record.line, record.id, "a mask of both lungs"))
         if record.split is None:
             faults.append(Fault("no split", source, record.line, record.id, remedy="medvl split MANIFEST"))
         if record.image in lines:

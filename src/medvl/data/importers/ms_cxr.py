@@ -93,9 +93,7 @@ def import_ms_cxr(folder: str | Path, out: str | Path, *, images: str | Path | N
         missing = list(dict.fromkeys(missing))
         faults.append(summed_up("images are missing", missing, base, "MIMIC-CXR-JPG; say where with --images"))
     counts = {"images": len({phrase.image for phrase in phrases}), "phrases": len(phrases)}
-    return write_cases(
-        out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults
-    )
+    return write_cases(out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults)
 
 
 def read_phrases(path: Path, faults: list[Fault]) -> list[Phrase]:

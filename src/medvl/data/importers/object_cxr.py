@@ -17,7 +17,7 @@ from pathlib import Path
 from medvl.data.importers.cases import Case, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import shuffle_split
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
+from medvl.data.importers.set_files import find_file, index_files, need_folder, read_lines, stream_csv
 from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle
 from medvl.errors import Fault, InputError
 
@@ -53,9 +53,7 @@ def import_object_cxr(folder: str | Path, out: str | Path) -> ImportResult:
             masks = {"mask": found}
             ident = safe_id(f"{name}_{Path(image).stem}")
             labels = LABELS if found else ()
-            cases.append(
-                Case(ident, own[0], split, masks=masks, boxes=boxes, boxes_absent=not boxes, labels=labels)
-            )
+            cases.append(Case(ident, own[0], split, masks=masks, boxes=boxes, boxes_absent=not boxes, labels=labels))
         if missing:
             what = f"of {len(shapes)} images are missing or stand in several folders"
             faults.append(summed_up(what, missing, table, f"each once in {name}/"))
@@ -74,9 +72,8 @@ def read_shapes(path: Path, faults: list[Fault]) -> dict[str, list[ObjectShape]]
     """Image name -> its shapes, [] without a foreign object, in the order of the table."""
     shapes: dict[str, list[ObjectShape]] = {}
     column = "image_name"
-    with path.open(encoding="utf-8-sig") as stream:
-        if "image_path" in stream.readline().split(","):
-            column = "image_path"
+    if "image_path" in next(iter(read_lines(path)), "").split(","):
+        column = "image_path"
     for line, row in stream_csv(path, (column, "annotation"), faults):
         name = Path(row[column]).name
         if name in shapes:

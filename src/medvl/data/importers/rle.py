@@ -18,7 +18,7 @@ BoolArray = NDArray[np.bool_]
 
 
 def relative_runs(text: str, shape: tuple[int, int]) -> BoolArray:
-    """"offset length offset length ..." -> (H, W) bool. An offset counts from the end of the run before it.
+    """ "offset length offset length ..." -> (H, W) bool. An offset counts from the end of the run before it.
 
     Raises:
         InputError: not pairs of whole numbers, a negative offset, an empty run, or a run that leaves the mask.
