@@ -271,7 +271,7 @@ def test_all_open_i_reports(shared_data: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 3561
     num_sentences = num_marks = num_numbers = num_empty = num_short = num_headers = 0
-    for row in rows:
+    for i, row in enumerate(rows):
         found = sentences(row["text"])
         assert "".join("".join(found).split()) == "".join(row["text"].split())
         num_sentences += len(found)
@@ -282,6 +282,8 @@ def test_all_open_i_reports(shared_data: Path) -> None:
         num_headers += clean.num_headers
         num_empty += clean.empty
         num_short += clean.too_short
+        if i % 5:
+            continue
         typed = (  # in the lay-out of MIMIC-CXR
             f"    FINAL REPORT\n INDICATION:  {row['indication']}\n \n FINDINGS: \n \n {row['findings']}\n \n"
             f" IMPRESSION: \n \n {row['impression']}\n"
@@ -463,3 +465,10 @@ def test_several_examinations_are_named_and_none_is_lost(heading: str) -> None:
     assert found.examinations == ("CHEST, PA AND LATERAL", "KNEE, AP VIEW") and found.num_replaced == 0
     assert report_text(found).text == "Normal chest. No fracture. Clear lungs. Arthrosis."
     assert parse_sections(report.split("\n\n")[0]).examinations == ()
+
+
+@pytest.mark.parametrize("unit", ["- ", " ", "Abc: ", "<!--", "Signed by Jane. ", "I have ", "ABC/def\n", "- x\n"])
+def test_long_texts_take_time_in_proportion(unit: str) -> None:
+    text = "FINDINGS: " + unit * (6000 // len(unit))
+    clean = report_text(parse_sections(text))  # by squares this would take minutes
+    assert count_headers(text) and clean.num_words <= len(text)

@@ -273,7 +273,7 @@ def _known_line(text: str, match: re.Match[str], small: bool) -> Heading | None:
 
 
 _WORD = rf"[{_LETTER}]+(?:-[{_LETTER}]+)*"
-_MARK = re.compile(r"[ \t]*:|[ \t]+[-\u2013\u2014](?=[ \t])")
+_MARK = re.compile(r"(?<![ \t])(?:[ \t]*:|[ \t]+[-\u2013\u2014](?=[ \t]))")
 _BEFORE_MARK = re.compile(rf"(?<![{_LETTER}-]){_WORD}(?:(?:[ \t]+|[ \t]*[/&,][ \t]*){_WORD}){{0,5}}$")
 _LONGEST = 80  # characters of a title
 

@@ -24,6 +24,7 @@ _HL7 = re.compile(r"\\\.(?:br|sp)\\")
 _ESCAPED = re.compile(r"\\r\\n|\\n\\r|\\[nr](?![a-z])|(?<![a-z])\\[nr]")
 _ESCAPED_TOO = re.compile(r"\\n|\\r(?![a-z])|\\t(?![a-z])")
 _BREAKS = re.compile("\r\n|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+_WIDE = re.compile(r"[ \t]{40,}")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _NOTHING = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f\u00ad\u200b-\u200f\u2060\ufeff\ufffd]")
 _BOLD = re.compile(r"\*\*(?=\w)([^\n*]{1,200}?)(?<=[\w.:;,)%])\*\*(?!\w)")
@@ -35,7 +36,7 @@ def without_markup(text: str) -> tuple[str, int]:
 
     Only the names of HTML count as tags: "<5 mm" and "a < b" stay. A text that was escaped twice is resolved twice.
     """
-    text = _BREAKS.sub("\n", text.removeprefix("\ufeff"))
+    text = _WIDE.sub("        ", _BREAKS.sub("\n", text.removeprefix("\ufeff")))
     total = 0
 
     def replaced(pattern: re.Pattern[str], by: str) -> None:

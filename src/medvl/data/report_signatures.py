@@ -170,6 +170,7 @@ _OPEN_END = re.compile(
     r"gr\w+en)[ \t]*$",
     re.IGNORECASE,
 )
+_LONGEST = 160  # characters of a line that is nothing but a date, a name or a position
 _JOINS = re.compile(r"(?:,|\b(?:and|or|the|with|of|by|to|have|has|as|in|for|y|et|und|que|de))$", re.IGNORECASE)
 
 
@@ -189,7 +190,7 @@ def without_signatures(text: str) -> tuple[str, int]:
             kept.append(rest)
             num, i = num + removed, last
             continue
-        if _is_block_line(plain) or (name_follows and _BARE_NAME.fullmatch(plain)):
+        if _is_block_line(plain) or (name_follows and len(plain) <= _LONGEST and _BARE_NAME.fullmatch(plain)):
             num, name_follows, i = num + 1, bool(_OPEN_END.search(plain)), i + 1
             continue
         last = i + 1
@@ -204,6 +205,8 @@ def without_signatures(text: str) -> tuple[str, int]:
 
 def _is_block_line(line: str) -> bool:
     """A line that is nothing but a date, a name with its title, a position, a register number or initials."""
+    if len(line) > _LONGEST:
+        return False
     patterns = (_ONLY_DATE, _INITIALS, _REGISTER, _ONLY_ROLE, _ONLY_NAME, _PERSON_NAME)
     return any(pattern.fullmatch(line) for pattern in patterns)
 

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES
 from medvl.data.importers.instances import SPLITS, split_of_name
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import matching, need_folder, read_lines, stream_csv, walk
+from medvl.data.importers.set_files import matching, need_folder, stream_csv, walk
 from medvl.data.importers.shapes import MaskFile
 from medvl.data.mask_colours import LabelValue, StoredMask, colours_of
 from medvl.data.masks import read_labels
@@ -120,7 +121,7 @@ def _lines(path: Path, faults: list[Fault]) -> Iterable[tuple[int, str, list[str
         for line, row in stream_csv(path, ("name", "r", "g", "b"), faults):
             yield line, row["name"], [row["r"], row["g"], row["b"]]
     else:
-        for line, words in enumerate(read_lines(path), start=1):
+        for line, words in enumerate(read_text(path, "a table of colours").splitlines(), start=1):
             if not words.strip() or words.lstrip().startswith("#"):
                 continue
             if path.name == "labelmap.txt":
@@ -156,7 +157,8 @@ def _splits(folder: Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     for path in matching(folder, "ImageSets/*/*.txt", "*/ImageSets/*/*.txt"):
         if path.stem in SPLITS:
-            splits |= {Path(name.strip()).stem: path.stem for name in read_lines(path) if name.strip()}
+            names = read_text(path, "a list of images").splitlines()
+            splits |= {Path(name.strip()).stem: path.stem for name in names if name.strip()}
     return splits
 
 

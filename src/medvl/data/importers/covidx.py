@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, shuffle_split
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import find_file, need_folder, read_lines
+from medvl.data.importers.set_files import find_file, need_folder
 from medvl.errors import Fault, InputError
 
 LABELS = ("normal", "pneumonia", "COVID-19")
@@ -70,7 +71,7 @@ def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
     wrong = []
     seen: set[str] = set()
     twice = []
-    for line, text in enumerate(read_lines(path), start=1):
+    for line, text in enumerate(read_text(path, "a list of images").splitlines(), start=1):
         if not text.strip():
             continue
         patient, _, rest = text.strip().partition(" ")

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import shuffle_split
 from medvl.data.importers.result import ImportResult
-from medvl.data.importers.set_files import find_file, index_files, need_folder, read_lines, stream_csv
+from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle
 from medvl.errors import Fault, InputError
 
@@ -72,7 +73,7 @@ def read_shapes(path: Path, faults: list[Fault]) -> dict[str, list[ObjectShape]]
     """Image name -> its shapes, [] without a foreign object, in the order of the table."""
     shapes: dict[str, list[ObjectShape]] = {}
     column = "image_name"
-    if "image_path" in next(iter(read_lines(path)), "").split(","):
+    if "image_path" in read_text(path, "a table").partition("\n")[0].split(","):
         column = "image_path"
     for line, row in stream_csv(path, (column, "annotation"), faults):
         name = Path(row[column]).name

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from medvl.core.files import read_text
 from medvl.errors import Fault, InputError, nearest
 
 
@@ -49,11 +48,6 @@ def _open(path: Path) -> IO[str]:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file. InputError: no such file, not UTF-8."""
-    return read_text(path, "a text file").splitlines()
 
 
 def find_file(folder: Path, names: Sequence[str], *, what: str = "table") -> Path:

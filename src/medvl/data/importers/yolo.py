@@ -84,15 +84,16 @@ def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
     """The names of the classes by number."""
     names = config.get("names")
     if isinstance(names, Mapping):
-        numbers = sorted(names)
+        numbers = sorted(names, key=lambda name: (not isinstance(name, int), str(name).zfill(9)))
         if numbers != list(range(len(numbers))):
             raise InputError(f"names has the numbers {numbers}", file=folder / "data.yaml", expected="0, 1, 2, ...")
         names = [names[number] for number in numbers]
     if not isinstance(names, list) or not names:
         raise InputError("no names", file=folder / "data.yaml", expected="names: a list of class names")
     names = [str(name) for name in names]
-    if len(set(names)) < len(names):
-        raise InputError("names that stand twice", file=folder / "data.yaml")
+    if len(set(names)) < len(names) or any("|" in name or not name.strip() for name in names):
+        what = "names that stand twice, are empty or hold |, which separates labels"
+        raise InputError(what, file=folder / "data.yaml", expected="a name of its own for each class")
     return names
 
 
