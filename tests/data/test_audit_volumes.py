@@ -13,6 +13,7 @@ from medvl.cli import app
 from medvl.config import load_config
 from medvl.data.audit import audit_manifest
 from medvl.data.dataset import load_image, load_mask
+from medvl.data.file_checks import Grid
 from medvl.data.records import load_manifest
 
 
@@ -21,8 +22,8 @@ def volumes(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     lines = ["id,image,text,mask,patient,split"]
     for i in range(2):
-        values = rng.integers(0, 900, (8, 9, 3)).astype(np.int16)
-        mask = np.zeros((8, 9, 3), np.uint8)
+        values = rng.integers(0, 900, (18, 19, 3)).astype(np.int16)
+        mask = np.zeros((18, 19, 3), np.uint8)  # of bytes, which in a picture would be colours
         mask[2:4, 2:5, 1] = 1  # in the middle slice alone
         for name, array in (("v", values), ("s", mask)):
             nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}{i}.nii.gz")
@@ -49,3 +50,12 @@ def test_masks_are_empty_in_the_slice_that_is_read(volumes: Path) -> None:
     for slices in (1, "all"):
         assert audit_manifest(volumes, slices=slices).counts["splits"]["train"]["classes"]["mask"] == {"annotated": 1}
     assert audit_manifest(volumes, slices=3).num_faults == 4
+
+
+def test_a_mask_of_one_slice_fits_a_picture_and_no_volume(tmp_path: Path) -> None:
+    for name, kind in (("picture", np.uint8), ("volume", np.int16)):
+        values = np.arange(18 * 19 * 3).reshape(18, 19, 3).astype(kind)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones((18, 19, 1), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
+    mask, picture, whole = (Grid.of(tmp_path / f"{name}.nii.gz") for name in ("mask", "picture", "volume"))
+    assert mask.difference(picture) is None and mask.difference(whole) is not None

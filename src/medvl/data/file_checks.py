@@ -27,6 +27,7 @@ class Grid:
     size: tuple[int, int]  # (H, W)
     affine: NDArray[np.float64] | None = None  # (4, 4) of a volume, voxel -> mm
     sides: tuple[int, int, int] | None = None  # of a volume, in voxels
+    is_picture: bool = False  # a volume whose third axis is its colours
 
     @classmethod
     def of(cls, path: Path) -> Grid:
@@ -49,12 +50,15 @@ class Grid:
         order, wanted_order = (_orientation(affine) for affine in (self.affine, image.affine))
         if order != wanted_order:
             return f"has its voxels in the order {order}", wanted_order
-        if self.sides != image.sides:
+        # A picture whose third axis is its colours has a mask without that axis.
+        is_flat = image.is_picture and self.sides == (*image.sides[:2], 1)
+        if self.sides != image.sides and not is_flat:
             return f"has {_times(self.sides)} voxels", _times(image.sides)
         mine, wanted = _spacing(self.affine), _spacing(image.affine)
-        if (np.abs(mine - wanted) > 1e-3 * wanted).any():
+        num = 2 if is_flat else 3
+        if (np.abs(mine - wanted) > 1e-3 * wanted)[:num].any():
             return f"has a spacing of {_times(mine)} mm", f"{_times(wanted)} mm"
-        corners = np.stack(np.meshgrid(*([0, side - 1] for side in image.sides), [1], indexing="ij"), axis=-1)
+        corners = np.stack(np.meshgrid(*([0, side - 1] for side in self.sides), [1], indexing="ij"), axis=-1)
         away = corners.reshape(-1, 4) @ (self.affine - image.affine)[:3].T  # (8, 3) mm
         farthest = float(np.sqrt((away**2).sum(axis=1)).max())
         if farthest > 0.1 * wanted.min():

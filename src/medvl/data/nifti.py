@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medvl.data.limits import is_gzip, open_plain
 from medvl.data.volumes import Part, Volume, three_sides
-from medvl.errors import InputError, warn
+from medvl.errors import InputError
 
 VECTORS = (1007, 2003, 2004)  # intents: vector, RGB, RGBA
 MIN_COLOUR_SIDE = 16  # of a picture whose third axis is its colours; smaller ones are volumes of three slices
@@ -41,8 +41,6 @@ def open_nifti(path: Path, *, as_slices: bool = False) -> Volume:
         raise InputError(f"a NIfTI of shape {shape}", file=path, expected="one volume of up to three axes")
     if kind.kind not in "iuf" and not (kind.fields and set(kind.names) >= {"R", "G", "B"}):
         raise InputError(f"a NIfTI of {kind} voxels", file=path, expected="one number a voxel, or a colour")
-    if planes == 2:
-        warn("three planes of bytes are read as colours; data.slice_index reads them apart", place=path)
 
     def load(part: Part) -> NDArray[Any]:
         try:

@@ -158,6 +158,8 @@ def read_volume(
     from medvl.data.images import PERCENTILES, Image
 
     volume = open_volume(path, as_slices=slice_index is not None)
+    if volume.is_colour and len(volume.shape) == 2:
+        warn("three planes of bytes are read as colours; data.slice_index reads them apart", place=path)
     axis, index = _chosen(volume, slice_index, axis)
     plane = volume.plane(index, axis)
     values = plane.astype(np.float32)
@@ -207,12 +209,13 @@ def volume_slices(path: Path, axis: int = 2, *, as_slices: bool = False) -> int:
     return volume.sides[volume.slice_axis(axis)]
 
 
-def volume_grid(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """From the header: the affine (4, 4), voxel -> mm in RAS, and the sides of the volume as it is stored."""
-    volume = open_volume(path)
+def volume_grid(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int], bool]:
+    """From the header: the affine (4, 4), voxel -> mm in RAS, the sides of the volume as it is stored (three planes of
+    bytes count as three slices), and whether these planes are read as colours where no slice is asked for."""
+    volume = open_volume(path, as_slices=True)
     scaled = volume.affine.copy()
     scaled[:3] *= MILLIMETRES.get(volume.unit, 1.0)
-    return scaled, three_sides(volume.shape)
+    return scaled, three_sides(volume.shape), open_volume(path).shape != volume.shape
 
 
 def open_volume(path: Path, *, as_slices: bool = False) -> Volume:
