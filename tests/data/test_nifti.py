@@ -231,6 +231,18 @@ def test_masks_refused(tmp_path: Path) -> None:
         assert not read_mask(path, slice_index=0).any()  # only the slice asked for counts
 
 
+def test_nan_is_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = np.arange(300, 320, dtype=np.float32).reshape(4, 5, 1)
+    low, high = np.percentile(volume[1:3], (0.5, 99.5))  # of what is no background
+    expected = np.clip((volume - low) / (high - low), 0, 1)
+    volume[[0, 3]] = expected[[0, 3]] = np.nan
+    image = read_image(write(tmp_path / "a.nii.gz", volume))
+    np.testing.assert_allclose(image.pixels, np.nan_to_num(expected[..., 0].T[::-1, ::-1]), atol=1e-5)
+    assert "a.nii.gz: NaN in the image is read as background" in capsys.readouterr().err
+    for bad in (np.inf, 3e38, np.nan):
+        fault_of(read_image, write(tmp_path / "b.nii.gz", np.full((4, 5, 1), bad, np.float32)))
+
+
 def test_nan_outside_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = np.full((4, 5, 1), np.nan, np.float32)
     volume[1:3, 1:4], volume[2, 2] = 0, 1

@@ -33,7 +33,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
     max_megapixels: Annotated[
-        float | None, typer.Option(min=0, help="of an image or slice; larger ones are refused [100, or the model's]")
+        float | None, typer.Option(min=100, help="of an image or slice; larger ones are refused [100]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the rows of predictions.csv as JSON")] = False,
     excel_safe: ExcelSafe = False,

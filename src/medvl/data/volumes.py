@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medvl.data.mask_colours import StoredMask
 
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of the affine; mm unless declared
+LARGEST = 1e30  # of a voxel; beyond it differences leave the range of the numbers
 AXES = ("sagittal", "coronal", "axial")
 WHOLE = (slice(None), slice(None), slice(None))
 
@@ -162,7 +163,9 @@ def read_volume(
         warn("three planes of bytes are read as colours; data.slice_index reads them apart", place=path)
     axis, index = _chosen(volume, slice_index, axis)
     plane = volume.plane(index, axis)
-    values = plane.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = plane.astype(np.float32)
+    values[np.abs(values) > LARGEST] = np.inf
     background = np.isnan(values)
     if np.isinf(values).any() or background.all():
         raise InputError(
