@@ -37,13 +37,13 @@ def test_every_key_of_a_protocol_is_one_of_the_configuration_and_takes_effect(na
 
 def test_recipe_and_command_line_win_then_the_protocol_then_the_preset(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("protocol: mgca_segmentation:rsna\nfidelity: released\ntrain: {epochs: 3}\n")
+    recipe.write_text("protocol: mgca_segmentation:rsna\nfidelity: released\ntrain: {epochs: 8}\n")
     config = load_config(recipe, ["train.lr=5e-4"])
-    assert (config.train.epochs, config.train.lr, config.train.batch_size) == (3, 5e-4, 16)
+    assert (config.train.epochs, config.train.lr, config.train.batch_size) == (8, 5e-4, 16)
     assert config.train.optimizer == "adamw" and config.objective.ce_balance == "plain"  # released: adam, balanced
     assert config.train.first_best_epoch == 6  # the protocol is silent
     plan = protocol_plan(config_dict(config))
-    assert plan["protocol"]["own"] == {"train.lr": [5e-4, 2e-4], "train.epochs": [3, 50]}
+    assert plan["protocol"]["own"] == {"train.lr": [5e-4, 2e-4], "train.epochs": [8, 50]}
     assert plan["protocol"]["sets"]["train.batch_size"] == 16
     text = "\n".join(protocol_lines(plan))
     assert "protocol mgca_segmentation:rsna sets" in text and "train.weight_decay 0.05" in text

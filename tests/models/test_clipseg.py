@@ -24,8 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("clipseg")
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] right left upper lower lung zone the ##s".split()
-    (path / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab_file=str(path / "vocab.txt")).save_pretrained(path)
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(path)
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     ends = {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}

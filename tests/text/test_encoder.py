@@ -41,8 +41,7 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bert")
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] right left upper lower lung zone the ##s".split()
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
@@ -255,3 +254,10 @@ def test_real_captions(shared_data: Path) -> None:
     assert encoder.tokenize(bilateral).num_truncated == len(bilateral)
     kept = [words_of(text)[:10] for text in bilateral]
     assert sum("right" not in words for words in kept) / len(kept) > 0.9
+
+
+def test_words_that_a_pretrained_tokenizer_does_not_know_are_counted(hf_folder: Path) -> None:
+    encoder = build_text_encoder(f"hf:{hf_folder}")
+    assert encoder is not None
+    assert encoder.unknown_words(["The left lungs, kidney", "kidney"]) == {"kidney": 2}
+    assert encoder.words("The left lungs, kidney") == ["the", "left", "lungs", "kidney"]

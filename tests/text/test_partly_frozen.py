@@ -56,11 +56,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from transformers import BertTokenizerFast
 
     root, found = tmp_path_factory.mktemp("models"), {}
-    (root / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     for kind in ("Bert", "DistilBert", "Roberta", "Electra", "CLIPText", "Albert", "MPNet"):
         found[kind] = root / kind
         make_model(kind).save_pretrained(found[kind])
-        BertTokenizerFast(vocab_file=str(root / "vocab.txt")).save_pretrained(found[kind])
+        BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(found[kind])
     return found
 
 

@@ -23,14 +23,14 @@ LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class TextCoverage:
-    """Counts over the rows of one split. `vocabulary` None: word pieces that know every word."""
+    """Counts over the rows of one split."""
 
     num_rows: int
     num_empty: int
     num_distinct: int
     num_words: int
     unknown: Counter[str]  # word -> how often it stands in the rows
-    vocabulary: int | None
+    vocabulary: int | None  # None: the encoder came with its own
     shortest: int  # tokens
     longest: int
     num_truncated: int  # distinct texts that are cut
@@ -59,6 +59,7 @@ class TextCoverage:
         parts.append(f"{self.num_truncated} CUT to {self.max_tokens}" if self.num_truncated else "none cut")
         if self.vocabulary is not None:
             parts.append(f"vocabulary {self.vocabulary} words or pieces")
+        if self.vocabulary is not None or self.unknown:
             parts.append(f"{self.share_unknown:.1%} of the words unknown{self._examples()}")
         if self.num_empty:
             parts.append(f"{self.num_empty} of {self.num_rows} {split} records have NO text")

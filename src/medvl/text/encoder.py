@@ -83,7 +83,7 @@ class TextEncoder(nn.Module):
         raise TypeError(f"{type(self).__name__} has no frozen part")
 
     def words(self, text: str) -> list[str]:
-        """The words of a text that its vocabulary counts; none for encoders whose word pieces know every word."""
+        """The words of a text as the vocabulary counts them."""
         return []
 
     def unknown_words(self, texts: Sequence[str]) -> Counter[str]:

