@@ -57,8 +57,10 @@ for _rules in _FIRST_WORDS.values():
 _MARKS = {";": ";", ":": ":", ",": ",", "/": "or", "&": "and", "+": "and", "(": "(", "[": "(", ")": ")", "]": ")"}
 _KEPT = {"link", "or"}  # a denial goes on
 _ENDED = {"but", "after", ";", ":", "-"}
+_CUTTING = {"no", "not", "negative"}
 _BEGINS = {"nor", "without"}  # words that deny what follows
 
+FAR = 40  # parts of a list that are looked ahead: a long text costs no more for each of its words
 NORMAL = set("clear normal unremarkable intact sharp preserved midline symmetric symmetrical patent".split())
 # Words with which a finding that is there is described; a denied one is rarely "mild" or "stable".
 _SIZES = set("small tiny large patchy linear hazy nodular".split())
@@ -178,7 +180,7 @@ def _cut(tokens: Sequence[str]) -> list[Part]:
                 parts[-1].words.append(parts[-1].word)
         else:
             parts[-1].words += tokens[i : i + 1]
-            if _cuts_off(parts[-1].words[:-1], tokens[i:]):
+            if token in _CUTTING and _cuts_off(parts[-1].words[-FAR:-1], tokens[i : i + 9]):
                 parts[-1].words.pop()
                 parts.append(Part(",", "", [token]))
         i += length
@@ -211,7 +213,7 @@ def _may_join(tokens: Sequence[str], i: int, part: Part) -> bool:
     """Whether a word that only sometimes begins a part does so here, behind `part`."""
     word = tokens[i]
     if word in _AFTER_FINDINGS:
-        return _says_something(part.words)
+        return _says_something(part.words[-FAR:])
     if word == "post":
         return bool(part.words) and i + 1 < len(tokens)
     return (word, part.words[-1:]) not in (("with", ["up"]), ("from", ["free"]), ("from", ["clear"]))
@@ -223,9 +225,9 @@ def _says_something(words: Sequence[str]) -> bool:
 
 def _cuts_off(words: Sequence[str], rest: Sequence[str]) -> bool:
     """Whether a denial begins a part of its own: "right effusion no pneumothorax"; but "effusion not seen"."""
-    if rest[0] not in ("no", "not", "negative") or len(rest) < 2 or not _says_something(words):
+    if len(rest) < 2 or not _says_something(words):
         return False
-    text = " ".join(rest[:9])
+    text = " ".join(rest)
     cue = denial(text, None)
     return cue is not None and cue[:2] == ("before", 0) and not denies_no_finding(text)
 
@@ -244,7 +246,9 @@ def _goes_on(parts: Sequence[Part], i: int, negated: bool) -> bool:
         return True
     if not negated or part.joint in _KEPT or before is None:
         return negated
-    first = next((k for k in range(i - 1, -1, -1) if parts[k].cue or parts[k].joint in _ENDED), 0)
+    first = next(
+        (k for k in range(i - 1, max(-1, i - 1 - FAR), -1) if parts[k].cue or parts[k].joint in _ENDED), max(0, i - FAR)
+    )
     if not any(other.terms for other in parts[first:i]):
         return True  # the denial has met no finding yet: "no right, left or basal opacity"
     if is_aside(before) and not part.terms:
@@ -257,7 +261,7 @@ def _goes_on(parts: Sequence[Part], i: int, negated: bool) -> bool:
 def _begins_anew(parts: Sequence[Part], i: int) -> bool:
     """Whether a new side, third, verb or affirmed finding begins with part i, which a comma or "and" joins."""
     part, later = parts[i], []
-    for other in parts[i + 1 :]:
+    for other in parts[i + 1 : i + 1 + FAR]:
         if other.joint in _ENDED or other.joint in ("except", "without"):
             break
         later.append(other)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from medvl.data.reports.clauses import Part, is_aside, parts_of
+from medvl.data.reports.clauses import FAR, Part, is_aside, parts_of
 from medvl.data.reports.heights import height_marks
 from medvl.data.reports.languages import is_english
 from medvl.data.reports.marks import Side
@@ -125,7 +125,7 @@ def _items(parts: Sequence[Part]) -> list[_Item]:
             if part.joint not in _HARD and not part.cue:
                 items[-1].words += part.words
         else:
-            _add_places(items, pending, part, parts[i + 1 :])
+            _add_places(items, pending, part, parts[i + 1 : i + 1 + FAR])
     last = parts[-1] if parts else None
     if last is not None:
         _flush(items, pending, last)
