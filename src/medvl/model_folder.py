@@ -5,15 +5,14 @@ A RUN folder (which holds its model under model/) is accepted wherever a MODEL i
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvl.config import Config, load_config, save_config
-from medvl.core.files import write_json, write_text
+from medvl.core.files import read_json, whole_folder, write_json, write_text
+from medvl.data.hashes import file_hash
 from medvl.data.trained_images import Stage, write_stages
 from medvl.errors import InputError
 
@@ -55,26 +54,27 @@ def save_model(
     card: dict[str, Any],
     stages: Sequence[Stage] | None = None,
 ) -> None:
-    """Write a MODEL folder. The weights go last and atomically, so that a folder with weights is whole.
+    """Write a MODEL folder, in the place of an older one: all of it or nothing.
 
-    `stages`: the images that it was trained on; None = not known.
+    The card holds hashes of the parts that must be of one run. `stages`: the images that it was trained on; None = not
+    known.
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
-    encoder = module.text_encoder or encoder  # an averaged module has its own, averaged too
-    if encoder is not None and module.uses_text:
-        encoder.save(folder / "text")
-    _save_context(folder / "context", module)
-    if stages is not None:
-        write_stages(folder, stages)
-    write_json(folder / "card.json", {"format": FORMAT_VERSION, "classes": list(classes), **card})
-    write_card(folder)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}
-    save_file(weights, str(folder / "model.tmp"))
-    os.replace(folder / "model.tmp", folder / "model.safetensors")
-    write_text(folder / "format_version", FORMAT_VERSION + "\n")
+    with whole_folder(folder) as new:
+        save_config(config, new / "config.yaml")
+        encoder = module.text_encoder or encoder  # an averaged module has its own, averaged too
+        if encoder is not None and module.uses_text:
+            encoder.save(new / "text")
+        _save_context(new / "context", module)
+        if stages is not None:
+            write_stages(new, stages)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()}
+        save_file(weights, str(new / "model.safetensors"))
+        entries = {"format": FORMAT_VERSION, "classes": list(classes), **card, "files": _file_hashes(new)}
+        write_json(new / "card.json", entries)
+        write_card(new)
+        write_text(new / "format_version", FORMAT_VERSION + "\n")
 
 
 def load_model(
@@ -102,27 +102,36 @@ def load_model(
         raise InputError(f"model format {version}", file=folder, expected=FORMAT_VERSION, remedy="update medvl")
     config = load_config(folder / "config.yaml")
     card = _read_json(folder / "card.json", _A_CARD)
-    if not isinstance(card.get("classes"), list):
+    if not isinstance(card.get("classes"), list) or not all(isinstance(name, str) for name in card["classes"]):
         raise InputError("no list of classes", file=folder / "card.json", expected=_A_CARD, remedy=_WHOLE)
+    _check_files(folder, card)
     try:
         has_text = (folder / "text").is_dir()
         encoder = load_text_encoder(folder / "text", show_progress=uses_text) if has_text else None
-    except (SafetensorError, FileNotFoundError, json.JSONDecodeError) as error:
-        what = f"the text encoder is damaged ({error})"
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        what = f"the text encoder is damaged ({_first_line(error)})"
         raise InputError(what, file=folder / "text", expected="the folder as it was saved", remedy=_WHOLE) from None
+    if encoder is not None:
+        for path in sorted((folder / "text").glob("*.safetensors")):
+            _check_values(path, _read_weights(path), encoder.state_dict())
     network: nn.Module
-    if config.task == "pretrain":
-        if encoder is None:
-            raise InputError("a pre-trained model without its text encoder", file=folder / "text")
-        network = G2D(**g2d_options(config, encoder))
-    elif config.task == "classify":
-        network = ImageClassifier(**classifier_options(config, len(card["classes"])))
-    elif config.task == "detect":
-        network = YOLO(**detector_options(config, len(card["classes"])))
-    else:
-        network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
+    try:
+        if config.task == "pretrain":
+            if encoder is None:
+                raise InputError("a pre-trained model without its text encoder", file=folder / "text")
+            network = G2D(**g2d_options(config, encoder))
+        elif config.task == "classify":
+            network = ImageClassifier(**classifier_options(config, len(card["classes"])))
+        elif config.task == "detect":
+            network = YOLO(**detector_options(config, len(card["classes"])))
+        else:
+            network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
+    except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, AssertionError) as error:
+        what = f"no network can be built from config.yaml, card.json and text/ ({_first_line(error)})"
+        raise InputError(what, file=folder, expected="the folder as it was saved", remedy=_WHOLE) from None
     weights = _read_weights(folder / "model.safetensors")
     own = network.state_dict()
+    _check_values(folder / "model.safetensors", weights, own)
     wrong = [name for name in sorted({*own, *weights}) if name not in own or name not in weights]
     wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if wrong:
@@ -140,8 +149,10 @@ def load_model(
     module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder, load_context(folder))
     if module.context_tokens is not None:
         tokens = folder / "context" / "tokens.safetensors"
+        values = _read_weights(tokens)
+        _check_values(tokens, values, module.context_tokens.state_dict())
         try:
-            module.context_tokens.load_state_dict(_read_weights(tokens))
+            module.context_tokens.load_state_dict(values)
         except RuntimeError as error:
             raise InputError(f"the weights do not fit the context ({error})", file=tokens, remedy=_WHOLE) from None
     return module.eval(), encoder, config, card
@@ -161,13 +172,17 @@ def load_context(folder: str | Path) -> ContextRules | None:
     from medvl.data.context import ContextRules
 
     path = find_model(folder) / "context" / "rules.json"
-    return ContextRules.from_dict(_read_json(path, "the rules of the context")) if path.is_file() else None
+    expected = "the rules of the context"
+    try:
+        return ContextRules.from_dict(_read_json(path, expected)) if path.is_file() else None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"damaged ({_first_line(error)})"
+        raise InputError(what, file=path, expected=expected, remedy=_WHOLE) from None
 
 
 def weights_hash(folder: str | Path) -> str:
     """The hash by which results know a model, its weights' SHA-256 in hex."""
-    with (find_model(folder) / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(find_model(folder) / "model.safetensors")
 
 
 _A_CARD = "the model's card, with its classes"
@@ -176,12 +191,12 @@ _WHOLE = "copy the whole model folder again, or train anew"
 
 def _read_json(path: Path, expected: str) -> dict[str, Any]:
     """A mapping of a model folder; InputError where it is missing or damaged."""
+    if not path.is_file():
+        raise InputError("missing from the model folder", file=path, expected=expected, remedy=_WHOLE)
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("missing from the model folder", file=path, expected=expected, remedy=_WHOLE) from None
-    except ValueError as error:  # no JSON, no UTF-8
-        raise InputError(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
+        read = read_json(path)
+    except InputError as error:
+        raise InputError(f"damaged ({error.faults[0].what})", file=path, expected=expected, remedy=_WHOLE) from None
     if not isinstance(read, dict):
         raise InputError("damaged (no mapping)", file=path, expected=expected, remedy=_WHOLE)
     return read
@@ -201,6 +216,44 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
 
 
+def _check_values(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """InputError for weights that are no numbers, or whole numbers in the place of weights."""
+    whole = [name for name in weights if name in own and own[name].is_floating_point()]
+    whole = [name for name in whole if not weights[name].is_floating_point()]
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    for names, what in ((whole, "are no floating-point numbers"), (broken, "hold values that are not finite")):
+        if names:
+            raise InputError(
+                f"{len(names)} tensors {what}, e.g. {names[0]}", file=path,
+                expected="finite floating-point weights, as training saves them", remedy=_WHOLE,
+            )  # fmt: skip
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a model folder that must be of one run: weights, text encoder, context."""
+    files = [folder / "model.safetensors"]
+    files += [file for part in ("text", "context") for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}
+
+
+def _check_files(folder: Path, card: dict[str, Any]) -> None:
+    """InputError where a part is not the one that was saved with the card (cards of older versions do not say)."""
+    saved = card.get("files")
+    if not isinstance(saved, dict):
+        return
+    for name, expected in saved.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError("missing from the model folder", file=path, expected="a whole folder", remedy=_WHOLE)
+        if file_hash(path) != expected:
+            what = "damaged, or of another model than its card"
+            raise InputError(what, file=path, expected="the file that was saved with card.json", remedy=_WHOLE)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _save_context(folder: Path, module: TextGuidedSegmenter) -> None:
     from safetensors.torch import save_file
 
@@ -210,8 +263,7 @@ def _save_context(folder: Path, module: TextGuidedSegmenter) -> None:
     write_json(folder / "rules.json", module.context.to_dict())
     if module.context_tokens is not None:
         state = module.context_tokens.state_dict()
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, str(folder / "tokens.tmp"))
-        os.replace(folder / "tokens.tmp", folder / "tokens.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, str(folder / "tokens.safetensors"))
 
 
 def update_card(folder: str | Path, **entries: Any) -> None:

@@ -96,7 +96,7 @@ def test_a_killed_run_goes_back_to_its_checkpoint(tmp_path: Path, storage: Stora
         store.update("a", value(probs), None, 0.9, warmup=False)
     store.update("b", value(0.7), None, 0.9, warmup=False)
     # No close: the process is gone. What it wrote is in the files.
-    again = PseudoLabelStore.open(tmp_path, step=7)
+    again = PseudoLabelStore.open(tmp_path, number=7)
     assert np.array_equal(again.read("a"), kept) and again.visits("a") == again.pixel_visits("a") == 1
     assert again.visits("b") == 0 and again.read("b")[0, 0, 0] == 0.5
 
@@ -105,7 +105,7 @@ def test_killed_between_the_state_and_the_journal(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     store.checkpoint(7)
     store.update("a", value(0.9), None, 0.9, warmup=False)  # belongs to step 9, whose state is on disk already
-    again = PseudoLabelStore.open(tmp_path, step=9)
+    again = PseudoLabelStore.open(tmp_path, number=9)
     assert again.visits("a") == 1
 
 
@@ -114,22 +114,22 @@ def test_a_torn_journal_entry_is_not_applied(tmp_path: Path) -> None:
     store.update("a", value(0.9), None, 0.9, warmup=False)
     path = tmp_path / "journal.bin"
     path.write_bytes(path.read_bytes() + b"\x01\x00\x00")
-    assert PseudoLabelStore.open(tmp_path, step=0).visits("a") == 0
+    assert PseudoLabelStore.open(tmp_path, number=0).visits("a") == 0
 
 
 def test_labels_of_an_older_version_are_refused(tmp_path: Path) -> None:
     store_of(tmp_path).close()
     (tmp_path / "pixel_visits.npy").unlink()
     with pytest.raises(InputError, match="start the run anew"):
-        PseudoLabelStore.open(tmp_path, step=0)
+        PseudoLabelStore.open(tmp_path, number=0)
 
 
 def test_a_journal_of_a_later_step_is_refused(tmp_path: Path) -> None:
     store_of(tmp_path).checkpoint(12)
-    with pytest.raises(InputError, match=r"step 12.*state of step 3"):
-        PseudoLabelStore.open(tmp_path, step=3)
+    with pytest.raises(InputError, match=r"save 12.*state is save 3"):
+        PseudoLabelStore.open(tmp_path, number=3)
     with pytest.raises(InputError, match="no pseudo labels here"):
-        PseudoLabelStore.open(tmp_path / "nothing", step=0)
+        PseudoLabelStore.open(tmp_path / "nothing", number=0)
 
 
 def test_ten_thousand_images_stay_on_disk(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> Non
         whole, parts = tmp_path / f"{mode}_whole", tmp_path / f"{mode}_parts"
         config = config_of(films, f"classify.mode={mode}", "model.options.dropout=0.2")
         train(config, whole)
-        stop = loop._stop_after_step
+        stop = loop.stop_after_step
 
         @contextmanager
         def after_four() -> Any:
@@ -247,15 +247,15 @@ def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> Non
 
             yield stopped
 
-        loop._stop_after_step = after_four  # type: ignore[assignment]
+        loop.stop_after_step = after_four  # type: ignore[assignment]
         try:
             with pytest.raises(KeyboardInterrupt):
                 train(config, parts)
         finally:
-            loop._stop_after_step = stop
+            loop.stop_after_step = stop
         train(None, parts, resume=True)
         a, b = (
-            torch.load(r / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+            torch.load(r / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
             for r in (whole, parts)
         )
         assert all(torch.equal(a[name], b[name]) for name in a)
@@ -428,7 +428,7 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path, 
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     one, two = (
-        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
         for n in (1, 2)
     )
     assert torch.allclose(one["network.head.weight"], two["network.head.weight"], atol=1e-4)

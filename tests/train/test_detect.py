@@ -248,7 +248,7 @@ def test_a_frozen_encoder_runs_without_gradient_and_an_updated_one_learns(films:
 def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> None:
     config = config_of(films, "train.ema_decay=0.9", "train.max_steps=6")
     train(config, tmp_path / "whole")
-    stop = loop._stop_after_step
+    stop = loop.stop_after_step
 
     @contextmanager
     def after_a_few() -> Any:
@@ -260,15 +260,15 @@ def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> Non
 
         yield stopped
 
-    loop._stop_after_step = after_a_few  # type: ignore[assignment]
+    loop.stop_after_step = after_a_few  # type: ignore[assignment]
     try:
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "parts")
     finally:
-        loop._stop_after_step = stop
+        loop.stop_after_step = stop
     train(None, tmp_path / "parts", resume=True)
     a, b = (
-        torch.load(tmp_path / run / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+        torch.load(tmp_path / run / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
         for run in ("whole", "parts")
     )
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -386,7 +386,7 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path) 
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     one, two = (
-        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
         for n in (1, 2)
     )
     name = "network.embed.0.out.weight"

@@ -143,8 +143,8 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
         weights.append(load_model(made)[0].state_dict())
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    before = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
-    after = torch.load(seg / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+    before = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
+    after = torch.load(seg / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
     assert torch.equal(after["network.encoder.conv1.weight"], before["network.unet.encoder.conv1.weight"])
     assert torch.equal(after["network.encoder.bn1.running_mean"], before["network.unet.encoder.bn1.running_mean"])
     assert not torch.equal(after["network.outc.weight"], before["network.unet.outc.weight"])
@@ -153,7 +153,7 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
 def test_interrupted_and_resumed_is_the_same(pairs: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config_of(pairs), whole)
-    stop = loop._stop_after_step
+    stop = loop.stop_after_step
 
     @contextmanager
     def after_four() -> Any:
@@ -165,15 +165,15 @@ def test_interrupted_and_resumed_is_the_same(pairs: Path, tmp_path: Path) -> Non
 
         yield stopped
 
-    loop._stop_after_step = after_four  # type: ignore[assignment]
+    loop.stop_after_step = after_four  # type: ignore[assignment]
     try:
         with pytest.raises(KeyboardInterrupt):
             train(config_of(pairs), parts)
     finally:
-        loop._stop_after_step = stop
+        loop.stop_after_step = stop
     train(None, parts, resume=True)
     a, b = (
-        torch.load(r / "checkpoints" / "last" / "state.pt", weights_only=False)["parts"]["module"]
+        torch.load(r / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
         for r in (whole, parts)
     )
     assert all(torch.equal(a[name], b[name]) for name in a)

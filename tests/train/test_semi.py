@@ -43,7 +43,7 @@ SEMI = [
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
     return {f"{part}.{k}": v for part in ("module", "average") for k, v in state["parts"][part].items()}
 
 
@@ -316,7 +316,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         train(load_config(tiny_recipe, SEMI), tmp_path / "run")
     # What a kill leaves behind: labels newer than the saved state.
-    store = semi_segment.PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", step=2)
+    store = semi_segment.PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", number=1)
     for ident in store.ids:
         store.update(ident, np.ones(store.shape, np.float32), None, 0.5, warmup=True)
     monkeypatch.setattr(SemiSegmentTask, "training_step", original)

@@ -42,7 +42,7 @@ def write(folder: Path, recipe: Path, **keys: Any) -> Path:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
     return dict(state["parts"]["module"])
 
 

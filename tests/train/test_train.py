@@ -34,7 +34,7 @@ from medvl.train.schedule import learning_rate
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
     return {**state["parts"]["module"], **{f"average.{k}": v for k, v in state["parts"]["average"].items()}}
 
 
@@ -133,7 +133,7 @@ def test_patience_is_asked_after_a_validation_only(
     monkeypatch.setattr(loop, "validate", lambda *args: {"dice_per_image": next(scripted), "loss": 1.0})
     words = ["train.epochs=6", "train.val_every=2", f"train.patience={patience}", "train.steps_per_epoch=1"]
     run = train(load_config(tiny_recipe, words), tmp_path / "run")
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=False)
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
     assert state["progress"]["epoch"] == num_epochs
     card = json.loads((run / "model" / "card.json").read_text())
     assert card["epoch"] == 2 * (1 + dice.index(max(dice[: num_epochs // 2])))
@@ -169,7 +169,7 @@ def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     monkeypatch.setattr(SegmentTask, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(load_config(tiny_recipe), tmp_path / "run")
-    state = torch.load(tmp_path / "run/checkpoints/last/state.pt", weights_only=False)
+    state = torch.load(tmp_path / "run/checkpoints/last/state.pt", weights_only=True)
     assert 0 < state["progress"]["step"] < 8 and state["progress"]["batch"] != 0
     assert not (tmp_path / "run" / "model").exists()
     monkeypatch.setattr(SegmentTask, "training_step", original)
@@ -195,7 +195,7 @@ class Scaled(MixedPrecision):
 
 def test_the_gradient_scaler_is_resumed(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "_fabric", lambda config: Fabric(accelerator="cpu", plugins=Scaled()))
-    stop, num_steps = loop._stop_after_step, [0]
+    stop, num_steps = loop.stop_after_step, [0]
 
     @contextmanager
     def after_five() -> Iterator[Callable[[], bool]]:
@@ -205,21 +205,17 @@ def test_the_gradient_scaler_is_resumed(tiny_recipe: Path, tmp_path: Path, monke
 
         yield stopped
 
-    monkeypatch.setattr(loop, "_stop_after_step", after_five)
+    monkeypatch.setattr(loop, "stop_after_step", after_five)
     with pytest.raises(KeyboardInterrupt):
         train(load_config(tiny_recipe), tmp_path / "run")
-    monkeypatch.setattr(loop, "_stop_after_step", stop)
+    monkeypatch.setattr(loop, "stop_after_step", stop)
     state = tmp_path / "run" / "checkpoints" / "last" / "state.pt"
-    kept = torch.load(state, weights_only=False)
+    kept = torch.load(state, weights_only=True)
     assert kept["progress"]["step"] == 5
     assert (kept["parts"]["precision"]["scale"], kept["parts"]["precision"]["_growth_tracker"]) == (8.0, 2)
     train(None, shutil.copytree(tmp_path / "run", tmp_path / "new"), resume=True)
-    ended = torch.load(tmp_path / "new" / "checkpoints" / "last" / "state.pt", weights_only=False)
+    ended = torch.load(tmp_path / "new" / "checkpoints" / "last" / "state.pt", weights_only=True)
     assert (ended["parts"]["precision"]["scale"], ended["parts"]["precision"]["_growth_tracker"]) == (16.0, 2)
-    for name in ("precision", "sums"):  # a state of before they were kept
-        del kept["parts"][name]
-    torch.save(kept, state)
-    train(None, tmp_path / "run", resume=True)
 
 
 def test_kill_9_resumes_to_the_same_bits(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
@@ -232,7 +228,7 @@ def test_kill_9_resumes_to_the_same_bits(finished: Path, tiny_recipe: Path, tmp_
         time.sleep(0.005)
     process.kill()  # after the first of eight steps, or a few more
     process.wait()
-    assert 0 < torch.load(state, weights_only=False)["progress"]["step"]
+    assert 0 < torch.load(state, weights_only=True)["progress"]["step"]
     train(None, run, resume=True)
     assert_same(finished, run)
 
@@ -278,10 +274,8 @@ def test_a_run_that_saved_nothing_says_what_to_do(tiny_recipe: Path, tmp_path: P
     run, config = tmp_path / "run", load_config(tiny_recipe)
     run.mkdir()
     save_config(config, run / "config.yaml")  # where kill -9 before the first step leaves it
-    with pytest.raises(InputError, match=r"nothing to resume.*remedy: delete the run folder.*or choose another --out"):
+    with pytest.raises(InputError, match=r"nothing to resume.*remedy: no step is saved in it"):
         train(None, run, resume=True)
-    with pytest.raises(InputError, match=r"the run folder exists; remedy: delete the run folder.*or choose another"):
-        train(config, run)
     (run / "config.yaml").rename(run / "notes.yaml")  # somebody's folder: its deletion is not advised
     with pytest.raises(InputError, match=r"no run to resume.*remedy: train anew"):
         train(None, run, resume=True)

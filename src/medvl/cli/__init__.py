@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -31,6 +32,7 @@ from medvl.cli import (
     tokenizer,
 )
 from medvl.cli.train import train
+from medvl.data.workers import clear_worker_errors
 from medvl.errors import InputError, hold_warnings, print_warnings
 
 app = typer.Typer(
@@ -65,14 +67,18 @@ app.command("plan")(plan.plan)
 app.command("suggest")(suggest.suggest)
 
 _OTHER_PLACE = "another --out, or its permissions"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main() -> None:
     """Run a verb; bad input and a file that cannot be used are one clear error and exit code 2, Ctrl-C is 130."""
     hold_warnings()
     try:
-        code = app(standalone_mode=False) or 0
+        with clear_worker_errors():
+            code = app(standalone_mode=False) or 0
         print_warnings()
+        if code > 128:  # a signal, 130 = Ctrl-C, of which typer makes an exit code
+            print("interrupted", file=sys.stderr)
         sys.exit(code)
     except InputError as error:
         print_warnings()
@@ -84,10 +90,13 @@ def main() -> None:
     except OSError as error:
         # The operating system names the file that it refused; without a name it may be a defect, whose trace is needed.
         name = error.filename2 or error.filename
-        if not isinstance(name, (str, bytes, os.PathLike)) or not name:
+        named = isinstance(name, (str, bytes, os.PathLike)) and bool(name)
+        if not named and error.errno not in _NO_ROOM:
             raise
         what = f"cannot be written or read ({error.strerror or type(error).__name__})"
-        print(f"error: {InputError(what, file=os.fsdecode(name), remedy=_OTHER_PLACE)}", file=sys.stderr)
+        remedy = "free some space, then the same command again" if error.errno in _NO_ROOM else _OTHER_PLACE
+        print_warnings()
+        print(f"error: {InputError(what, file=os.fsdecode(name) if named else None, remedy=remedy)}", file=sys.stderr)
         sys.exit(InputError.exit_code)
     except Exception as error:  # click's own usage errors know how to show themselves
         show = getattr(error, "show", None)

@@ -13,7 +13,10 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. train.lr=3e-4")] = None,
     out: Annotated[Path | None, typer.Option(help="the run folder to make (or to resume)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop; nothing is written")] = False,
+    accept_changed_data: Annotated[
+        bool, typer.Option("--accept-changed-data", help="resume although manifest, splits or images differ")
+    ] = False,
 ) -> None:
     """Train a recipe into a run folder. The plan (data, size, time, memory) is printed first."""
     import sys
@@ -21,6 +24,7 @@ def train(
     from medvl.config import load_config
     from medvl.errors import InputError
     from medvl.train.run import train as run
+    from medvl.train.run_folder import how_to_go_on
 
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         overrides, recipe = [str(recipe), *(overrides or [])], None
@@ -31,5 +35,11 @@ def train(
     if resume and overrides:
         raise InputError("a resumed run keeps its configuration", remedy="drop the key=value overrides")
     config = None if recipe is None else load_config(recipe, overrides or ())
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    run(config, out, resume=resume, dry_run=dry_run, command=" ".join(words))
+    if accept_changed_data and not resume:
+        raise InputError("--accept-changed-data without --resume", expected="both, or neither")
+    words = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    try:
+        run(config, out, resume=resume, dry_run=dry_run, accept_changed_data=accept_changed_data, command=words)
+    except KeyboardInterrupt as stop:
+        print(how_to_go_on(out), file=sys.stderr)
+        raise typer.Exit(getattr(stop, "exit_code", 130)) from None

@@ -65,7 +65,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add a line to a log. A process that is killed may leave half a line."""
-    with _named(path), path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
@@ -85,7 +85,7 @@ def whole_file(path: Path, suffix: str = "", *, flush: bool = False) -> Iterator
     """
     temporary = _temporary(path, suffix)
     try:
-        with _named(path):
+        with naming(path):
             yield temporary
             if flush:
                 _flush(temporary)
@@ -106,7 +106,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with _named(path):
+        with naming(path):
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
@@ -197,7 +197,7 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors of the operating system name the file that was to be written."""
     try:
         yield

@@ -93,16 +93,16 @@ class Manifest:
             )
         return found
 
-    def content_hash(self, store: HashStore | None = None) -> str:
+    def content_hash(self, files: Mapping[str, str | None] | None = None) -> str:
         """sha256 of all rows and of the bytes of their images and masks. Moving the folder does not change it.
 
         Args:
-            store: what it knows need not be read again; None reads every file.
+            files: what `file_hashes` gave; None reads every file.
         """
         digest = hashlib.sha256()
         for row in self._rows():
             digest.update(row)
-        for name, found in self.file_hashes(store).items():
+        for name, found in (self.file_hashes() if files is None else files).items():
             digest.update(name.encode())
             digest.update(b"missing" if found is None else bytes.fromhex(found))
         return digest.hexdigest()

@@ -133,10 +133,12 @@ def _from_folder(folder: str) -> Any:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
     try:
-        config = CLIPSegConfig.from_pretrained(folder, local_files_only=True)
+        config = CLIPSegConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if config.model_type != "clipseg":
             raise ValueError(f"its config.json is of a {config.model_type}")
-        return CLIPSegForImageSegmentation.from_pretrained(folder, config=config, local_files_only=True)
+        return CLIPSegForImageSegmentation.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"CLIPSeg cannot be read: {first}", file=folder, expected=expected) from None

@@ -74,7 +74,7 @@ def _configuration(source: str) -> tuple[Any, Any]:
     if not source:
         raise InputError("image encoder hf: without a folder or an ID", expected=f"hf:FOLDER, {expected}")
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"image encoder hf:{source} cannot be read: {_first_line(error)}", expected=expected) from None
     if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
@@ -130,7 +130,9 @@ def _network(source: str, config: Any, kind: Any) -> torch.nn.Module:
         network: torch.nn.Module = kind(config)
         return network
     try:
-        network, report = kind.from_pretrained(source, config=config, output_loading_info=True)
+        network, report = kind.from_pretrained(
+            source, config=config, output_loading_info=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"the weights of hf:{source} cannot be read: {_first_line(error)}") from None
     names = set(dict(network.named_parameters()))

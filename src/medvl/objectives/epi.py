@@ -96,10 +96,10 @@ class PseudoLabelStore:
         return store
 
     @classmethod
-    def open(cls, folder: Path, *, step: int) -> PseudoLabelStore:
-        """The store of an interrupted run as it was at the checkpoint of `step`."""
+    def open(cls, folder: Path, *, number: int) -> PseudoLabelStore:
+        """The store of an interrupted run as it was at the checkpoint `number`."""
         store = cls(folder, mode="open")
-        store.roll_back(step)
+        store.roll_back(number)
         return store
 
     def __contains__(self, ident: str) -> bool:
@@ -147,18 +147,18 @@ class PseudoLabelStore:
         if self._num_updates % _DROP_PAGES_EVERY == 0:
             self._drop_pages()
 
-    def checkpoint(self, step: int) -> None:
-        """Call after the run's state of `step` is on disk: from now on the journal leads back to here."""
+    def checkpoint(self, number: int) -> None:
+        """Call after the run's state is on disk (its `number`-th save): now the journal leads back to here."""
         self._flush()
         self._drop_pages()
         if self._journal is not None:
             self._journal.close()
-        write_bytes(self.folder / "journal.bin", np.int64(step).tobytes())
+        write_bytes(self.folder / "journal.bin", np.int64(number).tobytes())
         self._journal = (self.folder / "journal.bin").open("ab", buffering=0)
         self._journalled.clear()
 
-    def roll_back(self, step: int) -> None:
-        """Undo what was written after the checkpoint of `step`, then start from there.
+    def roll_back(self, number: int) -> None:
+        """Undo what was written after the checkpoint `number`, then start from there.
 
         Raises:
             InputError: the journal is of a later checkpoint than the state, or of none.
@@ -168,12 +168,12 @@ class PseudoLabelStore:
         if len(data) < 8:
             raise InputError("the journal of the pseudo labels is missing", file=path, remedy="start the run anew")
         at = int(np.frombuffer(data[:8], np.int64)[0])
-        if at > step:
+        if at > number:
             raise InputError(
-                f"the pseudo labels are of step {at}, the run's state of step {step}", file=path,
+                f"the pseudo labels are of save {at}, the run's state is save {number}", file=path,
                 remedy="start the run anew",
             )  # fmt: skip
-        if at == step:  # else the run was killed between saving its state and renewing the journal: nothing to undo
+        if at == number:  # else the run was killed between saving its state and renewing the journal: nothing to undo
             size = self._entry_size()
             for start in range(8, len(data) - size + 1, size):  # a torn last entry was never followed by its write
                 row, num_visits = np.frombuffer(data[start : start + 16], np.int64)
@@ -181,7 +181,7 @@ class PseudoLabelStore:
                 self._labels[row] = np.frombuffer(data[start + 16 : end], self._labels.dtype).reshape(self.shape)
                 seen = np.frombuffer(data[end : start + size], np.uint16)
                 self._visits[row], self._pixel_visits[row] = num_visits, seen.reshape(self.shape[1:])
-        self.checkpoint(step)
+        self.checkpoint(number)
 
     def close(self) -> None:
         """Write everything to disk."""

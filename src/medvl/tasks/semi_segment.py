@@ -100,8 +100,8 @@ class SemiSegmentTask(SegmentTask):
 
     # -- the loop's hooks
 
-    def begin(self, state: dict[str, Any] | None, step: int) -> None:
-        """Make, or open as of `step`, the pseudo labels, the teacher and the bank."""
+    def begin(self, state: dict[str, Any] | None, number: int) -> None:
+        """Make, or open as of the run's save `number`, the pseudo labels, the teacher and the bank."""
         semi, folder = self.config.semi, self.folder / "pseudo_labels"
         if semi.epi == "labels" and state is None:
             shape = (len(self.classes), *self.config.data.image_size)
@@ -109,9 +109,9 @@ class SemiSegmentTask(SegmentTask):
             self._store = PseudoLabelStore.create(folder, ids, shape, storage=semi.storage, seed=self.config.train.seed)
             if semi.start == "predict":
                 self._predict_all("first pseudo labels")
-                self._store.checkpoint(step)
+                self._store.checkpoint(number)
         elif semi.epi == "labels":
-            self._store = PseudoLabelStore.open(folder, step=step)
+            self._store = PseudoLabelStore.open(folder, number=number)
         elif semi.epi == "weights":
             self._teacher = deepcopy(self.module).requires_grad_(False).eval()
             if state is not None:
@@ -177,10 +177,10 @@ class SemiSegmentTask(SegmentTask):
         self._flush()
         return {} if self._teacher is None else {"teacher": self._teacher.state_dict()}
 
-    def saved(self, step: int) -> None:
-        """From here on the journal leads back to `step`."""
+    def saved(self, number: int) -> None:
+        """From here on the journal leads back to here."""
         if self._store is not None:
-            self._store.checkpoint(step)
+            self._store.checkpoint(number)
 
     def twin(self, device: torch.device) -> SemiSegmentTask:
         """A copy to time steps with: it reads no store and writes none."""

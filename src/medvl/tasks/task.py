@@ -55,8 +55,12 @@ class Task:
         """A copy on `device` to time steps with; what it does leaves no trace in this one."""
         raise TypeError(f"{type(self).__name__} has no twin")
 
-    def begin(self, state: dict[str, Any] | None, step: int) -> None:
-        """Before the first step; `state` is what `state_dict` gave when an interrupted run saved its step `step`."""
+    def begin(self, state: dict[str, Any] | None, number: int) -> None:
+        """Before the first step; `state` is what `state_dict` gave when an interrupted run was saved.
+
+        Args:
+            number: of that save, as `saved` was told it; 0 = a new run.
+        """
 
     def after_step(self, step: int) -> None:
         """After the optimizer's step."""
@@ -69,5 +73,5 @@ class Task:
         """What the task itself must keep to be resumed."""
         return {}
 
-    def saved(self, step: int) -> None:
-        """The run's state of `step` is on disk."""
+    def saved(self, number: int) -> None:
+        """The run's state is on disk, its `number`-th; one step may be saved twice, before and after its epoch ends."""

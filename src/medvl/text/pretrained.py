@@ -93,9 +93,9 @@ class PretrainedEncoder(TextEncoder):
 
         source = minilm_folder() if spec == "minilm" else spec.removeprefix("hf:")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             with _progress(show_progress):
-                model = AutoModel.from_pretrained(source)
+                model = AutoModel.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,10 @@ from medvl.errors import InputError
 from medvl.models.weight_average import update_average
 from medvl.tasks.task import Task
 from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
+from medvl.train.finite import FiniteWatch
 from medvl.train.monitor import Monitor
 from medvl.train.schedule import learning_rate
+from medvl.train.stopping import Stopped, stop_after_step
 
 LOG_EVERY = 20  # steps; a loss is read back from the device only then, and after the last step
 
@@ -41,7 +42,9 @@ def fit(
 ) -> Progress:
     """Train to the planned end. State goes to `monitor.state_path` every `save_every_s` and every epoch.
 
-    Raises KeyboardInterrupt after Ctrl-C, at the end of the step under way and with the state saved.
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, at the end of the step under way and with the state saved.
+        DivergedError: a loss or the weights are not finite. Nothing that is broken is saved.
     """
     optimizer = make_optimizer(config, task.module)
     average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
@@ -52,33 +55,37 @@ def fit(
     sums: dict[str, tuple[torch.Tensor, int]] = {}  # of the loss's parts since the last log: sum, number of steps
     if resume:
         progress, parts, rng = load_state(monitor.state_path)
-        task.module.load_state_dict(parts["module"])
+        _fill(task.module, parts["module"], monitor.state_path)
         optimizer.load_state_dict(parts["optimizer"])
         if average is not None:
-            average.load_state_dict(parts["average"])
-        if scaler := parts.get("precision"):  # of 16-mixed; older states lack it
+            _fill(average, parts["average"], monitor.state_path)
+        if scaler := parts.get("precision"):  # of 16-mixed; others have none
             fabric.strategy.precision.load_state_dict(scaler)
-        sums |= {name: (total.to(fabric.device), num) for name, (total, num) in parts.get("sums", {}).items()}
+        sums |= {name: (total.to(fabric.device), num) for name, (total, num) in parts["sums"].items()}
     module, optimizer = fabric.setup(task.module, optimizer)
-    task.begin(parts.get("task", {}) if resume else None, progress.step)  # on the device that setup moved to
+    task.begin(parts["task"] if resume else None, progress.num_saves)  # on the device that setup moved to
     average = None if average is None else fabric.to_device(average)
     judged: nn.Module = task.module if average is None else average
+    watch = FiniteWatch(fabric, task.module, average)
 
     def save() -> None:
+        progress.loss_sum = float(loss_sum)
         parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict(), "task": task.state_dict()}
         parts |= {} if average is None else {"average": average.state_dict()}
         parts |= {"sums": dict(sums), "precision": fabric.strategy.precision.state_dict()}
         progress.elapsed_s = monitor.elapsed_s()
+        progress.num_saves += 1
         if fabric.is_global_zero:
             save_state(monitor.state_path, progress, parts)
-            task.saved(progress.step)
+            task.saved(progress.num_saves)
 
     loss_sum, saved = torch.tensor(progress.loss_sum, device=fabric.device), time.monotonic()
-    with monitor.progress_bar(num_steps, progress), _stop_after_step() as stopped:
-        while progress.step < num_steps and not out_of_patience(config, progress):
+    with monitor.progress_bar(num_steps, progress), stop_after_step() as stopped:
+        # A run may have been saved after the last step of an epoch: what follows that step is then still to do.
+        while (progress.step < num_steps or progress.batch) and not out_of_patience(config, progress):
             module.train()
             sampler.epoch, sampler.start = progress.epoch, progress.batch
-            batches: Iterator[Batch] = iter(train_loader)
+            batches: Iterator[Batch] = iter(train_loader if progress.step < num_steps else ())
             if rng is not None:
                 restore_rng(rng)
                 rng = None
@@ -89,8 +96,9 @@ def fit(
                 optimizer.zero_grad()
                 task.progress, task.step = progress.step / num_steps, progress.step
                 losses = task.backward(batch.to(fabric.device), module, fabric.backward)
+                norm = None
                 if config.clip_norm is not None:
-                    fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+                    norm = fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
                 task.after_step(progress.step)
                 if average is not None:
@@ -102,7 +110,9 @@ def fit(
                 progress.loss_num += 1
                 progress.step += 1
                 progress.batch += 1
+                watch.add(progress.step, losses["loss"], norm, batch.ids)
                 if progress.step % LOG_EVERY == 0 or progress.step >= num_steps:
+                    watch.check(all_ranks=True)
                     total, *totals = torch.stack([loss_sum, *(total for total, _ in sums.values())]).tolist()
                     means = {part: value / sums[part][1] for part, value in zip(sums, totals, strict=True)}
                     monitor.train(progress, total / progress.loss_num, means, lr, len(sampler))
@@ -111,13 +121,14 @@ def fit(
                     progress.loss_num = 0
                 monitor.advance(progress)
                 if stopped() or time.monotonic() - saved > config.save_every_s:
-                    progress.loss_sum = float(loss_sum)
+                    watch.check()
                     save()
                     saved = time.monotonic()
-                if stopped():
-                    raise KeyboardInterrupt
+                if number := stopped():
+                    raise Stopped(number)
                 if progress.step >= num_steps:
                     break
+            watch.check(all_ranks=True)
             progress.epoch, progress.batch = progress.epoch + 1, 0
             monitor.log_task(progress, task.after_epoch())
             if progress.epoch % config.val_every == 0 or progress.step >= num_steps:
@@ -131,7 +142,6 @@ def fit(
                     save_best(judged, progress)
                 monitor.validation(progress, values, better)
                 monitor.panels(progress, task.validation_panels())
-            progress.loss_sum = float(loss_sum)
             save()
             saved = time.monotonic()
             if out_of_patience(config, progress):
@@ -140,6 +150,15 @@ def fit(
             progress.best, progress.best_epoch = math.nan, progress.epoch
             save_best(judged, progress)
     return progress
+
+
+def _fill(module: nn.Module, state: dict[str, Any], path: Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        what = f"the saved state does not fit the run's configuration ({first})"
+        raise InputError(what, file=path, expected="config.yaml and state of the same run") from None
 
 
 def check_patience(config: TrainConfig, task: Task) -> None:
@@ -208,20 +227,3 @@ def validate(fabric: Fabric, task: Task, module: nn.Module, loader: DataLoader[S
     totals: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="sum") for name, value in sums.items()}
     module.train(was_training)
     return task.validation_values(totals)
-
-
-@contextmanager
-def _stop_after_step() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM set a flag that is read between steps, so that a step is done wholly or not at all."""
-    caught: list[int] = []
-    previous: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda received, frame: caught.append(received))
-    except ValueError:  # not the main thread: the caller's handlers stay
-        pass
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from medvl.core.files import write_json
+from medvl.core.files import append_line, naming, whole_file, write_json, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -52,8 +52,12 @@ class Monitor:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self.run / "tb"), purge_step=progress.step + 1 if progress.step else None)
-        self._drop_lines_after(progress.step)
+        kept = self._drop_lines_after(progress)
+        purge_step = (progress.step if progress.batch else progress.step + 1) if progress.step else None
+        self._writer = SummaryWriter(str(self.run / "tb"), purge_step=purge_step)
+        for row in kept:
+            if row["step"] == purge_step:
+                self._add_scalars(row)
         columns = (
             TextColumn("train"),
             BarColumn(),
@@ -69,7 +73,8 @@ class Monitor:
                 yield
         finally:
             self._bar = None
-            self._writer.close()
+            with naming(self.run / "tb"):
+                self._writer.close()
 
     def advance(self, progress: RunProgress) -> None:
         """One step is done."""
@@ -110,7 +115,8 @@ class Monitor:
             if self._writer is not None:
                 self._writer.add_image(f"panels/{name}", panel.picture, progress.step, dataformats="HWC")
                 self._writer.add_text(f"panels/{name}", panel.text, progress.step)
-            Image.fromarray(panel.picture).save(folder / f"{name}.png")
+            with whole_file(folder / f"{name}.png", ".png") as temporary:
+                Image.fromarray(panel.picture).save(temporary)
         rows = [{"id": name, "tiles": panel.tiles, "text": panel.text} for name, panel in panels.items()]
         write_json(folder / "panels.json", {"step": progress.step, "contains_report_text": True, "panels": rows})
 
@@ -127,19 +133,25 @@ class Monitor:
     def _log(self, row: dict[str, Any]) -> None:
         if not self.enabled:
             return
-        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        append_line(self.run / "metrics.jsonl", json.dumps(row))
+        self._add_scalars(row)
 
-    def _drop_lines_after(self, step: int) -> None:
-        """A killed run may have logged past its last saved state; those steps are done again."""
+    def _add_scalars(self, row: dict[str, Any]) -> None:
+        if self._writer is not None:
+            with naming(self.run / "tb"):
+                for name, value in row.items():
+                    if isinstance(value, float):
+                        self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def _drop_lines_after(self, progress: RunProgress) -> list[dict[str, Any]]:
+        """A killed run may have logged past its last saved state, which is then done again. -> the rows that stay."""
         path = self.run / "metrics.jsonl"
-        if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            temporary.replace(path)
+        if not path.is_file():
+            return []
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        rows = [json.loads(line) for line in lines]
+        # Saved within an epoch: what ends the epoch is still to come, if only after the same step.
+        last = {kind: progress.step - (kind != "train" and progress.batch > 0) for kind in ("train", "val", "task")}
+        rows = [row for row in rows if row["step"] <= last[row["kind"]]]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,35 +30,45 @@ def make_plan(
     val_loader: DataLoader[Sample],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Count, then time `TIMED_STEPS` real steps on a copy of the model. Weights and generators stay as they were."""
+    """Count, then time `TIMED_STEPS` real steps on a copy of the model. Weights and generators stay as they were.
+
+    What is computed once and then kept (features of texts, decoded images) is timed apart and counted once: in the
+    first epoch only, and not at all where it is there already.
+    """
     state = torch.get_rng_state()
     twin = task.twin(device)
     optimizer = make_optimizer(config.train, twin.module)
-    times, batch = [], None
-    loader: Any = train_loader
-    for number, batch in enumerate(loader):
+    first, again = list(_timed(train_loader, TIMED_STEPS + 1)), []
+    if train_loader.num_workers == 0:
+        again = [seconds for _, seconds in _timed(train_loader, TIMED_STEPS + 1)]  # decoded by now
+    text_s = _text_seconds(twin, splits, [batch for batch, _ in first], device)
+    times = []
+    for batch, _ in first:
         start = time.monotonic()
         _step(twin, batch.to(device), optimizer)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.monotonic() - start)
-        if number == TIMED_STEPS:
-            break
-    assert isinstance(batch, Batch)
+    batch = first[-1][0]
     with FlopCounterMode(display=False) as counter:
         _step(twin, batch.to(device), optimizer)
-    val: Any = val_loader
-    val_batch = next(iter(val))
+    [(val_batch, val_load_s)] = _timed(val_loader, 1)
+    if val_loader.num_workers == 0:
+        [(val_batch, val_load_s)] = _timed(val_loader, 1)
+    _ = twin.text(val_batch.texts, device, val_batch.context)
     start = time.monotonic()
     with torch.no_grad():
         twin.module.eval()
         twin.validation_step(val_batch.to(device))
-    val_s = (time.monotonic() - start) * len(val_loader)
+    val_s = (time.monotonic() - start + val_load_s * (val_loader.num_workers == 0)) * len(val_loader)
     torch.set_rng_state(state)
     steps = planned_steps(config.train, len(train_loader))
-    step_s = sorted(times[1:] or times)[len(times[1:] or times) // 2]  # the first step allocates
+    step_s = _middle(times[1:] or times)  # the first step allocates
+    load_s = _middle(again) if again else 0.0  # workers load while a step is computed
+    decode_s = max(0.0, _middle([seconds for _, seconds in first]) - load_s) if again else 0.0
     validations = -(-steps // (len(train_loader) * config.train.val_every))
-    total_s = steps * step_s + validations * val_s
+    once_s = text_s + decode_s * min(steps, len(train_loader))
+    total_s = once_s + steps * (step_s + load_s) + validations * val_s
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     memory = {"process_gib": round(peak, 2)}
     if device.type == "cuda":
@@ -78,6 +88,8 @@ def make_plan(
         "rows_per_step": len(batch.texts),
         "gflops_per_step": round(counter.get_total_flops() / 1e9, 2),
         "step_s": round(step_s, 4),
+        "load_s": round(load_s, 4),
+        "once_s": round(once_s, 2),
         "steps": steps,
         "steps_per_epoch": len(train_loader),
         "expected_minutes": round(total_s / 60, 1),
@@ -85,6 +97,36 @@ def make_plan(
         "device": str(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _timed(loader: DataLoader[Sample], num: int) -> Iterator[tuple[Batch, float]]:
+    """The first batches, and the seconds until each was there."""
+    start = time.monotonic()
+    batches: Any = loader
+    for number, batch in enumerate(batches, 1):
+        yield batch, time.monotonic() - start
+        if number == num:
+            break
+        start = time.monotonic()
+
+
+def _text_seconds(
+    task: Task, splits: dict[str, Sequence[Record]], batches: Sequence[Batch], device: torch.device
+) -> float:
+    """Seconds until the features of all texts are kept: those of `batches` are computed here, and timed."""
+    cache = task.text.cache
+    if cache is None:
+        return 0.0
+    num_before, start = cache.num_computed, time.monotonic()
+    for batch in batches:
+        task.text(batch.texts, device, batch.context)
+    seconds, num = time.monotonic() - start, cache.num_computed - num_before
+    num_texts = len({row.text for rows in splits.values() for row in rows})
+    return seconds / num * max(0, num_texts - num) if num else 0.0
+
+
+def _middle(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[len(seconds) // 2]
 
 
 def _step(task: Task, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
@@ -174,8 +216,10 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
         f"  model  {plan['parameters'] / 1e6:.2f} M trained parameters"
         + (f" + {plan['frozen_text_parameters'] / 1e6:.1f} M frozen" if plan["frozen_text_parameters"] else "")
         + f", {plan['gflops_per_step']:.1f} GFLOPs a step of {plan['rows_per_step']} rows",
-        f"  time   {plan['steps']} steps x {plan['step_s']:.3f} s on {plan['device']} "
-        f"({plan['threads']} threads) = {plan['expected_minutes']:.1f} min with validation; ends about {end}",
+        f"  time   {plan['steps']} steps x {plan['step_s'] + plan['load_s']:.3f} s on {plan['device']} "
+        f"({plan['threads']} threads) = {plan['expected_minutes']:.1f} min with validation"
+        + (f" and {plan['once_s'] / 60:.1f} min for what is kept" if plan["once_s"] > 30 else "")
+        + f"; ends about {end}",
         "  memory " + ", ".join(f"{name.replace('_gib', '')} {value} GiB" for name, value in plan["memory"].items()),
     ]
     return "\n".join(lines)

@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,80 +16,135 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from medvl.config import Config, TrainConfig, config_dict, load_config, manifest_path, save_config
-from medvl.core.files import write_json
+from medvl.config import Config, TrainConfig, config_dict, manifest_path, save_config
+from medvl.core.files import read_json, whole_folder, write_json
 from medvl.data.context import add_context
-from medvl.data.hashes import image_hashes
+from medvl.data.hashes import HashStore, image_hashes
 from medvl.data.records import Manifest, load_manifest
 from medvl.data.trained_images import count_seen, stage_of
+from medvl.data.workers import clear_worker_errors
 from medvl.device import usable_device
 from medvl.errors import InputError
 from medvl.evaluate.seen_images import say_seen
 from medvl.model_folder import save_model
 from medvl.protocols import protocol_plan
 from medvl.provenance import machine, versions
-from medvl.train.checkpoint import NOTHING_SAVED, Progress
+from medvl.train.checkpoint import Progress
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
 from medvl.train.plan import make_plan, plan_text
-from medvl.train.prepare import prepare
+from medvl.train.prepare import Prepared, prepare
+from medvl.train.run_data import DATA, HASHES, check_data, describe_data
+from medvl.train.run_folder import alone_in, is_first_rank, open_run
 from medvl.train.start_image import stages_of_init
+from medvl.train.stopping import stop_at_once
 
 
-def train(config: Config | None, out: Path, *, resume: bool = False, dry_run: bool = False, command: str = "") -> Path:
+def train(
+    config: Config | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    accept_changed_data: bool = False,
+    command: str = "",
+) -> Path:
     """Train a configuration into `out` (a RUN folder) and return it. With `dry_run` only the plan is made and printed.
+
+    One process works in a run folder at a time. A start that ends before its first state is saved leaves nothing that
+    keeps the same command from starting.
 
     Args:
         config: the recipe; None with `resume` takes the run's own config.yaml.
         resume: continue an interrupted run, to the same weights as if it had not been interrupted.
+        accept_changed_data: resume although the manifest, its splits or the content of its images and masks differ
+            from those that the run was started on.
         command: the command line, for the card.
+
+    Raises:
+        InputError: recipe, data or run folder cannot be used, or another process is at this run.
+        DivergedError: a loss or the weights are not finite; nothing broken is saved.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
     """
-    config = _open_run(config, out, resume, dry_run)
-    manifest = open_manifest(config)
+    out = Path(out)
+    with stop_at_once(), clear_worker_errors():
+        config = open_run(config, out, resume, dry_run)
+        if dry_run:
+            with tempfile.TemporaryDirectory() as folder:  # text features are kept there: a dry run leaves nothing
+                _plan(_without_caches(config), Path(folder))
+            return out
+        with alone_in(out, resume=resume):
+            manifest = open_manifest(config)
+            if resume and is_first_rank():
+                check_data(manifest, config, out, accept=accept_changed_data)
+            return _run(config, manifest, out, resume, command)
+
+
+def _plan(config: Config, out: Path) -> None:
+    fabric = _fabric(config)
+    fabric.launch()
+    ready = prepare(config, open_manifest(config), fabric, out)
+    monitor = Monitor(out, enabled=fabric.is_global_zero)
+    monitor.say(plan_text(_planned(config, ready, fabric, out), config))
+
+
+def _planned(config: Config, ready: Prepared, fabric: Fabric, out: Path) -> dict[str, Any]:
+    loaders = ready.loaders
+    plan = make_plan(config, ready.task, ready.splits, loaders["train"], loaders["val"], fabric.device)
+    plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
+    if earlier := stages_of_init(config):
+        overlap = count_seen(earlier, image_hashes(ready.splits["val"], HashStore(out / HASHES)).values())
+        plan["seen_images"] = overlap.as_dict()
+        say_seen(overlap, "validation")
+    return plan
+
+
+def _run(config: Config, manifest: Manifest, out: Path, resume: bool, command: str) -> Path:
     fabric = _fabric(config)
     fabric.launch()
     ready = prepare(config, manifest, fabric, out)
-    if fabric.is_global_zero and not (resume or dry_run):
-        # What can be wrong with recipe and data was found before the folder is made.
-        out.mkdir(parents=True, exist_ok=True)
-        save_config(config, out / "config.yaml")
     monitor = Monitor(out, enabled=fabric.is_global_zero)
     task, loaders, encoder = ready.task, ready.loaders, ready.encoder
-    plan = make_plan(config, task, ready.splits, loaders["train"], loaders["val"], fabric.device)
-    plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
     earlier = stages_of_init(config)
-    if earlier:
-        overlap = count_seen(earlier, image_hashes(ready.splits["val"]).values())
-        plan["seen_images"] = overlap.as_dict()
-        say_seen(overlap, "validation")
+    plan = _planned(config, ready, fabric, out)
     monitor.say(plan_text(plan, config))
-    if dry_run:
-        return out
+    data: dict[str, Any] = {}
     if fabric.is_global_zero:
+        if not resume:  # what can be wrong with recipe and data was found before
+            save_config(config, out / "config.yaml")
+            write_json(out / DATA, describe_data(manifest, config, out))
+        data = read_json(out / DATA)
         write_json(out / "plan.json", plan)
 
-    own = stage_of(config.task, config.data.manifest, image_hashes(ready.splits["train"]).values())
+    images = image_hashes(ready.splits["train"], HashStore(out / HASHES))
+    own = stage_of(config.task, config.data.manifest, images.values())
 
     def save_best(best: nn.Module, progress: Progress) -> None:
         if fabric.is_global_zero:
-            card = _card(config, manifest, plan, progress, command)
+            card = _card(config, manifest, data, plan, progress, command)
             save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card, (*earlier, own))  # type: ignore[arg-type]  # the loop sees nn.Module
 
     progress = fit(
         fabric, task, loaders["train"], loaders["val"], config.train, monitor, save_best=save_best, resume=resume
     )
     if fabric.is_global_zero:
-        _publish(out)
+        with whole_folder(out / "model") as model:  # the best checkpoint; it replaces an older one whole
+            shutil.copytree(out / "checkpoints" / "best", model, dirs_exist_ok=True)
         name = chosen_by(config.train, task)
         which = "the last step" if name is None else f"best val {name} {progress.best:.4f}"
         if math.isnan(progress.best):
-            monitor.say(f"no val {name} was a number: the model is the last one, of no use if its weights diverged")
+            monitor.say(f"no val {name} was a number: the model is the last one")
             which = "the last step"
         monitor.say(
             f"done: {which} (epoch {progress.best_epoch}) after {progress.elapsed_s / 60:.1f} min; "
             f"the model is in {out / 'model'}"
         )
     return out
+
+
+def _without_caches(config: Config) -> Config:
+    text, classify = replace(config.text, cache_dir=None), replace(config.classify, cache_dir=None)
+    return replace(config, text=text, classify=classify)
 
 
 def open_manifest(config: Config, path: Path | None = None) -> Manifest:
@@ -130,49 +187,23 @@ def precision_of(train: TrainConfig) -> Literal["32-true", "bf16-mixed", "16-mix
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def _open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> Config:
-    stored = out / "config.yaml"
-    if resume:
-        if not stored.is_file():
-            raise InputError(
-                "no run to resume",
-                file=out,
-                expected="a run folder with config.yaml",
-                remedy="train anew with the recipe; a folder without config.yaml needs another --out",
-            )
-        own = load_config(stored)
-        if config is not None and config_dict(config) != config_dict(own):
-            raise InputError(
-                "the recipe differs from the run's configuration", file=stored, remedy="resume without a recipe"
-            )
-        state = Monitor(out, enabled=False).state_path
-        if not state.is_file():
-            done = f"the run is finished, its model is in {out / 'model'}" if (out / "model").is_dir() else None
-            raise InputError("nothing to resume: no step is saved here", file=state, remedy=done or NOTHING_SAVED)
-        return own
-    if config is None:
-        raise InputError("no recipe", expected="medvl train RECIPE.yaml, or --resume --out RUN")
-    if dry_run:
-        return config
-    if out.exists() and any(out.iterdir()):
-        remedy = "choose another --out, or --resume to continue that run"
-        if not stored.is_file():
-            remedy = "choose another --out: it holds no run that could be resumed"
-        elif not (Monitor(out, enabled=False).state_path.is_file() or (out / "model").is_dir()):
-            remedy = NOTHING_SAVED
-        raise InputError("the run folder exists", file=out, remedy=remedy)
-    return config
-
-
-def _card(config: Config, manifest: Manifest, plan: dict[str, Any], progress: Progress, command: str) -> dict[str, Any]:
+def _card(
+    config: Config,
+    manifest: Manifest,
+    data: dict[str, Any],
+    plan: dict[str, Any],
+    progress: Progress,
+    command: str,
+) -> dict[str, Any]:
     val = progress.last_val or {}
     return {
         "name": f"{config.model.name} {config.model.size}",
         "command": command or " ".join(sys.argv),
         "data": config.data.manifest,
         "licence": "; ".join(sorted({row.licence for row in manifest.records if row.licence})) or None,
-        "manifest_hash": manifest.content_hash(),
-        "split_hash": manifest.split_hash(),
+        "manifest_hash": data["manifest_hash"],
+        "split_hash": data["split_hash"],
+        **({"changed_data": data["changes"]} if data.get("changes") else {}),
         "model": {"name": config.model.name, "size": config.model.size, **config.model.options},
         "text_encoder": config.text.encoder,
         "context": plan.get("context"),
@@ -186,12 +217,3 @@ def _card(config: Config, manifest: Manifest, plan: dict[str, Any], progress: Pr
         "metrics": {"val during training": {**val, "grid": "model"}},
         **({"mean_boxes": plan["mean_boxes"]} if "mean_boxes" in plan else {}),  # what a detector is compared with
     }
-
-
-def _publish(run: Path) -> None:
-    """RUN/model is the best checkpoint; it replaces an older one whole."""
-    best, target, temporary = run / "checkpoints" / "best", run / "model", run / "model.new"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(best, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)

@@ -1,0 +1,39 @@
+"""Errors of the processes that read images for training, as one clear message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from medvl.errors import InputError
+
+_SHARED_MEMORY = re.compile(r"shared memory|unable to \w+ (?:to )?file </torch_", re.IGNORECASE)
+_DEAD = re.compile(r"DataLoader worker \(pid.*?\) (?:exited|is killed)[^.]*", re.DOTALL)
+_OF_A_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process", re.MULTILINE)
+
+
+@contextmanager
+def clear_worker_errors() -> Iterator[None]:
+    """Turn what a loader's worker raises, or its death, into an InputError without the trace of that process."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        if _OF_A_WORKER.search(text) is None:
+            raise
+        _, _, last = text.rpartition("Error: ")
+        raise InputError(last.strip()) from None
+    except RuntimeError as error:
+        text = str(error)
+        if _SHARED_MEMORY.search(text):
+            raise InputError(
+                "no room in shared memory (/dev/shm) for the processes that read images",
+                remedy="data.num_workers: 0, or more shared memory (docker run --shm-size=8g)",
+            ) from None
+        if dead := _DEAD.search(text):
+            raise InputError(
+                f"a process that reads images ended ({' '.join(dead[0].split())})",
+                remedy="often memory ran out: fewer data.num_workers, a smaller data.cache_mb; then --resume",
+            ) from None
+        raise

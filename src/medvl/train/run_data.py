@@ -1,0 +1,73 @@
+"""What a run was trained on, by content, so that it cannot be continued on something else unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medvl.config import Config
+from medvl.core.files import read_json, write_json
+from medvl.data.hashes import HashStore, file_hash
+from medvl.data.records import Manifest
+from medvl.errors import InputError, warn
+
+DATA, HASHES = "data.json", "hashes.jsonl"  # in the run folder
+FORMAT = "medvl-data/1"
+_MOST_NAMED = 3
+_REMEDY = "bring the data back as they were, train anew into another folder, or go on with --accept-changed-data"
+
+
+def describe_data(manifest: Manifest, config: Config, run: Path) -> dict[str, Any]:
+    """Hashes of rows, splits, images, masks and further tables of a run. `run` keeps those of files (`HASHES`)."""
+    files = manifest.file_hashes(HashStore(run / HASHES))
+    also = config.data.also_labelled
+    return {
+        "format": FORMAT,
+        "manifest_hash": manifest.content_hash(files),
+        "rows_hash": manifest.rows_hash(),
+        "split_hash": manifest.split_hash(),
+        "also_labelled": None if also is None or not Path(also).is_file() else file_hash(Path(also)),
+        "files": files,
+        "changes": [],
+    }
+
+
+def check_data(manifest: Manifest, config: Config, run: Path, *, accept: bool) -> None:
+    """Compare the data with those that the run was started on; `accept` goes on, and data.json then says so.
+
+    Raises:
+        InputError: they differ, or the run's own are not known.
+    """
+    path = run / DATA
+    now = describe_data(manifest, config, run)
+    if path.is_file():
+        before = read_json(path)
+        what = _differences(before, now) if isinstance(before, dict) else ["data.json is damaged"]
+    else:
+        before, what = {}, ["what it was started on is not known"]
+    if not what:
+        return
+    if not accept:
+        raise InputError(
+            f"the run was started on other data: {'; '.join(what)}", file=manifest.path,
+            expected=f"those of {path}", remedy=_REMEDY,
+        )  # fmt: skip
+    warn(f"{run} goes on with other data than it was started on: {'; '.join(what)}")
+    earlier = before.get("changes", []) if isinstance(before, dict) else []
+    write_json(path, now | {"changes": [*earlier, *what]})
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    found = []
+    if before.get("split_hash") != now["split_hash"]:
+        found.append("rows, patients or splits of the manifest differ")
+    elif before.get("rows_hash") != now["rows_hash"]:
+        found.append("texts, masks or other cells of the manifest differ")
+    if before.get("also_labelled") != now["also_labelled"]:
+        found.append("data.also_labelled differs")
+    old, new = before.get("files", {}), now["files"]
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if names:
+        more = ", ..." if len(names) > _MOST_NAMED else ""
+        found.append(f"{len(names)} images or masks differ ({', '.join(names[:_MOST_NAMED])}{more})")
+    return found

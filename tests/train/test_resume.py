@@ -1,0 +1,392 @@
+"""What stops a run and what it leaves: kills at chosen points, lost data, broken numbers, damaged states."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
+
+from medvl.config import load_config
+from medvl.data import hashes
+from medvl.data.records import load_manifest
+from medvl.errors import InputError
+from medvl.model_folder import load_model
+from medvl.tasks.segment import SegmentTask
+from medvl.train import loop
+from medvl.train import run as run_module
+from medvl.train.checkpoint import load_state
+from medvl.train.finite import DivergedError
+from medvl.train.run import open_manifest, train
+from medvl.train.run_data import check_data
+from medvl.train.run_folder import alone_in, open_run
+
+FEW = ["train.epochs=2", "train.max_steps=3", "train.choose_by=loss"]  # two steps an epoch: it ends in mid-epoch
+KILL = "import os, signal; from medvl.train import loop, run as run_module\n"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the program catches it."""
+
+
+def model_bytes(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def validations(run: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "elapsed_s"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def data(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny set with its recipe; nobody else changes it."""
+    folder = tmp_path_factory.mktemp("own") / "data"
+    shutil.copytree(tiny_recipe.parent, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    run = train(load_config(data / "recipe.yaml", FEW), tmp_path_factory.mktemp("runs") / "whole")
+    assert json.loads((run / "model/card.json").read_text())["epoch"] == 2  # the last validation chose the model
+    return run
+
+
+@pytest.mark.parametrize("point", ["after the last step", "in the last validation", "before publishing"])
+def test_a_run_that_ends_in_its_last_epoch_resumes_to_the_undisturbed_model(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    config, run = load_config(data / "recipe.yaml", [*FEW, "train.save_every_s=0.000001"]), tmp_path / "run"
+    save, validate, copy, calls = loop.save_state, loop.validate, shutil.copytree, [0]
+
+    def killed_after_save(path: Path, progress: object, parts: object) -> None:
+        save(path, progress, parts)  # type: ignore[arg-type]
+        if progress.step == 3:  # type: ignore[attr-defined]
+            raise Killed
+
+    def killed_after_validation(*args: object) -> object:
+        values = validate(*args)  # type: ignore[arg-type]
+        calls[0] += 1
+        if calls[0] == 2:
+            raise Killed
+        return values
+
+    def killed(*args: object, **more: object) -> object:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if point == "after the last step":
+            patch.setattr(loop, "save_state", killed_after_save)
+        elif point == "in the last validation":
+            patch.setattr(loop, "validate", killed_after_validation)
+        else:
+            patch.setattr(run_module.shutil, "copytree", killed)
+        with pytest.raises(Killed):
+            train(config, run)
+    assert shutil.copytree is copy and not (run / "model").exists()
+    train(None, run, resume=True)
+    assert model_bytes(run) == model_bytes(whole)
+    assert validations(run) == validations(whole)
+    assert not [path for path in run.rglob(".*") if path.name != ".lock"]
+
+
+def test_sigterm_in_the_last_step(whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = SegmentTask.training_step, [0]
+
+    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+        calls[0] += 1
+        if calls[0] == 3 + 3:  # the plan runs three steps on a copy first
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmentTask, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(load_config(data / "recipe.yaml", FEW), tmp_path / "run")
+    assert getattr(caught.value, "exit_code", 0) == 128 + signal.SIGTERM
+    progress, _, _ = load_state(tmp_path / "run/checkpoints/last/state.pt")
+    assert (progress.step, progress.epoch, progress.batch) == (3, 1, 1)
+    monkeypatch.undo()
+    train(None, tmp_path / "run", resume=True)
+    assert model_bytes(tmp_path / "run") == model_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["loss", "weights"])
+def test_what_is_not_finite_stops_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    original, seen = SegmentTask.backward, []
+
+    def broken(self: SegmentTask, batch: object, module: object, backward: object) -> dict[str, torch.Tensor]:
+        losses = original(self, batch, module, backward)  # type: ignore[arg-type]
+        seen.append(batch.ids)  # type: ignore[attr-defined]
+        if len(seen) == 3 + 2:
+            if kind == "loss":
+                return {**losses, "loss": losses["loss"] * float("nan")}
+            next(p for p in self.module.parameters() if p.requires_grad).grad.fill_(float("inf"))  # type: ignore[union-attr]
+        return losses
+
+    monkeypatch.setattr(SegmentTask, "backward", broken)
+    words = ["train.epochs=2", "train.ema_decay=0"]
+    with pytest.raises(DivergedError) as caught:
+        train(load_config(data / "recipe.yaml", words), tmp_path / "run")
+    assert caught.value.exit_code == 1 and all(ident in str(caught.value) for ident in seen[4])
+    assert f"{'loss' if kind == 'loss' else 'gradients'} of step 2" in str(caught.value)
+    assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run/checkpoints/best").exists()
+    assert not (tmp_path / "run/checkpoints/last/state.pt").exists()
+
+
+def test_a_run_is_not_resumed_on_other_data_unseen(whole: Path, data: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    config, manifest = load_config(copy / "recipe.yaml", FEW), copy / "manifest.csv"
+
+    def check(*, accept: bool = False) -> None:
+        check_data(open_manifest(config), config, run, accept=accept)
+
+    check()  # moved, and the same
+    rows, kept = manifest.read_text(), (copy / "i3.png").stat()
+    pixels = np.asarray(PILImage.open(copy / "i3.png")).copy()
+    pixels[0, 0] ^= 1
+    PILImage.fromarray(pixels).save(copy / "i3.png")
+    os.utime(copy / "i3.png", ns=(kept.st_atime_ns, kept.st_mtime_ns))  # times decide nothing
+    with pytest.raises(InputError, match=r"1 images or masks differ \(i3\.png\).*--accept-changed-data"):
+        check()
+    shutil.copy(data / "i3.png", copy / "i3.png")
+    check()
+    shutil.copy(copy / "m4.png", copy / "m3.png")
+    with pytest.raises(InputError, match=r"m3\.png"):
+        check()
+    shutil.copy(data / "m3.png", copy / "m3.png")
+    manifest.write_text(rows.replace("i0.png,the left lung", "i0.png,a left lung"))
+    with pytest.raises(InputError, match="texts, masks or other cells"):
+        check()
+    manifest.write_text(rows.replace(",p15,test,", ",p15,train,"))
+    with pytest.raises(InputError, match="splits of the manifest differ"):
+        check()
+    check(accept=True)
+    check()  # what was accepted is now the run's own
+    assert len(json.loads((run / "data.json").read_text())["changes"]) == 1
+
+
+def test_resume_compares_the_data_and_hashes_them_once(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read, file_hash = [0], hashes.file_hash
+
+    def counted(path: Path) -> str:
+        num_read[0] += 1
+        return file_hash(path)
+
+    monkeypatch.setattr(hashes, "file_hash", counted)
+    monkeypatch.setattr(hashes, "MARGIN_NS", 0)
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "hashes.jsonl").unlink()
+    train(None, run, resume=True)
+    assert num_read == [32]
+    config = load_config(run / "config.yaml")
+    check_data(open_manifest(config), config, run, accept=False)
+    assert num_read == [32]
+    kept = json.loads((run / "data.json").read_text())
+    assert kept["manifest_hash"] == load_manifest(data / "manifest.csv").content_hash()
+    (run / "data.json").write_text(json.dumps(kept | {"files": {}}))
+    with pytest.raises(InputError, match="--accept-changed-data"):
+        train(None, run, resume=True)
+
+
+def test_a_saved_state_runs_no_code_and_has_a_checksum(whole: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = tmp_path / "state.pt"
+    state = torch.load(whole / "checkpoints/last/state.pt", weights_only=True)
+    torch.save({**state, "evil": Evil()}, path)
+    with pytest.raises(InputError, match="would run code"):
+        load_state(path)
+    path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(InputError):
+        load_state(path)
+    assert not (tmp_path / "ran").exists()
+    name = next(name for name, value in state["parts"]["module"].items() if value.is_floating_point())
+    state["parts"]["module"][name].view(-1)[0] += 1
+    torch.save(state, path)
+    with pytest.raises(InputError, match="checksum"):
+        load_state(path)
+    torch.save({"format": "medvl-state/1", "progress": {}}, path)
+    with pytest.raises(InputError, match="medvl-state/1"):
+        load_state(path)
+    content = (whole / "checkpoints/last/state.pt").read_bytes()
+    for cut in (0, 100, len(content) // 2, len(content) - 30):
+        path.write_bytes(content[:cut])
+        with pytest.raises(InputError):
+            load_state(path)
+
+
+def test_a_full_disk_leaves_the_last_state(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / "checkpoints/last/state.pt"
+    progress, parts, _ = load_state(path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            loop.save_state(path, progress, parts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["state.pt"]
+
+
+def test_one_process_a_run(whole: Path, data: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    program = "import sys; from pathlib import Path; from medvl.core.files import alone\n"
+    program += "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(run / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is at this run"):
+            train(None, run, resume=True)
+        other.kill()
+    train(None, run, resume=True)
+
+
+def test_a_start_that_fails_leaves_nothing_in_the_way(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = load_config(data / "recipe.yaml", [*FEW, "text.encoder=minilm"]), tmp_path / "run"
+    train(config, run, dry_run=True)
+    assert not run.exists()
+
+    def killed(*args: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(run_module, "describe_data", killed)
+    with pytest.raises(Killed):
+        train(config, run)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("names", ["cache/x", "cache/x config.yaml", "config.yaml data.json tb/x metrics.jsonl .lock"])
+def test_what_a_killed_start_left_is_taken_over(data: Path, tmp_path: Path, names: str) -> None:
+    config, run = load_config(data / "recipe.yaml", FEW), tmp_path / "run"
+    for name in names.split():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("")
+    if "config.yaml" in names:
+        run_module.save_config(config, run / "config.yaml")
+    assert open_run(config, run, False, False) == config
+    with alone_in(run, resume=False):
+        assert {path.name for path in run.iterdir()} <= {"cache", ".lock"}
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="the run folder exists"):
+        open_run(config, run, False, False)
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["nan", "integer", "nan in text"])
+def test_a_model_of_broken_weights_is_refused(whole: Path, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(whole / "model", tmp_path / "model"))
+    card = json.loads((folder / "card.json").read_text())
+    del card["files"]  # as older versions wrote it
+    (folder / "card.json").write_text(json.dumps(card))
+    path = folder / ("text/encoder.safetensors" if kind == "nan in text" else "model.safetensors")
+    weights = load_file(path)
+    name = next(name for name, value in weights.items() if value.is_floating_point() and value.ndim > 1)
+    weights[name] = weights[name].int() if kind == "integer" else weights[name] * float("nan")
+    save_file(weights, path)
+    with pytest.raises(InputError, match=r"floating|finite"):
+        load_model(folder)
+
+
+def test_parts_of_two_models_are_refused(whole: Path, data: Path, tmp_path: Path) -> None:
+    other = train(load_config(data / "recipe.yaml", ["train.max_steps=1", "train.seed=5"]), tmp_path / "other")
+    for name in ("text", "model.safetensors"):
+        folder = Path(shutil.copytree(whole / "model", tmp_path / name))
+        if name == "text":
+            shutil.rmtree(folder / name)
+            shutil.copytree(other / "model" / name, folder / name)
+        else:
+            shutil.copy(other / "model" / name, folder / name)
+        with pytest.raises(InputError, match=name):
+            load_model(folder)
+
+
+def test_ctrl_c_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom medvl.tasks.segment import SegmentTask\nfrom medvl.cli import main\n"
+        "original, calls = SegmentTask.training_step, [0]\n"
+        "def step(self, *args):\n"
+        "    calls[0] += 1\n"
+        "    if calls[0] == 5: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return original(self, *args)\n"
+        "SegmentTask.training_step = step\nmain()\n"
+    )
+    run = tmp_path / "a run"
+    command = [sys.executable, "-c", program, "train", str(data / "recipe.yaml"), "--out", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert f"medvl train --resume --out '{run}'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.soak
+def test_twenty_kills_give_the_same_bits(whole: Path, data: Path, tmp_path: Path) -> None:
+    """SIGKILL, at random moments and at chosen ones, the final window among them; each run is resumed to its end."""
+    chosen = [
+        "save = loop.save_state\ndef killed(path, progress, parts):\n    save(path, progress, parts)\n"
+        f"    if progress.step == {step} and progress.num_saves == {number}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "loop.save_state = killed\n"
+        for step, number in ((1, 1), (2, 2), (2, 3), (3, 4), (3, 5))
+    ]
+    chosen += [
+        "validate = loop.validate\ndef killed(*args):\n    values = validate(*args)\n"
+        "    if not hasattr(loop, 'seen'): loop.seen = True; return values\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\nloop.validate = killed\n",
+        "def killed(*args, **more): os.kill(os.getpid(), signal.SIGKILL)\nrun_module.shutil.copytree = killed\n",
+    ]
+    chosen += [
+        "from medvl.core import files\nreplace, count = os.replace, [0]\n"
+        "def killed(a, b):\n"
+        "    count[0] += str(b).endswith(('best', 'model', '.older'))\n"
+        f"    if count[0] == {number}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    replace(a, b)\nfiles.os.replace = killed\n"
+        for number in (1, 2, 3)
+    ]
+    random, num_killed = Random(0), 0
+    for number in range(20):
+        run = tmp_path / str(number)
+        patch = chosen[number] if number < len(chosen) else ""
+        program = f"{KILL}{patch}from medvl.cli import main\nmain()\n"
+        words = ["train", str(data / "recipe.yaml"), *FEW, "train.save_every_s=0.000001", "--out", str(run)]
+        process = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.DEVNULL)
+        if not patch:  # at any moment from its first write to its end
+            while not (run / "tb").exists() and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(random.uniform(0, 1.0))
+            process.kill()
+        num_killed += process.wait() == -signal.SIGKILL
+        if (run / "checkpoints/last/state.pt").is_file():
+            train(None, run, resume=True)
+        else:
+            train(load_config(data / "recipe.yaml", [*FEW, "train.save_every_s=0.000001"]), run)
+        assert model_bytes(run) == model_bytes(whole), number
+        assert validations(run) == validations(whole), number
+        assert not [path for path in run.rglob(".*") if path.name != ".lock"], number
+    print(f"{num_killed} of 20 were killed")
+    assert num_killed >= len(chosen)
