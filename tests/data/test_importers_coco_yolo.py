@@ -158,15 +158,20 @@ def test_coco_objects_without_an_area_are_left_out(coco: Path, tmp_path: Path) -
         {"id": 33, "image_id": 2, "category_id": 7, "segmentation": [2, 3, 6, 3, 6, 5, 2, 5]},  # no bbox, no nesting
         annotation(34, 2, 7, [0, 0, 0, 0], [[[1, 6], [3, 6], [3, 8], [1, 8]], [4, 4, 5, 5]]),
         annotation(35, 2, 7, [0, 0, 9, 2], [[7, 1, 9, 1, 9, 3, 7, 3]]),  # not the box of its outline
+        annotation(36, 2, 7, [1, 1, 3, 3], [[1, 1, 4, 4]]),  # two points: neither it nor its box counts
+        annotation(37, 2, 7, [1, 1, 3, 3], {"size": [8, 10], "counts": [80]}),
+        annotation(38, 1, 9, [1, 1, 3, 3], [[]]),  # only a box
     ]
     path.write_text(json.dumps(data))
     result = import_coco(coco, tmp_path / "out" / "m.csv")
     counts = result.counts
-    assert (counts["objects_left_out"], counts["polygons_left_out"]) == (3, 3)
+    assert (counts["objects_left_out"], counts["polygons_left_out"]) == (5, 5)
     assert (counts["boxes_from_outlines"], counts["boxes_unlike_outlines"]) == (2, 1)
     records = loaded(result.manifest)
     third = records["2"]
     assert third.masks["pleural effusion"] is None  # neither absent nor outlined
+    assert third.labels == ("nodule",) and third.extra["labels_unknown"] == "pleural effusion"
+    assert records["1"].boxes[-1] == Box("pleural effusion", 1, 1, 4, 4)
     nodules = area(slice(3, 5), slice(2, 6)) | area(slice(6, 8), slice(1, 3)) | area(slice(1, 3), slice(7, 9))
     assert (mask_of(third, "nodule") == nodules).all()
     assert third.boxes == (Box("nodule", 2, 3, 6, 5), Box("nodule", 1, 6, 3, 8), Box("nodule", 0, 0, 9, 2))

@@ -93,6 +93,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     rows, columns = np.mgrid[:12, :16]
     assert (mask_of(second, "disc") == ((rows + 0.5 - 6) ** 2 + (columns + 0.5 - 8) ** 2 <= 16)).all()
     assert all(second.masks[name] is None for name in ("nodule", "device", "clip"))  # there, but not outlined
+    assert set(second.extra["labels_unknown"].split("|")) >= {"nodule", "device", "clip"}
     counts = {name: number for name, number in result.counts.items() if name.startswith("left_out")}
     assert counts == {"left_out_point": 1, "left_out_line": 1, "left_out_no_area": 1, "left_out_ignored": 1}
 

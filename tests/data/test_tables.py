@@ -66,7 +66,34 @@ def csv_manifest(folder: Path, text: str | bytes, name: str = "m.csv") -> Path:
 # Words for nothing
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "None", "N/A", "n/a", "NA", "NULL", "null", "-", "<NA>", "\u200b", "—"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "nan",
+        "NaN",
+        "None",
+        "N/A",
+        "n/a",
+        "NA",
+        "NULL",
+        "null",
+        "-",
+        "<NA>",
+        "\u200b",
+        "—",
+        "na",
+        "NIL",
+        "n.a.",
+        "(null)",
+        "\\N",
+        "#REF!",
+        "#DIV/0!",
+        ".",
+        "?",
+        "''",
+        "[]",
+    ],
+)
 def test_words_for_nothing_are_no_text_no_label_no_patient(folder: Path, word: str) -> None:
     path = folder / "m.jsonl"
     row = {"id": "a", "image": "images/001.png", "text": word, "labels": f"x|{word}", "patient": word}
@@ -78,9 +105,12 @@ def test_words_for_nothing_are_no_text_no_label_no_patient(folder: Path, word: s
     ]
     for column in ("text", "labels", "patient"):
         assert len([text for text in manifest.warnings if f"column {column}: 2 cells" in text]) == 1
+    assert len(manifest.warnings) == 4  # one a column, and that no patient is known
 
 
-@pytest.mark.parametrize("word", ["NA12", "nana", "none seen", "na", "nat", "Null-point", "-1", "N/A?", "none-1"])
+@pytest.mark.parametrize(
+    "word", ["NA12", "nana", "none seen", "+", "nat", "1", "左", "Null-point", "-1", "N/A?", "none-1"]
+)
 def test_real_values_stay(word: str) -> None:
     assert not is_missing(word)
 
@@ -92,6 +122,9 @@ def test_none_of_a_mask_is_absence_and_nan_is_not_annotated(folder: Path) -> Non
     assert masks[0] is not None and masks[0].path is None and masks[1] is None
     assert [record.labels_absent for record in manifest.records] == [True, False, False]
     assert any("'None'" in text and "mask" in text for text in manifest.warnings)
+    assert not any("0 cells" in text for text in manifest.warnings)
+    manifest = load_manifest(csv_manifest(folder, "id,image,mask\na,images/001.png,none\n"))
+    assert not any("cells" in text for text in manifest.warnings)
 
 
 # CSV
@@ -167,6 +200,7 @@ def test_jsonl(folder: Path) -> None:
         (123456789, "000-00-0000", "123-45-6789"), (7, "General", "7"), (7, "0", "7"), (7, "0.00", "7"),
         (1234567, "#,##0", "1234567"), (7, "@", "7"), (7, "000;-000", "007"), (-7, "000", "-7"), (0, "00", "00"),
         (7, '00" mm"', "07 mm"), (7, "#", "7"), (7, "0%", "7"),
+        (7, "0_);(0)", "7"), (7, "000_)", "007"), (7, "[Red]000", "007"), (7, '"P_"000', "P_007"), (5, "_-* 0_-", "5"),
     ],
 )  # fmt: skip
 def test_whole_numbers_as_a_spreadsheet_shows_them(value: int, number_format: str, shown: str) -> None:
@@ -302,11 +336,11 @@ def test_backslashes_capitals_and_absolute_paths(folder: Path) -> None:
     (folder / "out").mkdir()
     _, moved = moved_rows(manifest, folder / "out" / "m.csv")
     assert [row["image"] for row in moved] == [f"../images/00{i}.png" for i in (1, 2, 3)]
-    text = "id,image\na,C:\\films\\images\\001.png\nb,\\\\server\\x\\002.png\n"
+    text = "id,image\na,C:\\films\\images\\001.png\nb,\\\\server\\x\\002.png\nc,file:///D:/films/003.png\n"
     with pytest.raises(InputError) as caught:
         load_manifest(csv_manifest(folder, text))
     (fault,) = caught.value.faults
-    assert "2 paths" in fault.what and fault.remedy is not None and "images/001.png" in fault.remedy
+    assert "3 paths" in fault.what and fault.remedy is not None and "images/001.png" in fault.remedy
 
 
 def test_two_files_of_the_same_letters_are_not_chosen_between(folder: Path) -> None:

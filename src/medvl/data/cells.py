@@ -10,16 +10,24 @@ from typing import Any
 Grid = Iterator[tuple[int, list[str]]]  # (line, cells), the header among them
 
 # Whole cells only, in capitals or not: pandas, R, SPSS, SQL and spreadsheets write them. "NA12" is a name.
-_MISSING = {"nan", "none", "n/a", "#n/a", "<na>", "null", "-", "--", "–", "—"}
-_MISSING_AS_WRITTEN = {"NA", "NaT"}  # in small letters they are words
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
+_MISSING = set(
+    "nan none n/a #n/a <na> na n.a. n.a null nil (null) (none) \\n none. -nan nan. 1.#qnan 1.#ind "
+    "#value! #ref! #div/0! #name? #num! #null!".split()
+)
+_MISSING_AS_WRITTEN = {"NaT"}  # in small letters it is a word
+_LONGEST = 8
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell that is not empty says that there is nothing: nan, None, N/A, NULL, "-", invisible signs."""
-    if not cell or len(cell) > 8:
+    """Whether a cell that is not empty says that there is nothing: nan, None, N/A, NULL, #REF!, "-", "?", "[]".
+
+    Of a few signs without any letter or digit only "+" says something.
+    """
+    if not cell or len(cell) > _LONGEST:
         return False
-    return cell in _MISSING_AS_WRITTEN or cell.lower() in _MISSING or not cell.strip(_INVISIBLE + " ")
+    if cell in _MISSING_AS_WRITTEN or cell.lower() in _MISSING:
+        return True
+    return "+" not in cell and not any(c.isalnum() for c in cell)
 
 
 def cell_text(value: Any) -> str:

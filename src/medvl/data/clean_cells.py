@@ -22,7 +22,7 @@ class CleanCells:
 
     def __init__(self, kinds: Mapping[str, CellKind]) -> None:
         self._kinds = kinds
-        self._missing: Counter[tuple[str, str]] = Counter()
+        self._missing: dict[str, Counter[str]] = {}  # column -> word -> cells
         self._capital: Counter[str] = Counter()
         self._rounded: Counter[str] = Counter()
 
@@ -45,9 +45,12 @@ class CleanCells:
     def notes(self) -> list[str]:
         """One line for each column and kind, with the count."""
         notes = []
-        for (name, word), count in self._missing.items():
-            shown = repr(word) if word.isprintable() else "invisible characters"
-            notes.append(f"column {name}: {count} cells are {shown}, read as empty")
+        for name, words in self._missing.items():
+            shown = ", ".join(f"{_shown(word)} ({count})" for word, count in words.most_common(_MOST_SHOWN))
+            more = ", ..." if len(words) > _MOST_SHOWN else ""
+            notes.append(
+                f"column {name}: {words.total()} cells say that there is nothing, read as empty: {shown}{more}"
+            )
         for name, count in self._capital.items():
             what = f"{count} cells are 'None', read as {ABSENT}: looked for and absent"
             notes.append(f"column {name}: {what}; leave a cell empty where nobody looked")
@@ -58,11 +61,19 @@ class CleanCells:
 
     def _is_missing(self, name: str, kind: CellKind, cell: str) -> bool:
         if kind == "absence" and cell.lower() == ABSENT:
-            self._capital[name] += cell == "None"  # what Python writes where there is nothing
+            if cell == "None":  # what Python writes where there is nothing
+                self._capital[name] += 1
             return False
         if kind == "list" and cell.lower() == ABSENT and cell != "None":
             return False
         if kind != "key" and is_missing(cell):
-            self._missing[name, cell] += 1
+            self._missing.setdefault(name, Counter())[cell] += 1
             return True
         return False
+
+
+_MOST_SHOWN = 5
+
+
+def _shown(word: str) -> str:
+    return repr(word) if word.isprintable() and word.strip() else "invisible characters"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medvl.errors import Fault
 
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|file:/", re.IGNORECASE)
 
 
 class PathFinder:
@@ -54,7 +54,7 @@ class PathFinder:
         parts = re.split(r"[\\/]+", first)
         tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
         near = next((tail for tail in tails if (self._folder / tail).exists()), None)
-        what = f"{len(self._absolute)} paths are absolute paths of Windows, e.g. {first}"
+        what = f"{len(self._absolute)} paths are absolute paths of Windows or URLs of files, e.g. {first}"
         remedy = f"{near} is there: write it so" if near else "copy the files beside it and write e.g. images/a.png"
         return [Fault(what, self._manifest, expected="paths relative to the manifest", remedy=remedy)]
 

@@ -286,7 +286,8 @@ def formatted(value: int, number_format: str) -> str:
 
     Other formats (General, 0.00, #,##0, dates) change nothing: what counts is the number.
     """
-    pieces = re.findall(r'"[^"]*"|\\.|[0#]|[^0#]', number_format.partition(";")[0])
+    pieces = re.findall(r'"[^"]*"|\\.|[_*].|\[[^\]]*\]|[0#]|[^0#]', number_format.partition(";")[0])
+    pieces = [piece for piece in pieces if len(piece) == 1 or piece[0] not in "_*["]  # blanks, fillings, colours
     places = [i for i, piece in enumerate(pieces) if piece in ("0", "#")]
     fixed = [piece for piece in pieces if piece not in ("0", "#")]
     plain = all(len(piece) > 1 or piece in "-/()_: " for piece in fixed)

@@ -7,7 +7,8 @@ its JSON, in FOLDER, FOLDER/images, in the sub-folder (also of images/) that the
 anywhere below by the end of its path.
 `segmentation` is a list of polygons (x, y, x, y, ...), or {"size", "counts"} of run lengths (`rle.coco_counts`);
 iscrowd objects give masks and no box. Every image is taken to be searched for every category, as COCO is. What has no
-area (polygons on a line, boxes of no width) is left out and counted; a box that is absent is made from the outline.
+area (polygons on a line with their boxes, boxes of no width) is left out and counted; a box that is absent is made from
+the outline.
 Source: cocodataset.org, "Data format". Whole files of COCO were never met.
 
 A JSON is read whole; masks are painted one at a time.
@@ -140,7 +141,8 @@ def read_instances(
             objects = by_image.setdefault(item["image_id"], Objects())
             label, crowd = names[item["category_id"]], bool(item.get("iscrowd"))
             shapes = _shapes(item.get("segmentation"), counts)
-            box = None if crowd and shapes else _box(item.get("bbox"), shapes, counts)
+            is_flat = not shapes and any(item.get("segmentation") or ())  # drawn on a line: its box is no object's
+            box = None if (crowd and shapes) or is_flat else _box(item.get("bbox"), shapes, counts)
             if not shapes and box is None:
                 counts["objects_left_out"] += 1
                 objects.left_out.append(label)
@@ -212,6 +214,8 @@ def _shapes(segmentation: Any, counts: Counter[str]) -> tuple[Outline, ...]:
     shapes = []
     for part in parts:
         numbers = [number for pair in part for number in (pair if isinstance(pair, list) else [pair])]
+        if not numbers:
+            continue  # [[]]: only a box
         if len(numbers) % 2:
             raise InputError(f"a polygon of {len(numbers)} numbers", expected="x, y of at least three points")
         shape = polygon([float(number) for number in numbers])

@@ -44,7 +44,7 @@ def case_of(
 
     Args:
         left_out: categories of objects that have neither an area nor a box; a category of such objects alone is not
-            annotated, for it is not absent.
+            annotated, for it is not absent: nothing is known of its label.
 
     A category without an object is absent (an empty mask); one of whose objects only the box is known has no mask: the
     box is no outline.
@@ -60,8 +60,18 @@ def case_of(
         }
     boxes = [boxed(instance.label, instance.box) for instance in instances if instance.box is not None]
     labels = tuple(label for label in categories if any(instance.label == label for instance in instances))
-    none = not instances and not left_out
-    return Case(ident, image, split, masks=masks, boxes=boxes, boxes_absent=none, labels=labels, size=size)
+    unknown = tuple(dict.fromkeys(label for label in left_out if label not in labels))
+    return Case(
+        ident,
+        image,
+        split,
+        masks=masks,
+        boxes=boxes,
+        boxes_absent=not instances and not left_out,
+        labels=labels,
+        labels_unknown=unknown,
+        size=size,
+    )
 
 
 def counted(instances: Sequence[Instance]) -> Counter[str]:

@@ -84,6 +84,7 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
             left_out=objects.left_out,
         )  # fmt: skip
         case.labels = tuple(dict.fromkeys((*(case.labels or ()), *flagged)))
+        case.labels_unknown = tuple(label for label in case.labels_unknown if label not in case.labels)
         cases.append(case)
     warnings = []
     left_out = {name.removeprefix("left_out_"): n for name, n in counts.items() if name.startswith("left_out_") and n}
