@@ -208,9 +208,9 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
     found = json.loads(cli("ground", discs / "run", tmp_path / "set", "--out", tmp_path / "all", *words, "all"))
     flat, volume = sorted(found["phrases"], key=lambda row: row["id"])
     assert flat["id"] == "30" and volume["mask"].endswith("v__upper-opacity.nii.gz")
-    one = json.loads(
-        cli("ground", discs / "run", tmp_path / "set" / "v.nii.gz", "--out", tmp_path / "one", *words, 2)
-    )["phrases"][0]
+    one = json.loads(cli("ground", discs / "run", tmp_path / "set" / "v.nii.gz", "--out", tmp_path / "one", *words, 2))[
+        "phrases"
+    ][0]
     mask = np.asarray(Image.open(one["mask"])) > 0
     assert (read_mask(volume["mask"], slice_index=2) == mask).all() and volume["slice"] in (0, 2)
     assert nibabel.load(volume["mask"]).shape == values.shape

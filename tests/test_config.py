@@ -137,6 +137,7 @@ def test_the_border_of_older_configurations_is_that_of_the_data(capsys: pytest.C
     with pytest.raises(InputError):
         make_config({"data": {"augment": {"border": "zero"}, "border": "edge"}})
 
+
 # Of each: a value that is accepted, and values that are none.
 RANGES = {
     "train.lr": (0, -1, "inf", "nan", "1e400", True, "2024-99-99", [1]),

@@ -322,4 +322,3 @@ _CARD_LINES = (
     "model", "text_encoder", "context", "parameters", "classes", "laterality", "seed", "manifest_hash", "versions",
 )  # fmt: skip
 _CARD_METRICS = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
-

@@ -41,9 +41,7 @@ def published_table(name: str) -> PublishedTable:
         )
     table = raw["tables"][name]
     num = len(table["of"])
-    rows = {
-        method: tuple(_cell(cell, num) for cell in cells) for method, cells in table["rows"].items()
-    }
+    rows = {method: tuple(_cell(cell, num) for cell in cells) for method, cells in table["rows"].items()}
     return PublishedTable(name, table["title"], raw["source"], tuple(table["of"]), tuple(table["columns"]), rows)
 
 

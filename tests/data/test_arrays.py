@@ -71,10 +71,10 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
     save(tmp_path / "words.npy", np.array([["a", "b"]]))
     save(tmp_path / "line.npy", np.arange(5))
-    save(tmp_path / "nan.npy", np.array([[0, np.nan]]))
+    save(tmp_path / "infinite.npy", np.array([[0, np.inf]]))
     (tmp_path / "text.npy").write_text("id,image\n")
     (tmp_path / "cut.npy").write_bytes(save(tmp_path / "whole.npy", GREY).read_bytes()[:-3])
-    for name in ("objects", "words", "line", "nan", "text", "cut"):
+    for name in ("objects", "words", "line", "infinite", "text", "cut"):
         with pytest.raises(InputError) as caught:
             read_image(tmp_path / f"{name}.npy")
         assert caught.value.faults[0].file == tmp_path / f"{name}.npy" and caught.value.faults[0].expected

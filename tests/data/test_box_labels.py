@@ -169,9 +169,7 @@ def test_the_fixed_guess_is_the_median_of_the_training_boxes(folder: Path) -> No
 
 def test_fitted_anchors(folder: Path) -> None:
     sizes = [(w, h) for w in (4, 10, 30) for h in (3, 8, 18)]
-    cells = {
-        f"{'abcd'[i]}": "|".join(f"x 0 0 {w + 0.1 * i:g} {h + 0.1 * i:g}" for w, h in sizes) for i in range(3)
-    }
+    cells = {f"{'abcd'[i]}": "|".join(f"x 0 0 {w + 0.1 * i:g} {h + 0.1 * i:g}" for w, h in sizes) for i in range(3)}
     labels = box_labels(manifest_of(folder, **cells).records, ("x",), config_of())
     config = config_of(data={"image_size": [40, 40]})
     found = fit_anchors(labels, config)

@@ -160,8 +160,6 @@ def test_shuffling_gives_every_record_another_patients_context() -> None:
         add_context(manifest_of(cells), DataConfig(context_shuffle=True), 0, needed=True)
 
 
-
-
 @pytest.mark.shared
 def test_the_variables_of_real_tables(shared_data: Path) -> None:
     manifest = load_manifest(shared_data / "hannover-cxr" / "manifest.csv", check_files=False)

@@ -170,6 +170,11 @@ def test_tags_that_are_no_numbers_make_no_image(tmp_path: Path, tags: dict[str, 
     assert fault.file == path and "not finite" in fault.what and "RescaleSlope" in str(fault.expected)
 
 
+@pytest.mark.parametrize("tags", [{"RescaleSlope": "1e-30"}, {"WindowCenter": "0", "WindowWidth": "1e-30"}])
+def test_absurdly_small_factors_are_refused(tmp_path: Path, tags: dict[str, str]) -> None:
+    assert "absurdly small" in fault_of(read_image, write(tmp_path / "a.dcm", RAMP, **tags)).what
+
+
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     inverse = {"PhotometricInterpretation": "MONOCHROME1"}
     np.testing.assert_allclose(read(write(tmp_path / "a.dcm", RAMP, **inverse)).pixels, 1 - RAMP / 200, atol=1e-6)

@@ -151,7 +151,23 @@ def test_floating_point_tiff(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "wide.tif: floating-point pixels below 0 or above 1 are scaled" in capsys.readouterr().err
     np.testing.assert_allclose(read(wide, window=(100, 800)).pixels, [[0.25, 0.375, 0.75]], atol=1e-7)
     bad = save(tmp_path / "bad.tif", np.array([[np.nan, np.inf, 0]], np.float32))
-    assert "2 pixels are not finite" in fault_of(read_image, bad).what
+    assert "1 pixels are not finite" in fault_of(read_image, bad).what
+
+
+def test_nan_is_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.array([[np.nan, 0, 100], [400, np.nan, 200]], np.float32)
+    np.save(tmp_path / "a.npy", values)
+    for path in (save(tmp_path / "a.tif", values), tmp_path / "a.npy"):
+        assert read(path).pixels.tolist() == [[0, 0, 0.25], [1, 0, 0.5]]
+    assert "NaN in the image is read as background" in capsys.readouterr().err
+    np.save(tmp_path / "nothing.npy", np.full((2, 2), np.nan))
+    assert "4 pixels are not finite" in fault_of(read_image, tmp_path / "nothing.npy").what
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (10, 200, 50)])
+def test_one_colour_is_blank(tmp_path: Path, colour: tuple[int, int, int], capsys: pytest.CaptureFixture[str]) -> None:
+    read_image(save(tmp_path / f"{colour[0]}.png", np.full((4, 5, 3), colour, np.uint8)))
+    assert "a blank image" in capsys.readouterr().err
 
 
 def test_window_is_in_the_values_of_the_file(tmp_path: Path) -> None:

@@ -229,11 +229,24 @@ def test_empty_jpeg(tmp_path: Path, largest: int) -> None:
 def test_labels_in_jpeg(tmp_path: Path) -> None:
     labels = np.where(DISC, 85, np.where(SQUARE, 200, 0)).astype(np.uint8)
     path = save(tmp_path / "a.jpg", labels, quality=90)
-    assert "label map stored as JPEG" in fault_of(read_mask, path).what
+    assert "areas near 0, 85, 200" in fault_of(read_mask, path).what
     assert (read_mask(path, (85,)) != DISC).mean() < 0.02 and (read_mask(path, (200,)) != SQUARE).mean() < 0.01
     swapped = save(tmp_path / "b.jpg", np.where(DISC, 100, np.where(SQUARE, 200, 0)).astype(np.uint8), quality=90)
-    assert "label map stored as JPEG" in fault_of(read_mask, swapped).what  # the larger label in the middle
+    assert "areas near 0, 100, 200" in fault_of(read_mask, swapped).what  # the larger label in the middle
     assert "blurs them" in fault_of(read_mask, path, (1, 2)).what
+    png = save(tmp_path / "c.png", np.asarray(PILImage.open(path)))  # no less blurred for that
+    assert "areas near 0, 85, 200" in fault_of(read_mask, png).what
+    assert (read_mask(png, (200,)) != SQUARE).mean() < 0.01
+
+
+def test_dark_mask_in_jpeg(tmp_path: Path) -> None:
+    """The edges of a JPEG reach beyond the value of its area: half of that value counts."""
+    mask = (Y > 10) & (X < 40)
+    assert (read_mask(save(tmp_path / "a.jpg", np.uint8(40) * mask, quality=75)) == mask).mean() > 0.99
+    ring = np.where(DISC, 100, 0) + 155 * ((Y - 20) ** 2 + (X - 25) ** 2 < 30)
+    fault_of(read_mask, save(tmp_path / "b.jpg", ring.astype(np.uint8), quality=90))
+    specks = np.where(np.random.default_rng(0).random((48, 64)) < 0.1, 12, 0).astype(np.uint8)
+    assert "neither one label nor empty" in fault_of(read_mask, save(tmp_path / "c.jpg", specks, quality=95)).what
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
@@ -299,13 +312,21 @@ def test_colours_with_soft_edges(tmp_path: Path) -> None:
 def test_masks_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3)).astype(np.uint8)
     assert "several colours" in fault_of(read_mask, save(tmp_path / "a.png", noise)).what
-    for value, what in ((np.nan, "no finite number"), (np.inf, "no finite number"), (-1, "negative values")):
+    for value, what in ((np.inf, "no finite number"), (-1, "negative values")):
         path = save(tmp_path / "f.tif", np.array([[0, value, value]], np.float32))
         for function in (read_mask, read_labels):
             assert what in fault_of(function, path).what
     assert "not whole numbers" in fault_of(read_labels, save(tmp_path / "f.tif", np.array([[0, 0.5]], np.float32))).what
     path = save(tmp_path / "i.tif", np.array([[0, -5, 3]], np.int32))
     assert "down to -5" in fault_of(read_mask, path).what
+
+
+def test_nan_is_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.array([[0, 2, np.nan]], np.float32)
+    np.save(tmp_path / "a.npy", values)
+    for path in (save(tmp_path / "a.tif", values), tmp_path / "a.npy"):
+        assert read_mask(path).tolist() == [[False, True, False]] and read_labels(path).tolist() == [[0, 2, 0]]
+    assert "NaN in a mask is read as background" in capsys.readouterr().err
 
 
 def test_slices_are_read_as_their_volume_says(tmp_path: Path) -> None:

@@ -191,9 +191,7 @@ def test_a_model_that_knows_scores_one_and_its_controls_do_not(films: Path) -> N
     assert float(everything["recall"]) == 1 and float(everything["iou"]) == pytest.approx(share)
 
 
-def test_each_half_of_val_is_scored_at_the_threshold_of_the_other(
-    films: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_half_of_val_is_scored_at_the_threshold_of_the_other(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The maps of one half are high, those of the other low: at the other's threshold one half is all, one nothing."""
     half = patient_halves([f"p{i}" for i in range(8)], 0)
 

@@ -100,9 +100,7 @@ def test_a_volume_without_a_choice_is_refused_and_one_slice_is_scored(volumes: P
     assert int(rows[0][0]["true_px"]) in (0, 16) and int(rows[1][0]["true_px"]) == 48
 
 
-def test_a_model_and_the_volumes_that_it_writes_score_alike(
-    volumes: Path, tiny_recipe: Path, tmp_path: Path
-) -> None:
+def test_a_model_and_the_volumes_that_it_writes_score_alike(volumes: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     run = train(load_config(tiny_recipe, ["train.max_steps=2"]), tmp_path / "run")
     level = float(np.median(Predictor.load(run).set_image(np.full((9, 8), 90, np.uint8)).segment("a text").probs))
     predict_files(run, [volumes / "m.csv"], [], tmp_path / "masks", choice="all", threshold=level)

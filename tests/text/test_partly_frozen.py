@@ -31,7 +31,12 @@ def make_model(kind: str) -> Any:
     if kind == "DistilBert":
         return hf.DistilBertModel(
             hf.DistilBertConfig(
-                vocab_size=len(WORDS), dim=16, n_layers=3, n_heads=2, hidden_dim=32, max_position_embeddings=24,
+                vocab_size=len(WORDS),
+                dim=16,
+                n_layers=3,
+                n_heads=2,
+                hidden_dim=32,
+                max_position_embeddings=24,
                 dropout=0.3,
             )
         )

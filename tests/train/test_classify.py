@@ -348,7 +348,6 @@ def test_the_loss_of_what_ranks_repeat_is_not_counted(films: Path) -> None:
     assert float(part["loss_sum"]) == pytest.approx(float(rest["loss_sum"]), rel=1e-5)
 
 
-
 @pytest.mark.parametrize("size", ["nano", "resnet18"])
 def test_it_starts_from_another_programs_weights(films: Path, tmp_path: Path, size: str) -> None:
     source = ImageClassifier(size, in_channels=1).encoder

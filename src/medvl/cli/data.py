@@ -136,9 +136,7 @@ def audit(
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="column that holds the text [text]")] = None,
     classes: Annotated[str | None, typer.Option(help="mask_NAME columns to look at, with commas between")] = None,
-    empty_means_absent: Annotated[
-        str | None, typer.Option(help="classes whose empty cell is an empty mask")
-    ] = None,
+    empty_means_absent: Annotated[str | None, typer.Option(help="classes whose empty cell is an empty mask")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="also count the texts longer than this")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print audit.json")] = False,
     out: Annotated[Path | None, typer.Option(help="write audit.json here")] = None,

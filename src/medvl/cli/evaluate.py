@@ -39,9 +39,7 @@ def evaluate(
     empty_mask: Annotated[EmptyMask, typer.Option(help="score of a case whose two masks are empty")] = EmptyMask.one,
     group_by: Annotated[list[str] | None, typer.Option(help="manifest column to tabulate by; repeat for more")] = None,
     text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
-    slices: Annotated[
-        str | None, typer.Option("--slice", help=f"{SLICE_HELP} (a case is then a whole volume)")
-    ] = None,
+    slices: Annotated[str | None, typer.Option("--slice", help=f"{SLICE_HELP} (a case is then a whole volume)")] = None,
     surface: Annotated[bool, typer.Option("--surface/--no-surface", help="compute HD95 and ASSD")] = True,
     probe: Annotated[bool, typer.Option("--probe", help="also ask with untrue texts: probe.json")] = False,
     probe_rows: Annotated[int | None, typer.Option(help="probe so many rows at most, a seeded choice")] = None,

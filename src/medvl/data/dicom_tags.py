@@ -25,6 +25,7 @@ GROUPS = {
     "PatientOrientation": "PatientOrientationInFrameSequence",
 }
 LARGEST = 1e12  # of a rescaling or window; beyond it the pixels of any detector are one value
+FACTORS = ("RescaleSlope", "WindowWidth")
 COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
@@ -83,14 +84,15 @@ class Tags:
         """A number that pixels are computed with; None where it is absent.
 
         Raises:
-            InputError: it is not finite, or absurdly large.
+            InputError: it is not finite or absurdly large, or it is a factor and absurdly small.
         """
         numbers = self.numbers(name)
         if not numbers:
             return None
-        if not math.isfinite(numbers[0]) or abs(numbers[0]) > LARGEST:
+        small = name in FACTORS and 0 < abs(numbers[0]) < 1 / LARGEST
+        if not math.isfinite(numbers[0]) or abs(numbers[0]) > LARGEST or small:
             raise InputError(
-                f"a {name} that is not finite or absurdly large",
+                f"a {name} that is {'absurdly small' if small else 'not finite or absurdly large'}",
                 file=self.path,
                 expected="numbers in RescaleSlope, RescaleIntercept, WindowCenter and WindowWidth",
                 remedy="correct these tags, or export it again",

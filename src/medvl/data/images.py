@@ -28,6 +28,7 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 # by which a file claims to be an image
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *ARRAY_SUFFIXES, ".dcm", ".dicom")
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+LARGEST = 1e30  # of a pixel; beyond it differences leave the range of the numbers
 HEAD = 400  # bytes that tell the formats apart
 PERCENTILES = (0.5, 99.5)  # that become 0 and 1, of numbers without a range of their own
 
@@ -86,7 +87,8 @@ def read_image(
     """Read one image of any supported format.
 
     Integers are scaled by the full range of their type, so that two files of one type stay comparable; DICOM is shown
-    through its own window, volumes by percentiles, unless `window` (centre, width) is given.
+    through its own window, volumes by percentiles, unless `window` (centre, width) is given. NaN is background: it
+    takes no part in a range and is shown as 0, with a warning.
 
     Args:
         slice_index: slice of a volume along `slice_axis`, frame of a DICOM, page of a TIFF, or image of an NPY stack.
@@ -97,7 +99,7 @@ def read_image(
     """
     path = Path(path)
     image = _read(path, window, slice_index, slice_axis)
-    if float(image.pixels.min()) == float(image.pixels.max()):
+    if (image.pixels == image.pixels[0, 0]).all():
         warn("a blank image: all its pixels have one value", place=path)
     return image
 
@@ -124,24 +126,22 @@ def _read(path: Path, window: tuple[float, float] | None, slice_index: int | Non
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise InputError(f"an image of shape {array.shape}", file=path, expected="one (grey) or three (RGB) channels")
     bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize
-    values = array.astype(np.float32)
-    if array.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(
-            f"{int((~np.isfinite(values)).sum())} pixels are not finite",
-            file=path,
-            expected="a number in every pixel",
-            remedy="write the value of the background there",
-        )
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    background = nan_background(values, path) if array.dtype.kind == "f" else None
+    known = values if background is None else values[~background]
     if window is not None:  # in the file's own values, as for DICOM and NIfTI
         pixels = np.clip((values - window[0]) / max(window[1], 1e-12) + 0.5, 0, 1)
     elif array.dtype.kind == "f":
-        low, high = _float_range(values, path)
+        low, high = _float_range(known, path)
         pixels = (values - low) / max(high - low, 1e-12)
     elif array.dtype.kind == "i":
         low, high = (float(value) for value in np.percentile(values, PERCENTILES))
         pixels = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     else:
         pixels = values / (2**bits - 1)
+    if background is not None:
+        pixels[background] = 0
     pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     return Image(pixels=pixels, spacing_mm=None, path=path, bits=bits, format=form)
 
@@ -233,6 +233,27 @@ def kind_of(path: Path) -> Kind:
 def _is_volume(head: bytes) -> bool:
     nifti = head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
     return nifti or head[:4] == b"NRRD" or head[:10] == b"ObjectType"
+
+
+def nan_background(values: FloatArray, path: Path) -> NDArray[np.bool_] | None:
+    """Which values are NaN, with a warning; None where none is.
+
+    Raises:
+        InputError: values that are infinite or beyond `LARGEST`, or nothing but NaN.
+    """
+    background: NDArray[np.bool_] = np.isnan(values)
+    infinite = ~(np.abs(values) <= LARGEST) & ~background
+    if infinite.any() or background.all():
+        raise InputError(
+            f"{int(infinite.sum() or background.sum())} pixels are not finite",
+            file=path,
+            expected="numbers, and NaN only in the background",
+            remedy="write the value of the background there",
+        )
+    if not background.any():
+        return None
+    warn("NaN in the image is read as background", place=path)
+    return background
 
 
 def _float_range(values: FloatArray, path: Path) -> tuple[float, float]:

@@ -33,7 +33,6 @@ class StoredMask:
     lossy: bool = False  # JPEG
     full: float | None = None  # the value of a pixel wholly inside (fractional DICOM SEG)
     volume: NDArray[Any] | None = None  # the whole volume that `values` is a slice of
-    nan_outside: bool = False  # NaN is background, as SPM writes it in NIfTI; else it is an error
 
 
 def is_colour(value: LabelValue) -> bool:

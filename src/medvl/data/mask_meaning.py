@@ -7,7 +7,7 @@ value, and is empty where that is at most 8.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
@@ -23,6 +23,7 @@ Note = Literal["alpha", "colour", "palette", "void", "labels", "grey", "jpeg", "
 
 JPEG_NOISE = 8  # the largest value of a JPEG mask that is still empty
 CLASS_NUMBERS = 32  # whole numbers up to here are labels, however thin their areas are
+_OVERSHOOT = 1.6  # how far JPEG raises the edges of an area above its value
 _APART_IN_JPEG = 16  # declared values that are nearer to each other cannot be told apart in a JPEG
 
 
@@ -36,13 +37,11 @@ class MaskReading:
     notes: frozenset[Note] = field(default_factory=frozenset)  # what a reader of the file should know
 
 
-def decide(
-    stored: StoredMask, declared: tuple[LabelValue, ...] | None = None, rule: MaskRule = "area"
-) -> MaskReading:
+def decide(stored: StoredMask, declared: tuple[LabelValue, ...] | None = None, rule: MaskRule = "area") -> MaskReading:
     """Decide which pixels belong to the mask; see the module.
 
     Raises:
-        InputError: several colours without a table; a label map stored as JPEG; values that are negative, not finite
+        InputError: several colours without a table; a label map stored as JPEG; values that are negative, infinite
             or, of declared labels, not whole.
     """
     if declared is not None and any(is_colour(value) for value in declared):
@@ -53,17 +52,18 @@ def decide(
     notes: set[Note] = set()
     if source is not None:
         notes.add("palette" if source == "indices" else source)
-    if stored.nan_outside and plane.dtype.kind == "f" and np.isnan(plane).any():
+    if plane.dtype.kind == "f" and np.isnan(plane).any():
         notes.add("nan")
     plane = numbers(plane, stored)
     values, shown = _values(plane)
+    plain = source != "indices" and stored.volume is None and stored.full is None
+    num_areas = _noisy_areas(plane, values) if plain else 0
     if declared is not None:
-        return MaskReading(
-            _declared(stored, plane, declared), f"mask_values {'|'.join(map(str, declared))}", shown, frozenset(notes)
-        )
+        chosen = _declared(replace(stored, lossy=stored.lossy or num_areas > 1), plane, declared)
+        return MaskReading(chosen, f"mask_values {'|'.join(map(str, declared))}", shown, frozenset(notes))
     if rule == "any":
         return MaskReading(np.asarray(plane != 0), "every value above 0", shown, frozenset(notes))
-    if stored.lossy:
+    if stored.lossy or num_areas > 2:
         return _jpeg(stored, plane, shown, notes)
     of_file = values if stored.volume is None else _of_volume(stored.volume)
     if stored.full is not None or plane.dtype.kind == "f" or (source != "indices" and _is_soft(plane, values)):
@@ -80,12 +80,11 @@ def decide(
 
 
 def numbers(plane: NDArray[Any], stored: StoredMask) -> NDArray[Any]:
-    """Integers where all values are whole, else floats. InputError for NaN, infinity and values below 0."""
+    """Integers where all values are whole, else floats; NaN is 0. InputError for infinity and values below 0."""
     if plane.dtype == np.bool_:
         return plane.astype(np.uint8)
     if plane.dtype.kind == "f":
-        if stored.nan_outside:
-            plane = np.nan_to_num(plane, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        plane = np.nan_to_num(plane, nan=0.0, posinf=np.inf, neginf=-np.inf)
         bad = int((~np.isfinite(plane)).sum())
         if bad:
             raise InputError(
@@ -171,6 +170,14 @@ def _is_soft(plane: NDArray[Any], values: NDArray[Any]) -> bool:
     return bool(several and _uneven(plane)[rest].mean() >= 0.5)
 
 
+def _noisy_areas(plane: NDArray[Any], values: NDArray[Any]) -> int:
+    """How many values fill areas where many others lie about them, as in a PNG made of a JPEG; 0 where they do not."""
+    if plane.dtype.kind == "f" or len(values) <= 16 or not CLASS_NUMBERS < values[-1] <= 255:
+        return 0
+    num = len(distinct(plane[~_uneven(plane)]))
+    return num if num <= len(values) / 8 else 0
+
+
 def _commonest(values: NDArray[Any], top: int) -> int:
     """The most frequent value above 0."""
     return int(np.bincount(values[values > 0]).argmax()) if top < 2**20 else top
@@ -222,15 +229,24 @@ def _jpeg(stored: StoredMask, plane: NDArray[Any], shown: tuple[str, ...], notes
         return MaskReading(np.zeros(plane.shape, dtype=bool), "JPEG, empty", shown, frozenset(notes))
     middle = _middle(plane, top)
     if middle.any() and _between(plane, 7, 12)[middle].mean() < 0.5:
-        levels = ", ".join(f"{level:.0f}" for level in np.sort(levels_of(plane.astype(np.uint8))))
-        raise InputError(
-            f"a label map stored as JPEG (values near {levels})",
-            file=stored.path,
-            expected="a lossless format, such as PNG",
-            remedy="store it as PNG, or name its values in mask_values: each pixel then goes to the nearest",
-        )
+        levels = np.sort(levels_of(plane.astype(np.uint8)))
+        areas = levels[levels > JPEG_NOISE]
+        if len(areas) != 1 or top > _OVERSHOOT * areas[0]:
+            raise _several_values(stored, levels, top)
+        top = round(areas[0])  # its edges reach beyond it
     notes |= _picture(plane, top)
     return MaskReading(np.asarray(2 * plane.astype(np.int64) >= top), "JPEG cut at half", shown, frozenset(notes))
+
+
+def _several_values(stored: StoredMask, levels: NDArray[np.float64], top: int) -> InputError:
+    areas = f"areas near {', '.join(f'{level:.0f}' for level in levels)}" if len(levels) else "no areas of one value"
+    return InputError(
+        f"a mask stored as JPEG, or made of one, that is neither one label nor empty: {areas}, up to {top}",
+        file=stored.path,
+        expected="labels in a lossless format, such as PNG",
+        remedy="store it as PNG, or name its values in mask_values: each pixel then goes to the nearest; write none "
+        "for an empty mask",
+    )
 
 
 def _declared(stored: StoredMask, plane: NDArray[Any], declared: tuple[LabelValue, ...]) -> BoolArray:

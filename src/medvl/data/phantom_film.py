@@ -337,7 +337,7 @@ class Film:
         rows, columns = np.nonzero(self.lungs[side])
         floor = float(np.quantile(self.y[rows, columns], 0.97))
         outer = np.clip(np.abs(self.x) / (0.70 * self.anatomy.width), 0, 1.1)
-        edge = floor - height * (0.55 + 0.75 * outer**rng.uniform(2.5, 4))
+        edge = floor - height * (0.55 + 0.75 * outer ** rng.uniform(2.5, 4))
         return size, self.blur(np.clip((self.y - edge) / 0.05 + 0.5, 0, 1), 0.012) * self.air * self._lung(side)
 
     def _pneumothorax(self, side: Side) -> tuple[Size, Map]:

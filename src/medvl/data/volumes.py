@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medvl.data.mask_colours import StoredMask
 
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of the affine; mm unless declared
-LARGEST = 1e30  # of a voxel; beyond it differences leave the range of the numbers
 AXES = ("sagittal", "coronal", "axial")
 WHOLE = (slice(None), slice(None), slice(None))
 
@@ -156,7 +155,7 @@ def read_volume(
     Raises:
         InputError: unreadable; more than one slice and no `slice_index`; an index outside; infinite values.
     """
-    from medvl.data.images import PERCENTILES, Image
+    from medvl.data.images import PERCENTILES, Image, nan_background
 
     volume = open_volume(path, as_slices=slice_index is not None)
     if volume.is_colour and len(volume.shape) == 2:
@@ -165,26 +164,17 @@ def read_volume(
     plane = volume.plane(index, axis)
     with np.errstate(over="ignore"):
         values = plane.astype(np.float32)
-    values[np.abs(values) > LARGEST] = np.inf
-    background = np.isnan(values)
-    if np.isinf(values).any() or background.all():
-        raise InputError(
-            f"{int((~np.isfinite(values)).sum())} voxels are not finite",
-            file=path,
-            expected="numbers, and NaN only in the background",
-            remedy="write the value of the background there",
-        )
-    if background.any():
-        warn("NaN in the image is read as background", place=path)
+    background = nan_background(values, path)
     if window is not None:
         low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
     elif volume.is_colour and plane.dtype == np.uint8:
         low, high = 0.0, 255.0
     else:
-        known = values[~background] if background.any() else values
+        known = values if background is None else values[~background]
         low, high = (float(v) for v in np.percentile(known, PERCENTILES))
     pixels = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-    pixels[background] = 0
+    if background is not None:
+        pixels[background] = 0
     reference = NiftiSlice(volume.affine, volume.shape, volume.to_canonical, axis, index, volume.unit)
     pixels = np.ascontiguousarray(pixels)
     return Image(pixels, volume.spacing_mm(axis), path, bits=volume.bits, format=volume.form, reference=reference)
@@ -198,7 +188,7 @@ def read_volume_mask(path: Path, *, slice_index: int | None = None, axis: int = 
     axis, index = _chosen(volume, slice_index, axis)
     voxels = volume.canonical()
     whole = voxels if voxels.shape[axis] > 1 and not volume.is_colour else None
-    return StoredMask(path, shown(np.take(voxels, index, axis=axis)), volume=whole, nan_outside=True)
+    return StoredMask(path, shown(np.take(voxels, index, axis=axis)), volume=whole)
 
 
 def volume_size(path: Path, axis: int = 2) -> tuple[int, int]:

@@ -173,9 +173,7 @@ class Scored:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """{name: {mean, lo, hi, num}}, see `WHAT`."""
-        found = {
-            name: _percentiles(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()
-        }
+        found = {name: _percentiles(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()}
         return {name: interval.to_dict() for name, interval in (found | self.ratios).items()}
 
     def lead(self, other: Scored) -> dict[str, dict[str, Any]]:
@@ -293,9 +291,7 @@ def coco_ap(images: Sequence[ImageBoxes], num_classes: int) -> tuple[float, floa
                 }
             )
         for box, score, k in zip(image.boxes, image.scores, image.classes, strict=True):
-            found.append(
-                {"image_id": i + 1, "category_id": int(k) + 1, "bbox": _xywh(box), "score": float(score)}
-            )
+            found.append({"image_id": i + 1, "category_id": int(k) + 1, "bbox": _xywh(box), "score": float(score)})
     with contextlib.redirect_stdout(io.StringIO()):
         own = COCO(truth)
         evaluation = COCOeval_faster(own, own.loadRes(found), "bbox")

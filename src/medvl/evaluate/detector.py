@@ -46,9 +46,7 @@ from medvl.tasks.detect import MAX_DETECTIONS, SCORE_FLOOR, Detector, detections
 
 FORMAT = "medvl-detection/1"
 BATCH = 16
-BASELINE = (
-    "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"
-)
+BASELINE = "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"
 OPTIMISTIC = "val chose the checkpoint of the model: its metrics there are optimistic"
 
 
@@ -230,9 +228,7 @@ def _guesses(
     for image, (height, width) in zip(images, labels.sizes(), strict=True):
         boxes = shares * (width, height, width, height)
         result.append(
-            ImageBoxes(
-                image.id, image.patient, image.true_boxes, image.true_classes, boxes, np.ones(len(boxes)), kinds
-            )
+            ImageBoxes(image.id, image.patient, image.true_boxes, image.true_classes, boxes, np.ones(len(boxes)), kinds)
         )
     return result
 

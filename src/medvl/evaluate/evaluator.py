@@ -204,9 +204,7 @@ def evaluate(
         "by_class": grouped(rows, [row.class_name for row in rows], seed=seed, mgca_batch=mgca_batch),
         "by_phrase": by_phrase,
         "by_group": {
-            column: grouped(
-                rows, [column_of(record, column) for record in groups], seed=seed, mgca_batch=mgca_batch
-            )
+            column: grouped(rows, [column_of(record, column) for record in groups], seed=seed, mgca_batch=mgca_batch)
             for column in group_by
         },
         "notes": notes,
@@ -248,9 +246,7 @@ def choose_threshold(
                 reference = record.masks.get(name)
                 if reference is None:
                     continue
-                true_mask = load_true_mask(
-                    reference, native_shape(record.image, volumes=volumes), record, slice_index
-                )
+                true_mask = load_true_mask(reference, native_shape(record.image, volumes=volumes), record, slice_index)
                 # The number of thresholds below a probability; a pixel is predicted at all of those.
                 level = np.searchsorted(levels, probs[name].ravel(), side="left")
                 pred = _count_above(level)

@@ -169,9 +169,7 @@ def row_of(metrics: dict[str, Any], num: int) -> dict[str, Any]:
     return {"num": num, **{name: metrics[name] for name in OVERLAP}}
 
 
-def worst_median_best(
-    ranked: Sequence[T], each: int, *, solid: Sequence[T] | None = None
-) -> list[tuple[str, list[T]]]:
+def worst_median_best(ranked: Sequence[T], each: int, *, solid: Sequence[T] | None = None) -> list[tuple[str, list[T]]]:
     """("worst", "median", "best") and the cases that are so, at most `each` and at most a third; no case twice.
 
     Args:

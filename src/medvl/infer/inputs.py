@@ -101,8 +101,7 @@ def is_manifest(source: str | Path) -> bool:
 def as_manifest(images: Sequence[InputImage], path: str | Path) -> Manifest:
     """Images as records without texts, masks or labels, but for those that a manifest gives; `path` names them."""
     records = [
-        image.record
-        or Record(image.name, image.path, "", {}, (), (), image.name, None, None, None, None, {}, line)
+        image.record or Record(image.name, image.path, "", {}, (), (), image.name, None, None, None, None, {}, line)
         for line, image in enumerate(images, 1)
     ]
     return Manifest(Path(path), tuple(records), (), ())

@@ -1,7 +1,7 @@
 """Set an image once, then ask it many phrases.
 
-    predictor = Predictor.load("runs/regions").set_image("film.dcm")
-    predictor.segment("right upper zone").mask      # (H, W) bool on the native grid of film.dcm
+predictor = Predictor.load("runs/regions").set_image("film.dcm")
+predictor.segment("right upper zone").mask      # (H, W) bool on the native grid of film.dcm
 """
 
 from __future__ import annotations

@@ -114,9 +114,7 @@ def write_boxes(path: Path, image: Image, boxes: Sequence[tuple[Sequence[float],
         (wide, high), below = cv2.getTextSize(text[:60], cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
         left, base = max(0, min(x0, canvas.shape[1] - wide - 6)), min(y0 + high + 6, canvas.shape[0] - below)
         cv2.rectangle(canvas, (left, base - high - 6), (left + wide + 6, base + below), (0, 0, 0), cv2.FILLED)
-        cv2.putText(
-            canvas, text[:60], (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, 0.5, PREDICTED, 1, cv2.LINE_AA
-        )
+        cv2.putText(canvas, text[:60], (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, 0.5, PREDICTED, 1, cv2.LINE_AA)
     picture = PILImage.fromarray(canvas)
     with whole_file(path) as temporary:
         picture.save(temporary, format="PNG")

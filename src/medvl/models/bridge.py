@@ -1,8 +1,8 @@
 """From a pre-trained G2D, or another program's image encoder, into a network: `init: g2d:RUN`, `init: weights:FILE`.
 
-    EncoderUNet                        <- encoder, and with it the decoder and its last convolution
-    LViT with its own contracting path <- encoder and decoder of a G2D on `ucnn_*` of the same size
-    LViT with another `cnn`            <- encoder
+EncoderUNet                        <- encoder, and with it the decoder and its last convolution
+LViT with its own contracting path <- encoder and decoder of a G2D on `ucnn_*` of the same size
+LViT with another `cnn`            <- encoder
 """
 
 from __future__ import annotations
@@ -129,9 +129,7 @@ def _encoder_prefix(network: nn.Module) -> str:
         return "encoder.backbone."
     if isinstance(network, LViT | EncoderUNet):
         return "encoder."
-    raise InputError(
-        f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit"
-    )
+    raise InputError(f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit")
 
 
 def _key_of_size(network: nn.Module, size: str) -> str:

@@ -74,4 +74,3 @@ class PyramidCNN(nn.Module):
         maps = [*maps[:3], maps[3] + deep]
         cut = [x[:, :, : new_height // s, : new_width // s] for x, s in zip(maps, LEVELS, strict=True)]
         return (first, *cut)
-

@@ -67,9 +67,7 @@ class SlotMerge(nn.Module):
         super().__init__()
         self.num_slots = num_slots
         dims = (text_dim, *reversed(widths))  # no activation in between, as released
-        self.cascade = nn.Sequential(
-            *(nn.Conv1d(a, b, kernel_size=3, padding=1) for a, b in pairwise(dims))
-        )
+        self.cascade = nn.Sequential(*(nn.Conv1d(a, b, kernel_size=3, padding=1) for a, b in pairwise(dims)))
         self.expand = ConvNormReLU1d(num_slots, grid[0] * grid[1])  # along the feature axis
 
     def forward(self, text_features: Tensor, text_mask: Tensor | None) -> Tensor:

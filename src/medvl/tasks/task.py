@@ -31,9 +31,7 @@ class Task:
         """`loss` (scalar, with graph) and its parts (scalars, detached)."""
         raise TypeError(f"{type(self).__name__} has no training step")
 
-    def backward(
-        self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]
-    ) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]) -> dict[str, Tensor]:
         """The training step and its gradients; `loss` and its parts, detached."""
         losses = self.training_step(batch, module)
         backward(losses["loss"])

@@ -90,7 +90,10 @@ class FeatureCache:
         order = sorted(missing, key=lambda key: len(missing[key]))
         console = Console(stderr=True)
         starts = track(
-            range(0, len(order), BATCH), "text features", console=console, transient=True,
+            range(0, len(order), BATCH),
+            "text features",
+            console=console,
+            transient=True,
             disable=not console.is_terminal or len(order) <= BATCH,
         )
         found: dict[str, Tensor] = {}

@@ -32,6 +32,7 @@ SUFFIX = "suffix.safetensors"
 
 _WORD = re.compile(r"[^\W_]+")
 
+
 class PretrainedEncoder(TextEncoder):
     """A transformers model without its head.
 

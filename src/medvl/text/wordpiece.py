@@ -46,9 +46,7 @@ class WordPieces:
             )
 
     @classmethod
-    def train(
-        cls, texts: Sequence[str], vocab_size: int = 8000, patients: Sequence[str] | None = None
-    ) -> WordPieces:
+    def train(cls, texts: Sequence[str], vocab_size: int = 8000, patients: Sequence[str] | None = None) -> WordPieces:
         """Learn at most `vocab_size` pieces; fewer where the texts hold no more. The same texts give the same pieces.
 
         Args:

@@ -58,9 +58,7 @@ def import_rsna(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
         if name in files
     ]
     counts = {"images": len(boxes), "positive": sum(bool(found) for found in boxes.values())}
-    return write_cases(
-        out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults
-    )
+    return write_cases(out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults)
 
 
 def read_boxes(path: Path, faults: list[Fault]) -> dict[str, list[Corners]]:
