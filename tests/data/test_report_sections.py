@@ -344,6 +344,16 @@ SIGNED = "FINDINGS: The lungs are clear.\nIMPRESSION: Stable granuloma."
         "Valid\u00e9 par le Dr Dupont le 04/03/2019",
         "Befundet von Dr. med. Hans M\u00fcller am 04.03.2019 um 10:15 Uhr",
         "Mit freundlichen kollegialen Gr\u00fc\u00dfen\nDr. Hans M\u00fcller",
+        "DR. JANE ROE\nCONSULTANT RADIOLOGIST\nGMC 1234567",
+        "Dictated but not read.",
+        "Date dictated 3/3/2011 Date transcribed 3/4/2011",
+        "Final report approved by ROE, JANE on 2011/03/03.",
+        "Report finalized 12/12/2012 13:14 by Jane Roe",
+        "ATTENDING STATEMENT: I have reviewed the images.",
+        "This exam was interpreted by the attending radiologist, Dr. Jane Roe.",
+        "Prof. Dr. med. K. Schmidt, Chefarzt der Radiologie",
+        "Reading Radiologist: Jane Roe MD\nPhone: 555-1234\nJob: 123456",
+        "Dra. Maria Souza\nCRM 54321 SP",
     ],
 )
 def test_signatures_go_and_are_counted(signature: str) -> None:
@@ -366,6 +376,10 @@ def test_signatures_go_and_are_counted(signature: str) -> None:
         "NG/OG tube in place.",
         "T: 3 mm line.",
         "Read more clearly on the lateral view.",
+        "Study performed on 3/4/2019 shows an effusion.",
+        "DR CHEST PA shows an effusion.",
+        "Job strain and cough.",
+        "Images obtained 3/4/2019 are compared.",
     ],
 )
 def test_sentences_that_are_no_signature_stay(sentence: str) -> None:
@@ -380,6 +394,7 @@ def test_sentences_that_are_no_signature_stay(sentence: str) -> None:
         ("Nodule &amp;lt; 5 mm. &lt;b&gt;Heart&lt;/b&gt; &#x26; aorta, normal. No effusion.", None),
         (r"Nodule < 5 mm.\nHeart & aorta, normal.\r\nNo effusion.", None),
         ("Nodule < 5 mm._x000D_\r\nHeart & aorta, **normal**.\u2028No\u00a0effusion.", None),
+        ("<NODULE>Nodule &lt; 5 mm.</NODULE> _Heart_ & aorta, normal. No effusion.", None),
         ("Nodule a < b > c, left\\right, R&M; 5<6.", "Nodule a < b > c, left\\right, R&M; 5<6."),
     ],
 )
@@ -410,6 +425,7 @@ def test_markup_is_resolved(typed: str, findings: str | None) -> None:
         ("R\u00c9SULTATS :", "CONCLUSION :"),
         ("Compte rendu :", "Au total :"),
         ("BEFUND:", "BEURTEILUNG:"),
+        ("NARRATIVE:", "_IMPRESSION:_"),
         ("Befund", "Zusammenfassung"),
     ],
 )
@@ -432,6 +448,10 @@ def test_headings_within_a_line() -> None:
     assert (known.impression, known.findings) == ("No metastasis.", "Clear.")
     three = parse_sections("FINDINGS: Clear.\nINTERPRETATION: Nothing new.\nCONCLUSION: Normal.")
     assert (three.impression, report_text(three).findings) == ("Normal.", "Clear. Nothing new.")
+    for absent in ("None available.", "Not given", "UNAVAILABLE."):
+        assert parse_sections(f"FINDINGS: {absent} IMPRESSION: Normal.").findings == ""
+    elements = "<findings>Clear.</findings><TEXT Label='IMPRESSION'>Normal.</TEXT>"
+    assert (parse_sections(elements).findings, parse_sections(elements).impression) == ("Clear.", "Normal.")
     assert report_text(parse_sections("FINDINGS: A\nOTHER FINDINGS: B.\nHEART: C.")).findings == "A. B. HEART: C."
 
 
@@ -452,9 +472,11 @@ def test_addenda_are_kept(addendum: str) -> None:
 def test_an_addendum_before_the_report() -> None:
     found = parse_sections("ADDENDUM: Nodule seen.\n\nFINAL REPORT\nFINDINGS: Clear lungs.\nIMPRESSION: Normal.")
     assert (found.addendum, found.findings, found.impression) == ("Nodule seen.", "Clear lungs.", "Normal.")
+    framed = parse_sections("ADDENDUM BEGINS\nNodule seen.\nADDENDUM ENDS\n\nFINDINGS: Clear.\n***Final report***")
+    assert (framed.addendum, framed.findings) == ("Nodule seen.", "Clear.")
 
 
-@pytest.mark.parametrize("heading", ["EXAMINATION: {}", "Exam: {}", "{}:"])
+@pytest.mark.parametrize("heading", ["EXAMINATION: {}", "Exam: {}", "{}:", "{}"])
 def test_several_examinations_are_named_and_none_is_lost(heading: str) -> None:
     parts = (
         ("CHEST, PA AND LATERAL", "Clear lungs.", "Normal chest."),
@@ -465,6 +487,9 @@ def test_several_examinations_are_named_and_none_is_lost(heading: str) -> None:
     assert found.examinations == ("CHEST, PA AND LATERAL", "KNEE, AP VIEW") and found.num_replaced == 0
     assert report_text(found).text == "Normal chest. No fracture. Clear lungs. Arthrosis."
     assert parse_sections(report.split("\n\n")[0]).examinations == ()
+    views = parse_sections("XR CHEST 1 VIEW: Clear.\nXR ABDOMEN 1 VIEW: No free air.")
+    assert views.examinations == ("XR CHEST 1 VIEW", "XR ABDOMEN 1 VIEW") and "No free air" in views.findings
+    assert parse_sections("FINDINGS:\nPA view of the chest\n\nIMPRESSION: Normal.").findings == "PA view of the chest"
 
 
 @pytest.mark.parametrize("unit", ["- ", " ", "Abc: ", "<!--", "Signed by Jane. ", "I have ", "ABC/def\n", "- x\n"])

@@ -21,13 +21,13 @@ _LONGEST = 8
 def is_missing(cell: str) -> bool:
     """Whether a cell that is not empty says that there is nothing: nan, None, N/A, NULL, #REF!, "-", "?", "[]".
 
-    Of a few signs without any letter or digit only "+" says something.
+    Of a few signs without any letter or digit only those with + or _ say something.
     """
     if not cell or len(cell) > _LONGEST:
         return False
     if cell in _MISSING_AS_WRITTEN or cell.lower() in _MISSING:
         return True
-    return "+" not in cell and not any(c.isalnum() for c in cell)
+    return not any(c.isalnum() or c in "+_" for c in cell)  # ___ stands for what was taken out of a report
 
 
 def cell_text(value: Any) -> str:

@@ -62,7 +62,10 @@ _PHRASES = {
         ),
         "indication",
     ),
-    **dict.fromkeys(("compte rendu", "compte-rendu", "report", "body of report", "report body"), "findings"),
+    **dict.fromkeys(
+        ("compte rendu", "compte-rendu", "report", "body of report", "report body", "report text", "narrative"),
+        "findings",
+    ),
     **dict.fromkeys(("au total",), "impression"),
     **dict.fromkeys(
         (
@@ -93,7 +96,7 @@ _VIEW_WORDS = set(
 )
 _MODALITIES = set(
     "ct cta mri mr us ultrasound pet sonogram mammogram fluoroscopy radiograph radiographs radiography film films "
-    "x-ray xray view views cxr axr".split()
+    "x-ray xray view views cxr axr xr cr dr dx rx".split()
 )
 _A_VIEW = {"chest", "lateral", "frontal"} | _MODALITIES
 # Headings within the findings; they do not end the section.
@@ -134,7 +137,8 @@ _NO_MARK = re.compile(
 )
 _ADDENDUM = re.compile(
     rf"^[ \t]*{_OPEN}(?:final[ \t]+)?(?:addendum|addenda|nachtrag|adenda|adendo|additif|erganzung|erg\u00e4nzung)\b"
-    r"(?:[ \t]*(?:#|no\.?|nr\.?)?[ \t]*\d{1,2})?(?:[ \t]*\([^)\n]*\)|[ \t]+(?:dated|by|on|from|vom)\b[^:\n]{0,60}|"
+    r"(?:[ \t]*(?:#|no\.?|nr\.?)?[ \t]*\d{1,2})?(?:[ \t]*\([^)\n]*\)|[ \t]+(?:begins?|starts?|report|text|note)\b|"
+    r"[ \t]+(?:to|dated|by|on|from|vom)\b[^:\n]{0,60}|"
     r"[ \t]+[\d./-]+(?:[ \t]+\d{1,2}:\d{2}(?:[ \t]*[ap]m)?)?)?"
     rf"{_CLOSE}[ \t]*(?::(?!\d)|[-\u2013\u2014](?=\s)|$)",
     re.MULTILINE | re.IGNORECASE,
@@ -252,13 +256,29 @@ def headings(text: str) -> list[Heading]:
         name = known_name(match["title"])
         if match.start() not in marks and name is not None:
             marks[match.start()] = Heading(match["title"], name, match.start(), match.end(), is_weak(match["title"]))
+    bodies = {_after_blanks(text, mark.end) for mark in marks.values()}
+    for match in _LINE.finditer(text):  # "CT CHEST" above FINDINGS names an examination
+        title, following = match["title"].strip(), _NEXT_LINE.match(text, match.end())
+        if match["alone"] is None or following is None or following.end() not in marks or match.start() in marks:
+            continue
+        is_body = _after_blanks(text, match.start()) in bodies
+        if "." not in match["alone"] and not is_body and examination_of(title):
+            marks[match.start()] = Heading(title, "examination", match.start(), match.end())
     return [marks[start] for start in sorted(marks)]
+
+
+_BLANKS, _NEXT_LINE = re.compile(r"\s*"), re.compile(r"(?:[ \t]*\n)+")
+
+
+def _after_blanks(text: str, start: int) -> int:
+    match = _BLANKS.match(text, start)
+    return start if match is None else match.end()
 
 
 def _known_line(text: str, match: re.Match[str], small: bool) -> Heading | None:
     title = match["title"].strip()
     name = known_name(title)
-    if name is None and match["alone"] is not None and title.isupper():
+    if name is None and match["alone"] is not None and title[0].isupper():
         name = _TITLES.get(fold(title))
     if name is None:
         return None

@@ -150,7 +150,8 @@ def _broken(text: str) -> str:
 
 
 _EMPTY = re.compile(
-    r"[\s(\[]*(?:none|nil|n/?a|not applicable|idem|-+|ninguno|ninguna|nenhum|nenhuma|keine?|aucune?|"
+    r"[\s(\[]*(?:none(?: (?:available|given|provided|recorded))?|nil|n/?a|unavailable|"
+    r"not (?:applicable|available|given|provided|recorded)|idem|-+|ninguno|ninguna|nenhum|nenhuma|keine?|aucune?|"
     r"(?:please )?see (?:the )?(?:above|below|impression|findings?|report|body of (?:the )?report)|"
     r"as (?:described )?(?:above|below|described))[\s.)\]]*",
     re.IGNORECASE,

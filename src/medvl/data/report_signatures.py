@@ -50,7 +50,8 @@ service|exam(?:ination)?|study|birth|dictated|transcribed|signed|reported|finali
     (?:report|dictation|transcription|signature|exam(?:ination)?|study|service|print|signed|dictated|transcribed|\
 verified|approved|final) (?:date|time|status)(?:[ /&]*(?:and)?[ /&]*time)?
     (?:work-?station|dictation|transcription|job|document|report|accession|order|visit) (?:id|no\\.?|number|nr\\.?|#)
-    work(?:-|[ \\t]+)?station|accession|mrn|npi|gmc|patient (?:name|id)|dob
+    work(?:-|[ \\t]+)?station|accession|mrn|npi|gmc|patient (?:name|id)|dob|job(?=[ \\t]*[:#=][ \\t]*\\d)
+    phone|tel(?:ephone)?|pager|fax|(?:cpt|billing|icd)(?:-?(?:9|10))?(?: codes?)?
     (?:medical )?licen[cs]e(?: (?:no\\.?|number|#))?
     dictated|transcribed|signed|approved|verified|finali[sz]ed|released|authenticated|(?:electronic )?signature
     attestation|cc|dd|dt|td
@@ -67,7 +68,8 @@ _ATTEST = _either(
     as (?:the|a|an) (?:attending|teaching|supervising|staff)\b
     (?:the )?(?:attending|teaching|staff|supervising) (?:radiologist|physician)s?[^.\n]*\b\
 (?:reviewed|agrees?|interpreted|present)\b
-    (?:the )?(?:above )?(?:images?|films?|stud(?:y|ies)|examination)[^.\n]{0,40}\b(?:was|were|been) (?:personally )?\
+    (?:(?:the|this|these) )?(?:above )?(?:images?|films?|stud(?:y|ies)|exam(?:ination)?)[^.\n]{0,40}\b\
+(?:was|were|been) (?:personally )?\
 (?:reviewed|interpreted|read|dictated)\b[^.\n]*\b(?:by|with) (?:the )?\
 (?:dr|attending|staff|radiologist|resident|physician|___)
     (?:this|the) (?:report|dictation|document|note|interpretation) (?:was|has been|is|may|were) [^.\n]{0,60}?\b\
@@ -82,22 +84,26 @@ speech)\b
     (?:ce|le) (?:present )?(?:compte[ -]rendu|document) (?:a ete|est)\b
     (?:dieser|der) (?:befund|bericht)(?:bericht)? (?:wurde|ist) (?:maschinell|elektronisch|mit|durch|von)\b
     end of (?:report|impression|dictation|addendum|findings|transcription)
+    (?:addendum|report|dictation) ends?(?=[ \t*.:]*$)
+    dictated (?:but|and) not (?:yet )?(?:read|signed|reviewed|edited|proofread)
+    (?:attending|teaching|supervising|staff|resident)(?: (?:physician|radiologist))?(?:'s)? (?:statement|attestation)s?:
     (?:sincerely|(?:kind |best )?regards|respectfully|atentamente|un saludo|saludos|atenciosamente|cordialement)\b
     thank(?:s| you) for (?:this|the|your|referring|allowing|asking)\b
     (?:images?|films?|study|exam(?:ination)?) (?:reviewed|interpreted|read|dictated)\b[^.\n]*\bby\b
     (?:report|document) (?:created|printed|generated|dictated|finali[sz]ed|issued) (?:on|at|by)\b
     bien confraternellement|mit freundlichen?(?: kollegialen)? gru(?:ss|s)en""".replace("\\\n", "")
 )
+_REPORT = r"(?:(?:report|preliminary|final|dictation|compte[ -]rendu|informe|laudo|befund|bericht)[ \t]+){0,3}"
 # What begins a line or a sentence that goes.
 _START = re.compile(
     r"(?:[*#>\[(-]+[ \t]*)?(?:"
     r"(?:(?:report|preliminarily|preliminary|finally|final|resident|attending|images?|and|study|"
     r"compte[ -]rendu|informe|laudo|befund|bericht|document)[ \t]+){0,3}"
     rf"(?:{_BY_MACHINE}[ \t]+{_DONE}|e-?signed|{_DONE}[ \t]+{_BY_MACHINE})\b|"
-    rf"{_DONE}(?:[ \t]*(?:/|,|&|and|y|e|et|und)[ \t]*(?:{_BY_MACHINE}[ \t]+)?{_DONE})*\.?[ \t]*"
+    rf"{_REPORT}{_DONE}(?:[ \t]*(?:/|,|&|and|y|e|et|und)[ \t]*(?:{_BY_MACHINE}[ \t]+)?{_DONE})*\.?[ \t]*"
     rf"(?:{_BY}[ \t]*:|{_BY}[ \t]+(?:(?:le|la|el|der|the)[ \t]+)?(?!{_METHOD}){_NAME}|{_BY}[ \t]*$|:)|"
-    rf"{_DONE}[ \t]+(?:on|at|am|le|el|em|den|date)?[ \t]*:?[ \t]*\d{{1,4}}[./-]\d|"
-    rf"{_PERSON}(?:[ \t]*\([^)\n]*\))?[ \t]*(?:[:=]|-[ \t])|{_STAMP}[ \t]*[:#=]|"
+    rf"{_REPORT}{_DONE}[ \t]+(?:on|at|am|le|el|em|den|date)?[ \t]*:?[ \t]*\d{{1,4}}[./-]\d|"
+    rf"{_PERSON}(?:[ \t]*\([^)\n]*\))?[ \t]*(?:[:=]|-[ \t])|{_STAMP}(?:[ \t]*[:#=]|[ \t]+(?=\d{{1,4}}[./-]\d))|"
     rf"(?:d|t|dd|dt|td)[ \t]*:[ \t]*\d{{1,4}}[./-]\d|"
     rf"/(?:s|es|signed)/|(?:signed|firmado|fdo|gez|assinado|signe)[ \t]*[.,]?$|{_ATTEST})",
     re.IGNORECASE,
@@ -126,24 +132,31 @@ _ONLY_DATE = re.compile(
     re.IGNORECASE,
 )
 _DATES = rf"(?i:[ \t,;-]+(?:(?:on|at|el|am|le|em|um|a|den)[ \t]+)?(?:{_DATE}|{_TIME}))*"
-_NUMBER = r"(?:CRM|RQE|NPI|LANR|RPPS|GMC|Lic(?:ense)?|Col(?:egiad[oa])?)\b\.?[-/ \t]*(?:[A-Z]{2})?[-/ :\t]*\d[\d./-]*"
+_NUMBER = (
+    r"(?:CRM|RQE|NPI|LANR|RPPS|GMC|Lic(?:ense)?|Col(?:egiad[oa])?)\b\.?[-/ \t]*(?:[A-Z]{2})?[-/ :\t]*"
+    r"\d[\d./-]*(?:[ \t]*[A-Z]{2})?"
+)
 _CREDENTIAL = (
     r"(?:M\.?D\.?|D\.?O\.?|M\.?B\.?B\.?S\.?|M\.?B\.?B\.?Ch\.?|Ph\.?D\.?|FRCR|FRANZCR|FRCPC|FACR|MRCP|DMRD|DNB|RRA|"
     r"P\.?A\.?-C|R\.?T\.?\(R\)|M\.?P\.?H\.?|MSc|BSc)"
 )
 _TOKEN = r"(?:[A-Z][\w'\u2019.-]*|_{2,}|X{4,}|de|la|del|von|van|da|dos|di|le|y|e)"
-_TITLED = r"(?:(?:Dr|Dra|Prof|Doctor|Doctora|Docteur|PD Dr|Priv\.-Doz|Mr|Mrs|Ms)\.?(?:[ \t]*med\.?)?)"
+_NO_PLACE = "(?![ \\t]*(?:CHEST|THORAX|ABD|PELVI|SPINE|RIBS?|KNEE|HIP|HAND|FOOT|PA|AP|LAT|PORTABLE|OF)(?![a-z]))"
+_TITLED = (
+    r"(?:(?:Dr|Dra|Prof|Doctor|Doctora|Docteur|PD Dr|Priv\.-Doz|Mr|Mrs|Ms)\.?(?:[ \t]*med\.?)?|"
+    rf"(?:DRA?|PROF|DOCTORA?)\b\.?{_NO_PLACE}(?:[ \t]*MED\.?)?)"  # DR: digital radiography, too
+)
 _ROLE = _either(
     """attending|consultant|staff|chief|resident|senior|specialist|board-?certified|diagnostic|department|division
     section|of|radiology|radiologist|fellow|physician|neuroradiologist|registrar|PGY-?\\d|facharzt|facharztin
-    oberarzt|oberarztin|fur|radiologie|diagnostische|medic[oa]|radiolog[oa]|radiologista|medecin|radiologue
+    oberarzt|oberarztin|chefarzt|chefarztin|assistenzarzt|assistenzarztin|der|fur|radiologie|diagnostische|medic[oa]|radiolog[oa]|radiologista|medecin|radiologue
     especialista|en|em|radiodiagnostico|servicio|de|radiologia|and|imaging"""
 )
 _ROLES = rf"(?:{_ROLE}[ \t,.-]*)+"
 _ONLY_NAME = re.compile(
-    rf"[\s*-]*(?:{_TITLED}[ \t]+(?:{_TITLED}[ \t]+)*{_TOKEN}(?:[ \t]+{_TOKEN}){{0,3}}(?:[, \t]+{_CREDENTIAL})*|"
+    rf"[\s*/-]*(?:{_TITLED}[ \t]+(?:{_TITLED}[ \t]+)*{_TOKEN}(?:[ \t]+{_TOKEN}){{0,3}}(?:[, \t]+{_CREDENTIAL})*|"
     rf"{_TOKEN}(?:[ \t]+{_TOKEN}){{0,4}}[, \t]+{_CREDENTIAL}(?:[, \t/]+{_CREDENTIAL})*)"
-    rf"(?:[ \t]*[,/;-]?[ \t]*(?i:{_ROLES}))?{_DATES}(?:[ \t,;-]+{_NUMBER})?[ \t.,;]*",
+    rf"(?:[ \t]*[,/;-]?[ \t]*(?i:{_ROLES}))?{_DATES}(?:[ \t,;-]+{_NUMBER})?[ \t.,;/]*",
 )
 _ONLY_ROLE = re.compile(
     rf"[\s*-]*(?=.*(?:radiolog|arzt|physician|resident|fellow|medic[oa]|medecin)){_ROLES}[\s:]*", re.I
@@ -235,6 +248,8 @@ def _from_line(line: str) -> tuple[str, int, bool]:
         cut = "" if start is None else plain
         num += start is not None
         stays.append(sentence[:start].rstrip(" \t-,;*|(") if start is not None else sentence)
+    if len(stays) > 2 and _TITLE_END.search(bare(stays[-2])) and _is_block_line(bare(" ".join(stays[-2:]))):
+        stays[-2:] = [" ".join(stays[-2:])]  # "Prof. Dr. med." "K. Schmidt, Chefarzt"
     while len(stays) > 1 and _is_block_line(bare(stays[-1])) and not _ONLY_DATE.fullmatch(bare(stays[-1])):
         num += 1  # a name at the end of a report on one line
         stays.pop()
