@@ -62,7 +62,8 @@ def test_a_label_that_says_there_is_none_is_no_class_unless_it_is_listed(
     rows = records(name, "a", name)
     assert find_classes(rows, ClassifyConfig()) == ("a",)
     assert name in capsys.readouterr().err
-    assert class_labels(rows, ("a",), ClassifyConfig()).values.ravel().tolist() == [0, 1, 0]
+    labels = class_labels(rows, ("a",), ClassifyConfig())
+    assert labels.values.ravel().tolist() == [0, 1, 0] and labels.counts["other_names"] == {}
     assert find_classes(rows, ClassifyConfig(classes=[name, "a"])) == (name, "a")
     assert find_classes(rows, ClassifyConfig(labels="multiclass")) == tuple(sorted((name, "a")))
 

@@ -145,7 +145,8 @@ def class_labels(
                 what = f"the labels differ from those of {before.id}, which has the same image"
                 faults.append(Fault(what, file, record.line, record.id, expected="the same labels"))
             continue
-        others.update(set(record.labels) - {*classes, *config.negative_names})
+        named = set(record.labels) - {*classes, *config.negative_names}
+        others.update(name for name in named if config.labels == "multiclass" or not says_nothing(name))
         row, fault = _row(record, classes, config)
         if fault is not None:
             faults.append(replace(fault, file=file, line=record.line, record=record.id))

@@ -16,7 +16,7 @@ from medvl.data.reports import findings
 from medvl.errors import InputError, warn
 from medvl.text.encoder import TextEncoder
 
-MAX_UNKNOWN = 0.5  # share of unknown words above which an encoder cannot read the texts
+MAX_UNKNOWN = 0.75  # share of unknown words above which an encoder can hardly read the texts
 MAX_CONFUSED = 0.01  # share of rows that are the same to the encoder as others with another answer
 LISTED = 5
 
@@ -110,7 +110,7 @@ def text_coverage(encoder: TextEncoder, texts: Sequence[str]) -> TextCoverage:
 
 
 def check_readable(coverage: TextCoverage) -> None:
-    """InputError where the encoder knows less than half of the words: the texts would be ignored."""
+    """InputError where the encoder knows less than a quarter of the words: the texts would be ignored."""
     if coverage.share_unknown > MAX_UNKNOWN:
         raise InputError(
             f"the text encoder does not know {coverage.share_unknown:.0%} of the words of the training texts"
