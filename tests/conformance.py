@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medvl.errors import InputError
-from medvl.objectives.detection import DetectConfig, detection_loss
+from medvl.objectives.detection import detection_loss
 from medvl.objectives.overlap import segmentation_loss
+from medvl.objectives.sections import DetectConfig
 
 TEXT_DIM = 24
 randn = partial(torch.randn, dtype=torch.float64)

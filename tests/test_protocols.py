@@ -10,7 +10,7 @@ import pytest
 
 from medvl.config import config_dict, load_config, make_config, save_config
 from medvl.errors import InputError
-from medvl.objectives.detection import DetectConfig
+from medvl.objectives.sections import DetectConfig
 from medvl.protocols import find_protocol, markdown, protocol_lines, protocol_plan
 from medvl.published_protocols import PROTOCOLS, ZERO_SHOT, Protocol, Setting
 from medvl.settings import flat

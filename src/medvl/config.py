@@ -19,8 +19,7 @@ from medvl.data.geometry import AugmentConfig, Border
 from medvl.data.limits import allow_megapixels
 from medvl.errors import Fault, InputError, nearest, warn
 from medvl.fidelity import Preset, preset_values
-from medvl.objectives.detection import DetectConfig
-from medvl.objectives.pseudo_mask import PseudoMaskConfig
+from medvl.objectives.sections import DetectConfig, PseudoMaskConfig
 from medvl.overrides import apply_override
 from medvl.protocols import protocol_values
 

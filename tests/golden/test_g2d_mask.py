@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from medvl.fidelity import preset_values
-from medvl.objectives.pseudo_mask import PseudoMaskConfig, pseudo_mask
+from medvl.objectives.pseudo_mask import pseudo_mask
+from medvl.objectives.sections import PseudoMaskConfig
 
 GOLDEN = Path(__file__).parent / "g2d_mask_fixture.npz"
 THRESHOLDS = {"quantil0.85": "p85", "quantil0.75": "p75", "median": "median", "mean": "mean"}

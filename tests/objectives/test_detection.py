@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from medvl.models.yolo import YOLO
-from medvl.objectives.detection import DetectConfig, assign, detection_loss
+from medvl.objectives.detection import assign, detection_loss
+from medvl.objectives.sections import DetectConfig
 
 GRIDS = [(32, 2, 2), (16, 4, 4), (8, 8, 8)]  # 64 px: 12 + 48 + 192 places
 ANCHORS = torch.tensor([[[40.0, 40], [60, 20], [20, 60]], [[16, 16], [24, 12], [12, 24]], [[6, 6], [10, 4], [4, 10]]])

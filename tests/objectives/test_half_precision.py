@@ -12,13 +12,14 @@ from torch import Tensor
 from medvl.models.yolo import published_anchors
 from medvl.objectives import overlap
 from medvl.objectives.contrastive import info_nce
-from medvl.objectives.detection import DetectConfig, detection_loss
+from medvl.objectives.detection import detection_loss
 from medvl.objectives.language_vision import lv_loss
 from medvl.objectives.pixel_alignment import (
     pixel_alignment_loss,
     reconstruction_loss,
     released_pixel_alignment_loss,
 )
+from medvl.objectives.sections import DetectConfig
 from medvl.tasks.classify import label_loss
 
 SIDE = 384  # 147,456 pixels: their sum is beyond float16, whose largest number is 65,504

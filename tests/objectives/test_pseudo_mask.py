@@ -17,13 +17,13 @@ from medvl.errors import InputError
 from medvl.objectives.pseudo_mask import (
     PERCENTILES,
     PseudoMask,
-    PseudoMaskConfig,
     at_percentile,
     bilateral_mask,
     gmm_parameters,
     pseudo_mask,
     smooth_mask,
 )
+from medvl.objectives.sections import PseudoMaskConfig
 
 PLAIN: dict[str, Any] = {"body_mask": False, "smooth": "none"}
 THRESHOLDS = ["p85", "p75", "median", "mean", "gmm"]

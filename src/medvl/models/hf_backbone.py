@@ -130,9 +130,7 @@ def _network(source: str, config: Any, kind: Any) -> torch.nn.Module:
         network: torch.nn.Module = kind(config)
         return network
     try:
-        network, report = kind.from_pretrained(
-            source, config=config, output_loading_info=True, trust_remote_code=False
-        )
+        network, report = kind.from_pretrained(source, config=config, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"the weights of hf:{source} cannot be read: {_first_line(error)}") from None
     names = set(dict(network.named_parameters()))

@@ -17,32 +17,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
-from medvl.core.ranges import SECTION, AtLeastOne, Positive, Share, Weight
 from medvl.device import full_floats, to_device
 from medvl.models.boxes import size_iou
-
-
-@pydantic_dataclass(config=SECTION)
-class DetectConfig:
-    """Boxes of images, on the image encoder. Used by `task: detect`."""
-
-    classes: list[str] | None = None  # None = every label of the train split's boxes
-    empty_means_absent: bool = False  # images without a box cell were looked at and have none (foreign manifests)
-    min_component_px: AtLeastOne = 1  # data.boxes_from: masks: smaller components are no box
-    # scaled to the image; by k-means; or nine [w, h] in pixels
-    anchors: Literal["published", "fit"] | list[tuple[Positive, Positive]] = "published"
-    assign: Literal["each_scale", "best"] = "each_scale"  # a box's anchor: the best of each map (MGCA), or of all nine
-    lambda_xy: Weight = 2.5
-    lambda_wh: Weight = 2.5
-    lambda_conf: Weight = 1.0
-    lambda_noobj: Weight = 0.5  # of the places without a box, within conf; from MGCA's program
-    lambda_cls: Weight = 1.0
-    ignore_iou: Share = 0.5  # anchors at a box's cell that fit it better than this carry no no-object loss
-    score_threshold: Share = 0.5  # a box is a prediction from here on (published protocol)
-    nms_iou: Share = 0.5
+from medvl.objectives.sections import DetectConfig
 
 
 @dataclass(frozen=True, slots=True)

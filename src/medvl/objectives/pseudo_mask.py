@@ -13,15 +13,13 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
-from medvl.core.ranges import SECTION, Positive
 from medvl.errors import InputError
+from medvl.objectives.sections import PseudoMaskConfig
 
 PERCENTILES = {"p95": 95, "p85": 85, "p75": 75, "median": 50}
 CONSTANT = 1e-6  # relative range of a map below which it says nothing: a few units of float32
@@ -29,23 +27,6 @@ EM_STEPS = 40
 EM_SMALLEST_SD = 0.02  # of a component, as a share of the map's range: no component shrinks onto one cell
 SMOOTHING_SCALE = 4  # the bilateral filter runs at 1/4 of the image's size, or nearer to it where cells are small
 SIGMAS = 2  # half width of its window
-
-
-@pydantic_dataclass(config=SECTION)
-class PseudoMaskConfig:
-    """How attention becomes a mask. The released program: nearest, strict, no body mask, no smoothing."""
-
-    source: Literal["attention", "evidence"] = "attention"  # evidence: the cells' parts of the pair's similarity (ours)
-    aggregate: bool = True  # mean over the heads; False: one mask per head
-    upsample: Literal["bilinear", "nearest"] = "bilinear"
-    threshold: Literal["p95", "p85", "p75", "median", "mean", "gmm"] = "p85"
-    strict: bool = False  # > threshold instead of >= (gmm: its posterior is > 0.5 in either case)
-    body_mask: bool = True
-    domain: Literal["body", "image"] = "body"  # threshold over the body's pixels, or over the image with 0 outside it
-    smooth: Literal["bilateral", "none"] = "bilateral"
-    sigma_cells: Positive = 0.5  # spatial sigma in attention cells (the paper gives none)
-    sigma_value: Positive = 1.0  # range sigma; well below 1 all that is left is `smooth_mask`'s resizing
-    soft: bool = False  # keep the filter's values instead of cutting them at 0.5
 
 
 @dataclass(frozen=True, slots=True)
