@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -93,6 +94,21 @@ def test_empty_masks_are_scored_by_the_rule_and_unannotated_ones_not_at_all(
     assert found.summary["metrics"]["hd95_px"] == {"mean": 0.0, "lo": None, "hi": None, "num": 1}
     assert found.summary["surface_undefined"] == {"both_empty": 1, "prediction_empty": 1}
     assert math.isnan(found.cases[2].hd95_px)
+
+
+def test_void_is_not_scored(phrases: Manifest) -> None:
+    """The other lung is void (255 beside class 1): who finds both lungs makes no fault, who misses it neither."""
+    for record in phrases.records:
+        reference = record.masks["mask"]
+        assert reference is not None and reference.path is not None
+        true_mask = lung(record.text)
+        labels = true_mask.astype(np.uint8) + 255 * (lung("both lungs") & ~true_mask).astype(np.uint8)
+        cv2.imwrite(str(reference.path), labels)
+    for source in (Deaf(), Listener()):
+        found = evaluate(source, phrases, split="val")
+        assert found.summary["metrics"]["dice_pooled"]["mean"] == 1.0
+        assert {(row.true_px, row.pred_px) for row in found.cases} == {(432, 432), (864, 864)}
+        assert choose_threshold(source, phrases.split("val"), phrases.classes)[1] == 1.0
 
 
 @pytest.mark.parametrize(("batch", "mgca"), [(1, 2 / 3), (2, 1 / 2), (8, 2 / 3)])

@@ -35,6 +35,7 @@ class MaskReading:
     rule: str  # e.g. "labels", "grey cut at 127.5", "mask_values 1|3"
     values: tuple[str, ...]  # what the file holds, e.g. ("0", "255"); of very many only the range
     notes: frozenset[Note] = field(default_factory=frozenset)  # what a reader of the file should know
+    void: BoolArray | None = None  # (H, W) neither mask nor background: not scored
 
 
 def decide(stored: StoredMask, declared: tuple[LabelValue, ...] | None = None, rule: MaskRule = "area") -> MaskReading:
@@ -76,7 +77,9 @@ def decide(stored: StoredMask, declared: tuple[LabelValue, ...] | None = None, r
     elif (of_file > 0).sum() > 1:
         notes.add("labels")
         words = "labels"
-    return MaskReading((plane != 0) & (plane != (void or 0)), words, shown, frozenset(notes))
+    outside = None if void is None else np.asarray(plane == void)
+    mask = plane != 0 if outside is None else (plane != 0) & ~outside
+    return MaskReading(np.asarray(mask), words, shown, frozenset(notes), outside)
 
 
 def numbers(plane: NDArray[Any], stored: StoredMask) -> NDArray[Any]:

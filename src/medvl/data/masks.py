@@ -25,7 +25,8 @@ _WARNINGS: dict[Note, str] = {
     "picture": "masks that are grey in over a quarter of their pixels: are these images?",
     "grey": "masks with grey values are cut at half of the largest value",
     "faint": "masks of shares or probabilities of which none reaches one half are read as empty",
-    "void": "the largest value (255) beside class numbers is read as void, not as mask; mask_values says otherwise",
+    "void": "the largest value (255) beside class numbers is void: no mask in training, not scored in evaluation; "
+    "mask_values says otherwise",
     "nan": "NaN in a mask is read as background",
     "alpha": "masks of one colour are read from their alpha channel",
 }
@@ -49,10 +50,23 @@ def read_mask(
         InputError: unreadable; several colours of which none is declared; values that are negative or not finite.
     """
     reading = read_meaning(path, values, slice_index=slice_index, slice_axis=slice_axis, rule=rule)
+    _say(reading, path)
+    return reading.mask
+
+
+def read_truth(
+    path: str | Path, values: tuple[LabelValue, ...] | None = None, *, slice_index: int | None = None
+) -> tuple[BoolArray, BoolArray]:
+    """As `read_mask`: (H, W) the mask, and (H, W) where it is void, which is not scored."""
+    reading = read_meaning(path, values, slice_index=slice_index)
+    _say(reading, path)
+    return reading.mask, np.zeros_like(reading.mask) if reading.void is None else reading.void
+
+
+def _say(reading: MaskReading, path: str | Path) -> None:
     for note, message in _WARNINGS.items():
         if note in reading.notes:
             warn(message, place=path)
-    return reading.mask
 
 
 def read_meaning(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medvl.core.files import write_json, write_text
 from medvl.data.hashes import image_hashes
-from medvl.data.masks import read_mask
+from medvl.data.masks import read_truth
 from medvl.data.records import Manifest, MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.trained_images import count_seen
@@ -130,14 +130,14 @@ def evaluate(
                 continue
             if name not in predicted:
                 raise InputError(f"no prediction of class {name}", record=record.id, line=record.line)
-            true_mask = load_true_mask(reference, size, record, slice_index)
-            pred_mask = predicted[name]
-            if pred_mask.shape != size:
+            true_mask, void = load_truth(reference, size, record, slice_index)
+            if predicted[name].shape != size:
                 raise InputError(
-                    f"the predicted mask is {_times(pred_mask.shape)} pixels",
+                    f"the predicted mask is {_times(predicted[name].shape)} pixels",
                     record=record.id,
                     expected=f"{_times(size)}, as the image {record.image}",
                 )
+            pred_mask = predicted[name] & ~void
             rows.append(
                 _score(
                     record,
@@ -246,9 +246,10 @@ def choose_threshold(
                 reference = record.masks.get(name)
                 if reference is None:
                     continue
-                true_mask = load_true_mask(reference, native_shape(record.image, volumes=volumes), record, slice_index)
+                size = native_shape(record.image, volumes=volumes)
+                true_mask, void = load_truth(reference, size, record, slice_index)
                 # The number of thresholds below a probability; a pixel is predicted at all of those.
-                level = np.searchsorted(levels, probs[name].ravel(), side="left")
+                level = np.searchsorted(levels, np.where(void, 0, probs[name]).ravel(), side="left")
                 pred = _count_above(level)
                 both = _count_above(level[true_mask.ravel()])
                 sums = pred + int(true_mask.sum())
@@ -297,18 +298,22 @@ def log_test(model: str | Path, summary: dict[str, Any]) -> Path | None:
 def load_true_mask(
     reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
 ) -> BoolArray:
-    """The bool mask of a reference, (H, W), or (n, H, W) of all slices; an absent one is empty.
+    """The mask of `load_truth`."""
+    return load_truth(reference, size, record, slice_index)[0]
 
-    InputError when its size is not its image's.
+
+def load_truth(
+    reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
+) -> tuple[BoolArray, BoolArray]:
+    """The mask of a reference, (H, W) bool, or (n, H, W) of all slices, and where it is void, which is not scored.
+
+    An absent one is empty. InputError when its size is not its image's.
     """
     if reference.path is None:
-        return np.zeros(size, dtype=bool)
-    if slice_index == "all":
-        indices = slices_of(reference.path, "all")
-        parts = [read_mask(reference.path, reference.values, slice_index=index) for index in indices]
-        mask = np.stack(parts) if len(parts) > 1 else parts[0]
-    else:
-        mask = read_mask(reference.path, reference.values, slice_index=slice_index)
+        return np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    indices = slices_of(reference.path, "all") if slice_index == "all" else (slice_index,)
+    parts = [read_truth(reference.path, reference.values, slice_index=index) for index in indices]
+    mask, void = parts[0] if len(parts) == 1 else (np.stack(masks) for masks in zip(*parts, strict=True))
     if mask.shape != size:
         raise InputError(
             f"the mask is {_times(mask.shape)} pixels",
@@ -316,7 +321,7 @@ def load_true_mask(
             record=record.id,
             expected=f"{_times(size)}, as its image {record.image}",
         )
-    return mask
+    return mask, void
 
 
 def check_slices(records: Sequence[Record], slice_index: SliceChoice) -> None:

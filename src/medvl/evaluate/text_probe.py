@@ -29,7 +29,7 @@ from medvl.core.files import write_json, write_text
 from medvl.data.records import Manifest, Record
 from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
 from medvl.errors import InputError
-from medvl.evaluate.evaluator import RECORDS_AT_ONCE, by_image, load_true_mask
+from medvl.evaluate.evaluator import RECORDS_AT_ONCE, by_image, load_truth
 from medvl.evaluate.metrics import EmptyMask, count_pixels, dice
 from medvl.evaluate.sources import FolderSource, MaskSource, predicted_masks, takes_threshold
 from medvl.evaluate.statistics import mean_interval, paired_difference
@@ -206,8 +206,8 @@ def _score(
         if reference is None:
             continue
         mask = answer[name]
-        true_mask = load_true_mask(reference, (mask.shape[0], mask.shape[1]), record, slice_index)
-        value = dice(count_pixels(mask, true_mask), empty_mask)
+        true_mask, void = load_truth(reference, (mask.shape[0], mask.shape[1]), record, slice_index)
+        value = dice(count_pixels(mask & ~void, true_mask), empty_mask)
         rows.append(
             ProbeRow(record.id, record.patient, name, condition, text, value, float(mask.mean()), centroid_x(mask))
         )
