@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from medvl.config import config_dict, make_config
+from medvl.data.orientation import Orientation, Turn
 from medvl.data.records import Manifest
 from medvl.errors import InputError
 from medvl.evaluate import side_by_side
@@ -316,6 +318,20 @@ def test_masks_side_by_side(phrases: Manifest, tmp_path: Path, monkeypatch: pyte
     gone = compare(runs, out=tmp_path / "gone", pictures=True, include_text=False, **names)["pictures"]
     assert list(gone["left_out"]) == ["both"] and gone["num_cases"] == 3 and not gone["contains_text"]
     assert "contains its texts" not in (tmp_path / "gone" / "compare.html").read_text()
+
+
+def test_pictures_in_standard_display(phrases: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks and boxes of a mirrored image are turned with it."""
+    axes = Figure().subplots()
+    record, turned = phrases.records[0], Orientation(Turn(left_right=True), "standard", "R\\F")
+    monkeypatch.setattr(side_by_side, "image_orientation", lambda path: turned)
+    mask = lung("left lung")
+    side_by_side._contour(axes, record, mask, "#00ff00", 1, filled=True)
+    shade = np.asarray(axes.images[0].get_array())[:, :, 3] > 0
+    assert (shade == mask[:, ::-1]).all()
+    side_by_side._box(axes, record, (36, 8, 54, 32), "#00ff00")
+    (box,) = axes.patches
+    assert np.allclose(box.get_corners()[[0, 2]] + 0.5, [[mask.shape[1] - 54, 8], [mask.shape[1] - 36, 32]])
 
 
 def test_labels_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

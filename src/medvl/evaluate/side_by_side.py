@@ -3,6 +3,8 @@
 Rows are chosen by the reference method (its first run), so that the choice favours no other; columns are the image, the
 truth, and each method's first run. Masks and phrases: contours, with Dice. Labels: a bar for each score. Boxes: boxes.
 
+Images are shown in standard display; masks and boxes are in stored pixels and turned with them.
+
 Shapes: H W native pixels, n cases.
 """
 
@@ -22,7 +24,7 @@ from medvl.core.csv_cells import read_dicts
 from medvl.core.files import whole_file
 from medvl.data.box_labels import box_labels
 from medvl.data.display import stretched
-from medvl.data.images import read_image
+from medvl.data.images import image_orientation, image_size, read_image
 from medvl.data.records import Manifest, Record, load_manifest
 from medvl.errors import InputError, warn
 from medvl.evaluate.compare_kinds import Key, ScoredCase
@@ -153,7 +155,8 @@ def _caption(axes: Any, text: str) -> None:
     axes.set_xlabel(_plain(text), fontsize=7, labelpad=2)
 
 
-def _contour(axes: Any, mask: BoolArray, colour: str, width: float, *, filled: bool = False) -> None:
+def _contour(axes: Any, record: Record, mask: BoolArray, colour: str, width: float, *, filled: bool = False) -> None:
+    mask = image_orientation(record.image).turn.apply(mask)
     if filled:  # a contour alone does not say which side is meant, and a mask of everything has none
         from matplotlib.colors import to_rgba
 
@@ -169,19 +172,20 @@ def _truth(axes: Any, run: ScoredRun, record: Record, key: Key) -> None:
     if run.kind.task == "detect":
         config = make_config(run.summary["config"])
         for box in box_labels([record], run.summary["classes"], config).boxes[0]:
-            _box(axes, (box.x0, box.y0, box.x1, box.y1), TRUE)
+            _box(axes, record, (box.x0, box.y0, box.x1, box.y1), TRUE)
         return
     name = key[1] if run.kind.task == "segment" else str(run.summary["target"])
     mask = record.masks.get(name)
     assert mask is not None  # only scored cases are shown
-    size = read_image(record.image, **_reading(run)).pixels.shape[:2]
-    _contour(axes, load_true_mask(mask, (size[0], size[1]), record, _reading(run)["slice_index"]), TRUE, 1.4)
+    size = read_image(record.image, **_reading(run)).size
+    _contour(axes, record, load_true_mask(mask, size, record, _reading(run)["slice_index"]), TRUE, 1.4)
 
 
-def _box(axes: Any, corners: tuple[float, float, float, float], colour: str) -> None:
+def _box(axes: Any, record: Record, corners: tuple[float, float, float, float], colour: str, label: str = "") -> None:
     from matplotlib.patches import Rectangle
 
-    x0, y0, x1, y1 = corners
+    x0, y0, x1, y1 = image_orientation(record.image).turn.apply_box(corners, image_size(record.image))
+    axes.text(x0, y0 - 2, label, color=colour, fontsize=5.5)
     axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.3))
 
 
@@ -198,7 +202,7 @@ def _mask_cells(run: ScoredRun, device: str) -> Cell:
         record, row = records[key[0]], run.cases[key]
         assert isinstance(row, CaseRow)
         found = predicted_masks(inputs.source, [record], [record.text], run.summary["threshold"])[0]
-        _contour(axes, found[key[1]], PRED, 1.1, filled=True)
+        _contour(axes, record, found[key[1]], PRED, 1.1, filled=True)
         return f"Dice {row.dice:.3f}"
 
     return cell
@@ -214,12 +218,12 @@ def _phrase_cells(run: ScoredRun, device: str) -> Cell:
         rows = {row["id"]: row for row in read_dicts(file) if row["method"] == "phrase"}
 
     def cell(axes: Any, key: Key) -> str:
-        row = rows[key[0]]
-        reader.set_image(records[key[0]].image)
+        row, record = rows[key[0]], records[key[0]]
+        reader.set_image(record.image)
         sigma, how = run.summary["sigma_cells"], run.summary["how"]
         found = reader.ground(row["text"], float(row["threshold"]), sigma, how)
         assert found.mask is not None
-        _contour(axes, found.mask, PRED, 1.1, filled=True)
+        _contour(axes, record, found.mask, PRED, 1.1, filled=True)
         return f"Dice {float(row['dice']):.3f}"
 
     return cell
@@ -252,6 +256,7 @@ def _label_cells(run: ScoredRun, device: str) -> Cell:
 
 def _box_cells(run: ScoredRun, device: str) -> Cell:
     """Detections from the score threshold on."""
+    records = {record.id: record for record in _manifest(run).records}
     with (run.folder / "detections.csv").open(encoding="utf-8", newline="") as file:
         found = [row for row in read_dicts(file) if float(row["score"]) >= run.summary["threshold"]]
 
@@ -261,9 +266,8 @@ def _box_cells(run: ScoredRun, device: str) -> Cell:
         for row in found:
             if row["id"] == key[0]:
                 corners = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
-                _box(axes, corners, PRED)
-                told = f"{_plain(row['class'])} {float(row['score']):.2f}"
-                axes.text(corners[0], corners[1] - 2, told, color=PRED, fontsize=5.5)
+                label = f"{_plain(row['class'])} {float(row['score']):.2f}"
+                _box(axes, records[key[0]], corners, PRED, label)
         return f"AP {case.values[0]:.3f}"
 
     return cell
@@ -302,7 +306,7 @@ def _reading(run: ScoredRun) -> dict[str, Any]:
 
 
 def _pixels(record: Record, run: ScoredRun) -> NDArray[np.float32]:
-    return stretched(read_image(record.image, **_reading(run)).pixels)
+    return stretched(read_image(record.image, **_reading(run)).displayed().pixels)
 
 
 def _phrase(case: CaseRow | ScoredCase) -> str:
