@@ -345,7 +345,8 @@ def test_shuffled_masks_are_those_of_other_images(
     pairs: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
     """What the decoder is trained against, step after step: every mask of the batch once, never an image's own."""
-    task, batch = task_of(config_of(pairs, "pretrain.shuffle_masks=true", f"pretrain.accumulate={accumulate}"))
+    words = ("pretrain.shuffle_masks=true", f"pretrain.accumulate={accumulate}", "model.options.pool_stride=8")
+    task, batch = task_of(config_of(pairs, *words))
     task.module.eval()  # so that the parts' attention is that of the batch
     batch = replace(batch, body=batch.body.clone())  # type: ignore[union-attr]
     batch.body[5] = False  # type: ignore[index]  # an image without a target: it goes with its place
