@@ -7,15 +7,32 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
+from medvl.data.images import read_image, resample_map
 from medvl.data.importers.lung_regions import import_lung_regions, label_map, phrase_rows, two_lungs
 from medvl.data.importers.region_phrases import HELD_OUT, region_code, region_name, regions, wordings
+from medvl.data.masks import read_labels, resample_mask
+from medvl.data.orientation import orientation_of
 from medvl.data.records import load_manifest, write_manifest
 from medvl.errors import InputError
 
 SETS = ("seen", "val", "test")
+
+
+def write_dicom(path: Path, pixels: np.ndarray, words: str) -> None:
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, "1.2.3"
+    dataset.PatientOrientation = words
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def lungs(height: int = 60, width: int = 50, tops: tuple[int, int] = (6, 15)) -> np.ndarray:
@@ -73,6 +90,27 @@ def test_masks_that_do_not_fit_the_rule() -> None:
     speck[0, 0] = True
     right, left, specks = two_lungs(speck)
     assert specks and not right[0, 0] and not left[0, 0]
+
+
+@pytest.mark.parametrize("max_size", [None, 30])
+@pytest.mark.parametrize("words", ["R\\F", "L\\H", "F\\R"])
+def test_turned_images(tmp_path: Path, words: str, max_size: int | None) -> None:
+    """Masks beside a turned DICOM are in its stored pixels; the sides are those of the standard display."""
+    orientation = orientation_of(*words.split("\\"))
+    assert orientation is not None
+    turn, shown = orientation.turn, lungs()
+    Image.fromarray(turn.undo(shown)).save(tmp_path / "m.png")
+    write_dicom(tmp_path / "i.dcm", turn.undo(shown), words)
+    row = {"id": "a", "image": "i.dcm", "mask": "m.png", "patient": "p", "split": "val"}
+    write_manifest(tmp_path / "manifest.csv", [row])
+    import_lung_regions(tmp_path / "manifest.csv", tmp_path / "out", max_size=max_size)
+    record = load_manifest(tmp_path / "out" / "manifest.csv").records[0]
+    reference = record.masks["mask"]
+    assert reference is not None and reference.path is not None
+    image, size = read_image(record.image), (60, 50) if max_size is None else (30, 25)
+    labels = label_map(*(resample_mask(lung, size) for lung in two_lungs(shown > 0)[:2]))
+    assert (image.orientation.turn.apply(read_labels(reference.path)) == labels).all()
+    assert np.abs(image.displayed().pixels - resample_map(shown / np.float32(255), size)).mean() < 0.05
 
 
 def test_import(folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medvl.data.orientation import Orientation, Turn
 from medvl.data.records import Manifest
 from medvl.errors import InputError
+from medvl.evaluate import text_probe
 from medvl.evaluate.sources import FolderSource
 from medvl.evaluate.text_probe import centroid_x, probe, probe_texts, side_of
 
@@ -81,6 +83,14 @@ def test_one_side_means_exactly_one() -> None:
     assert side_of("right upper zone") == "right"
     assert side_of("both lungs") is None
     assert side_of("left and right lung") is None
+
+
+def test_sides_of_a_turned_image(phrases: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks are in stored pixels, sides are those of the standard display."""
+    mirrored = Orientation(Turn(left_right=True), "standard", "R\\F")
+    monkeypatch.setattr(text_probe, "image_orientation", lambda path: mirrored)
+    swap = probe(Listener(), phrases, split="val", laterality="viewer").result["side_swap"]
+    assert swap["share_on_named_side"]["mean"] == swap["share_on_named_side_swapped"]["mean"] == 1.0
 
 
 def test_centroid() -> None:

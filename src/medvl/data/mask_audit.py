@@ -25,7 +25,7 @@ _MESSAGES: dict[Note, tuple[Severity, str]] = {  # note -> severity, message aft
         "hold 255 beside class numbers: it is read as void, not as mask; name the values that count in mask_values",
     ),
     "noise": ("warning", "are JPEG with values of at most 8 of 255: they are read as empty"),
-    "jpeg": ("warning", "are stored as JPEG, which is not exact: they are cut at half of their largest value"),
+    "jpeg": ("warning", "are JPEG, or made of one, which is not exact: they are cut at half of their largest value"),
     "grey": ("warning", "hold grey values: they are cut at half of the largest value"),
     "picture": ("warning", "are grey in over a quarter of their pixels: are these images, not masks?"),
     "faint": ("warning", "hold shares or probabilities of which none reaches one half: they are read as empty"),

@@ -20,7 +20,7 @@ from medvl.errors import InputError, warn
 BoolArray = NDArray[np.bool_]
 
 _WARNINGS: dict[Note, str] = {
-    "jpeg": "masks stored as JPEG are not exact: pixels from half of the largest value up count as mask",
+    "jpeg": "masks stored as JPEG, or made of one, are not exact: pixels from half of the largest value up count",
     "noise": "a JPEG mask whose largest value is at most 8 of 255 is read as empty",
     "picture": "masks that are grey in over a quarter of their pixels: are these images?",
     "grey": "masks with grey values are cut at half of the largest value",

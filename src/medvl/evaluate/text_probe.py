@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
+from medvl.data.images import image_orientation
 from medvl.data.records import Manifest, Record
 from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
 from medvl.errors import InputError
@@ -45,7 +46,8 @@ CONDITIONS = ("true", "empty", "shuffled", "side_swapped", "negated", OTHER_CONT
 
 @dataclass(frozen=True, slots=True)
 class ProbeRow:
-    """One class of one record under one condition. `centroid_x` is in image widths, NaN for an empty mask."""
+    """One class of one record under one condition. `centroid_x` is in image widths, in standard display, NaN for an
+    empty mask."""
 
     id: str
     patient: str
@@ -208,9 +210,8 @@ def _score(
         mask = answer[name]
         true_mask, void = load_truth(reference, (mask.shape[0], mask.shape[1]), record, slice_index)
         value = dice(count_pixels(mask & ~void, true_mask), empty_mask)
-        rows.append(
-            ProbeRow(record.id, record.patient, name, condition, text, value, float(mask.mean()), centroid_x(mask))
-        )
+        centre = centroid_x(image_orientation(record.image).turn.apply(mask))
+        rows.append(ProbeRow(record.id, record.patient, name, condition, text, value, float(mask.mean()), centre))
     return rows
 
 

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.files import whole_folder
-from medvl.data.images import read_image
+from medvl.data.images import image_orientation, read_image
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
 from medvl.data.masks import read_mask, resample_mask
+from medvl.data.orientation import UPRIGHT, Turn
 from medvl.data.records import Record, load_manifest, write_manifest
 from medvl.errors import Fault, InputError, warn
 
@@ -185,14 +186,19 @@ def _write(
         reference = record.masks["mask"]
         assert reference is not None and reference.path is not None and record.split is not None  # _check_rows
         try:
-            right, left, specks = two_lungs(read_mask(reference.path, reference.values))
+            orientation = image_orientation(record.image)
+            if orientation.kind == "sideless":
+                raise InputError("a lateral or oblique image", expected="a frontal one, whose sides are the patient's")
+            mask = orientation.turn.apply(read_mask(reference.path, reference.values))
+            right, left, specks = two_lungs(mask)
         except InputError as error:
             fault = error.faults[0]
             left_out.append(Fault(fault.what, source, record.line, record.id, fault.expected))
             continue
         num_specks += specks
-        image, size = _copy_image(record.image, out / "images" / name, max_size)
-        _save_map(label_map(*(resample_mask(lung, size) for lung in (right, left))), out / "maps" / f"{name}.png")
+        image, size, turn = _copy_image(record.image, out / "images" / name, max_size)
+        labels = label_map(*(resample_mask(lung, size) for lung in (right, left)))
+        _save_map(turn.undo(labels), out / "maps" / f"{name}.png")
         shared = {"image": f"images/{image}", "mask": f"maps/{name}.png", "patient": record.patient}
         shared |= {"split": record.split, "licence": licence or record.licence or ""}
         letters: Counter[str] = Counter()
@@ -218,22 +224,23 @@ def _short_names(records: Sequence[Record]) -> list[str]:
     return short if len(set(short)) == len(short) and all(short) else [record.id for record in records]
 
 
-def _copy_image(path: Path, target: Path, max_size: int | None) -> tuple[str, tuple[int, int]]:
-    """Copy or shrink; returns the file name and (H, W)."""
+def _copy_image(path: Path, target: Path, max_size: int | None) -> tuple[str, tuple[int, int], Turn]:
+    """Copy, or shrink in standard display -> the file name, (H, W) as displayed, and how the new file is turned."""
     from PIL import Image
 
-    pixels = read_image(path).pixels
+    image = read_image(path)
+    pixels = image.displayed().pixels
     height, width = pixels.shape[:2]
     scale = 1.0 if max_size is None else min(1.0, max_size / max(height, width))
     if scale == 1.0:
         name = target.name + path.suffix.lower()
         shutil.copyfile(path, target.with_name(name))
-        return name, (height, width)
+        return name, (height, width), image.orientation.turn
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     eight = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
     eight = eight.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     eight.save(target.with_name(f"{target.name}.jpg"), quality=90, optimize=True)
-    return f"{target.name}.jpg", size
+    return f"{target.name}.jpg", size, UPRIGHT
 
 
 def _save_map(values: NDArray[np.uint8], path: Path) -> None:
