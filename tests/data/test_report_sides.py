@@ -139,6 +139,15 @@ MIRRORED = [
     ("right pulmonary artery", "left pulmonary artery"),
     ("left brachiocephalic vein", "right brachiocephalic vein"),
     ("RIGHT LUNG", "LEFT LUNG"),
+    ("R.U.L. opacity", "L.U.L. opacity"),
+    ("r.l.l. consolidation", "l.l.l. consolidation"),
+    ("Rul nodule", "Lul nodule"),
+    ("L 5th rib fracture", "R 5th rib fracture"),
+    ("R 5th-7th ribs", "L 5th-7th ribs"),
+    ("L.lower lobe", "R.lower lobe"),
+    ("LSC line in place", "RSC line in place"),
+    ("L SCV catheter, R PPM", "R SCV catheter, L PPM"),
+    ("R lat decubitus", "L lat decubitus"),
 ]
 NO_SIDE = [  # no word of these is a side: a flip leaves them as they are
     "The patient received RT to the mediastinum.",
@@ -201,10 +210,15 @@ NO_SIDE = [  # no word of these is a side: a flip leaves them as they are
     "Bilateral",
     "left-handed",
     "turn right angle",
+    "the film was left unread",
+    "RT 50 Gy to the mediastinum",
+    "radiation therapy (RT)",
 ]
 NOT_CERTAIN = [  # no words are certain to be true of the flipped image
     "right middle lobe",
     "RML",
+    "R.M.L. collapse",
+    "Rml opacity",
     "middle lobe atelectasis",
     "Lingular opacity",
     "left middle lobe",
@@ -250,6 +264,12 @@ def test_one_sided_lobes_are_sides() -> None:
         assert names_side(text) and {one.side for one in findings(text)} == {side}
     assert can_mirror("right middle lobe", up_down=True) and not can_mirror("lingula", up_down=True)
     assert mirror_text("RUQ clips", up_down=True) == "RLQ clips"
+
+
+def test_misspelt_sides_come_back_spelt_right() -> None:
+    for text, turned in (("righ lung", "left lung"), ("lefft lower lobe", "right lower lobe"), ("rigth", "left")):
+        assert names_side(text) and mirror_text(text, left_right=True) == turned
+    assert mirror_text("R.U.L. and Rll", up_down=True) == "R.L.L. and Rul"
 
 
 def test_nothing_is_uncertain_without_a_flip() -> None:

@@ -487,6 +487,9 @@ def test_negate(text: str, denied: str) -> None:
         "The mediastinum is unremarkable",
         "Right paratracheal stripe; no mediastinal shift",
         "Le Fort and no",
+        "ET tube, NG tube",
+        "Old rib fractures, elongated aorta",
+        "Sole abnormality: left base",
     ],
 )
 def test_english(text: str) -> None:
@@ -526,6 +529,14 @@ def test_english(text: str) -> None:
         "venstre lunge",
         "höger lunga",
         "sağ akciğerde opasite",
+        "aument densid difus",
+        "escoliosis dorsolumb",
+        "no visualiz signific",
+        "sin cambios en el estudio previo",
+        "Opacidad en língula",
+        "Pas de pneumothorax.",
+        "silhouette cardiaque normale",
+        "Hemotórax D",
         "efusi pleura kanan",
         # One foreign phrase among English ones is enough.
         "left lung; right lung; upper zone of the left lung; linke Lunge",

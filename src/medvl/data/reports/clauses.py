@@ -160,7 +160,8 @@ def parts_of(sentence: str) -> list[Part]:
 
 def _adds_place(part: Part) -> bool:
     joined = part.joint in ("or", "and", ",") and part.has_place
-    return joined and not (part.terms or part.has_verb or part.is_normal or part.first in _AFFIRMING | _SIZES)
+    affirmed = part.first in _AFFIRMING | _SIZES or part.first in ("present", "seen", "noted", "visible", "evident")
+    return joined and not (part.terms or part.has_verb or part.is_normal or affirmed)
 
 
 def _cut(tokens: Sequence[str]) -> list[Part]:
@@ -250,6 +251,8 @@ def _goes_on(parts: Sequence[Part], i: int, negated: bool) -> bool:
         (k for k in range(i - 1, max(-1, i - 1 - FAR), -1) if parts[k].cue or parts[k].joint in _ENDED), max(0, i - FAR)
     )
     if not any(other.terms for other in parts[first:i]):
+        if before.has_place and part.has_place and part.first in _SIZES | _AFFIRMING and not part.terms:
+            return False  # "effusion: none on the right, small on the left"
         return True  # the denial has met no finding yet: "no right, left or basal opacity"
     if is_aside(before) and not part.terms:
         return False
@@ -279,6 +282,8 @@ def _begins_anew(parts: Sequence[Part], i: int) -> bool:
         return part.first in _AFFIRMING | _SIZES and part.has_place
     if part.first in _AFFIRMING or part.first in _SIZES:
         return True
+    if part.joint == "," and ends_with_or is None and parts[i - 1].cue and part.has_verb and part.has_place:
+        return True  # "no fracture, pneumothorax is seen on the left"
     if is_place(part.first) or all(term.is_predicate for term in part.terms):
         return True
     closed = part.comma and parts[i - 1].joint == "or"  # "without effusion or mass, and nodules in the left lung"

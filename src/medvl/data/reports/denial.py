@@ -49,7 +49,7 @@ _NO_DENIAL = re.compile(
     r"disappeared|removed|removal)(?: of)?\b|no further (?:evaluation|imaging|workup|work up|follow up|action)\b)"
 )
 _BEFORE = re.compile(
-    r"\b(?:no longer|no|without|not|never|neither|nor|nil|none|denies|denied|negative|free (?:of|from)|"
+    r"\b(?:no longer|no|without|not|never|neither|nor|nil|none|nothing|zero|denies|denied|negative|free (?:of|from)|"
     r"clear (?:of|from)|"
     r"(?:in the )?absence of|absent|lack(?:s|ing)?(?: of)?|fails? to|failed to|"
     r"(?:interval |complete |full |spontaneous )*(?:resolution|clearing|clearance|disappearance|removal) of|resolved|"

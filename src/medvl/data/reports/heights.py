@@ -37,7 +37,7 @@ UP_DOWN = {
     "bibasal": "biapical",  # comes back as bibasilar
 }
 _MARK = re.compile(
-    r"(?<![A-Za-z])(?:(?P<part>[RL][UL][LZQ])|(?P<lingula>lingul(?:a|ae|ar))|"
+    r"(?<![A-Za-z])(?:(?P<part>[RL](?:[UL]|\.\s?[UL]\.\s?)[LZQ])|(?P<lingula>lingul(?:a|ae|ar))|"
     rf"(?P<word>{'|'.join(sorted(UP_DOWN, key=len, reverse=True))}))(?![A-Za-z])",
     re.ASCII | re.IGNORECASE,
 )
@@ -75,15 +75,19 @@ def height_marks(text: str) -> tuple[Mark, ...]:
         if match["lingula"]:  # the lower end of an upper lobe
             marks.append(Mark(*match.span(), (), None, match[0]))
         elif part:
-            if part.isupper() or part.islower():
-                middle = like(part[1], "l" if part[1] in "uU" else "u")
-                marks.append(Mark(*match.span(), (), part[0] + middle + part[2], part))
+            if part.isupper() or part.islower() or part in ("Rul", "Rll", "Lul", "Lll"):
+                middle = re.sub("[UuLl]", _other_height, part[1:-1])
+                marks.append(Mark(*match.span(), (), part[0] + middle + part[-1], part))
         elif word.lower() not in ("uz", "lz") or word.isupper():
             if _is_height(text, match):
                 marks.append(Mark(*match.span(), (), like(word, UP_DOWN[word.lower()]), word))
             else:
                 marks.append(Mark(*match.span(), (), word, ""))
     return tuple(marks)
+
+
+def _other_height(match: re.Match[str]) -> str:
+    return like(match[0], "l" if match[0] in "uU" else "u")
 
 
 def _is_height(text: str, match: re.Match[str]) -> bool:

@@ -20,12 +20,12 @@ from medvl.data.sentences import sentences
 
 Group = tuple[Side | None, frozenset[str]]
 _BREAK = re.compile(r"(?<=[.;!?])\s+|\n+")
-_SHORT_MARK = re.compile(r"(?:[lr]|lt|rt)", re.IGNORECASE)
+_SHORT_MARK = re.compile(r"(?:[lr]|lt|rt|[lr]\..*)", re.IGNORECASE)
 _HARD = {"but", "except", ";", "after"}  # what stands before belongs to nothing behind
 # All that may stand in a part that speaks of the finding before: "but small on the right", "none on the left".
 _ELLIPTIC = set(
     "the a an in on at of to and or is are was seen present noted side sides lung lungs zone zones lobe lobes "
-    "field fields third thirds base bases apex hemithorax one ones small smaller large larger mild moderate "
+    "has have field fields third thirds base bases apex hemithorax one ones small smaller large larger mild moderate "
     "tiny trace minimal minor not no none nor neither absent only also but still now there with for any longer "
     "further identified evident visible appreciated demonstrated found persists persist increased decreased "
     "improved worsened it that this those multiple several few resolved cleared unchanged stable persistent "
@@ -154,6 +154,10 @@ def _add_places(items: list[_Item], pending: list[str], part: Part, later: Seque
         elliptic = False  # "the left hemidiaphragm is elevated, the right is unchanged"
     if _leads_to_finding(later):
         elliptic = False  # "left upper and middle opacity"
+    if elliptic and item.terms and not item.groups and part.joint in (":", "-"):  # "Effusion: none on the right"
+        item.words += part.words
+        item.groups, item.negated, item.behind = places_of(part.words), part.negated, True
+        return
     if part.joint in _HARD or part.cue or part.negated != item.negated or not item.terms:
         if elliptic and item.terms and (part.joint != ";" or part.cue or part.words[0] in ("that", "those")):
             for other in _listed(items) if item is items[-1] else [item]:
@@ -215,9 +219,9 @@ def _share_places(items: Sequence[_Item]) -> None:
         if before.subject and joined in (",", "and", "or") and item.negated == before.negated and not item.part.cue:
             if not item.part.affirms:
                 item.groups, item.before, item.subject = before.groups, True, True
-        elif (joined == "link" or item.part.word == "/") and item.negated == before.negated:
+        elif (joined == "link" or item.part.word in ("/", "versus", "vs")) and item.negated == before.negated:
             item.groups, item.before, item.linked = before.groups, before.before, True
-        elif joined in ("and", "or") and not item.part.comma and item.part.word not in ("with", "versus", "vs"):
+        elif joined in ("and", "or") and not item.part.comma and item.part.word != "with":
             if before.linked and item.negated == before.negated and not item.part.cue:
                 item.groups, item.before, item.linked = before.groups, before.before, True
             elif before.before and item.negated == before.negated and not item.part.cue and not item.part.affirms:
@@ -283,7 +287,7 @@ def _readable(text: str) -> str:
             and _SHORT_MARK.fullmatch(text, start, end)
             and _goes_on(text, start, end)
         ):
-            end += 1  # "Rt. lung"
+            end += 1  # "Rt. lung", "R.U.L. opacity"
         pieces += [text[position:start], f" {words} "]
         position = end
     text = "".join([*pieces, text[position:]])

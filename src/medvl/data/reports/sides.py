@@ -42,7 +42,8 @@ _SHORT_PARTS = {"L": "lobe", "Z": "zone", "Q": "quadrant", "E": "limb"}
 _MARK = re.compile(
     rf"""(?<![A-Za-z])(?:
       (?P<word>(?<!&(?=lt;))(?:left|right|lt|rt))(?P<suffix>(?:-?\s?sided|wards?|most)?)
-    | (?P<part>[RL][UML][LZ]|[RL][UL][QE]|[RL]IJ)
+    | (?P<part>[RL][UML][LZ]|[RL]\.\s?[UML]\.\s?[LZ]|[RL][UL][QE]|[RL]IJ|
+        [RL]SC(?=\s+(?:line|cath|cvc|cvl|port|picc|central)))
     | (?P<pair>(?<![/\d.'])(?<!\d\s)(?P<one>[LR])(?:{_THAN})(?P<other>[LR])(?![A-Za-z/\d]))
     | (?P<letter>(?<![/'\w])(?<![A-Za-z]\.)[LR])(?P<sided>-?\s?sided)?(?![A-Za-z]|/|'|-?\d)
     | (?P<handed>levo|dextro)(?P<of>[\s-]?(?:kypho|roto)?(?:scolio|convex|concav|curv|cardia|posit|rotat|version)[a-z]*)
@@ -65,7 +66,7 @@ _VERB_BEFORE = re.compile(
 )
 _IS_BEFORE = re.compile(r"\b(?:is|are)\s+$", re.IGNORECASE)
 _VERB_AFTER = re.compile(
-    r"^\s+(?:un(?!ited|changed)\w+ed|alone|in\s+(?:place|situ)|behind|over|out|open(?!\s+reduction)|against|"
+    r"^\s+(?:un(?!ited|changed)\w+ed|unread|alone|in\s+(?:place|situ)|behind|over|out|open(?!\s+reduction)|against|"
     r"(?:the|an?)(?=\s)|hospital|on\s+\d|at\s+\d|for\s+home)\b",
     re.IGNORECASE,
 )
@@ -97,13 +98,13 @@ _BARE_HEART_AFTER = re.compile(
 _THERAPY_BEFORE = re.compile(
     r"\b(?:post|after|chemo|chemotherapy|adjuvant|neoadjuvant|palliative|prior|previous|received|receiving|completed|"
     r"undergo|undergoing|underwent|undergone|history\s+of|hx\s+of|h/o|s/p|treated\s+with|treatment\s+with|definitive|"
-    r"radiotherapy|radiation|irradiation|concurrent|stereotactic|external[\s-]beam|whole[\s-]brain|surgery\s+and|during|dose\s+of|gy)"
+    r"radio-?therapy|radiation(?:\s+(?:therapy|treatment))?|irradiation|concurrent|stereotactic|external[\s-]beam|whole[\s-]brain|surgery\s+and|during|dose\s+of|gy)"
     r"\s*[-+/&(]?\s*(?:and\s+|with\s+|thoracic\s+)?$",
     re.IGNORECASE,
 )
 _THERAPY_AFTER = re.compile(
     r"^[\s-]+(?:related\s+|induced\s+)?(?:changes?|treatments?|therapy|field|fields|port|planning|dose|fractions?|"
-    r"induced|related|in\s+\d|for|to\s+the|completed|given|finished|was|with\s+curative|\d)\b|^-?(?:pcr|qpcr)\b",
+    r"induced|related|in\s+\d|for|to\s+the|completed|given|finished|was|with\s+curative|\d+)\b|^-?(?:pcr|qpcr)\b",
     re.IGNORECASE,
 )
 _UNSURE_THERAPY_AFTER = re.compile(r"^[\s-]+(?:fibrosis|pneumonitis|scarring|effects?)\b", re.IGNORECASE)
@@ -123,7 +124,7 @@ _LIST_LETTER_AFTER = re.compile(r"^\)")
 
 # Words between a side in one letter and what it belongs to.
 _MODIFIERS = set(
-    "small large moderate tiny trace minimal mild severe marked slight subtle new old stable unchanged chronic "
+    "lat small large moderate tiny trace minimal mild severe marked slight subtle new old stable unchanged chronic "
     "acute to sized sided upper middle mid lower apical basal basilar lateral medial anterior posterior "
     "superior inferior patchy focal dense linear healed healing displaced nondisplaced calcified loculated "
     "layering partial complete simple complex increasing decreasing persistent residual subsegmental segmental "
@@ -137,7 +138,7 @@ _BODY = set(
     "retrocardiac paratracheal paraspinal paravertebral diaphragm hemidiaphragm hemidiaphragms costophrenic cp "
     "cardiophrenic heart cardiac mediastinum mediastinal rib ribs clavicle clavicular acromioclavicular "
     "glenohumeral scapula scapular shoulder humerus humeral arm forearm axilla axillary breast neck jugular ij "
-    "subclavian sc picc port portacath brachiocephalic innominate carotid main mainstem bronchus bronchial "
+    "subclavian sc scv scl picc ppm port portacath brachiocephalic innominate carotid main mainstem bronchus bronchial "
     "pulmonary airspace interstitial side hand wrist finger thumb elbow radius ulna knee hip pelvis leg ankle "
     "foot toe femur femoral tibia tibial fibula iliac kidney renal adrenal ovary thyroid abdomen abdominal "
     "flank groin back trunk upper lower mid midlung midzone midlungs uz mz lz ul ml ll fissure minor major "
@@ -145,7 +146,7 @@ _BODY = set(
     "mastoid cerebral hemisphere brain artery vein venous arterial tube tubes catheter line icd aicd pacer "
     "pacemaker generator device lobectomy pneumonectomy thoracotomy mastectomy thoracentesis lumpectomy "
     "arthroplasty prosthesis implant vats decortication wedge pigtail drain stent sided cvc chemoport mediport "
-    "lateral quadrant internal".split()
+    "lateral quadrant internal decubitus decub".split()
 )
 _WORD = re.compile(r"[A-Za-z]+")
 
@@ -204,14 +205,17 @@ def _mark(text: str, match: re.Match[str]) -> tuple[Verdict, Mark] | None:
 
 
 def _part(match: re.Match[str]) -> Mark | None:
-    """RUL, LLZ, RUQ, LLE, RIJ; all capitals or all small."""
+    """RUL, R.U.L., LLZ, RUQ, LLE, RIJ, RSC; all capitals or all small, or Rul."""
     short = match["part"]
-    if not (short.isupper() or short.islower()):
+    name, capitals = _NAMES[short[0].lower()], re.sub(r"[.\s]", "", short.upper())
+    begins_sentence = short[0].isupper() and short[1:].islower() and capitals[-1] == "L"  # Luz and Rue are names
+    if not (short.isupper() or short.islower() or begins_sentence):
         return None
-    name, capitals = _NAMES[short[0].lower()], short.upper()
     mirrored: str | None = _swap(short[0]) + short[1:]
     if capitals.endswith("IJ"):
         reads = f"{name} jugular"
+    elif capitals.endswith("SC"):
+        reads = f"{name} subclavian"
     elif capitals.endswith("E"):
         reads = f"{name} limb"
     else:
@@ -287,9 +291,13 @@ def _verdict_of_letter(text: str, match: re.Match[str]) -> Verdict:
     return "unsure" if letter.isupper() else "none"
 
 
+_ORDINALS = re.compile(r"^\.?(?:\s+(?:-|to|and|through)?\s*\d{1,2}(?:st|nd|rd|th)(?:-\d{1,2}(?:st|nd|rd|th))?)+(?=\s)")
+
+
 def _belongs_to_body(after: str) -> bool:
     """Whether the next words are a part of the body, a device or a finding, modifiers before it passed over."""
-    if not re.match(r"^\.?[\s-]+[A-Za-z]", after):
+    after = _ORDINALS.sub(" ", after)
+    if not re.match(r"^(?:\.?[\s-]+|\.)[A-Za-z]", after):
         return False
     for word in _WORD.findall(re.split(r"[.,;:()\[\]]", after.lstrip("."), maxsplit=1)[0].lower())[:7]:
         if word in _BODY or word in FINDING_WORDS or has_finding_ending(word):
