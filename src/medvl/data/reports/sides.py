@@ -41,7 +41,7 @@ _SHORT_PLACES = {
 _SHORT_PARTS = {"L": "lobe", "Z": "zone", "Q": "quadrant", "E": "limb"}
 _MARK = re.compile(
     rf"""(?<![A-Za-z])(?:
-      (?P<word>(?<!&(?=lt;))(?:left|right|lt|rt))(?P<suffix>(?:-?\s?sided|wards?|most)?)
+      (?P<word>(?<!&(?=[lr]t;))(?:left|right|lt|rt))(?P<suffix>(?:-?\s?sided|wards?|most)?)
     | (?P<part>[RL][UML][LZ]|[RL]\.\s?[UML]\.\s?[LZ]|[RL][UL][QE]|[RL]IJ|
         [RL]SC(?=\s+(?:line|cath|cvc|cvl|port|picc|central)))
     | (?P<pair>(?<![/\d.'])(?<!\d\s)(?P<one>[LR])(?:{_THAN})(?P<other>[LR])(?![A-Za-z/\d]))
