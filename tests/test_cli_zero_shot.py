@@ -18,7 +18,7 @@ from medvl.cli.classify import classify
 from medvl.cli.ground import ground
 from medvl.config import load_config
 from medvl.data.masks import read_mask
-from medvl.errors import InputError
+from medvl.errors import InputError, UnfinishedError
 from medvl.train.run import train
 
 Cli = Callable[..., str]
@@ -214,6 +214,11 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
     mask = np.asarray(Image.open(one["mask"])) > 0
     assert (read_mask(volume["mask"], slice_index=2) == mask).all() and volume["slice"] in (0, 2)
     assert nibabel.load(volume["mask"]).shape == values.shape
+    content = (discs / "31.png").read_bytes()
+    (tmp_path / "set" / "a.png").write_bytes(content[: len(content) * 8 // 10])  # only decoding shows the damage
+    with pytest.raises(UnfinishedError, match=r"a\.png"):
+        cli("ground", discs / "run", tmp_path / "set", "--out", tmp_path / "some", *words, 0)
+    assert (tmp_path / "some" / "30__upper-opacity.png").is_file()
 
 
 @pytest.mark.parametrize(

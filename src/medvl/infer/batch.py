@@ -7,7 +7,7 @@ shows only while it is read is left out: the table holds what was done, and `Unf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,23 +101,48 @@ def _refuse_text(kind: str, texts: Sequence[str], context: Context) -> None:
 
 def _answer_all(answerer: Answerer, images: Sequence[InputImage], out: Path) -> list[Row]:
     """All images in order; the table is written whatever ends the loop, once anything is done."""
+
+    def write(rows: Sequence[Row]) -> None:
+        cells = [{key: str(value) for key, value in row.items()} for row in rows]
+        write_manifest(out / answerer.table, cells, list(answerer.columns))
+
+    return answer_each(images, answerer.answer, "predict", out / answerer.table, write)
+
+
+def answer_each(
+    images: Sequence[InputImage],
+    answer: Callable[[InputImage], list[Row]],
+    label: str,
+    place: Path,
+    write: Callable[[Sequence[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """The rows of all images in order; one that cannot be read does not stop the others.
+
+    Args:
+        label: of the progress.
+        place: where the answers are, for the error.
+        write: is called with the rows whatever ends the loop, once anything is done.
+
+    Raises:
+        InputError: no image could be read.
+        UnfinishedError: some could not.
+    """
     rows: list[Row] = []
     faults: list[Fault] = []
     num_done = 0
     try:
-        for image in track(images, "predict", len(images)):
+        for image in track(images, label, len(images)):
             try:
-                rows += answerer.answer(image)
+                rows += answer(image)
                 num_done += 1
             except InputError as error:
                 faults += [replace(fault, file=fault.file or image.path) for fault in error.faults]
     finally:
         if num_done:
-            cells = [{key: str(value) for key, value in row.items()} for row in rows]
-            write_manifest(out / answerer.table, cells, list(answerer.columns))
+            write(rows)
     if faults:
         if not num_done:
             raise InputError(faults)
-        done = Fault(f"{num_done} of {len(images)} images are done", file=out / answerer.table)
+        done = Fault(f"{num_done} of {len(images)} images are done", file=place)
         raise UnfinishedError([*faults, done])
     return rows

@@ -13,10 +13,10 @@ from medvl.data.dataset import load_image
 from medvl.data.images import Image
 from medvl.data.slices import SliceChoice
 from medvl.errors import InputError, warn
+from medvl.infer.batch import answer_each
 from medvl.infer.inputs import InputImage, list_images
 from medvl.infer.writers import slug, write_mask_png, write_volume
 from medvl.infer.zero_shot import Grounding, How, ZeroShot, write_similarity
-from medvl.progress import track
 
 
 def ground_files(
@@ -42,6 +42,7 @@ def ground_files(
 
     Raises:
         InputError: an input that cannot be read, an image without a phrase (both before anything is written).
+        UnfinishedError: some images could not be decoded; the others are done.
     """
     reader = ZeroShot.load(model, device)
     default = reader.config.data.slice_index
@@ -54,12 +55,14 @@ def ground_files(
             file=without[0].path,
             expected='--text "right upper zone", or a manifest with a text in every row',
         )
-    rows: list[dict[str, Any]] = []
-    for image, own in track(list(zip(images, phrases, strict=True)), "ground", len(images)):
-        found = _ground(reader, image, own, threshold, sigma, how)
+    own = dict(zip((image.name for image in images), phrases, strict=True))
+
+    def answer(image: InputImage) -> list[dict[str, Any]]:
+        found = _ground(reader, image, own[image.name], threshold, sigma, how)
         out.mkdir(parents=True, exist_ok=True)
-        rows += [_write(out, image, parts) for parts in found]
-    return rows
+        return [_write(out, image, parts) for parts in found]
+
+    return answer_each(images, answer, "ground", out)
 
 
 Part = tuple[int | None, Image, Grounding]  # slice, its image, the answer
