@@ -14,7 +14,7 @@ from PIL import Image
 
 from medvl.data.records import Box, MaskRef, load_manifest, read_manifest, write_manifest
 from medvl.data.tables import read_table, write_table
-from medvl.errors import InputError
+from medvl.errors import Fault, InputError
 
 ROW = {"id": "a", "image": "a.png", "text": "right lung", "mask": "m.png", "patient": "p1", "split": "train"}
 
@@ -312,3 +312,22 @@ def test_shared_lesions(shared_data: Path) -> None:
     assert all(record.masks["ggo"] is not None for record in found.records)
     assert any(record.masks["left_lung"] is None for record in found.records)
     assert sum(len(record.boxes) for record in found.records) > 35
+
+
+def test_the_only_mask_column_is_named_where_a_class_has_none(folder: Path) -> None:
+    path = manifest(folder, ROW)
+    [fault] = load_faults(path, classes=["lesion"])
+    assert fault.remedy is not None and "mask" in fault.remedy.split()[-1]
+
+
+def test_a_split_that_is_not_there_gives_the_whole_command(folder: Path) -> None:
+    path = manifest(folder, ROW)
+    with pytest.raises(InputError) as caught:
+        load_manifest(path).split("val")
+    assert f"medvl split {path} --out" in str(caught.value)
+
+
+def load_faults(path: Path, **options: object) -> list[Fault]:
+    with pytest.raises(InputError) as caught:
+        load_manifest(path, **options)  # type: ignore[arg-type]
+    return list(caught.value.faults)

@@ -75,6 +75,8 @@ def predict(
     else:
         for row in rows:
             print(line_of(row), flush=True)
+        if not rows:  # masks and probabilities have a row for every image
+            print(f"no box was detected; {out}: detections.csv")
 
 
 def line_of(row: dict[str, object]) -> str:

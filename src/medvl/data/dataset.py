@@ -159,6 +159,7 @@ class SegmentDataset(Dataset[Sample]):
             raise InputError(
                 f"data.draw_by names no column: {config.draw_by}",
                 expected=f"one of {', '.join(records[0].extra) or '(there are no further columns)'}",
+                remedy="data.draw_by=null draws all rows alike",
             )
         # A side named in a text must be declared the patient's or the viewer's before anything is flipped.
         require_laterality([record.text for record in records], config.laterality)

@@ -124,8 +124,10 @@ class RecordReader:
                 column = "mask" if name == "mask" else f"mask_{name}"
                 self.columns[name] = column
                 if column not in have:
-                    like = nearest(name.removeprefix("mask_"), mask_columns)
-                    self.fault(f"no column {column}", 1, expected=f"one for class {name}", remedy=_did_you_mean(like))
+                    choices = ["mask"] * ("mask" in have) + list(mask_columns)
+                    like = nearest(name.removeprefix("mask_"), choices) or (choices[0] if len(choices) == 1 else None)
+                    masks = f"one of the columns with masks: {', '.join(choices) or '(none)'}"
+                    self.fault(f"no column {column}", 1, expected=masks, remedy=_did_you_mean(like))
         self.classes = tuple(self.columns)
         for name in self.empty_means_absent:
             if name not in self.classes:

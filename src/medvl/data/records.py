@@ -89,7 +89,10 @@ class Manifest:
             counts = Counter(record.split or "(none)" for record in self.records)
             there = ", ".join(f"{key} ({number})" for key, number in sorted(counts.items()))
             raise InputError(
-                f"no record in split {name}", file=self.path, expected=f"one of: {there}", remedy="medvl split MANIFEST"
+                f"no record in split {name}",
+                file=self.path,
+                expected=f"one of: {there}",
+                remedy=f"medvl split {self.path} --out FILE makes the splits; or write {name} into a column split",
             )
         return found
 

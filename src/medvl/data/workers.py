@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,11 @@ from medvl.errors import InputError
 _SHARED_MEMORY = re.compile(r"shared memory|unable to \w+ (?:to )?file </torch_", re.IGNORECASE)
 _DEAD = re.compile(r"DataLoader worker \(pid.*?\) (?:exited|is killed)[^.]*", re.DOTALL)
 _OF_A_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process", re.MULTILINE)
+
+
+def usable_workers(wanted: int) -> int:
+    """`data.num_workers`, at most one for each usable processor: more only slow each other down."""
+    return min(wanted, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from medvl.core.files import write_json, write_text
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
 from medvl.data.dataset import collate
 from medvl.data.records import Box, Manifest
+from medvl.data.workers import usable_workers
 from medvl.device import usable_device
 from medvl.errors import InputError, warn
 from medvl.evaluate.detection import (
@@ -202,7 +203,7 @@ def _detect(
         dataset,
         batch_size=BATCH,
         collate_fn=collate,
-        num_workers=config.data.num_workers,
+        num_workers=usable_workers(config.data.num_workers),
         generator=torch.Generator().manual_seed(0),  # the loader draws from its own, not the global one
     )
     images: list[ImageBoxes] = []

@@ -264,8 +264,8 @@ def _withheld(cases: Sequence[GroundingCase], at: Sequence[int], seed: int) -> s
         low = difference.mean if math.isnan(difference.lo) else difference.lo
         if not low > 0:
             return (
-                f"the phrase is not better than {name} (Dice {dice.mean():.3f} against {control.mean():.3f}; "
-                f"it marks {(pred / whole).mean():.0%} of the image)"
+                f"the phrase is not better than {name} (Dice {dice.mean():.3f} against {control.mean():.3f}, the "
+                f"interval of the difference begins at {low:.3f}; it marks {(pred / whole).mean():.0%} of the image)"
             )
     return None
 

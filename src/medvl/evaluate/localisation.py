@@ -107,7 +107,7 @@ def localisation(
         )
     splits = sorted({case["split"] for case in cases})
     overlap = seen_images(model, rows)
-    notes = say_seen(overlap, "scored" if split == "all" else split)
+    notes = say_seen(overlap, split)
     summary = {
         "format": FORMAT,
         "model": str(model),

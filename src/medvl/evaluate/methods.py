@@ -113,7 +113,8 @@ def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
                 Fault(
                     f"not scored as {first.target} was: {said(found)}",
                     file=run.target,
-                    remedy="evaluate both on the same manifest and in the same way",
+                    remedy="medvl evaluate RUN MANIFEST --split SPLIT --out FOLDER for both, with the same MANIFEST "
+                    "and options; then medvl compare FOLDER FOLDER",
                 )
             )
             continue

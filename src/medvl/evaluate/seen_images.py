@@ -24,7 +24,7 @@ def seen_images(model: str | Path, records: Iterable[Record]) -> Overlap | None:
 
 def say_seen(overlap: Overlap | None, split: str) -> list[str]:
     """The notes about `overlap` for a summary (none, or one sentence), which are warned of here."""
-    line = None if overlap is None else overlap.line(f"{split}")
+    line = None if overlap is None else overlap.line("scored" if split == "all" else split)
     if line is None:
         return []
     note = f"{line}; the scores of these are too good"

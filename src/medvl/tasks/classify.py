@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from medvl.config import Config
 from medvl.data.class_labels import ClassDataset, ClassLabels
 from medvl.data.dataset import Batch, Sample, collate
+from medvl.data.workers import usable_workers
 from medvl.device import full_floats, to_device
 from medvl.distributed import gather_objects, gather_with_grad, sum_over_ranks
 from medvl.errors import InputError
@@ -218,7 +219,7 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
         left = [f"{left_out['same_image']} further records of an image"] if left_out["same_image"] else []
         if left_out["not_labelled"]:
             left.append(
-                f"{left_out['not_labelled']} without a known label, {left_out['empty_cells']} with an empty cell"
+                f"{left_out['not_labelled']} without a known label ({left_out['empty_cells']} of these: empty cell)"
             )
         if left_out["without_any_class"]:
             lines.append(f"         {name}: {left_out['without_any_class']} images have none of the classes")
@@ -293,7 +294,7 @@ def _over(
         dataset,
         batch_size=batch_size,
         collate_fn=collate,
-        num_workers=num_workers,
+        num_workers=usable_workers(num_workers),
         generator=torch.Generator().manual_seed(0),  # the loader draws from its own, not the global one
     )
     parts = []

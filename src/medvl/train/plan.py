@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medvl.config import Config
 from medvl.data.dataset import Batch, Sample
 from medvl.data.records import Record
+from medvl.data.reports import names_side
 from medvl.protocols import protocol_lines
 from medvl.tasks.task import Task
 from medvl.train.loop import make_optimizer, planned_steps
@@ -96,7 +97,15 @@ def make_plan(
         "memory": memory,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        **({"sides": laterality} if (laterality := _whose_sides(config, task, splits)) else {}),
     }
+
+
+def _whose_sides(config: Config, task: Task, splits: dict[str, Sequence[Record]]) -> str | None:
+    """Whose left and right the texts mean, where the model reads texts and one of them names a side."""
+    if task.text.encoder is None:
+        return None
+    return config.data.laterality if any(names_side(row.text) for row in splits["train"]) else None
 
 
 def _timed(loader: DataLoader[Sample], num: int) -> Iterator[tuple[Batch, float]]:
@@ -210,6 +219,11 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
         *(_label_lines(plan["labels"]) if "labels" in plan else []),
         *(_pair_lines(plan["pairs"]) if "pairs" in plan else []),
         *(_context_lines(plan["context"]) if "context" in plan else []),
+        *(
+            [f"  sides  left and right in the texts are those of the {plan['sides']} (data.laterality)"]
+            if "sides" in plan
+            else []
+        ),
         *plan.get("lines", ()),
         *([f"  views  {plan['other_views']} records of other views take no part"] if "other_views" in plan else []),
         *([f"  init   {config.init}: {plan['init']}"] if "init" in plan else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from medvl.data.labels import training_records
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.data.text_coverage import check_readable, check_told_apart, images_with_other_masks, text_coverage
+from medvl.data.workers import usable_workers
 from medvl.errors import InputError, warn
 from medvl.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm
@@ -64,11 +66,12 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
         splits[name] = [row for row in rows if config.data.views is None or row.view in config.data.views]
         num_other_views += len(rows) - len(splits[name])
         if not splits[name]:
-            views = sorted({str(row.view) for row in rows})
+            counts = Counter(row.view or "(no view)" for row in rows)
             raise InputError(
-                f"no record of the {name} split has a view of data.views",
+                f"no record of the {name} split has a view of data.views: {', '.join(config.data.views or ())}",
                 file=manifest.path,
-                expected=f"some of {', '.join(views)}",
+                expected=f"some of {', '.join(f'{view} ({number})' for view, number in sorted(counts.items()))}",
+                remedy="data.views=null takes every image",
             )
     context = context_rules(config, manifest, splits)
     makers = {"segment": _segment, "pretrain": _pretrain, "classify": _classify, "detect": _detect}
@@ -111,7 +114,10 @@ def _segment(
     for name, rows in splits.items():
         if all(mask is None for row in rows for mask in row.masks.values()):
             raise InputError(
-                f"no record of the {name} split has a mask", file=manifest.path, expected="annotated records"
+                f"no record of the {name} split has a mask",
+                file=manifest.path,
+                expected="annotated records; an empty cell is not annotated, the word none an empty mask",
+                remedy="medvl split gives every split patients with masks, where there are enough",
             )
     rows = splits["train"]  # the texts of unlabelled records too: a text is no label
     with_text = any(row.text.strip() for row in splits["train"])
@@ -273,7 +279,8 @@ def _loader(
 
 
 def _data_loader(dataset: Dataset[Sample], sampler: BatchSampler, config: Config, fabric: Fabric) -> DataLoader[Sample]:
-    num_workers = 0 if isinstance(dataset, FeatureDataset) else config.data.num_workers  # those are in memory
+    in_memory = isinstance(dataset, FeatureDataset)
+    num_workers = 0 if in_memory else usable_workers(config.data.num_workers)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
