@@ -114,6 +114,7 @@ def test_coco_faults(coco: Path, tmp_path: Path) -> None:
         annotation(16, 2, 9, [1, 1, 2, 2], {"size": [4, 4], "counts": [1, 15]}),
     ]
     data["images"].append({"id": 9, "file_name": "gone.png", "width": 10, "height": 8})
+    data["images"].append({"id": 10, "file_name": "a" * 300 + ".png", "width": 10, "height": 8})
     path.write_text(json.dumps(data))
     with pytest.raises(InputError) as caught:
         import_coco(coco, tmp_path / "out" / "m.csv")
@@ -122,7 +123,7 @@ def test_coco_faults(coco: Path, tmp_path: Path) -> None:
         f"annotation {number}" for number in (10, 11, 13, 14, 17, 18, 19, 20, 21, 22)
     }
     text = str(caught.value)
-    assert "1 of 4 images are missing: gone.png" in text and "leaves the image" in text
+    assert "2 of 5 images are missing: gone.png" in text and "leaves the image" in text
     assert "expected 4 rows x 4 columns, as its run lengths" in text
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="no COCO annotations"):

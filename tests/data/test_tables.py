@@ -343,6 +343,13 @@ def test_backslashes_capitals_and_absolute_paths(folder: Path) -> None:
     assert "3 paths" in fault.what and fault.remedy is not None and "images/001.png" in fault.remedy
 
 
+def test_a_path_that_no_system_allows(folder: Path) -> None:
+    for name in ("a" * 300 + ".png", "a/" * 3000 + "x.png"):
+        with pytest.raises(InputError) as caught:
+            load_manifest(csv_manifest(folder, f"id,image,mask\na,{name},{name}\nb,images/001.png,none\n"))
+        assert len(caught.value.faults) == 1 and len(str(caught.value)) < 400
+
+
 def test_two_files_of_the_same_letters_are_not_chosen_between(folder: Path) -> None:
     Image.new("L", (8, 6), 9).save(folder / "images" / "A.png")
     (folder / "images" / "a.png").write_bytes((folder / "images" / "A.png").read_bytes())

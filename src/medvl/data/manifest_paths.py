@@ -28,6 +28,7 @@ class PathFinder:
         self._backslashes: list[str] = []
         self._other_case: list[str] = []
         self._absolute: list[str] = []
+        self._too_long: list[str] = []
 
     def path(self, cell: str) -> Path:
         """The file that a cell means, whether it exists or not."""
@@ -47,19 +48,26 @@ class PathFinder:
         return notes
 
     def faults(self) -> list[Fault]:
-        """One for all absolute paths of another kind of system."""
+        """One for all absolute paths of another kind of system, and one for those that no system allows."""
+        faults = []
+        if self._too_long:
+            what = f"{len(self._too_long)} paths are longer than a path can be, e.g. {self._too_long[0][:40]}..."
+            faults.append(Fault(what, self._manifest, expected=f"at most {_MAX_NAME} bytes a name, {_MAX_PATH} in all"))
         if not self._absolute:
-            return []
+            return faults
         first = self._absolute[0]
         parts = re.split(r"[\\/]+", first)
         tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
         near = next((tail for tail in tails if (self._folder / tail).exists()), None)
         what = f"{len(self._absolute)} paths are absolute paths of Windows or URLs of files, e.g. {first}"
         remedy = f"{near} is there: write it so" if near else "copy the files beside it and write e.g. images/a.png"
-        return [Fault(what, self._manifest, expected="paths relative to the manifest", remedy=remedy)]
+        return [*faults, Fault(what, self._manifest, expected="paths relative to the manifest", remedy=remedy)]
 
     def _find(self, cell: str) -> Path:
         path = self._folder / cell
+        if len(cell) > _MAX_NAME // 4 and _is_too_long(path):
+            self._too_long.append(cell)
+            return Path()
         if _exists(path):
             return path
         if _WINDOWS.match(cell) and os.name != "nt":
@@ -103,6 +111,14 @@ class PathFinder:
                 pass
             self._names[folder] = names
         return self._names[folder]
+
+
+_MAX_NAME, _MAX_PATH = 255, 4095  # bytes
+
+
+def _is_too_long(path: Path) -> bool:
+    names = [len(part.encode(errors="replace")) for part in path.parts]
+    return max(names) > _MAX_NAME or sum(names) + len(names) > _MAX_PATH
 
 
 def _letters(name: str) -> str:

@@ -30,7 +30,7 @@ class ImageFinder:
             return None
         for place in places:
             path = place / relative
-            if path.is_file() and (not path.is_relative_to(self.folder) or belongs(path, self.folder)):
+            if _is_file(path) and (not path.is_relative_to(self.folder) or belongs(path, self.folder)):
                 return path
         return self._by_tail(relative, name)
 
@@ -47,6 +47,13 @@ class ImageFinder:
         if len(best) > 1:
             self.several.append(name)
         return best[0] if len(best) == 1 else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def plain_name(name: str) -> PurePosixPath:
