@@ -91,7 +91,7 @@ def test_it_says_when_the_phrase_is_empty_or_unknown(run: Path, image: Path) -> 
     assert any("pancreas" in note for note in predictor.segment("left pancreas").warnings)
 
 
-def test_arrays(run: Path, image: Path) -> None:
+def test_arrays(run: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictor = Predictor.load(run)
     grey = np.asarray(PILImage.open(image))
     from_file = predictor.set_image(image).segment("left lung").probs
@@ -101,6 +101,10 @@ def test_arrays(run: Path, image: Path) -> None:
     for wrong in (np.zeros((4, 4, 2)), np.full((8, 8), 2.0), np.full((8, 8), np.nan), np.zeros((4, 4), np.int64)):
         with pytest.raises(InputError):
             predictor.set_image(wrong)
+    with pytest.raises(InputError, match=r"shape \(0, 5\)"):
+        predictor.set_image(np.zeros((0, 5), np.uint8))
+    predictor.set_image(np.full((8, 8), 7, np.uint8))
+    assert "a blank image" in capsys.readouterr().err
 
 
 def test_misuse(run: Path, image: Path, tmp_path: Path) -> None:

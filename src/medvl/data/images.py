@@ -99,9 +99,14 @@ def read_image(
     """
     path = Path(path)
     image = _read(path, window, slice_index, slice_axis)
-    if (image.pixels == image.pixels[0, 0]).all():
-        warn("a blank image: all its pixels have one value", place=path)
+    say_blank(image.pixels, path)
     return image
+
+
+def say_blank(pixels: FloatArray, place: str | Path) -> None:
+    """Warn of an image (H, W) or (H, W, 3) of one colour."""
+    if (pixels == pixels[0, 0]).all():
+        warn("a blank image: all its pixels have one value", place=place)
 
 
 def _read(path: Path, window: tuple[float, float] | None, slice_index: int | None, slice_axis: int) -> Image:

@@ -20,7 +20,7 @@ from medvl.config import Config
 from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import fit_image, load_image, prepare
 from medvl.data.geometry import Affine, refuse_sides
-from medvl.data.images import Image
+from medvl.data.images import Image, say_blank
 from medvl.data.mask_colours import LabelValue, label_value
 from medvl.data.records import Record
 from medvl.device import usable_device
@@ -213,7 +213,7 @@ def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
     if isinstance(image, (str, Path)):
         return load_image(Path(image), config.data)
     array = np.asarray(image)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
         raise InputError(f"an array of shape {array.shape}", expected="(H, W) grey or (H, W, 3) RGB")
     if array.dtype.kind in "ub":
         bits = 8 * array.dtype.itemsize
@@ -222,9 +222,12 @@ def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
         bits = 32
         pixels = array.astype(np.float32)
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise InputError("floating-point pixels outside [0, 1]", remedy="scale them, or pass uint8 or uint16")
+            raise InputError(
+                "floating-point pixels that are NaN or outside [0, 1]", remedy="scale them, or pass uint8 or uint16"
+            )
     else:
         raise InputError(f"an array of {array.dtype}", expected="uint8, uint16 or float in [0, 1]")
+    say_blank(pixels, "an array")
     return Image(pixels=pixels, spacing_mm=None, path=None, bits=bits, format="array")
 
 
