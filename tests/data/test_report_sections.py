@@ -379,6 +379,7 @@ def test_signatures_go_and_are_counted(signature: str) -> None:
         "Study performed on 3/4/2019 shows an effusion.",
         "DR CHEST PA shows an effusion.",
         "Job strain and cough.",
+        "CC 2.5 cm nodule, AP 2.0 cm.",
         "Images obtained 3/4/2019 are compared.",
     ],
 )

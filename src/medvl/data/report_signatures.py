@@ -103,7 +103,7 @@ _START = re.compile(
     rf"{_REPORT}{_DONE}(?:[ \t]*(?:/|,|&|and|y|e|et|und)[ \t]*(?:{_BY_MACHINE}[ \t]+)?{_DONE})*\.?[ \t]*"
     rf"(?:{_BY}[ \t]*:|{_BY}[ \t]+(?:(?:le|la|el|der|the)[ \t]+)?(?!{_METHOD}){_NAME}|{_BY}[ \t]*$|:)|"
     rf"{_REPORT}{_DONE}[ \t]+(?:on|at|am|le|el|em|den|date)?[ \t]*:?[ \t]*\d{{1,4}}[./-]\d|"
-    rf"{_PERSON}(?:[ \t]*\([^)\n]*\))?[ \t]*(?:[:=]|-[ \t])|{_STAMP}(?:[ \t]*[:#=]|[ \t]+(?=\d{{1,4}}[./-]\d))|"
+    rf"{_PERSON}(?:[ \t]*\([^)\n]*\))?[ \t]*(?:[:=]|-[ \t])|{_STAMP}(?:[ \t]*[:#=]|[ \t]+(?=\d{{1,4}}[./-]\d+[./-]\d))|"
     rf"(?:d|t|dd|dt|td)[ \t]*:[ \t]*\d{{1,4}}[./-]\d|"
     rf"/(?:s|es|signed)/|(?:signed|firmado|fdo|gez|assinado|signe)[ \t]*[.,]?$|{_ATTEST})",
     re.IGNORECASE,
