@@ -221,6 +221,20 @@ def test_tables_of_colours_that_are_none(tmp_path: Path, table: str) -> None:
         import_colour_masks(tmp_path / "set", tmp_path / "out" / "m.csv")
 
 
+def test_jpeg_is_named_as_the_cause_of_further_colours(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    picture(folder / "images" / "a.png")
+    (folder / "masks").mkdir()
+    pixels = np.zeros((12, 16, 3), np.uint8)
+    pixels[3:9, 4:11] = (255, 0, 0)
+    Image.fromarray(pixels).save(folder / "masks" / "a.jpg", quality=60)
+    (folder / "labelmap.txt").write_text("background:0,0,0::\nlung:255,0,0::\n")
+    with pytest.raises(InputError) as caught:
+        import_colour_masks(folder, tmp_path / "out" / "m.csv")
+    (fault,) = caught.value.faults
+    assert fault.file == folder / "masks" / "a.jpg" and "PNG" in (fault.remedy or "")
+
+
 def test_colours_that_the_table_does_not_have_are_a_fault(tmp_path: Path) -> None:
     colours(tmp_path / "set" / "masks" / "a.png", stray=True)
     picture(tmp_path / "set" / "images" / "a.png")

@@ -164,11 +164,13 @@ def _splits(folder: Path) -> dict[str, str]:
 
 def _found(path: Path, classes: Mapping[str, LabelValue], faults: list[Fault]) -> set[LabelValue]:
     """The colours or values of the table that a label map has. Those that the table does not have are faults."""
+    is_lossy = False
     try:
         if all(isinstance(value, int) for value in classes.values()):
             present: set[LabelValue] = set(np.unique(read_labels(path)).tolist())
         else:
             decoded = decode(path, labels=True)
+            is_lossy = decoded.lossy
             present = set(colours_of(StoredMask(path, decoded.array, decoded.palette, decoded.lossy)))
     except InputError as error:
         faults += error.faults
@@ -176,5 +178,9 @@ def _found(path: Path, classes: Mapping[str, LabelValue], faults: list[Fault]) -
     unknown = sorted(map(str, present - set(classes.values()) - set(_EMPTY)))
     if unknown:
         known = ", ".join(f"{name} {value}" for name, value in list(classes.items())[:8])
-        faults.append(Fault(f"colours that the table does not have: {', '.join(unknown[:5])}", path, expected=known))
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        remedy = "write the masks as PNG: JPEG changes colours" if is_lossy else None
+        faults.append(
+            Fault(f"{len(unknown)} colours that the table does not have: {shown}", path, None, None, known, remedy)
+        )
     return present
