@@ -88,6 +88,12 @@ def test_one_bit_mask_is_where_it_is_white(tmp_path: Path, white_is_zero: bool) 
 BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 128, 0)
 
 
+def test_white_of_one_bit_is_1_and_255(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", DISC)
+    assert (read_mask(path, (255,)) == DISC).all() and (read_mask(path, (1,)) == DISC).all()
+    assert not read_mask(path, (2,)).any()
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.gif", "a.bmp", "a.tif"])
 @pytest.mark.parametrize("first", [BLACK, WHITE])
 def test_palette_by_colour(tmp_path: Path, name: str, first: tuple[int, int, int]) -> None:
@@ -237,6 +243,16 @@ def test_labels_in_jpeg(tmp_path: Path) -> None:
     png = save(tmp_path / "c.png", np.asarray(PILImage.open(path)))  # no less blurred for that
     assert "areas near 0, 85, 200" in fault_of(read_mask, png).what
     assert (read_mask(png, (200,)) != SQUARE).mean() < 0.01
+
+
+@pytest.mark.parametrize("quality", [99, 100])
+def test_png_of_a_good_jpeg_has_no_void(tmp_path: Path, quality: int) -> None:
+    """0, 1, 2 and 255: the small values are what the JPEG left, not classes beside a void."""
+    y, x = np.mgrid[:200, :240]
+    disc = ((y - 90) / 55) ** 2 + ((x - 80) / 40) ** 2 <= 1
+    jpeg = save(tmp_path / "a.jpg", np.uint8(255) * disc, quality=quality)
+    png = save(tmp_path / "a.png", np.asarray(PILImage.open(jpeg)))
+    assert (read_mask(png) == disc).mean() > 0.999
 
 
 def test_dark_mask_in_jpeg(tmp_path: Path) -> None:

@@ -160,6 +160,8 @@ def _is_soft(plane: NDArray[Any], values: NDArray[Any]) -> bool:
     if top <= CLASS_NUMBERS or (values > 0).sum() < 2:
         return False
     classes = values[(values > 0) & (values < top)]
+    if _has_specks(plane, top, len(classes)):
+        return True
     if classes[-1] <= CLASS_NUMBERS and (np.diff(classes, prepend=0) == 1).all():
         return False  # class numbers 1 to N beside 255
     judged = _middle(plane, top)
@@ -171,6 +173,13 @@ def _is_soft(plane: NDArray[Any], values: NDArray[Any]) -> bool:
     # Several uneven values both near 0 and near the top are noise around two values, as in a PNG made of a JPEG.
     several = (values <= top / 4).sum() > 2 and (values >= top * 3 / 4).sum() > 1
     return bool(several and _uneven(plane)[rest].mean() >= 0.5)
+
+
+def _has_specks(plane: NDArray[Any], top: int, num_classes: int) -> bool:
+    """Whether all between 0 and the top is a few scattered pixels, as a JPEG of best quality leaves them."""
+    between, even = (plane > 0) & (plane < top), ~_uneven(plane)
+    few = between.sum() < 0.1 * (plane == top).sum() and not (between & even).any()
+    return bool(few and cv2.connectedComponents(between.astype(np.uint8))[0] > 4 * num_classes + 4)
 
 
 def _noisy_areas(plane: NDArray[Any], values: NDArray[Any]) -> int:
@@ -262,6 +271,8 @@ def _declared(stored: StoredMask, plane: NDArray[Any], declared: tuple[LabelValu
             expected="labels, of which mask_values selects some",
             remedy="resample it with nearest neighbours, or leave mask_values out: grey is then cut at half",
         )
+    if stored.values.dtype == np.bool_ and 255 in declared:  # white of a picture of one bit
+        return np.asarray(plane > 0)
     return np.isin(plane, declared)
 
 
