@@ -41,6 +41,13 @@ def kinds(path: Path, **options: object) -> dict[str, tuple[str, ...]]:
     return {finding.kind: finding.ids for finding in audit_manifest(path, **options).findings}  # type: ignore[arg-type]
 
 
+def test_cells_of_boxes_are_counted(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+    cells = ("node 1 1 3 3|node 4 4 6 6|mass 1 1 2 2", "none", "")
+    written = [row | {"boxes": cell, "split": "train"} for row, cell in zip(rows, cells, strict=True)]
+    counts = audit_manifest(write(tmp_path, written)).counts["splits"]["train"]["boxes"]
+    assert counts == {"(none: looked for and absent)": 1, "(empty: not annotated)": 1, "node": 2, "mass": 1}
+
+
 def test_a_sound_manifest(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     audit = audit_manifest(write(tmp_path, rows))
     assert (audit.leak, audit.exit_code, audit.num_faults) == (False, 0, 0)

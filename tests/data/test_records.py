@@ -320,6 +320,13 @@ def test_the_only_mask_column_is_named_where_a_class_has_none(folder: Path) -> N
     assert fault.remedy is not None and "mask" in fault.remedy.split()[-1]
 
 
+def test_label_values_with_columns_for_masks_name_the_columns(folder: Path) -> None:
+    row = {**{key: cell for key, cell in ROW.items() if key != "mask"}, "mask_left_lung": "m.png"}
+    [fault] = load_faults(manifest(folder, row), classes={"lung": [1]})
+    assert fault.expected is not None and "mask_left_lung" in fault.expected
+    assert fault.remedy is not None and "data.classes=null" in fault.remedy
+
+
 def test_a_split_that_is_not_there_gives_the_whole_command(folder: Path) -> None:
     path = manifest(folder, ROW)
     with pytest.raises(InputError) as caught:

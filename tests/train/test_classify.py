@@ -404,6 +404,7 @@ def test_a_val_split_of_one_kind_has_no_auc_to_choose_by(films: Path, tmp_path: 
     manifest.write_text("\n".join(kept) + "\n")
     with pytest.raises(InputError, match="no class has positives and negatives in the val split"):
         train(config_of(films, f"data.manifest={manifest}"), tmp_path / "run")
+    train(config_of(films, f"data.manifest={manifest}", "train.choose_by=loss"), tmp_path / "run", dry_run=True)
 
 
 def test_a_fraction_is_said_in_the_plan(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

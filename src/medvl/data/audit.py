@@ -157,7 +157,7 @@ def audit_text(audit: Audit, *, num_faults: int = 20) -> str:
             f"{split['texts']['distinct']:>7}{span:>12}  {masks}"
         )
     lines += [mask_line(name, masks) for name, masks in counts["masks"].items() if masks["masks"]]
-    for key in ("labels", "licences"):
+    for key in ("labels", "boxes", "licences"):
         for name, split in counts["splits"].items():
             if split[key]:
                 parts = [f"{value} {number}" for value, number in list(split[key].items())[:8]]
@@ -369,7 +369,8 @@ def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: Coll
         "images": len({record.image for record in records}),
         "patients": len({record.patient for record in records}),
         "classes": {name: dict(Counter(_state(record.masks[name], empty) for record in records)) for name in classes},
-        "labels": _label_counts(records),
+        "labels": _cell_counts([(record.labels, record.labels_absent) for record in records]),
+        "boxes": _cell_counts([([box.label for box in record.boxes], record.boxes_absent) for record in records]),
         "licences": dict(Counter(record.licence or "(none)" for record in records).most_common()),
         "texts": {
             "empty": len(records) - len(words),
@@ -379,15 +380,19 @@ def _split_counts(records: Sequence[Record], classes: Sequence[str], empty: Coll
     }
 
 
-def _label_counts(records: Sequence[Record]) -> dict[str, int]:
-    """How often each label stands there, how often `none`, and how many cells are empty; {} without any label."""
-    counts = Counter(label for record in records for label in record.labels)
-    num_absent = sum(record.labels_absent for record in records)
+def _cell_counts(cells: Sequence[tuple[Sequence[str], bool]]) -> dict[str, int]:
+    """How often each name stands in cells of labels or boxes, how often `none`, how many are empty; {} without a word.
+
+    Args:
+        cells: (names, whether the word `none` stands there) of each record.
+    """
+    counts = Counter(name for names, _ in cells for name in names)
+    num_absent = sum(absent for _, absent in cells)
     if not counts and not num_absent:
         return {}
-    num_empty = sum(not record.labels and not record.labels_absent for record in records)
-    cells = {"(none: looked for and absent)": num_absent, "(empty: not annotated)": num_empty}
-    return {**{name: number for name, number in cells.items() if number}, **dict(counts.most_common())}
+    num_empty = sum(not names and not absent for names, absent in cells)
+    others = {"(none: looked for and absent)": num_absent, "(empty: not annotated)": num_empty}
+    return {**{name: number for name, number in others.items() if number}, **dict(counts.most_common())}
 
 
 def _some(names: Iterable[str]) -> str:

@@ -115,7 +115,10 @@ class RecordReader:
             for name, cells in self.wanted.items():
                 self.values[name] = self._label_values(cells, f"class {name}")
             if "mask" not in have:
-                self.fault("no column mask", 1, expected="label maps, of which the classes are values")
+                remedy = "data.classes=null: each column is a class" if mask_columns else None
+                masks = f"; there are {', '.join(mask_columns.values())}" if mask_columns else ""
+                what = f"label maps, of which the classes ({', '.join(self.wanted)}) are values{masks}"
+                self.fault("no column mask", 1, expected=what, remedy=remedy)
             if "mask_values" in have:
                 self.warnings.append(f"{self.table.path}: mask_values is not used, the classes name their values")
         else:

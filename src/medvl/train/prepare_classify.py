@@ -79,11 +79,11 @@ def classification(
         if not part.records:
             raise InputError(f"no record of the {name} split has a known label", file=manifest.path)
     both = [name for name, count in labels["val"].per_class().items() if count["positive"] and count["negative"]]
-    if not both and settings.labels == "multilabel":
+    if not both and settings.labels == "multilabel" and config.train.choose_by == "metric":
         raise InputError(
             "no class has positives and negatives in the val split, so that there is no AUC to choose by",
             file=manifest.path,
-            remedy="a larger val split, or other classify.classes",
+            remedy="a larger val split, other classify.classes, or train.choose_by=loss",
         )
     module, taken = start_image_network(config, build_classifier(config, len(classes)), classes)
     multiclass, linear = settings.labels == "multiclass", settings.mode == "linear"
