@@ -17,22 +17,27 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from medvl import errors
+from medvl.cli import main
 from medvl.config import load_config
 from medvl.data import hashes
 from medvl.data.records import load_manifest
 from medvl.errors import InputError
-from medvl.model_folder import load_model
+from medvl.model_folder import load_model, save_model
 from medvl.tasks.segment import SegmentTask
 from medvl.train import loop
 from medvl.train import run as run_module
 from medvl.train.checkpoint import load_state
-from medvl.train.finite import DivergedError
+from medvl.train.finite import DivergedError, FiniteWatch
 from medvl.train.run import open_manifest, train
 from medvl.train.run_data import check_data
 from medvl.train.run_folder import alone_in, open_run
+from medvl.train.stopping import Stopped, stop_after_step, stop_at_once
 
 FEW = ["train.epochs=2", "train.max_steps=3", "train.choose_by=loss"]  # two steps an epoch: it ends in mid-epoch
 KILL = "import os, signal; from medvl.train import loop, run as run_module\n"
@@ -67,12 +72,82 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("point", ["after the last step", "in the last validation", "before publishing"])
+def interrupt(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """The process gets a signal within a training step; three more run on a copy first, for the plan."""
+    original, calls = SegmentTask.training_step, [0]
+
+    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+        calls[0] += 1
+        if calls[0] == 3 + step:
+            os.kill(os.getpid(), number)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    patch.setattr(SegmentTask, "training_step", interrupted)
+
+
+def killed(*args: object, **more: object) -> object:
+    raise Killed
+
+
+def test_one_run_stopped_at_each_point_ends_as_the_undisturbed_one(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed with the first best model and before its epoch's save, Ctrl-C in the last step, killed in the last
+    validation and before the model is published."""
+    config, run = load_config(data / "recipe.yaml", FEW), tmp_path / "a run"
+    state = run / "checkpoints/last/state.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Monitor, "validation", killed)
+        with pytest.raises(Killed):
+            train(config, run)
+    assert (run / "checkpoints/best").is_dir()
+    progress, _, _ = load_state(state)
+    assert (progress.step, progress.epoch, progress.batch) == (2, 0, 2)
+
+    with monkeypatch.context() as patch:
+        for name in ("_holder", "_printed"):  # of `hold_warnings`, for the whole process
+            patch.setattr(errors, name, getattr(errors, name))
+        patch.setattr(sys, "argv", ["medvl", "train", "--resume", "--out", str(run)])
+        interrupt(patch, 1, signal.SIGINT)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        lines = capfd.readouterr().err
+    assert ended.value.code == 128 + signal.SIGINT
+    assert f"medvl train --resume --out '{run}'" in lines and "Traceback" not in lines
+    progress, _, _ = load_state(state)
+    assert (progress.step, progress.epoch, progress.batch) == (3, 1, 1)
+
+    validate = loop.validate
+
+    def killed_after_validation(*args: object) -> object:
+        validate(*args)  # type: ignore[arg-type]
+        raise Killed
+
+    for place, name, stop in ((loop, "validate", killed_after_validation), (run_module.shutil, "copytree", killed)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, stop)
+            with pytest.raises(Killed):
+                train(None, run, resume=True)
+    assert not (run / "model").exists()
+    train(None, run, resume=True)
+    assert model_bytes(run) == model_bytes(whole)
+    assert validations(run) == validations(whole)
+    assert not [path for path in run.rglob(".*") if path.name != ".lock"]
+    ours, undisturbed = (load_state(folder / "checkpoints/last/state.pt")[1] for folder in (run, whole))
+    for part in ("module", "average"):  # trained weights, and what was chosen of them
+        assert ours[part].keys() == undisturbed[part].keys()
+        assert all(torch.equal(value, undisturbed[part][name]) for name, value in ours[part].items())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("point", ["after the last step", "in the last validation", "before publishing", "SIGTERM"])
 def test_a_run_that_ends_in_its_last_epoch_resumes_to_the_undisturbed_model(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
+    """As above, each point in a run of its own."""
     config, run = load_config(data / "recipe.yaml", [*FEW, "train.save_every_s=0.000001"]), tmp_path / "run"
-    save, validate, copy, calls = loop.save_state, loop.validate, shutil.copytree, [0]
+    save, validate, calls = loop.save_state, loop.validate, [0]
 
     def killed_after_save(path: Path, progress: object, parts: object) -> None:
         save(path, progress, parts)  # type: ignore[arg-type]
@@ -86,66 +161,70 @@ def test_a_run_that_ends_in_its_last_epoch_resumes_to_the_undisturbed_model(
             raise Killed
         return values
 
-    def killed(*args: object, **more: object) -> object:
-        raise Killed
-
     with monkeypatch.context() as patch:
         if point == "after the last step":
             patch.setattr(loop, "save_state", killed_after_save)
         elif point == "in the last validation":
             patch.setattr(loop, "validate", killed_after_validation)
-        else:
+        elif point == "before publishing":
             patch.setattr(run_module.shutil, "copytree", killed)
-        with pytest.raises(Killed):
+        else:
+            interrupt(patch, 3, signal.SIGTERM)
+        with pytest.raises((Killed, KeyboardInterrupt)) as caught:
             train(config, run)
-    assert shutil.copytree is copy and not (run / "model").exists()
+    assert not (run / "model").exists()
+    if point == "SIGTERM":
+        assert getattr(caught.value, "exit_code", 0) == 128 + signal.SIGTERM
     train(None, run, resume=True)
     assert model_bytes(run) == model_bytes(whole)
     assert validations(run) == validations(whole)
     assert not [path for path in run.rglob(".*") if path.name != ".lock"]
 
 
-def test_sigterm_in_the_last_step(whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = SegmentTask.training_step, [0]
-
-    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
-        calls[0] += 1
-        if calls[0] == 3 + 3:  # the plan runs three steps on a copy first
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(SegmentTask, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt) as caught:
-        train(load_config(data / "recipe.yaml", FEW), tmp_path / "run")
-    assert getattr(caught.value, "exit_code", 0) == 128 + signal.SIGTERM
-    progress, _, _ = load_state(tmp_path / "run/checkpoints/last/state.pt")
-    assert (progress.step, progress.epoch, progress.batch) == (3, 1, 1)
-    monkeypatch.undo()
-    train(None, tmp_path / "run", resume=True)
-    assert model_bytes(tmp_path / "run") == model_bytes(whole)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_waits_for_the_end_of_the_step(number: int) -> None:
+    with stop_after_step() as stopped:
+        assert stopped() == 0
+        os.kill(os.getpid(), number)
+        assert stopped() == number
+    assert Stopped(number).exit_code == 128 + number
+    if number != signal.SIGINT:
+        with pytest.raises(Stopped), stop_at_once():
+            os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("kind", ["loss", "weights"])
-def test_what_is_not_finite_stops_the_run(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["loss", "gradients", "weights", "average"])
+def test_what_is_not_finite_is_named(kind: str) -> None:
+    module, average = nn.Linear(2, 2), nn.Linear(2, 2)
+    watch = FiniteWatch(Fabric(accelerator="cpu"), module, average)
+    one, inf = torch.tensor(1.0), torch.tensor(float("inf"))
+    watch.add(4, one, one, ("a", "b"))
+    watch.check()
+    watch.add(5, one, one, ("c", "d"))
+    watch.add(6, inf if kind == "loss" else one, inf if kind == "gradients" else None, ("e", "f"))
+    watch.add(7, one, None, ("g",))
+    if kind != "loss":  # gradients that are not finite are a fault where they reach the weights
+        with torch.no_grad():
+            (average if kind == "average" else module).bias[0] = float("nan")
+    with pytest.raises(DivergedError) as caught:
+        watch.check()
+    ids = "c, d, e, f, g" if kind in ("weights", "average") else "e, f;"
+    assert ids in str(caught.value) and "a, b" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, seen = SegmentTask.backward, []
 
     def broken(self: SegmentTask, batch: object, module: object, backward: object) -> dict[str, torch.Tensor]:
         losses = original(self, batch, module, backward)  # type: ignore[arg-type]
         seen.append(batch.ids)  # type: ignore[attr-defined]
-        if len(seen) == 3 + 2:
-            if kind == "loss":
-                return {**losses, "loss": losses["loss"] * float("nan")}
-            next(p for p in self.module.parameters() if p.requires_grad).grad.fill_(float("inf"))  # type: ignore[union-attr]
-        return losses
+        return {**losses, "loss": losses["loss"] * float("nan")} if len(seen) == 3 + 2 else losses
 
     monkeypatch.setattr(SegmentTask, "backward", broken)
-    words = ["train.epochs=2", "train.ema_decay=0"]
     with pytest.raises(DivergedError) as caught:
-        train(load_config(data / "recipe.yaml", words), tmp_path / "run")
-    assert caught.value.exit_code == 1 and all(ident in str(caught.value) for ident in seen[4])
-    assert f"{'loss' if kind == 'loss' else 'gradients'} of step 2" in str(caught.value)
+        train(load_config(data / "recipe.yaml", ["train.epochs=2", "train.ema_decay=0"]), tmp_path / "run")
+    assert all(ident in str(caught.value) for ident in seen[4]) and "loss of step 2" in str(caught.value)
     assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run/checkpoints/best").exists()
     assert not (tmp_path / "run/checkpoints/last/state.pt").exists()
 
@@ -174,6 +253,10 @@ def test_a_run_is_not_resumed_on_other_data_unseen(whole: Path, data: Path, tmp_
     shutil.copy(data / "m3.png", copy / "m3.png")
     manifest.write_text(rows.replace("i0.png,the left lung", "i0.png,a left lung"))
     with pytest.raises(InputError, match="texts, masks or other cells"):
+        check()
+    head, *lines = rows.splitlines(keepends=True)
+    manifest.write_text("".join([head, *reversed(lines)]))
+    with pytest.raises(InputError, match="another order"):
         check()
     manifest.write_text(rows.replace(",p15,test,", ",p15,train,"))
     with pytest.raises(InputError, match="splits of the manifest differ"):
@@ -254,7 +337,7 @@ def test_a_full_disk_leaves_the_last_state(whole: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["state.pt"]
 
 
-def test_one_process_a_run(whole: Path, data: Path, tmp_path: Path) -> None:
+def test_one_process_a_run(whole: Path, tmp_path: Path) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     program = "import sys; from pathlib import Path; from medvl.core.files import alone\n"
     program += "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -264,19 +347,33 @@ def test_one_process_a_run(whole: Path, data: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="another process is at this run"):
             train(None, run, resume=True)
         other.kill()
-    train(None, run, resume=True)
+    with alone_in(run, resume=True):  # the lock of a dead process holds nothing
+        pass
 
 
 def test_a_start_that_fails_leaves_nothing_in_the_way(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config, run = load_config(data / "recipe.yaml", FEW), tmp_path / "run"
+
+    def prepared(config: object, manifest: object, fabric: object, out: Path) -> object:
+        (out / "cache").mkdir()  # where the features of texts are kept
+        (out / "cache" / "x").touch()
+        raise Killed
+
+    monkeypatch.setattr(run_module, "prepare", prepared)
+    with pytest.raises(Killed):
+        train(config, run)
+    assert not run.exists()
+
+
+@pytest.mark.soak
+def test_a_dry_run_and_a_failed_start_keep_no_features(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, run = load_config(data / "recipe.yaml", [*FEW, "text.encoder=minilm"]), tmp_path / "run"
     train(config, run, dry_run=True)
     assert not run.exists()
-
-    def killed(*args: object) -> None:
-        raise Killed
-
     monkeypatch.setattr(run_module, "describe_data", killed)
     with pytest.raises(Killed):
         train(config, run)
@@ -315,34 +412,23 @@ def test_a_model_of_broken_weights_is_refused(whole: Path, tmp_path: Path, kind:
         load_model(folder)
 
 
-def test_parts_of_two_models_are_refused(whole: Path, data: Path, tmp_path: Path) -> None:
-    other = train(load_config(data / "recipe.yaml", ["train.max_steps=1", "train.seed=5"]), tmp_path / "other")
+def test_parts_of_two_models_are_refused(whole: Path, tmp_path: Path) -> None:
+    module, encoder, config, card = load_model(whole)
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights += 1
+    classes = tuple(card.pop("classes"))
+    save_model(tmp_path / "other", config, classes, module, encoder, card)
+    load_model(tmp_path / "other")
     for name in ("text", "model.safetensors"):
         folder = Path(shutil.copytree(whole / "model", tmp_path / name))
         if name == "text":
             shutil.rmtree(folder / name)
-            shutil.copytree(other / "model" / name, folder / name)
+            shutil.copytree(tmp_path / "other" / name, folder / name)
         else:
-            shutil.copy(other / "model" / name, folder / name)
+            shutil.copy(tmp_path / "other" / name, folder / name)
         with pytest.raises(InputError, match=name):
             load_model(folder)
-
-
-def test_ctrl_c_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
-    program = (
-        "import os, signal, sys\nfrom medvl.tasks.segment import SegmentTask\nfrom medvl.cli import main\n"
-        "original, calls = SegmentTask.training_step, [0]\n"
-        "def step(self, *args):\n"
-        "    calls[0] += 1\n"
-        "    if calls[0] == 5: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return original(self, *args)\n"
-        "SegmentTask.training_step = step\nmain()\n"
-    )
-    run = tmp_path / "a run"
-    command = [sys.executable, "-c", program, "train", str(data / "recipe.yaml"), "--out", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 130, done.stderr
-    assert f"medvl train --resume --out '{run}'" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.soak

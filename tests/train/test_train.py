@@ -153,6 +153,7 @@ def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
     assert all(group["betas"] == (0.8, 0.95) for group in found.param_groups)
 
 
+@pytest.mark.soak
 def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import statistics
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl.core.csv_cells import is_formula
+from medvl.data.hashes import image_hashes
 from medvl.data.mask_audit import mask_counts, mask_line, mask_remarks, mask_summaries
 from medvl.data.mask_colours import LabelValue
 from medvl.data.mask_meaning import MaskRule
@@ -225,10 +225,7 @@ def _patient_leaks(records: Sequence[Record]) -> list[AuditFinding]:
 
 def _content_leaks(records: Sequence[Record]) -> list[AuditFinding]:
     """The same file content in two splits, or (no leak, but worth knowing) under two names in one."""
-    digests: dict[Path, str] = {}
-    for record in records:
-        if record.image not in digests and record.image.is_file():
-            digests[record.image] = hashlib.sha256(record.image.read_bytes()).hexdigest()
+    digests = image_hashes(records)
     present = [record for record in records if record.image in digests]
     findings = []
     for (one, other), groups in _across(present, lambda record: digests[record.image]).items():

@@ -12,6 +12,7 @@ from medvl.errors import InputError
 _SHARED_MEMORY = re.compile(r"shared memory|unable to \w+ (?:to )?file </torch_", re.IGNORECASE)
 _DEAD = re.compile(r"DataLoader worker \(pid.*?\) (?:exited|is killed)[^.]*", re.DOTALL)
 _OF_A_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process", re.MULTILINE)
+_OWN_ERROR = re.compile(r"^medvl\.errors\.\w+: ", re.MULTILINE)  # where the message begins, below the trace
 
 
 def usable_workers(wanted: int) -> int:
@@ -26,10 +27,10 @@ def clear_worker_errors() -> Iterator[None]:
         yield
     except InputError as error:
         text = str(error)
-        if _OF_A_WORKER.search(text) is None:
+        starts = [match.end() for match in _OWN_ERROR.finditer(text)]
+        if _OF_A_WORKER.search(text) is None or not starts:
             raise
-        _, _, last = text.rpartition("Error: ")
-        raise InputError(last.strip()) from None
+        raise InputError(text[starts[-1] :].strip()) from None
     except RuntimeError as error:
         text = str(error)
         if _SHARED_MEMORY.search(text):

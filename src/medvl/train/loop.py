@@ -129,6 +129,8 @@ def fit(
                 if progress.step >= num_steps:
                     break
             watch.check(all_ranks=True)
+            if progress.num_saves == 0:
+                save()  # a best model never stands without a state that its run goes on from
             progress.epoch, progress.batch = progress.epoch + 1, 0
             monitor.log_task(progress, task.after_epoch())
             if progress.epoch % config.val_every == 0 or progress.step >= num_steps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def describe_data(manifest: Manifest, config: Config, run: Path) -> dict[str, An
         "manifest_hash": manifest.content_hash(files),
         "rows_hash": manifest.rows_hash(),
         "split_hash": manifest.split_hash(),
+        "order_hash": hashlib.sha256(json.dumps([row.id for row in manifest.records]).encode()).hexdigest(),
         "also_labelled": None if also is None or not Path(also).is_file() else file_hash(Path(also)),
         "files": files,
         "changes": [],
@@ -63,6 +66,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         found.append("rows, patients or splits of the manifest differ")
     elif before.get("rows_hash") != now["rows_hash"]:
         found.append("texts, masks or other cells of the manifest differ")
+    elif before.get("order_hash") != now["order_hash"]:  # batches are drawn by the place in the table
+        found.append("the rows of the manifest stand in another order")
     if before.get("also_labelled") != now["also_labelled"]:
         found.append("data.also_labelled differs")
     old, new = before.get("files", {}), now["files"]
