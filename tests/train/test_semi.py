@@ -324,6 +324,9 @@ def test_interrupted_run_resumes_to_the_same_bits(
     assert_same(finished, tmp_path / "run")
     labels = [np.load(run / "semi/pseudo_labels/labels.npy") for run in (finished, tmp_path / "run")]
     assert np.array_equal(labels[0], labels[1])
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run")]
+    first, second = ([{**json.loads(line), "elapsed_s": 0} for line in run] for run in lines)
+    assert first == second  # the means of the epoch that was interrupted too
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class DetectTask(Task):
         self.config, self.module, self.classes = config, module, tuple(classes)
         self.text = TextInput(None, None, False)
         self._images: list[ImageBoxes] = []
-        self._counts: dict[str, Tensor] = {}
+        self._counts: dict[str, Any] = {}  # whole numbers, scalars of the steps since the last save
 
     def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """`loss` (scalar, with graph) and its parts (see `detection_loss`)."""
@@ -111,6 +111,14 @@ class DetectTask(Task):
         }
         self._counts = {name: self._counts.get(name, 0) + value for name, value in counts.items()}
         return found
+
+    def begin(self, state: dict[str, Any] | None, number: int) -> None:
+        """Go on with the counts of an epoch that was interrupted."""
+        self._counts = {} if state is None else dict(state.get("counts", {}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of this epoch so far."""
+        return {"counts": {name: int(value) for name, value in self._counts.items()}}
 
     def after_epoch(self) -> dict[str, float]:
         """How many boxes were trained on, were moved out of the picture, and found their places taken, on this rank."""

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from medvl.config import Config, as_read
 from medvl.core.files import write_json
 from medvl.data.class_flips import ClassFlips
-from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image
+from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image, mask_on_grid
 from medvl.data.geometry import Affine
 from medvl.data.images import image_orientation
 from medvl.data.masks import read_mask
@@ -116,6 +116,10 @@ class SemiSegmentTask(SegmentTask):
             self._teacher = deepcopy(self.module).requires_grad_(False).eval()
             if state is not None:
                 self._teacher.load_state_dict(state["teacher"])
+        if state is not None:  # of the steps of an epoch that was interrupted
+            device = next(self.module.parameters()).device
+            self._sums = {name: total.to(device) for name, total in state.get("sums", {}).items()}
+            self._num_steps = state.get("num_steps", 0)
         if semi.lv_bank != "none":
             self._bank = self._make_bank(resume=state is not None)
 
@@ -173,9 +177,10 @@ class SemiSegmentTask(SegmentTask):
         return values | self._quality()
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher's weights; the labels are in their own files, led back by their journal."""
+        """The teacher's weights and the log's sums; the labels are in their own files, led back by their journal."""
         self._flush()
-        return {} if self._teacher is None else {"teacher": self._teacher.state_dict()}
+        teacher = {} if self._teacher is None else {"teacher": self._teacher.state_dict()}
+        return teacher | {"sums": dict(self._sums), "num_steps": self._num_steps}
 
     def saved(self, number: int) -> None:
         """From here on the journal leads back to here."""
@@ -390,6 +395,7 @@ def _mask_on_grid(record: Record, name: str, config: Config) -> FloatArray | Non
         return None
     if reference.path is None:
         return np.zeros(config.data.image_size, dtype=np.float32)
-    mask = read_mask(reference.path, reference.values, slice_index=config.data.slice_index)
+    rule, slice_index = config.data.mask_rule, config.data.slice_index
+    mask = read_mask(reference.path, reference.values, slice_index=slice_index, rule=rule)
     size, turn = (mask.shape[0], mask.shape[1]), image_orientation(record.image).turn
-    return fit_image(size, turn, config.data).apply_mask(mask).astype(np.float32)
+    return mask_on_grid(mask, fit_image(size, turn, config.data), config.data).astype(np.float32)
