@@ -314,7 +314,7 @@ def test_a_saved_state_runs_no_code_and_has_a_checksum(whole: Path, tmp_path: Pa
     with pytest.raises(InputError, match="medvl-state/1"):
         load_state(path)
     content = (whole / "checkpoints/last/state.pt").read_bytes()
-    for cut in (0, 100, len(content) // 2, len(content) - 30):
+    for cut in (0, 100, 5000, len(content) // 2, len(content) - 30):
         path.write_bytes(content[:cut])
         with pytest.raises(InputError):
             load_state(path)

@@ -320,6 +320,8 @@ def test_interrupted_run_resumes_to_the_same_bits(
     for ident in store.ids:
         store.update(ident, np.ones(store.shape, np.float32), None, 0.5, warmup=True)
     monkeypatch.setattr(SemiSegmentTask, "training_step", original)
+    with (tmp_path / "run/metrics.jsonl").open("a") as log:
+        log.write('[}\n{"step": 1, "ki')  # and half a line
     train(None, tmp_path / "run", resume=True)
     assert_same(finished, tmp_path / "run")
     labels = [np.load(run / "semi/pseudo_labels/labels.npy") for run in (finished, tmp_path / "run")]
@@ -351,6 +353,16 @@ def test_every_mode_trains_and_resumes_nothing(tiny_recipe: Path, tmp_path: Path
     assert ("lv_loss" in task) == any("lv_bank" in option for option in options)
     if "semi.start=predict" in options:
         assert task["store_visited"] == 1 and task["store_visits"] >= 2
+
+
+def test_other_records_are_refused_when_a_run_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
+    task, _, _ = make_task(load_config(tiny_recipe, SEMI), tmp_path)
+    task.begin(None, 0)
+    state = task.state_dict()
+    task.begin(state, 0)
+    other, _, _ = make_task(load_config(tiny_recipe, [*SEMI, "data.label_seed=3"]), tmp_path)
+    with pytest.raises(InputError, match="that it began with"):
+        other.begin(state, 0)
 
 
 def test_start_from_a_labelled_only_model(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ Shapes: N rows, K classes, H W the model's grid.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
@@ -101,7 +102,18 @@ class SemiSegmentTask(SegmentTask):
     # -- the loop's hooks
 
     def begin(self, state: dict[str, Any] | None, number: int) -> None:
-        """Make, or open as of the run's save `number`, the pseudo labels, the teacher and the bank."""
+        """Make, or open as of the run's save `number`, the pseudo labels, the teacher and the bank.
+
+        Raises:
+            InputError: an interrupted run had other training records or texts.
+        """
+        if state is not None and state.get("records") != self._records_hash():
+            raise InputError(
+                "semi-supervised training goes on with the records and texts that it began with: pseudo labels and "
+                "bank are of those",
+                file=self.folder,
+                remedy="bring the manifest back as it was, or train anew into another folder",
+            )
         semi, folder = self.config.semi, self.folder / "pseudo_labels"
         if semi.epi == "labels" and state is None:
             shape = (len(self.classes), *self.config.data.image_size)
@@ -180,7 +192,12 @@ class SemiSegmentTask(SegmentTask):
         """The teacher's weights and the log's sums; the labels are in their own files, led back by their journal."""
         self._flush()
         teacher = {} if self._teacher is None else {"teacher": self._teacher.state_dict()}
-        return teacher | {"sums": dict(self._sums), "num_steps": self._num_steps}
+        sums = {"sums": dict(self._sums), "num_steps": self._num_steps}
+        return teacher | sums | {"records": self._records_hash()}
+
+    def _records_hash(self) -> str:
+        rows = [[[record.id, record.text] for record in part] for part in (self._labelled, self._unlabelled)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def saved(self, number: int) -> None:
         """From here on the journal leads back to here."""

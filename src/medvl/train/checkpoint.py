@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
@@ -75,9 +76,9 @@ def load_state(path: Path) -> tuple[Progress, dict[str, dict[str, Any]], dict[st
     except pickle.UnpicklingError:
         what = "the saved state is of an older medvl, or no saved state: it would run code when it is read"
         raise InputError(what, file=path, expected=f"{FORMAT}, tensors and plain values only", remedy=_ANEW) from None
-    except OSError:
-        raise
     except Exception as error:  # a damaged file fails in many ways
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a place outside of the file gives
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the saved state is damaged ({first})", file=path, expected=expected, remedy=_ANEW) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,10 +148,12 @@ class Monitor:
         path = self.run / "metrics.jsonl"
         if not path.is_file():
             return []
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        rows = [json.loads(line) for line in lines]
+        rows = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):  # of a killed process, or a full disk, half a line
+                rows.append(json.loads(line))
         # Saved within an epoch: what ends the epoch is still to come, if only after the same step.
         last = {kind: progress.step - (kind != "train" and progress.batch > 0) for kind in ("train", "val", "task")}
-        rows = [row for row in rows if row["step"] <= last[row["kind"]]]
+        rows = [row for row in rows if isinstance(row, dict) and row.get("step", 0) <= last.get(row.get("kind"), -1)]
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         return rows

@@ -43,11 +43,11 @@ def check_data(manifest: Manifest, config: Config, run: Path, *, accept: bool) -
     """
     path = run / DATA
     now = describe_data(manifest, config, run)
-    if path.is_file():
+    try:
         before = read_json(path)
-        what = _differences(before, now) if isinstance(before, dict) else ["data.json is damaged"]
-    else:
-        before, what = {}, ["what it was started on is not known"]
+    except InputError:  # missing or damaged
+        before = None
+    what = _differences(before, now) if isinstance(before, dict) else ["what it was started on is not known"]
     if not what:
         return
     if not accept:
