@@ -72,13 +72,19 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def interrupt(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    """The process gets a signal within a training step; three more run on a copy first, for the plan."""
+def keep_plan(patch: pytest.MonkeyPatch, run: Path) -> None:
+    """The plan of another run, so that no steps are timed: that takes most of a tiny run."""
+    plan = json.loads((run / "plan.json").read_text())
+    patch.setattr(run_module, "make_plan", lambda *args: plan)
+
+
+def interrupt(patch: pytest.MonkeyPatch, step: int, number: int, *, num_timed: int = 3) -> None:
+    """The process gets a signal within a training step; `num_timed` run on a copy first, for the plan."""
     original, calls = SegmentTask.training_step, [0]
 
     def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
         calls[0] += 1
-        if calls[0] == 3 + step:
+        if calls[0] == num_timed + step:
             os.kill(os.getpid(), number)
         return original(self, *args)  # type: ignore[arg-type]
 
@@ -96,6 +102,7 @@ def test_one_run_stopped_at_each_point_ends_as_the_undisturbed_one(
     validation and before the model is published."""
     config, run = load_config(data / "recipe.yaml", FEW), tmp_path / "a run"
     state = run / "checkpoints/last/state.pt"
+    keep_plan(monkeypatch, whole)
     with monkeypatch.context() as patch:
         patch.setattr(loop.Monitor, "validation", killed)
         with pytest.raises(Killed):
@@ -108,7 +115,7 @@ def test_one_run_stopped_at_each_point_ends_as_the_undisturbed_one(
         for name in ("_holder", "_printed"):  # of `hold_warnings`, for the whole process
             patch.setattr(errors, name, getattr(errors, name))
         patch.setattr(sys, "argv", ["medvl", "train", "--resume", "--out", str(run)])
-        interrupt(patch, 1, signal.SIGINT)
+        interrupt(patch, 1, signal.SIGINT, num_timed=0)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -213,18 +220,21 @@ def test_what_is_not_finite_is_named(kind: str) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, seen = SegmentTask.backward, []
 
     def broken(self: SegmentTask, batch: object, module: object, backward: object) -> dict[str, torch.Tensor]:
         losses = original(self, batch, module, backward)  # type: ignore[arg-type]
         seen.append(batch.ids)  # type: ignore[attr-defined]
-        return {**losses, "loss": losses["loss"] * float("nan")} if len(seen) == 3 + 2 else losses
+        return {**losses, "loss": losses["loss"] * float("nan")} if len(seen) == 2 else losses
 
+    keep_plan(monkeypatch, whole)
     monkeypatch.setattr(SegmentTask, "backward", broken)
     with pytest.raises(DivergedError) as caught:
         train(load_config(data / "recipe.yaml", ["train.epochs=2", "train.ema_decay=0"]), tmp_path / "run")
-    assert all(ident in str(caught.value) for ident in seen[4]) and "loss of step 2" in str(caught.value)
+    assert all(ident in str(caught.value) for ident in seen[1]) and "loss of step 2" in str(caught.value)
     assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run/checkpoints/best").exists()
     assert not (tmp_path / "run/checkpoints/last/state.pt").exists()
 
@@ -275,6 +285,7 @@ def test_resume_compares_the_data_and_hashes_them_once(
         num_read[0] += 1
         return file_hash(path)
 
+    keep_plan(monkeypatch, whole)
     monkeypatch.setattr(hashes, "file_hash", counted)
     monkeypatch.setattr(hashes, "MARGIN_NS", 0)
     run = Path(shutil.copytree(whole, tmp_path / "run"))

@@ -154,6 +154,6 @@ class Monitor:
                 rows.append(json.loads(line))
         # Saved within an epoch: what ends the epoch is still to come, if only after the same step.
         last = {kind: progress.step - (kind != "train" and progress.batch > 0) for kind in ("train", "val", "task")}
-        rows = [row for row in rows if isinstance(row, dict) and row.get("step", 0) <= last.get(row.get("kind"), -1)]
+        rows = [row for row in rows if isinstance(row, dict) and row["step"] <= last[row["kind"]]]
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         return rows
