@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medvl.data.limits import check_size, open_plain
+from medvl.data.limits import check_size, head_of, open_plain
 from medvl.errors import InputError, warn
 
 READABLE = "PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY or NPZ"
@@ -209,10 +209,14 @@ def _has_late_exif(file: BinaryIO) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    if isinstance(error, UnidentifiedImageError):
+    remedy = "export or copy it again"
+    if isinstance(error, UnidentifiedImageError) and head_of(path, 2) in (b"II", b"MM"):
+        detail = "damaged or cut off, or a kind of TIFF that is not read, such as colours in floating-point numbers"
+        remedy = "export or copy it again, in 8 or 16 bits or as NPY"
+    elif isinstance(error, UnidentifiedImageError):
         detail = "not an image"
     elif isinstance(error, OSError) and error.strerror:
         detail = error.strerror
     else:
         detail = f"damaged or cut off ({error})"
-    return InputError(f"unreadable image: {detail}", file=path, expected=READABLE, remedy="export or copy it again")
+    return InputError(f"unreadable image: {detail}", file=path, expected=READABLE, remedy=remedy)
