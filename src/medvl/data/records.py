@@ -193,7 +193,8 @@ def load_manifest(
         if num_texts:
             warn(
                 f"{manifest.path}: {num_texts} of {len(manifest.records)} records have a text of their own in column "
-                f"{text_column}; data.constant_text {constant_text!r} stands only for the others"
+                f"{text_column}; data.constant_text {constant_text!r} stands only for the others "
+                "(for all, where that column is empty)"
             )
         records = (row if row.text.strip() else replace(row, text=constant_text) for row in manifest.records)
         manifest = replace(manifest, records=tuple(records))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def make_plan(
         again = [seconds for _, seconds in _timed(train_loader, TIMED_STEPS + 1)]  # decoded by now
     text_s = _text_seconds(twin, splits, [batch for batch, _ in first], device)
     times = []
-    for batch, _ in first:
+    # The first step allocates and is not counted; an epoch of fewer batches gives them several times.
+    for batch, _ in islice(cycle(first), TIMED_STEPS + 1):
         start = time.monotonic()
         _step(twin, batch.to(device), optimizer)
         if device.type == "cuda":
@@ -64,7 +66,7 @@ def make_plan(
     val_s = (time.monotonic() - start + val_load_s * (val_loader.num_workers == 0)) * len(val_loader)
     torch.set_rng_state(state)
     steps = planned_steps(config.train, len(train_loader))
-    step_s = _middle(times[1:] or times)  # the first step allocates
+    step_s = _middle(times[1:])
     load_s = _middle(again) if again else 0.0  # workers load while a step is computed
     decode_s = max(0.0, _middle([seconds for _, seconds in first]) - load_s) if again else 0.0
     validations = -(-steps // (len(train_loader) * config.train.val_every))
