@@ -14,9 +14,12 @@ from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import MOVED_OUT, NO_BOX, collate
 from medvl.data.geometry import Affine, fit
+from medvl.data.orientation import Orientation, Turn
 from medvl.data.records import Box, Manifest, load_manifest, write_manifest
 from medvl.data.splits import split_manifest
 from medvl.errors import InputError
+from medvl.evaluate import detector
+from medvl.evaluate.detection import ImageBoxes
 
 
 @pytest.fixture
@@ -165,6 +168,19 @@ def test_the_fixed_guess_is_the_median_of_the_training_boxes(folder: Path) -> No
     cells = {"a": "x 0 0 10 10", "b": "x 4 2 20 10", "c": "x 8 4 40 20|y 0 0 40 20"}
     labels = box_labels(manifest_of(folder, **cells).records, ("x", "y", "z"), config_of())
     assert mean_boxes(labels) == {"x": [0.1, 0.1, 0.5, 0.5], "y": [0, 0, 1, 1]}
+
+
+def test_the_fixed_guess_is_in_standard_display(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images stored mirrored: the guess is mirrored, and stands in stored pixels again where it is scored."""
+    mirrored = Orientation(Turn(left_right=True), "standard", "R\\F")
+    for module in ("medvl.data.box_labels", "medvl.evaluate.detector"):
+        monkeypatch.setattr(f"{module}.image_orientation", lambda path: mirrored)
+    labels = box_labels(manifest_of(folder, a="x 0 0 10 10").records, ("x",), config_of())
+    assert mean_boxes(labels) == {"x": [0.75, 0, 1, 0.5]}
+    boxes, classes = np.zeros((0, 4)), np.zeros(0, np.int64)
+    image = ImageBoxes("a", "a", boxes, classes, boxes, np.zeros(0), classes)
+    (guess,) = detector._guesses([image], labels, mean_boxes(labels))
+    assert guess.boxes.tolist() == [[0, 0, 10, 10]]
 
 
 def test_fitted_anchors(folder: Path) -> None:

@@ -78,6 +78,7 @@ def test_boxes_points_and_pixels_turn_alike(turn: Turn) -> None:
     rows, columns = np.nonzero(turn.apply(mask))
     expected = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert turn.apply_box((4, 1, 7, 3), (5, 7)) == pytest.approx(expected)
+    assert turn.undo_box(expected, (5, 7)) == pytest.approx((4, 1, 7, 3))
 
 
 @pytest.mark.parametrize("turn", TURNS)

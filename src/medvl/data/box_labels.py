@@ -153,11 +153,15 @@ def mask_boxes(reference: MaskRef | None, label: str, config: Config) -> tuple[l
 
 
 def mean_boxes(labels: BoxLabels) -> dict[str, list[float]]:
-    """The fixed guess of each class that has boxes: the median of x0, y0, x1, y1, each as a share of its picture."""
+    """The fixed guess of each class that has boxes: the median of x0, y0, x1, y1, each as a share of its picture in
+    standard display."""
     shares: dict[str, list[list[float]]] = {}
-    for boxes, (height, width) in zip(labels.boxes, labels.sizes(), strict=True):
+    for boxes, row, size in zip(labels.boxes, labels.records, labels.sizes(), strict=True):
+        turn = image_orientation(row.image).turn
+        height, width = turn.size(size)
         for box in boxes:
-            shares.setdefault(box.label, []).append([box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height])
+            x0, y0, x1, y1 = turn.apply_box((box.x0, box.y0, box.x1, box.y1), size)
+            shares.setdefault(box.label, []).append([x0 / width, y0 / height, x1 / width, y1 / height])
     return {name: np.median(shares[name], axis=0).tolist() for name in labels.classes if name in shares}
 
 

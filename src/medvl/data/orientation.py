@@ -60,9 +60,19 @@ class Turn:
         """x0, y0, x1, y1 (pixel edges) as stored -> as displayed."""
         matrix = self.matrix(stored)
         ends = np.array([corners[:2], corners[2:]], dtype=np.float64) - 0.5  # edges -> centres
-        moved = ends @ matrix[:, :2].T + matrix[:, 2] + 0.5
-        (x0, y0), (x1, y1) = moved.min(axis=0), moved.max(axis=0)
-        return float(x0), float(y0), float(x1), float(y1)
+        return _box_of(ends @ matrix[:, :2].T + matrix[:, 2])
+
+    def undo_box(self, corners: Sequence[float], stored: tuple[int, int]) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 (pixel edges) as displayed -> as stored."""
+        matrix = self.matrix(stored)
+        ends = np.array([corners[:2], corners[2:]], dtype=np.float64) - 0.5
+        return _box_of((ends - matrix[:, 2]) @ matrix[:, :2])  # its inverse is its transpose
+
+
+def _box_of(centres: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Two opposite corners (2, 2), as pixel centres -> x0, y0, x1, y1 (pixel edges)."""
+    (x0, y0), (x1, y1) = centres.min(axis=0) + 0.5, centres.max(axis=0) + 0.5
+    return float(x0), float(y0), float(x1), float(y1)
 
 
 UPRIGHT = Turn()

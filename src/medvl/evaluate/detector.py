@@ -22,6 +22,7 @@ from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
 from medvl.data.dataset import collate
+from medvl.data.images import image_orientation
 from medvl.data.records import Box, Manifest
 from medvl.data.workers import usable_workers
 from medvl.device import usable_device
@@ -226,8 +227,11 @@ def _guesses(
     shares = np.array([mean_boxes[name] for name in known], dtype=np.float64).reshape(-1, 4)
     kinds = np.array([labels.classes.index(name) for name in known], dtype=np.int64)
     result = []
-    for image, (height, width) in zip(images, labels.sizes(), strict=True):
-        boxes = shares * (width, height, width, height)
+    for image, row, size in zip(images, labels.records, labels.sizes(), strict=True):
+        turn = image_orientation(row.image).turn
+        height, width = turn.size(size)
+        shown = shares * (width, height, width, height)
+        boxes = np.array([turn.undo_box(corners, size) for corners in shown]).reshape(-1, 4)
         result.append(
             ImageBoxes(image.id, image.patient, image.true_boxes, image.true_classes, boxes, np.ones(len(boxes)), kinds)
         )
