@@ -1,8 +1,9 @@
 """What a mask file means, decided in one place for training, evaluation, audit and folders of predicted masks.
 
 In this order: declared label values or colours; `mask_rule: any` (every value above 0); few values in flat areas are
-labels, and 255 beside them is void; other grey is cut at half. A JPEG is never exact: it is cut at half of its largest
-value, and is empty where that is at most 8.
+labels, and 255 beside them is void; other grey is cut at half. A JPEG, or a PNG made of
+one, is never exact: it is cut at half of its largest value (or of its only area's), and is empty where that is at most
+8. NaN is background.
 """
 
 from __future__ import annotations
