@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -346,6 +347,21 @@ def test_a_full_disk_leaves_the_last_state(whole: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["state.pt"]
+
+
+def test_a_full_disk_says_how_to_go_on(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "state.pt")
+
+    for name in ("_holder", "_printed"):  # of `hold_warnings`, for the whole process
+        monkeypatch.setattr(errors, name, getattr(errors, name))
+    monkeypatch.setattr(run_module, "_run", full)
+    monkeypatch.setattr(sys, "argv", ["medvl", "train", "--resume", "--out", str(whole)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and f"medvl train --resume --out {whole}" in capfd.readouterr().err
 
 
 def test_one_process_a_run(whole: Path, tmp_path: Path) -> None:

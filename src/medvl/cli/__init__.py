@@ -67,6 +67,7 @@ app.command("plan")(plan.plan)
 app.command("suggest")(suggest.suggest)
 
 _OTHER_PLACE = "another --out, or its permissions"
+_ROOM = "free some space, then go on or give the same command again"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -94,7 +95,7 @@ def main() -> None:
         if not named and error.errno not in _NO_ROOM:
             raise
         what = f"cannot be written or read ({error.strerror or type(error).__name__})"
-        remedy = "free some space, then the same command again" if error.errno in _NO_ROOM else _OTHER_PLACE
+        remedy = _ROOM if error.errno in _NO_ROOM else _OTHER_PLACE
         print_warnings()
         print(f"error: {InputError(what, file=os.fsdecode(name) if named else None, remedy=remedy)}", file=sys.stderr)
         sys.exit(InputError.exit_code)

@@ -24,7 +24,7 @@ def train(
     from medvl.config import load_config
     from medvl.errors import InputError
     from medvl.train.run import train as run
-    from medvl.train.run_folder import how_to_go_on
+    from medvl.train.run_folder import can_resume, how_to_go_on
 
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         overrides, recipe = [str(recipe), *(overrides or [])], None
@@ -43,3 +43,7 @@ def train(
     except KeyboardInterrupt as stop:
         print(how_to_go_on(out), file=sys.stderr)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
+    except OSError:  # a full disk
+        if can_resume(out):
+            print(how_to_go_on(out), file=sys.stderr)
+        raise

@@ -46,7 +46,7 @@ def open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> C
             raise InputError(
                 "the recipe differs from the run's configuration", file=stored, remedy="resume without a recipe"
             )
-        if not (out / _STATE).is_file():
+        if not can_resume(out):
             done = f"the run is finished, its model is in {out / 'model'}" if (out / "model").is_dir() else None
             raise InputError(
                 "nothing to resume: no step is saved here", file=out / _STATE, remedy=done or NOTHING_SAVED
@@ -64,9 +64,14 @@ def open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> C
     return config
 
 
+def can_resume(out: Path) -> bool:
+    """Whether a step is saved in the run folder."""
+    return (out / _STATE).is_file()
+
+
 def how_to_go_on(out: Path) -> str:
     """What to do after a run was interrupted, for the person who did it."""
-    if (out / _STATE).is_file():
+    if can_resume(out):
         return f"to go on: medvl train --resume --out {shlex.quote(str(out))}"
     return "no step was saved: the same command starts again"
 
