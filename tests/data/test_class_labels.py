@@ -68,6 +68,15 @@ def test_a_label_that_says_there_is_none_is_no_class_unless_it_is_listed(
     assert find_classes(rows, ClassifyConfig(labels="multiclass")) == tuple(sorted((name, "a")))
 
 
+def test_classes_that_differ_in_their_spelling_alone_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_classes(records("Lung nodule", "lung_nodule", "mass"), ClassifyConfig()) == (
+        "Lung nodule", "lung_nodule", "mass",
+    )  # fmt: skip
+    assert "'Lung nodule' and 'lung_nodule'" in capsys.readouterr().err
+    find_classes(records("nodule", "nodules", "mass"), ClassifyConfig())
+    assert "spelling" not in capsys.readouterr().err
+
+
 def test_a_negative_name_is_no_class() -> None:
     rows = records("No Finding", "a", "No Finding")
     config = ClassifyConfig(negative_names=["No Finding"])

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.class_flips import ClassFlips
+from medvl.data.class_labels import warn_spellings
 from medvl.data.dataset import MOVED_OUT, Sample, SegmentDataset, fit_image
 from medvl.data.geometry import Affine
 from medvl.data.images import image_orientation, image_size
@@ -98,7 +99,9 @@ def find_box_classes(manifest: Manifest, records: Sequence[Record], config: Conf
         faults.append(Fault(f"detect.classes is {wanted}", expected="one class or more, each once"))
     if faults:
         raise InputError(faults)
-    return tuple(wanted) if wanted is not None else tuple(name for name in known if seen[name])
+    classes = tuple(wanted) if wanted is not None else tuple(name for name in known if seen[name])
+    warn_spellings(classes, "detect.classes")
+    return classes
 
 
 def box_labels(records: Sequence[Record], classes: Sequence[str], config: Config) -> BoxLabels:

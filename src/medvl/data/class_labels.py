@@ -11,6 +11,7 @@ Shapes: n images, K classes, D features.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -116,7 +117,21 @@ def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str
         faults.append(Fault("labels: multiclass with one class", expected="two or more", remedy="labels: multilabel"))
     if faults:
         raise InputError(faults)
+    warn_spellings(classes, "classify.classes")
     return classes
+
+
+def warn_spellings(classes: Sequence[str], key: str) -> None:
+    """Warn of classes that differ in capitals, blanks, hyphens or underscores alone. `key` chooses the classes."""
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault("".join(re.split(r"[\W_]+", name.casefold())), []).append(name)
+    several = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    if several:
+        warn(
+            f"classes that differ in their spelling alone: {'; '.join(several)}; each is a class of its own: "
+            f"write them alike in the table, or choose by {key}"
+        )
 
 
 def class_labels(

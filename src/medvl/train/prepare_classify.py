@@ -14,7 +14,7 @@ from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, 
 from medvl.data.dataset import Sample
 from medvl.data.records import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler
-from medvl.errors import InputError
+from medvl.errors import InputError, warn
 from medvl.tasks.classify import (
     ClassifyTask,
     build_classifier,
@@ -77,7 +77,18 @@ def classification(
     labels["train"], fraction = labelled_part(labels["train"], config)
     for name, part in labels.items():
         if not part.records:
-            raise InputError(f"no record of the {name} split has a known label", file=manifest.path)
+            raise InputError(
+                f"no record of the {name} split has a known label",
+                file=manifest.path,
+                expected="labels; an empty cell is not annotated, the word none looked for and absent",
+                remedy="write none where nothing was found; medvl split makes other splits",
+            )
+    counts = labels["train"].counts
+    if settings.labels == "multilabel" and counts["empty_cells"] and not counts["without_any_class"]:
+        warn(
+            f"{counts['empty_cells']} training images with an empty label cell are not annotated and take no part, and "
+            "no image is free of all classes; write none where nothing was found"
+        )
     both = [name for name, count in labels["val"].per_class().items() if count["positive"] and count["negative"]]
     if not both and settings.labels == "multilabel" and config.train.choose_by == "metric":
         raise InputError(
