@@ -9,7 +9,8 @@ import yaml
 
 from medvl.config import Config, config_dict, find_recipe, load_config, make_config, save_config
 from medvl.errors import InputError
-from medvl.fidelity import LVIT, UNSWITCHED, markdown, preset_values
+from medvl.fidelity import LVIT, markdown, preset_values
+from medvl.fidelity_unswitched import UNSWITCHED
 from medvl.train.sweep import is_sweep, load_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
