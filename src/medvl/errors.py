@@ -84,6 +84,12 @@ class UnfinishedError(InputError):
     exit_code = 1
 
 
+class DivergedError(InputError):
+    """Training cannot go on: a loss, the weights or what they give are not finite. Exit code 1."""
+
+    exit_code = 1
+
+
 _warned: set[str] = set()  # messages that were printed
 _held: dict[str, list[str]] = {}  # message -> places that are not printed yet
 _known: set[tuple[str, str]] = set()  # of a message and a place

@@ -24,7 +24,7 @@ from medvl.config import Config, TrainConfig, load_config, make_config
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.sampler import LengthSampler
-from medvl.errors import InputError
+from medvl.errors import DivergedError, InputError
 from medvl.evaluate.localisation import as_text, localisation
 from medvl.model_folder import load_model
 from medvl.objectives.contrastive import info_nce, retrieval
@@ -97,6 +97,16 @@ def medvl(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "medvl", *map(str, words)], env=environment, capture_output=True, text=True
     )
+
+
+def test_embeddings_that_are_not_finite_name_their_pairs(pairs: Path) -> None:
+    task, _ = task_of(config_of(pairs))
+    one, broken = torch.ones(3, 4), torch.ones(3, 4)
+    broken[1, 2] = float("inf")
+    task._pairs, task._ids, task._texts = [(one, broken)], ["a", "b", "c"], ["x", "y", "z"]
+    with pytest.raises(DivergedError, match="1 validation pairs are not finite: b;") as caught:
+        task.validation_values({})
+    assert caught.value.exit_code == 1
 
 
 def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ from medvl.cli import main
 from medvl.config import load_config
 from medvl.data import hashes
 from medvl.data.records import load_manifest
-from medvl.errors import InputError
+from medvl.errors import DivergedError, InputError
 from medvl.model_folder import load_model, save_model
 from medvl.tasks.segment import SegmentTask
 from medvl.train import loop
 from medvl.train import run as run_module
 from medvl.train.checkpoint import load_state
-from medvl.train.finite import DivergedError, FiniteWatch
+from medvl.train.finite import FiniteWatch
 from medvl.train.run import open_manifest, train
 from medvl.train.run_data import check_data
 from medvl.train.run_folder import alone_in, open_run

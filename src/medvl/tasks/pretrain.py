@@ -23,7 +23,7 @@ from medvl.config import Config
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Batch
 from medvl.distributed import gather_objects, gather_with_grad
-from medvl.errors import InputError, warn
+from medvl.errors import DivergedError, InputError, warn
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import construct, constructor_names
 from medvl.objectives.contrastive import (
@@ -235,6 +235,11 @@ class PretrainTask(Task):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}  # ranks are padded with repetitions
         keep = sorted(first.values())
         image, text = image[keep], text[keep]
+        finite = (image.isfinite().all(dim=1) & text.isfinite().all(dim=1)).tolist()
+        if broken := [ids[i] for i, is_finite in zip(keep, finite, strict=True) if not is_finite]:
+            some = ", ".join(broken[:12]) + (", ..." if len(broken) > 12 else "")
+            what = f"embeddings of {len(broken)} validation pairs are not finite: {some}"
+            raise DivergedError(what, expected="finite numbers", remedy="a lower train.lr, train.precision: 32-true")
         texts = [plain_text(words) for words in texts]
         codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
         code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)

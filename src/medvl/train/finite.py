@@ -12,15 +12,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.errors import DivergedError
 
 MOST_IDS = 12  # named in the message
-
-
-class DivergedError(InputError):
-    """Training cannot go on: a loss or the weights are not finite. Exit code 1."""
-
-    exit_code = 1
 
 
 class FiniteWatch:
