@@ -104,7 +104,7 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
         (("e.pth", "--out", "x.pth"), "the encoder is no ResNet"),
         (("absent.pth", "--out", "x.pth"), "absent.pth: no such file"),
         (("medvl:lvit_regions", "--out", "x.pth"), "^medvl:lvit_regions: the encoder is no ResNet"),
-        (("medvl:nothing", "--out", "x.pth"), "nothing: no such model folder"),
+        (("medvl:nothing", "--out", "x.pth"), "expected medvl:lvit_regions"),
     ],
 )
 def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,9 @@ def find_model(folder: str | Path) -> Path:
             return candidate
     expected = "a folder with model.safetensors, or a run folder with model/ in it"
     if not folder.exists():
+        shipped = sorted(path.parent.name for path in (Path(__file__).parent / "assets").glob("*/format_version"))
+        if name.startswith("medvl:"):
+            raise InputError(f"no such model: {name}", expected=", ".join(f"medvl:{model}" for model in shipped))
         raise InputError("no such model folder", file=folder, expected=expected)
     remedy = None
     if (folder / "checkpoints").is_dir():

@@ -82,7 +82,7 @@ class FolderSource:
         slice_index: int | None = None,
     ) -> None:
         if not folder.is_dir():
-            raise InputError("no such folder of masks", file=folder)
+            raise InputError("no such folder", file=folder, expected="a run or model folder, or a folder of masks")
         self.folder, self.window, self.slice_index = folder, window, slice_index
         self._files: dict[tuple[str, str], Path] = {}
 
