@@ -190,7 +190,9 @@ def test_a_run_that_ends_in_its_last_epoch_resumes_to_the_undisturbed_model(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_waits_for_the_end_of_the_step(number: int) -> None:
+def test_a_signal_waits_for_the_end_of_the_step(number: int, request: pytest.FixtureRequest) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup, which ignores SIGHUP
+    request.addfinalizer(lambda: signal.signal(number, before))
     with stop_after_step() as stopped:
         assert stopped() == 0
         os.kill(os.getpid(), number)
@@ -199,6 +201,14 @@ def test_a_signal_waits_for_the_end_of_the_step(number: int) -> None:
     if number != signal.SIGINT:
         with pytest.raises(Stopped), stop_at_once():
             os.kill(os.getpid(), number)
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
+    with stop_after_step() as stopped:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stopped() == 0
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradients", "weights", "average"])
