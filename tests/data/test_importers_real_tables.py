@@ -136,6 +136,6 @@ def test_openi(tables: Path, tmp_path: Path) -> None:
         "images": 7430,
         "marks": 3544,
         "list_numbers": 1212,
-        "headers": 6,
+        "headers": 7,
         "no_indexing": 92,
     }
