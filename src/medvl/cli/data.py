@@ -166,14 +166,14 @@ def audit(
         reading["classes"] = _names(classes)
     if empty_means_absent is not None:
         reading["empty_means_absent"] = _names(empty_means_absent)
-    found = audit_manifest(manifest, max_tokens=max_tokens, **reading)
+    result = audit_manifest(manifest, max_tokens=max_tokens, **reading)
     if out is not None:
         target = out / "audit.json" if out.is_dir() else out
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, found.as_json() + "\n")
-    print(found.as_json() if as_json else audit_text(found))
-    if found.exit_code:
-        raise typer.Exit(code=found.exit_code)
+        write_text(target, result.as_json() + "\n")
+    print(result.as_json() if as_json else audit_text(result))
+    if result.exit_code:
+        raise typer.Exit(code=result.exit_code)
 
 
 def _data_config(recipe: str | None, overrides: Sequence[str]) -> DataConfig:

@@ -104,14 +104,14 @@ def _matched(
     for name in boxes:
         if name not in known:
             others.setdefault(_number(name), []).append(name)
-    found = {name: rows for name, rows in boxes.items() if name in known}
+    rows_of = {name: rows for name, rows in boxes.items() if name in known}
     unknown, matched = [], []
     for number, names in others.items():
         candidates = numbers.get(number, [])
         if not candidates:
             unknown += names
         elif len(names) == len(candidates) == 1 and candidates[0] not in boxes:
-            found[candidates[0]] = boxes[names[0]]
+            rows_of[candidates[0]] = boxes[names[0]]
             matched.append(f"{names[0]} for {candidates[0]}")
         else:
             what = f"ids {', '.join(names)} could be {' or '.join(sorted(candidates))} of the manifest"
@@ -120,12 +120,12 @@ def _matched(
     if matched:
         what = f"{len(matched)} ids differ from the manifest's in leading zeros, and are matched"
         notes.append(f"{path}: {what}, e.g. {matched[0]}")
-    if unknown and not found and ids:
+    if unknown and not rows_of and ids:
         what = f"none of its {len(boxes)} ids is in the manifest, e.g. {unknown[0]}"
         faults.append(Fault(what, path, lines[unknown[0]], expected=f"ids such as {ids[0]}"))
     elif unknown:
         notes.append(f"{path}: {len(unknown)} ids that the manifest does not have, e.g. {min(unknown)}")
-    return found
+    return rows_of
 
 
 def _number(name: str) -> str:

@@ -217,14 +217,14 @@ def _orientation(tags: Tags) -> Orientation:
     with _damage_named(tags.path):
         words = tags.words("PatientOrientation")
         cosines = [] if any(words) else tags.numbers("ImageOrientationPatient")
-    found = None
+    orientation = None
     if any(words) and tags.word("AnatomicalOrientationType") == "QUADRUPED":
         return Orientation(kind="sideless", source="of a quadruped")
     if any(words):
-        found = orientation_of(words[0], words[1]) if len(words) == 2 else None
+        orientation = orientation_of(words[0], words[1]) if len(words) == 2 else None
     elif cosines:
-        found = orientation_of_cosines(cosines)
-    if found is None and (any(words) or cosines):
+        orientation = orientation_of_cosines(cosines)
+    if orientation is None and (any(words) or cosines):
         name = "PatientOrientation" if any(words) else "ImageOrientationPatient"
         warn(f"{name} is no two directions and left out: the image is taken as it is stored", place=tags.path)
-    return found or Orientation(kind="absent")
+    return orientation or Orientation(kind="absent")

@@ -61,18 +61,18 @@ def check_data(manifest: Manifest, config: Config, run: Path, *, accept: bool) -
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    found = []
+    differences = []
     if before.get("split_hash") != now["split_hash"]:
-        found.append("rows, patients or splits of the manifest differ")
+        differences.append("rows, patients or splits of the manifest differ")
     elif before.get("rows_hash") != now["rows_hash"]:
-        found.append("texts, masks or other cells of the manifest differ")
+        differences.append("texts, masks or other cells of the manifest differ")
     elif before.get("order_hash") != now["order_hash"]:  # batches are drawn by the place in the table
-        found.append("the rows of the manifest stand in another order")
+        differences.append("the rows of the manifest stand in another order")
     if before.get("also_labelled") != now["also_labelled"]:
-        found.append("data.also_labelled differs")
+        differences.append("data.also_labelled differs")
     old, new = before.get("files", {}), now["files"]
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if names:
         more = ", ..." if len(names) > _MOST_NAMED else ""
-        found.append(f"{len(names)} images or masks differ ({', '.join(names[:_MOST_NAMED])}{more})")
-    return found
+        differences.append(f"{len(names)} images or masks differ ({', '.join(names[:_MOST_NAMED])}{more})")
+    return differences
