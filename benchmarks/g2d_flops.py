@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medvl.losses.contrastive import info_nce
+from medvl.losses.pixel_alignment import pixel_alignment_loss
 from medvl.models.g2d import G2D
-from medvl.objectives.contrastive import info_nce
-from medvl.objectives.pixel_alignment import pixel_alignment_loss
 from medvl.text.layers import SplitLayers
 
 BATCH, SIDE, PADDED, TRAINED = 8, 256, 256, 3
@@ -42,7 +42,7 @@ def lengths_of(manifest: Path | None, column: str) -> list[int]:
     if manifest is None:
         return sorted(np.random.default_rng(0).integers(30, 111, 512).tolist())
     from medvl.data.tables import read_table
-    from medvl.text.pretrained import PretrainedEncoder
+    from medvl.text.huggingface import PretrainedEncoder
 
     table = read_table(manifest)
     texts = [row.get(column, "") for _, row in table.rows]

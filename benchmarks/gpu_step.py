@@ -27,11 +27,11 @@ import torch
 from lightning_fabric import Fabric
 
 from medvl.config import load_config
-from medvl.data.phantom import make_phantoms
-from medvl.provenance import machine, versions
-from medvl.tasks.pretrain import PretrainTask
+from medvl.core.provenance import machine, versions
+from medvl.phantom.dataset import make_phantoms
+from medvl.tasks.pretrain.task import PretrainTask
+from medvl.tasks.segment.data import prepare
 from medvl.train.loop import make_optimizer
-from medvl.train.prepare import prepare
 from medvl.train.run import open_manifest
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvl.core.provenance import machine
 from medvl.data.body_mask import body_mask
+from medvl.losses.contrastive import info_nce
+from medvl.losses.pixel_alignment import pixel_alignment_loss
+from medvl.losses.pseudo_mask import PseudoMaskConfig, pseudo_mask
 from medvl.models.g2d import G2D
-from medvl.objectives.contrastive import info_nce
-from medvl.objectives.pixel_alignment import pixel_alignment_loss
-from medvl.objectives.pseudo_mask import PseudoMaskConfig, pseudo_mask
-from medvl.provenance import machine
 
 BATCH, HEADS, RUNS = 8, 4, 7
 

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from medvl.core.files import write_json
 from medvl.data.importers.lung_regions import label_map
 from medvl.data.records import Manifest, Record
-from medvl.evaluate.evaluator import Evaluation, evaluate, log_test
-from medvl.evaluate.inputs import open_inputs
-from medvl.evaluate.sources import PredictorSource
-from medvl.evaluate.summary import CaseRow, grouped_rows, metrics_of, row_of
-from medvl.evaluate.text_probe import probe
-from medvl.model_folder import find_model, times_test_opened, update_card
+from medvl.evaluation.case_metrics import CaseRow, grouped_rows, metrics_of, row_of
+from medvl.evaluation.model_inputs import open_inputs
+from medvl.evaluation.prediction_sources import PredictorSource
+from medvl.evaluation.text_sensitivity import probe
+from medvl.inference.model_folder import find_model, times_test_opened, update_card
+from medvl.tasks.segment.evaluate import Evaluation, evaluate, log_test
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "shipped"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from medvl.config import load_config
 from medvl.core.files import write_json
-from medvl.infer.suggest import suggest
+from medvl.experiments.suggest import suggest
+from medvl.experiments.sweep import load_sweep
+from medvl.experiments.sweep_run import without_machine_paths
+from medvl.experiments.sweep_score import score_segmentation
 from medvl.train.run import train
-from medvl.train.sweep import load_sweep
-from medvl.train.sweep_run import without_machine_paths
-from medvl.train.sweep_score import score_segmentation
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, RUNS = ROOT / "results" / "suggestion", ROOT / "runs" / "suggestion"

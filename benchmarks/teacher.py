@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medvl.evaluate.evaluator import by_image, load_true_mask
-from medvl.evaluate.inputs import open_inputs
-from medvl.evaluate.sources import PredictorSource
-from medvl.progress import track
+from medvl.core.progress import track
+from medvl.evaluation.model_inputs import open_inputs
+from medvl.evaluation.prediction_sources import PredictorSource
+from medvl.tasks.segment.evaluate import by_image, load_true_mask
 
 THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.encoders.registry import ENCODERS, build_image_encoder
 from medvl.models.g2d import G2D
-from medvl.models.image_encoder import ENCODERS, build_image_encoder
 from medvl.models.registry import MODELS, build_model, option_names
 
 PAGE = Path(__file__).with_name("models.md")
@@ -49,7 +49,7 @@ small machines and small sets; they are ours. S and B of LViT are a guess about 
 - `text_unet` has the layers of `unet` under the same names and starts as one: its cross-attention adds nothing at
   first. Its mini has base width 24 (`unet`: 16), so that it has about as many parameters as LViT mini.
 - `dynunet` returns (N, S, K, H, W) in train mode, one head per decoder level, for
-  `medvl.objectives.overlap.deep_supervision`; `options: {deep_supervision: false}` switches it off.
+  `medvl.losses.segmentation.deep_supervision`; `options: {deep_supervision: false}` switches it off.
 - `encoder_unet` has the size of its image encoder, see below. LViT takes one of those (not `ucnn_*`, which is its own)
   as its CNN branch: `options: {cnn: resnet18}`.
 - `task: detect` has YOLOv3's head on any of the image encoders below (`model: {size: resnet50}`): see detection.md.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medvl.train.plan import ENOUGH_DRAWS, FEW_PATIENTS
+from medvl.train.estimate import ENOUGH_DRAWS, FEW_PATIENTS
 
 # Kinds of cells in the order of their tables, by the format of their result files, of any version (files of older ones
 # lack what newer ones measure); what has none of these is segment.

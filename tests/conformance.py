@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medvl.errors import InputError
-from medvl.objectives.detection import detection_loss
-from medvl.objectives.overlap import segmentation_loss
-from medvl.objectives.sections import DetectConfig
+from medvl.config.sections import DetectConfig
+from medvl.core.errors import InputError
+from medvl.losses.detection import detection_loss
+from medvl.losses.segmentation import segmentation_loss
 
 TEXT_DIM = 24
 randn = partial(torch.randn, dtype=torch.float64)

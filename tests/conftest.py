@@ -35,7 +35,7 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True)
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of warning is printed once per process: a test does not depend on those before it."""
-    from medvl import errors
+    from medvl.core import errors
 
     for name, value in (("_warned", set()), ("_known", set()), ("_held", {})):
         monkeypatch.setattr(errors, name, value)

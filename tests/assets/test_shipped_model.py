@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import medvl
+from medvl.core.errors import InputError
 from medvl.data.records import Manifest, load_manifest
-from medvl.errors import InputError
-from medvl.evaluate.evaluator import evaluate, relative_image
-from medvl.evaluate.inputs import Inputs, open_inputs
-from medvl.evaluate.summary import METRICS
-from medvl.model_folder import find_model, load_model, times_test_opened
+from medvl.evaluation.case_metrics import METRICS
+from medvl.evaluation.model_inputs import Inputs, open_inputs
+from medvl.inference.model_folder import find_model, load_model, times_test_opened
+from medvl.tasks.segment.evaluate import evaluate, relative_image
 
 MODEL = "medvl:lvit_regions"
 FOLDER = find_model(MODEL)

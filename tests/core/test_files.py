@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from medvl.core.errors import InputError
 from medvl.core.files import MAX_DIGITS, read_json
-from medvl.errors import InputError
 
 
 @pytest.mark.parametrize(

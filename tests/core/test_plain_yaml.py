@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medvl.core import plain_yaml
+from medvl.core.errors import InputError
 from medvl.core.plain_yaml import MAX_BYTES, parse_yaml, read_yaml, yaml_text
-from medvl.errors import InputError
 
 
 def test_values_are_what_a_person_means() -> None:

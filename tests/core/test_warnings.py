@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from medvl import errors
+from medvl.core import errors
 
 
 def test_held_warnings_are_one_line_of_each_kind(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvl.data import limits
+from medvl.core import limits
+from medvl.core.errors import InputError
 from medvl.data.images import image_size, num_slices, read_image
 from medvl.data.masks import read_labels, read_mask
-from medvl.errors import InputError
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5) * 12
 

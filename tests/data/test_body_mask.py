@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from medvl.core.errors import InputError
 from medvl.data.body_mask import body_mask, body_mask_with_flag
 from medvl.data.records import load_manifest
-from medvl.errors import InputError
 
 
 def film(border: int = 12, *, open_below: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

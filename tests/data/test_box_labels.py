@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from medvl.config import Config, make_config
+from medvl.core.errors import InputError
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import MOVED_OUT, NO_BOX, collate
@@ -17,9 +18,8 @@ from medvl.data.geometry import Affine, fit
 from medvl.data.orientation import Orientation, Turn
 from medvl.data.records import Box, Manifest, load_manifest, write_manifest
 from medvl.data.splits import split_manifest
-from medvl.errors import InputError
-from medvl.evaluate import detector
-from medvl.evaluate.detection import ImageBoxes
+from medvl.metrics.detection import ImageBoxes
+from medvl.tasks.detect import evaluate as detector
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_the_fixed_guess_is_the_median_of_the_training_boxes(folder: Path) -> No
 def test_the_fixed_guess_is_in_standard_display(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All images stored mirrored: the guess is mirrored, and stands in stored pixels again where it is scored."""
     mirrored = Orientation(Turn(left_right=True), "standard", "R\\F")
-    for module in ("medvl.data.box_labels", "medvl.evaluate.detector"):
+    for module in ("medvl.data.box_labels", "medvl.tasks.detect.evaluate"):
         monkeypatch.setattr(f"{module}.image_orientation", lambda path: mirrored)
     labels = box_labels(manifest_of(folder, a="x 0 0 10 10").records, ("x",), config_of())
     assert mean_boxes(labels) == {"x": [0.75, 0, 1, 0.5]}

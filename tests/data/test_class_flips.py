@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medvl.config import ClassifyConfig, Config, make_config
+from medvl.config.augment import AugmentConfig
+from medvl.core.errors import InputError
 from medvl.data.box_labels import BoxDataset, box_labels
 from medvl.data.class_flips import ClassFlips
 from medvl.data.class_labels import ClassDataset, class_labels
 from medvl.data.dataset import SegmentDataset
-from medvl.data.geometry import Affine, AugmentConfig, fit
+from medvl.data.geometry import Affine, fit
 from medvl.data.records import load_manifest
-from medvl.errors import InputError
 
 STILL: dict[str, Any] = {
     "max_rotate_deg": 0, "max_shift": 0, "scale": [1, 1], "max_gamma": 0, "max_contrast": 0, "max_brightness": 0,

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from medvl.config import ClassifyConfig, Config, DataConfig, make_config
+from medvl.core.errors import InputError
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
 from medvl.data.dataset import collate
 from medvl.data.records import Record, load_manifest
-from medvl.errors import InputError
 
 
 def records(*rows: str) -> list[Record]:

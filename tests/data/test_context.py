@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from medvl.config import DataConfig
+from medvl.core.errors import InputError
 from medvl.data.context import ContextRules, add_context, learn_rules
 from medvl.data.records import Manifest, Record, load_manifest
-from medvl.errors import InputError
 
 FILE = Path("manifest.csv")
 

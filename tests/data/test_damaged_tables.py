@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from medvl.config import load_config
+from medvl.core.errors import InputError
 from medvl.data.records import read_manifest
 from medvl.data.tables import write_table
-from medvl.errors import InputError
 
 RECIPE = b"task: segment\ndata: {manifest: m.csv, image_size: [32, 32]}\ntrain: {epochs: 1, lr: 1e-3}\n"
 PIECES = [

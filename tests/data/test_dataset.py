@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from medvl.config import DataConfig
+from medvl.config.augment import AugmentConfig
 from medvl.data.dataset import SegmentDataset, collate, fit_image
-from medvl.data.geometry import AugmentConfig
 from medvl.data.orientation import UPRIGHT
 from medvl.data.records import load_manifest
 

@@ -28,10 +28,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.dicom import is_dicom
 from medvl.data.images import Image, image_orientation, image_size, read_image
 from medvl.data.masks import read_labels, read_mask
-from medvl.errors import Fault, InputError
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray image storage
 RAMP = np.array([[0, 50, 75, 100], [110, 125, 150, 200]], np.uint16)
@@ -597,7 +597,7 @@ def test_absurd_numbers_are_refused(tmp_path: Path, name: str, value: bytes) -> 
 def test_dicom_by_content_and_in_gzip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gzip
 
-    from medvl.data import limits
+    from medvl.core import limits
 
     content = write(tmp_path / "a.dcm", RAMP).read_bytes()
     for name in ("a.png", "IM0001", "a.nii.gz", "a.jpg", "a.mha", "a.npy"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from medvl.core.errors import InputError
 from medvl.data.geometry import (
     KEPT_FOREGROUND,
     Affine,
@@ -24,7 +25,6 @@ from medvl.data.geometry import (
 from medvl.data.images import resample_map
 from medvl.data.intensity import intensity
 from medvl.data.records import Box
-from medvl.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 How = Literal["stretch", "letterbox"]

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from medvl.data import limits
+from medvl.core import limits
+from medvl.core.errors import Fault, InputError
 from medvl.data.images import Image, image_size, num_slices, read_image, resample_map
 from medvl.data.masks import read_labels, read_mask
 from medvl.data.pictures import READABLE
-from medvl.errors import Fault, InputError
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)  # fifths of 255
 FIFTHS = [[0, 0.2, 0.4], [0.6, 0.8, 1]]

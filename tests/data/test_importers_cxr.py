@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.importers import chexpert, covidx, nih, object_cxr, rsna
 from medvl.data.importers.chexpert import LABELS as CHEXPERT
 from medvl.data.importers.chexpert import import_chexpert
@@ -23,7 +24,6 @@ from medvl.data.importers.siim import import_siim
 from medvl.data.importers.siim import split_of as split_siim
 from medvl.data.masks import read_mask
 from medvl.data.records import Box, Record, load_manifest
-from medvl.errors import Fault, InputError
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16)) -> Path:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvl.core.errors import InputError
 from medvl.data.importers.colour_masks import import_colour_masks
 from medvl.data.importers.labelme import import_labelme
 from medvl.data.masks import read_mask
 from medvl.data.records import Box, Record, load_manifest
-from medvl.errors import InputError
 
 
 def encoded(pixels: np.ndarray) -> str:

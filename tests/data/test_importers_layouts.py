@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medvl.cli import app
+from medvl.core.errors import InputError
 from medvl.data.importers.layouts import LAYOUTS, get_layout
 from medvl.data.records import load_manifest
 from medvl.data.tables import write_table
-from medvl.errors import InputError
 
 NAMES = (
     "lvit qata mosmed monuseg lung-regions reports mimic-cxr openi padchest ms-cxr siim rsna object-cxr nih chexpert "

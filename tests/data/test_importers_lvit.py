@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvl.core.errors import InputError
 from medvl.data.importers.lvit import import_lvit
 from medvl.data.records import load_manifest
 from medvl.data.tables import write_table
-from medvl.errors import InputError
 
 FOLDERS = {"train": "Train_Folder", "val": "Val_Folder", "test": "Test_Folder"}
 

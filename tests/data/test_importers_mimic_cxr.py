@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvl.data.audit import audit_manifest, audit_text
+from medvl.core.errors import InputError
+from medvl.data.audit.audit import audit_manifest, audit_text
 from medvl.data.importers import mimic_cxr
 from medvl.data.importers.mimic_cxr import import_mimic_cxr
 from medvl.data.records import load_manifest
-from medvl.errors import InputError
 
 # dicom, subject, study, view, split
 IMAGES = [

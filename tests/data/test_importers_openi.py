@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvl.core.errors import InputError
 from medvl.data.importers.openi import import_openi
 from medvl.data.records import load_manifest
 from medvl.data.splits import split_manifest
-from medvl.errors import InputError
 
 LICENCE = "http://creativecommons.org/licenses/by-nc-nd/4.0/"
 

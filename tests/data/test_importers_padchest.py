@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvl.core.errors import InputError
 from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.padchest import import_padchest
 from medvl.data.records import load_manifest
 from medvl.data.reports import mirror_text
-from medvl.errors import InputError
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 COLUMNS = ("", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from medvl.core.errors import Fault
 from medvl.data.importers import chexpert, nih, openi, rsna, siim
 from medvl.data.importers.rle import relative_runs
-from medvl.errors import Fault
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 

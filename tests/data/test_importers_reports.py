@@ -10,9 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medvl.cli import app
+from medvl.core.errors import InputError
 from medvl.data.importers.reports import import_reports
 from medvl.data.records import load_manifest, write_manifest
-from medvl.errors import InputError
 
 REPORTS = {
     "lines": "FINAL REPORT\nINDICATION: Cough.\nFINDINGS:\n1. Clear lungs, seen by Dr. ___.\nIMPRESSION: No change.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medvl.data.geometry import AugmentConfig
+from medvl.config.augment import AugmentConfig
 from medvl.data.intensity import intensity, own_range
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from medvl.core.errors import InputError
 from medvl.data.images import image_size, num_slices, read_image
 from medvl.data.masks import read_labels, read_mask
-from medvl.errors import InputError
 
 VOXELS = np.arange(2 * 5 * 7, dtype=np.int16).reshape(2, 5, 7) * 3  # z, y, x
 

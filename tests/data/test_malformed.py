@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from medvl.config import load_config
+from medvl.core.errors import InputError
 from medvl.data.records import read_manifest
-from medvl.errors import InputError
 
 GOOD = ("good.yaml", "rec.yaml", "pre.yaml")
 WHOLE = ("dim_A1.xlsx", "dim_narrow.xlsx", "dim_short.xlsx", "formula_text.xlsx")

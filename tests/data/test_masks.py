@@ -15,10 +15,10 @@ from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.geometry import fit
 from medvl.data.images import image_size
 from medvl.data.masks import read_labels, read_mask, read_meaning
-from medvl.errors import Fault, InputError
 
 Y, X = np.mgrid[:48, :64]
 DISC = (Y - 20) ** 2 + (X - 25) ** 2 < 200

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.images import Image, image_size, read_image
 from medvl.data.masks import read_labels, read_mask
-from medvl.errors import Fault, InputError
 
 VOLUME = np.arange(24).reshape(2, 3, 4)  # x to the patient's right, y to the front, z up: 12 x + 4 y + z
 WINDOW = (11.5, 23)  # makes 0..23 of it 0..1

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from medvl.data.geometry import Affine, AugmentConfig, draw, fit
+from medvl.config.augment import AugmentConfig
+from medvl.data.geometry import Affine, draw, fit
 from medvl.data.orientation import UPRIGHT, Orientation, Turn, orientation_of, orientation_of_cosines
 from medvl.data.records import Box
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medvl.core.errors import InputError
 from medvl.data.records import Box, load_manifest, write_manifest
 from medvl.data.splits import assign_groups, split_manifest
-from medvl.errors import InputError
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.core.csv_cells import is_formula, mark_formulas
-from medvl.data.audit import audit_manifest
+from medvl.core.errors import InputError
+from medvl.data.audit.audit import audit_manifest
 from medvl.data.cells import is_missing
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import Manifest, load_manifest, read_manifest, write_manifest
 from medvl.data.spreadsheets import formatted
 from medvl.data.tables import read_table, write_table
-from medvl.errors import InputError
 
 HEADER = ["id", "image", "text", "patient"]
 

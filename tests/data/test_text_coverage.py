@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from medvl.config import load_config
+from medvl.core.errors import InputError
 from medvl.data.records import MaskRef, Record
 from medvl.data.text_coverage import check_readable, check_told_apart, images_with_other_masks, text_coverage
-from medvl.errors import InputError
 from medvl.text.builtin import BuiltinEncoder, learn_vocabulary
-from medvl.text.wordpiece import word_patients
+from medvl.text.tokenizer import word_patients
 from medvl.train.run import train
 
 PROMPTS = ("right lung", "left lung", "both lungs")

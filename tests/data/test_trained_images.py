@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.config import load_config
+from medvl.core.errors import InputError
 from medvl.data.trained_images import Stage, count_seen, read_stages, stage_of, write_stages
-from medvl.errors import InputError
 from medvl.train.run import train
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from torch.utils.data import DataLoader, Dataset, _utils
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.workers import clear_worker_errors, usable_workers
-from medvl.errors import Fault, InputError
 
 
 @pytest.fixture(autouse=True)

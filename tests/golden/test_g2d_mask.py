@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from medvl.fidelity import preset_values
-from medvl.objectives.pseudo_mask import pseudo_mask
-from medvl.objectives.sections import PseudoMaskConfig
+from medvl.config.fidelity import preset_values
+from medvl.config.sections import PseudoMaskConfig
+from medvl.losses.pseudo_mask import pseudo_mask
 
 GOLDEN = Path(__file__).parent / "g2d_mask_fixture.npz"
 THRESHOLDS = {"quantil0.85": "p85", "quantil0.75": "p75", "median": "median", "mean": "mean"}

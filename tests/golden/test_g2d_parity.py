@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from medvl.losses.contrastive import info_nce
+from medvl.losses.pixel_alignment import pixel_alignment_loss, released_pixel_alignment_loss
 from medvl.models.g2d import G2D
-from medvl.objectives.contrastive import info_nce
-from medvl.objectives.pixel_alignment import pixel_alignment_loss, released_pixel_alignment_loss
 
 GOLDEN = Path(__file__).parent / "g2d_parity.npz"
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medvl.models.lvit import LViT
-from medvl.models.weights import released_name
-from medvl.objectives.overlap import (
+from medvl.losses.segmentation import (
     class_balanced_bce_from_logits,
     dice_loss_from_logits,
     released_segmentation_loss,
 )
+from medvl.models.lvit import LViT
+from medvl.weights.released_lvit import released_name
 
 GOLDEN = Path(__file__).parent / "lvit_parity.npz"
 

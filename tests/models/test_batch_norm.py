@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models import batch_norm
 from medvl.models.batch_norm import (
     CrossRankBatchNorm1d,

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from medvl.config import load_config
-from medvl.errors import InputError
-from medvl.infer.predictor import Predictor
+from medvl.core.errors import InputError
+from medvl.inference.predictor import Predictor
 from medvl.models.clipseg import CLIPSeg
-from medvl.text.encoder import build_text_encoder
+from medvl.text.base import build_text_encoder
 from medvl.train.run import train
 
 TEXTS = ["the right lung", "left upper zone the lung"]

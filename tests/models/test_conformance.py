@@ -11,9 +11,9 @@ import torch
 from conformance import check_detector, check_model
 from torch import Tensor
 
-from medvl.models.baselines import DynUNet
-from medvl.models.cross_attention_unet import PixelTextAttention
+from medvl.models.monai import DynUNet
 from medvl.models.registry import MODELS, build_model, option_names
+from medvl.models.text_unet import PixelTextAttention
 from medvl.models.yolo import YOLO
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from medvl.errors import InputError
-from medvl.models.bridge import continue_from, start_from_g2d
+from medvl.core.errors import InputError
 from medvl.models.g2d import G2D
 from medvl.models.registry import build_model
 from medvl.text.layers import SplitLayers
+from medvl.weights.transfer import continue_from, start_from_g2d
 
 
 def make(size: str = "nano", **options: Any) -> G2D:

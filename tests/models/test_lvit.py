@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medvl import errors
-from medvl.errors import InputError
+from medvl.core import errors
+from medvl.core.errors import InputError
 from medvl.models.lvit import LViT
 from medvl.models.plam import PLAM
 from medvl.models.text_merge import cosine_basis, sincos_positions
 from medvl.models.unet import UNet
 from medvl.models.vit import PatchEmbedding, UpsampledBatchNorm2d, num_heads
-from medvl.models.weights import released_name
+from medvl.weights.released_lvit import released_name
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lvit_parity.npz"
 

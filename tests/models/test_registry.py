@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.lvit import LViT
 from medvl.models.registry import build_model
 from medvl.models.unet import UNet

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.yolo import ANCHORS, YOLO, published_anchors
 
 

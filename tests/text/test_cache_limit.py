@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from medvl.text import cache as cache_module
+from medvl.text.base import TextEncoder, Tokens
 from medvl.text.cache import FeatureCache
-from medvl.text.encoder import TextEncoder, Tokens
 
 TEXTS = [f"text {number:02}" for number in range(10)]
 ROW = 7 * 64 * 4  # bytes of one text's features: a token a letter

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from medvl.config import Config, TextConfig
-from medvl.errors import InputError
+from medvl.core.errors import InputError
+from medvl.text.base import build_text_encoder, configured_encoder, load_text_encoder
 from medvl.text.cache import FeatureCache
-from medvl.text.encoder import build_text_encoder, configured_encoder, load_text_encoder
-from medvl.text.pretrained import PretrainedEncoder
+from medvl.text.huggingface import PretrainedEncoder
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] right left upper lower lung zone the ##s".split()
 TEXTS = ["left lung", "right upper zone the left lower zone the right lung", ""]
@@ -212,8 +212,8 @@ class Probe(nn.Module):
 
 
 def test_the_segmenter_takes_tokens_and_cached_prefixes_alike(folders: dict[str, Path]) -> None:
-    from medvl.tasks.segment import TextGuidedSegmenter
-    from medvl.tasks.text_input import TextInput
+    from medvl.data.text_input import TextInput
+    from medvl.tasks.segment.task import TextGuidedSegmenter
 
     encoder = partly(folders["Bert"])
     module = TextGuidedSegmenter(Probe(), encoder).eval()

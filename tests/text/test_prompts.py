@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.text.prompts import PromptPair, class_words, load_prompts
 
 

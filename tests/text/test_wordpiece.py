@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvl.config import TextConfig
-from medvl.errors import InputError
+from medvl.core.errors import InputError
+from medvl.text.base import build_text_encoder, configured_encoder, load_text_encoder
 from medvl.text.builtin import BuiltinEncoder
-from medvl.text.encoder import build_text_encoder, configured_encoder, load_text_encoder
-from medvl.text.wordpiece import SPECIAL, WordPieces
+from medvl.text.tokenizer import SPECIAL, WordPieces
 
 REPORTS = [
     "No pleural effusion or pneumothorax. Heart size is normal.",

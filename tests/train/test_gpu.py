@@ -12,11 +12,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medvl.config import Config, load_config
-from medvl.data.phantom import make_phantoms
-from medvl.tasks.pretrain import PretrainTask
-from medvl.tasks.task import Task
+from medvl.core.learner import Task
+from medvl.phantom.dataset import make_phantoms
+from medvl.tasks.pretrain.task import PretrainTask
+from medvl.tasks.segment.data import prepare
 from medvl.train.loop import make_optimizer
-from medvl.train.prepare import prepare
 from medvl.train.run import open_manifest, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data._utils.pin_memory import pin_memory
 
-import medvl.device
+import medvl.core.device
 from medvl.config import Config, make_config
+from medvl.core.device import to_device
+from medvl.core.learner import Task
 from medvl.data.dataset import Batch
 from medvl.data.geometry import fit
-from medvl.device import to_device
-from medvl.tasks.pretrain import PretrainTask, build_pretrainer
-from medvl.tasks.segment import SegmentTask, build_segmenter
-from medvl.tasks.task import Task
-from medvl.tasks.text_input import TextInput
+from medvl.data.text_input import TextInput
+from medvl.tasks.pretrain.task import PretrainTask, build_pretrainer
+from medvl.tasks.segment.task import SegmentTask, build_segmenter
 
 META = torch.device("meta")
 TEXTS = ("Left upper opacity.", "No effusion. Right lower opacity.", "Opacity.", "No opacity.")
@@ -47,7 +47,7 @@ class Sent(TorchDispatchMode):
                 names.append(frame.f_code.co_filename)
                 frame = frame.f_back
             self.num += 1
-            if medvl.device.__file__ not in names:
+            if medvl.core.device.__file__ not in names:
                 self.others.append(next(name for name in names if "medvl" in Path(name).parts))
         return out
 

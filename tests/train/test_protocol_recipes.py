@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from medvl.cli import app
 from medvl.config import Config, load_config, make_config
+from medvl.core.errors import InputError
 from medvl.data.labels import balanced, label_units, labelled_patients, training_records
 from medvl.data.records import load_manifest
-from medvl.errors import InputError
-from medvl.model_folder import save_model
-from medvl.tasks.pretrain import build_pretrainer
+from medvl.inference.model_folder import save_model
+from medvl.tasks.pretrain.task import build_pretrainer
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SMALL = ["model.size=nano", "data.image_size=[32, 32]", "train.accelerator=cpu", "data.num_workers=0"]

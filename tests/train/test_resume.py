@@ -23,14 +23,14 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from medvl import errors
 from medvl.cli import main
 from medvl.config import load_config
+from medvl.core import errors
+from medvl.core.errors import DivergedError, InputError
 from medvl.data import hashes
 from medvl.data.records import load_manifest
-from medvl.errors import DivergedError, InputError
-from medvl.model_folder import load_model, save_model
-from medvl.tasks.segment import SegmentTask
+from medvl.inference.model_folder import load_model, save_model
+from medvl.tasks.segment.task import SegmentTask
 from medvl.train import loop
 from medvl.train import run as run_module
 from medvl.train.checkpoint import load_state

@@ -26,9 +26,9 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from PIL import Image as PILImage
 
 from medvl.config import TrainConfig, load_config, save_config
+from medvl.core.errors import InputError
 from medvl.data.records import load_manifest, write_manifest
-from medvl.errors import InputError
-from medvl.infer.predictor import Predictor
+from medvl.inference.predictor import Predictor
 from medvl.train import loop
 from medvl.train import run as run_module
 from medvl.train.run import train
@@ -159,7 +159,7 @@ def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
 def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvl.tasks.segment import SegmentTask
+    from medvl.tasks.segment.task import SegmentTask
 
     original, calls = SegmentTask.training_step, [0]
 
@@ -308,8 +308,8 @@ def test_the_only_batch_of_an_epoch_is_timed_more_than_once(
         now[0] += next(times)
 
     clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time, strftime=time.strftime, localtime=time.localtime)
-    monkeypatch.setattr("medvl.train.plan._step", step)
-    monkeypatch.setattr("medvl.train.plan.time", clock)
+    monkeypatch.setattr("medvl.train.estimate._step", step)
+    monkeypatch.setattr("medvl.train.estimate.time", clock)
     plan: list[dict[str, Any]] = []
     monkeypatch.setattr("medvl.train.run.plan_text", lambda made, _: plan.append(made) or "")
     train(load_config(tiny_recipe, ["train.batch_size=64"]), tmp_path / "run", dry_run=True)

@@ -18,22 +18,22 @@ from medvl.cli import (
     compare,
     convert,
     data,
+    data_check,
     demo,
     detect,
-    doctor,
     evaluate,
     ground,
+    label_budget,
     localise,
     phantom,
-    plan,
     predict,
     suggest,
     sweep,
     tokenizer,
 )
 from medvl.cli.train import train
+from medvl.core.errors import InputError, hold_warnings, print_warnings
 from medvl.data.workers import clear_worker_errors
-from medvl.errors import InputError, hold_warnings, print_warnings
 
 app = typer.Typer(
     name="medvl",
@@ -48,7 +48,7 @@ app.command("import")(data.import_)
 app.command("split")(data.split)
 app.command("audit")(data.audit)
 app.command("phantom")(phantom.phantom)
-app.command("doctor")(doctor.doctor)
+app.command("doctor")(data_check.doctor)
 app.command("tokenizer")(tokenizer.tokenizer)
 app.command("pretrain-text")(tokenizer.pretrain_text)
 app.command("train")(train)
@@ -63,7 +63,7 @@ app.command("report")(evaluate.report)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
-app.command("plan")(plan.plan)
+app.command("plan")(label_budget.plan)
 app.command("suggest")(suggest.suggest)
 
 _OTHER_PLACE = "another --out, or its permissions"

@@ -32,13 +32,13 @@ def benchmark(
     import json
 
     from medvl import __version__
-    from medvl.errors import InputError
-    from medvl.published_tables import published_table, table_names
-    from medvl.train.benchmark import run_benchmark
-    from medvl.train.benchmark_given import Given
-    from medvl.train.benchmark_page import as_json as content
-    from medvl.train.benchmark_page import as_markdown, write_page
-    from medvl.train.sweep_run import as_table
+    from medvl.core.errors import InputError
+    from medvl.experiments.benchmark import run_benchmark
+    from medvl.experiments.benchmark_given import Given
+    from medvl.experiments.benchmark_page import as_json as content
+    from medvl.experiments.benchmark_page import as_markdown, write_page
+    from medvl.experiments.published_tables import published_table, table_names
+    from medvl.experiments.sweep_run import as_table
 
     if table is None:
         names = {name: published_table(name).title for name in table_names()}
@@ -77,7 +77,7 @@ def benchmark(
 
 
 def _runs(words: list[str]) -> dict[str, Path]:
-    from medvl.errors import InputError
+    from medvl.core.errors import InputError
 
     found: dict[str, Path] = {}
     for word in words:
@@ -89,7 +89,7 @@ def _runs(words: list[str]) -> dict[str, Path]:
 
 
 def _fractions(words: str | None) -> list[float] | None:
-    from medvl.errors import InputError
+    from medvl.core.errors import InputError
 
     if words is None:
         return None

@@ -77,18 +77,18 @@ def classify(
     import json
     import sys
 
+    from medvl.core.errors import InputError
     from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
     from medvl.data.slices import parse_slice
-    from medvl.errors import InputError
-    from medvl.evaluate.zero_shot_classification import (
+    from medvl.inference.inputs import as_manifest, default_slice, is_manifest, list_images
+    from medvl.tasks.pretrain.zero_shot_classification import (
         FORMAT,
         as_text,
         options_of,
         split_of,
         zero_shot_classification,
     )
-    from medvl.infer.inputs import as_manifest, default_slice, is_manifest, list_images
     from medvl.text.prompts import load_prompts
 
     asked_family, values = options_of(

@@ -45,8 +45,8 @@ def compare(
     """
     import json
 
-    from medvl.evaluate.compare import compare as run
-    from medvl.evaluate.compare_tables import as_text
+    from medvl.evaluation.compare import compare as run
+    from medvl.evaluation.comparison_tables import as_text
 
     overrides = [word for word in runs if "=" in word and not Path(word).exists()]
     result = run(

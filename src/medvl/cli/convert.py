@@ -24,8 +24,8 @@ def convert(
     """
     import json
 
-    from medvl.errors import InputError
-    from medvl.models.foreign_weights import convert_encoder, write_tensors
+    from medvl.core.errors import InputError
+    from medvl.weights.external import convert_encoder, write_tensors
 
     if out.resolve() == source.resolve():
         raise InputError("--out is the source itself", file=out, remedy="choose another file")
@@ -55,7 +55,7 @@ def convert(
 
 def _own_folder(source: Path) -> Path | None:
     """The RUN folder that the source lies in, or else its MODEL folder; None for a file of another program."""
-    from medvl.model_folder import find_model
+    from medvl.inference.model_folder import find_model
 
     folder = (find_model(source) if _is_model(source) else source.parent).resolve()
     for run in (folder, *folder.parents[:2]):  # RUN, RUN/model, RUN/checkpoints/best
@@ -73,7 +73,7 @@ def _is_model(source: Path) -> bool:
 def _fed(source: Path) -> str | None:
     """What the images of a model's encoder were like, in words; None for a file of another program."""
     from medvl.config import load_config
-    from medvl.model_folder import find_model
+    from medvl.inference.model_folder import find_model
 
     if not _is_model(source) or not (path := find_model(source) / "config.yaml").is_file():
         return None

@@ -41,8 +41,8 @@ def import_(
     import json
     import sys
 
+    from medvl.core.errors import InputError
     from medvl.data.importers.layouts import LAYOUTS, get_layout
-    from medvl.errors import InputError
 
     chosen = get_layout(layout)
     given: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
@@ -101,8 +101,8 @@ def split(
     """Split a manifest so that no patient and no image stands in two splits."""
     import json
 
+    from medvl.core.errors import InputError
     from medvl.data.splits import split_manifest
-    from medvl.errors import InputError
 
     try:
         parts = [float(part) for part in fractions.split(",")]
@@ -146,10 +146,10 @@ def audit(
     Exit code 2 when the manifest has faults, 1 when patients or images leak between splits, else 0.
     """
 
+    from medvl.core.errors import InputError
     from medvl.core.files import write_text
-    from medvl.data.audit import audit_manifest, audit_text
+    from medvl.data.audit.audit import audit_manifest, audit_text
     from medvl.data.slices import parse_slice
-    from medvl.errors import InputError
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"--max-tokens is {max_tokens}", expected="at least 1")
@@ -179,7 +179,7 @@ def audit(
 def _data_config(recipe: str | None, overrides: Sequence[str]) -> DataConfig:
     """How a recipe, or overrides alone, read the data. (Most audits need neither, and importing this takes seconds.)"""
     from medvl.config import load_config, make_config
-    from medvl.evaluate.inputs import parse_overrides
+    from medvl.evaluation.model_inputs import parse_overrides
 
     if recipe is not None:
         return load_config(recipe, overrides).data

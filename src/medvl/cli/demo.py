@@ -13,6 +13,6 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="a few steps and images only: seconds, not minutes")] = False,
 ) -> None:
     """Audit, train, evaluate, predict and report on the shipped real radiographs. Minutes on two cores, no network."""
-    from medvl.demo import run_demo
+    from medvl.cli.demo_steps import run_demo
 
     run_demo(out, quick=quick)

@@ -27,7 +27,7 @@ def detect(
     import json
 
     from medvl.data.slices import parse_slice
-    from medvl.infer.batch import predict_files
+    from medvl.inference.batch import predict_files
 
     rows = predict_files(
         model, sources, [], out, threshold=threshold, device=device, choice=parse_slice(slices), task="detect"

@@ -61,16 +61,16 @@ def evaluate(
     import json
     import sys
 
+    from medvl.core.errors import InputError, warn
     from medvl.core.files import keep_other_results
     from medvl.data.slices import SliceChoice, parse_slice
-    from medvl.errors import InputError, warn
-    from medvl.evaluate.evaluator import choose_threshold, log_test
-    from medvl.evaluate.evaluator import evaluate as run
-    from medvl.evaluate.inputs import open_inputs, task_of
-    from medvl.evaluate.tables import as_text
-    from medvl.evaluate.text_probe import probe as run_probe
-    from medvl.evaluate.volumes import volumes_of
-    from medvl.model_folder import update_card as write_metrics
+    from medvl.evaluation.model_inputs import open_inputs, task_of
+    from medvl.evaluation.text_sensitivity import probe as run_probe
+    from medvl.evaluation.text_table import as_text
+    from medvl.evaluation.volumes import volumes_of
+    from medvl.inference.model_folder import update_card as write_metrics
+    from medvl.tasks.segment.evaluate import choose_threshold, log_test
+    from medvl.tasks.segment.evaluate import evaluate as run
 
     words = list(overrides or [])
     if manifest is not None and "=" in str(manifest) and not manifest.exists():  # left out, an override follows
@@ -188,7 +188,7 @@ def report(
     """
     import json
 
-    from medvl.evaluate.report import make_report
+    from medvl.evaluation.report.report import make_report
 
     path, summary = make_report(
         model,
@@ -223,13 +223,14 @@ def _without_masks(
     -> the summary, and as a text.
     """
     from medvl.config import load_config, manifest_path
+    from medvl.core.errors import InputError
     from medvl.core.files import keep_other_results
-    from medvl.errors import InputError
-    from medvl.evaluate import classifier, detector
-    from medvl.evaluate.evaluator import log_test
-    from medvl.evaluate.inputs import read_as_trained
-    from medvl.model_folder import find_model, weights_hash
-    from medvl.model_folder import update_card as write_metrics
+    from medvl.evaluation.model_inputs import read_as_trained
+    from medvl.inference.model_folder import find_model, weights_hash
+    from medvl.inference.model_folder import update_card as write_metrics
+    from medvl.tasks.classify import evaluate as classifier
+    from medvl.tasks.detect import evaluate as detector
+    from medvl.tasks.segment.evaluate import log_test
 
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
@@ -262,7 +263,7 @@ def _without_masks(
 
 
 def _number(threshold: str | None) -> float:
-    from medvl.errors import InputError
+    from medvl.core.errors import InputError
 
     if threshold is None or threshold == "val":
         return 0.5

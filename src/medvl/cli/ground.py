@@ -49,9 +49,9 @@ def ground(
     """
     import json
 
+    from medvl.core.errors import InputError
     from medvl.data.records import load_manifest
     from medvl.data.slices import parse_slice
-    from medvl.errors import InputError
 
     of_manifest = {"target": target, "phrase-column": phrase_column, "phrase": phrase, "split": split, "seed": seed}
     choice = parse_slice(slices)
@@ -68,7 +68,7 @@ def ground(
         if out is None:
             expected = '--text "right upper zone" and --out FOLDER'
             raise InputError("grounding in images", file=sources[0], expected=expected)
-        from medvl.infer.ground_files import ground_files
+        from medvl.tasks.pretrain.predict import ground_files
 
         options: dict[str, Any] = {"threshold": threshold, "sigma": sigma, "how": how.value}
         rows = ground_files(model, sources, text or [], out, choice=choice, device=device, **options)
@@ -85,7 +85,7 @@ def ground(
     if phrase is not None and phrase_column is not None:
         raise InputError("--phrase and --phrase-column", expected="one of them")
     from medvl.core.files import keep_other_results
-    from medvl.evaluate.grounding import FORMAT, as_text, grounding
+    from medvl.tasks.pretrain.grounding import FORMAT, as_text, grounding
 
     name = (target or "mask").removeprefix("mask_")
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
@@ -116,7 +116,7 @@ def _has_masks(source: str) -> bool:
     """Whether a source is a manifest with masks, which is scored."""
     from medvl.data.records import NOT_A_MASK, SHIPPED
     from medvl.data.tables import read_table
-    from medvl.infer.inputs import is_manifest
+    from medvl.inference.inputs import is_manifest
 
     if not is_manifest(source):
         return False

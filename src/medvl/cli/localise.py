@@ -33,7 +33,7 @@ def localise(
 
     from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
-    from medvl.evaluate.localisation import FORMAT, as_text, localisation
+    from medvl.experiments.localise import FORMAT, as_text, localisation
 
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.

@@ -10,7 +10,7 @@ import typer
 from medvl.cli.excel import ExcelSafe
 
 if TYPE_CHECKING:
-    from medvl.data.phantom_text import Kind
+    from medvl.phantom.report import Kind
 
 
 def phantom(
@@ -29,8 +29,8 @@ def phantom(
     from rich.console import Console
     from rich.progress import track
 
-    from medvl.data.phantom import make_phantoms
-    from medvl.data.phantom_text import KINDS
+    from medvl.phantom.dataset import make_phantoms
+    from medvl.phantom.report import KINDS
 
     def progress(indices: Iterable[int], total: int) -> Iterable[int]:
         return track(indices, "phantoms", total=total, console=Console(stderr=True), transient=True)

@@ -46,10 +46,10 @@ def predict(
     """
     import json
 
-    from medvl.data.limits import allow_megapixels
+    from medvl.core.errors import InputError
+    from medvl.core.limits import allow_megapixels
     from medvl.data.slices import parse_slice
-    from medvl.errors import InputError
-    from medvl.infer.batch import predict_files
+    from medvl.inference.batch import predict_files
 
     if max_megapixels is not None:
         allow_megapixels(max_megapixels)

@@ -41,7 +41,7 @@ def suggest(
     """
     import json
 
-    from medvl.infer.suggest import suggest as run_suggest
+    from medvl.experiments.suggest import suggest as run_suggest
 
     rows = run_suggest(run, num, by=by.value, out=out, diversity=diversity, random=random, device=device)
     if as_json:

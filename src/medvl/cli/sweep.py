@@ -26,7 +26,7 @@ def sweep(
     A finished cell is not run again, an interrupted one continues, one that fails on its input does not stop the
     others (exit code 2 at the end). Several processes may work at one sweep.
     """
-    from medvl.train.sweep_run import as_table, run_sweep
+    from medvl.experiments.sweep_run import as_table, run_sweep
 
     outcomes = run_sweep(
         file,

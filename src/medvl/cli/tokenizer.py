@@ -23,9 +23,9 @@ def tokenizer(
     """
     import json
 
-    from medvl.text.corpus import read_corpus
-    from medvl.text.wordpiece import WordPieces
-    from medvl.train.masked_language import new_folder
+    from medvl.data.corpus import read_corpus
+    from medvl.experiments.masked_language import new_folder
+    from medvl.text.tokenizer import WordPieces
 
     corpus = read_corpus(manifest, text_column)
     texts = corpus.texts(split)
@@ -75,9 +75,9 @@ def pretrain_text(
     """
     import json
 
-    from medvl.errors import InputError
-    from medvl.text.corpus import read_corpus
-    from medvl.train.masked_language import pretrain_text as run
+    from medvl.core.errors import InputError
+    from medvl.data.corpus import read_corpus
+    from medvl.experiments.masked_language import pretrain_text as run
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"--max-tokens is {max_tokens}", expected="at least 1")

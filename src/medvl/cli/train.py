@@ -22,7 +22,7 @@ def train(
     import sys
 
     from medvl.config import load_config
-    from medvl.errors import InputError
+    from medvl.core.errors import InputError
     from medvl.train.run import train as run
     from medvl.train.run_folder import can_resume, how_to_go_on
 

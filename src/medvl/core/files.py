@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medvl.errors import InputError, warn
+from medvl.core.errors import InputError, warn
 
 
 def keep_other_results(out: Path | None, **same: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from medvl.core.errors import InputError
 from medvl.core.files import read_text
-from medvl.errors import InputError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50  # a recipe has 4

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.limits import check_size, open_plain
-from medvl.errors import InputError
+from medvl.core.errors import InputError
+from medvl.core.limits import check_size, open_plain
 
 # What an archive of several arrays calls its image, and its mask.
 IMAGE_NAMES = ("image", "images", "img", "imgs", "arr_0")

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.core.errors import Fault
 from medvl.data.cells import is_missing
 from medvl.data.tables import read_table
-from medvl.errors import Fault
 
 ABSENT = "none"
 CORNERS = ("x0", "y0", "x1", "y1")

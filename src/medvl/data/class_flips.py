@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.geometry import Affine, AugmentConfig
+from medvl.config.augment import AugmentConfig
+from medvl.core.errors import InputError
+from medvl.data.geometry import Affine
 from medvl.data.reports import can_mirror, mirror_text, names_height, names_side
-from medvl.errors import InputError
 
 Order = NDArray[np.int64]
 _PARTS = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=\d)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\W_]+")

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import label_units, labelled_patients
 from medvl.data.records import ABSENT, MaskRef, Record
 from medvl.data.sampler import REPEATED
-from medvl.errors import Fault, InputError, nearest, warn
 
 if TYPE_CHECKING:
     from medvl.config import ClassifyConfig, Config, DataConfig

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config import DataConfig
+from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.records import Manifest, Record
-from medvl.errors import Fault, InputError, nearest, warn
 
 Kind = Literal["number", "category"]
 Context = Mapping[str, str]  # column -> cell, "" = missing

@@ -19,17 +19,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medvl.config import DataConfig
+from medvl.core.errors import InputError
+from medvl.core.limits import allow_megapixels
 from medvl.data.body_mask import body_mask
 from medvl.data.class_flips import ClassFlips
 from medvl.data.geometry import Affine, draw, fit, require_laterality, warn_unmirrored
 from medvl.data.images import Image, read_image
 from medvl.data.intensity import intensity, own_range
-from medvl.data.limits import allow_megapixels
 from medvl.data.masks import read_mask
 from medvl.data.orientation import Turn
 from medvl.data.records import MaskRef, Record
 from medvl.data.sampler import REPEATED
-from medvl.errors import InputError
 
 FloatArray = NDArray[np.float32]
 NO_BOX, MOVED_OUT = -1.0, -2.0  # in place of a box's class: padding; augmentation moved it out of the picture

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.errors import InputError, warn
+from medvl.core.limits import check_size, head_of, open_plain
 from medvl.data.dicom_jpeg12 import decode_jpeg12
 from medvl.data.dicom_shown import modality_values, padding, shown, window_of
 from medvl.data.dicom_tags import Tags
-from medvl.data.limits import check_size, head_of, open_plain
 from medvl.data.orientation import Orientation, orientation_of, orientation_of_cosines
-from medvl.errors import InputError, warn
 
 if TYPE_CHECKING:
     from medvl.data.images import Image

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.errors import InputError, warn
 from medvl.data.dicom_tags import Tags
-from medvl.errors import InputError, warn
 
 Values = NDArray[Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvl.errors import InputError, warn
+from medvl.core.errors import InputError, warn
 
 # Sequence of the functional groups that holds a tag (PS3.3 C.7.6.16.2).
 GROUPS = {

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.images import image_size, kind_of, read_image
 from medvl.data.masks import read_meaning
 from medvl.data.records import Box, MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
-from medvl.errors import Fault, InputError
 
 _REMEDY = "write the mask on the grid of its image (resample it with nearest neighbours)"
 

@@ -8,51 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from medvl.core.ranges import SECTION, Fraction, Positive, Share
+from medvl.config.augment import AugmentConfig, Border
+from medvl.core.errors import InputError, warn
 from medvl.data.images import Image, resample_map
 from medvl.data.masks import resample_mask
 from medvl.data.orientation import UPRIGHT, Turn
 from medvl.data.records import Box
 from medvl.data.reports import can_mirror, is_english, mirror_text, names_height, names_side
-from medvl.errors import InputError, warn
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Laterality = Literal["patient", "viewer", "image"]
-Border = Literal["edge", "zero"]  # what stands beyond the picture: its edges repeated, or black
 
 KEPT_FOREGROUND = 0.98  # of a mask must stay in the picture; a text about what is cut off would be untrue
 DRAWS = 4
-
-
-@pydantic_dataclass(config=SECTION)
-class AugmentConfig:
-    """What may happen to a training sample. Every amount is a bound; 0 switches it off."""
-
-    scheme: Literal["medvl", "released", "none"] = "medvl"  # released: the authors' turns and flips of LViT
-    p_flip_lr: Fraction = 0.0  # left-right; off for chests: with swapped words the heart would still be on the right
-    p_flip_ud: Fraction = 0.0
-    p_rot90: Fraction = 0.0  # a quarter turn, where the text names no side and no height
-    p_affine: Fraction = 1.0  # how often anything of the geometry is drawn at all
-    # A crop of that share of the area, of aspect 3:4 to 4:3, anywhere in the picture, stretched to the whole of it
-    crop_area: tuple[Share, Share] | None = None
-    max_rotate_deg: Annotated[float, Ge(0), Le(45)] = 10.0
-    max_shift: Annotated[float, Ge(0), Le(0.5)] = 0.05  # of the side
-    scale: tuple[Positive, Positive] = (0.9, 1.1)
-    flip_text: Literal["rewrite", "keep"] = "rewrite"  # keep: what the released programs do; only for ablations
-    # Of the image's own range (`own_range`), so that dark images and 12 bits in 16 are changed as others are:
-    max_gamma: Annotated[float, Ge(0), Le(1)] = 0.2  # exponent from 1 / (1 + g) to 1 + g
-    max_contrast: Fraction = 0.2
-    max_brightness: Fraction = 0.1
-    max_noise: Fraction = 0.02  # standard deviation
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.limits import head_of
+from medvl.core.errors import InputError, warn
+from medvl.core.limits import head_of
 from medvl.data.orientation import STORED, UPRIGHT, Orientation
 from medvl.data.pictures import decode, num_pages, picture_size
-from medvl.errors import InputError, warn
 
 FloatArray = NDArray[np.float32]
 Kind = Literal["picture", "dicom", "volume", "array"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.geometry import AugmentConfig
+from medvl.config.augment import AugmentConfig
 
 FloatArray = NDArray[np.float32]
 

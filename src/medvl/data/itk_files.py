@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.limits import head_of, is_gzip, open_plain
+from medvl.core.errors import InputError
+from medvl.core.limits import head_of, is_gzip, open_plain
 from medvl.data.volumes import Part, Volume, three_sides
-from medvl.errors import InputError
 
 HEADER = 65536  # bytes in which the text of a header ends
 SPACING = {  # fields that give the spacing

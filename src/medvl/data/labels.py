@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvl.core.errors import Fault, InputError, nearest
 from medvl.data.masks import read_mask
 from medvl.data.records import Record
 from medvl.data.tables import read_table
-from medvl.errors import Fault, InputError, nearest
 
 if TYPE_CHECKING:
     from medvl.config import Config

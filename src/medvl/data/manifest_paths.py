@@ -12,7 +12,7 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from medvl.errors import Fault
+from medvl.core.errors import Fault
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|file:/", re.IGNORECASE)
 

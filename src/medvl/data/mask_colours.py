@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 Source = Literal["palette", "indices", "alpha", "colour"]

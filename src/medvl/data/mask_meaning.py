@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.errors import InputError
 from medvl.data.mask_colours import LabelValue, StoredMask, colour_mask, colours_of, is_colour, levels_of, single_plane
-from medvl.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 MaskRule = Literal["area", "any"]

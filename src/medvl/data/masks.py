@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.errors import InputError, warn
 from medvl.data.images import kind_of, resample_map
 from medvl.data.mask_colours import LabelValue, StoredMask
 from medvl.data.mask_meaning import MaskReading, MaskRule, Note, decide, numbers
 from medvl.data.pictures import decode
-from medvl.errors import InputError, warn
 
 BoolArray = NDArray[np.bool_]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.limits import is_gzip, open_plain
+from medvl.core.errors import InputError
+from medvl.core.limits import is_gzip, open_plain
 from medvl.data.volumes import Part, Volume, three_sides
-from medvl.errors import InputError
 
 VECTORS = (1007, 2003, 2004)  # intents: vector, RGB, RGBA
 MIN_COLOUR_SIDE = 16  # of a picture whose third axis is its colours; smaller ones are volumes of three slices

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medvl.core.errors import Fault, nearest
 from medvl.data.box_table import Box, box_cell, boxes_file, joined
 from medvl.data.clean_cells import CellKind, CleanCells
 from medvl.data.manifest_paths import PathFinder
 from medvl.data.mask_colours import LabelValue, is_colour, label_value
 from medvl.data.records import ABSENT, NOT_A_MASK, SPLITS, MaskRef, Record
 from medvl.data.tables import Table
-from medvl.errors import Fault, nearest
 
 UNKNOWN_COLUMN = "labels_unknown"  # labels of which nothing is known; see data/class_labels.py
 _KNOWN = tuple("id image text mask mask_values boxes labels patient study view split licence".split())

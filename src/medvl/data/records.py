@@ -22,11 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from medvl.core.errors import Fault, InputError, warn
 from medvl.data.box_table import Box as Box
 from medvl.data.hashes import HashStore
 from medvl.data.mask_colours import LabelValue
 from medvl.data.tables import Table, read_table, write_table
-from medvl.errors import Fault, InputError, warn
 
 if TYPE_CHECKING:
     from medvl.data.slices import SliceChoice

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 
 REPEATED = -1  # in place of the epoch: a validation item that stands there only so that all ranks have as many
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from medvl.core.errors import InputError
 from medvl.data.images import num_slices
-from medvl.errors import InputError
 
 SliceChoice = int | Literal["all"] | None
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.core.files import refuse_source
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import Manifest, Record, load_manifest, write_manifest
-from medvl.errors import Fault, InputError, nearest, warn
 
 NAMES = ("train", "val", "test")
 KEPT = ("test", "holdout")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from medvl.core.errors import Fault, InputError
 from medvl.data.cells import Grid, cell_text
-from medvl.errors import Fault, InputError
 
 MAX_BYTES = 1 << 29  # of all parts of the file, unpacked
 HEADER_WITHIN = 30  # rows at the top, empty ones not counted

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import whole_file
 from medvl.core.plain_yaml import NO_TEXT
 from medvl.data.cells import Grid, cell_text
 from medvl.data.spreadsheets import HEADER_WITHIN, read_xlsx, write_xlsx
 from medvl.data.text_tables import read_csv, read_jsonl, write_csv, write_jsonl
-from medvl.errors import Fault, InputError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".parquet")
 _EXPECTED = "one of " + ", ".join(SUFFIXES)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medvl.core.errors import InputError, warn
 from medvl.data.records import Record
 from medvl.data.reports import findings
-from medvl.errors import InputError, warn
-from medvl.text.encoder import TextEncoder
+from medvl.text.base import TextEncoder
 
 MAX_UNKNOWN = 0.75  # share of unknown words above which an encoder can hardly read the texts
 MAX_CONFUSED = 0.01  # share of rows that are the same to the encoder as others with another answer

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medvl.core.csv_cells import Writer, read_cell
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import parse_json
 from medvl.data.cells import Grid, cell_text
-from medvl.errors import Fault, InputError
 
 MAX_BYTES = 1 << 30
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

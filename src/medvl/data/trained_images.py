@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.core.errors import InputError
 from medvl.core.files import read_json, write_json
-from medvl.errors import InputError
 
 FILE = "trained_on.json"
 FORMAT = "medvl-trained-on/1"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.limits import check_size
-from medvl.errors import InputError, warn
+from medvl.core.errors import InputError, warn
+from medvl.core.limits import check_size
 
 if TYPE_CHECKING:
     from medvl.data.images import Image

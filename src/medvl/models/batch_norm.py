@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from medvl.distributed import stack_over_ranks, sum_over_ranks, world_size
-from medvl.errors import InputError
+from medvl.core.distributed import stack_over_ranks, sum_over_ranks, world_size
+from medvl.core.errors import InputError
 from medvl.models.vit import UpsampledBatchNorm2d
 
 Module = TypeVar("Module", bound=nn.Module)

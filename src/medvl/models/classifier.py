@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.encoder_unet import EncoderUNet
 
 

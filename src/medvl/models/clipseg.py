@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.text_merge import check_text
 from medvl.models.unet import check_image
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 
 HIDDEN = 32
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError
-from medvl.models.image_encoder import build_image_encoder
+from medvl.core.errors import InputError
+from medvl.models.encoders.registry import build_image_encoder
 from medvl.models.unet import ImageFeatures, check_image, double_conv
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)  # at the width of ResNet-18/50

@@ -3,7 +3,7 @@
 Shapes: B pairs, C channels, H W pixels, h w the deepest map's grid, P = h*w, L tokens, D text width, d joint width.
 An image encoder with a U-Net decoder, a visual projector and an attention pool on the deepest map, and a text
 projector. The attention of the pool's one query over the P cells is what the pseudo mask is made of
-(`medvl.objectives.pseudo_mask`).
+(`medvl.losses.pseudo_mask`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError, nearest
+from medvl.core.errors import InputError, nearest
 from medvl.models.encoder_unet import EncoderUNet
 from medvl.models.unet import ImageFeatures
 from medvl.models.vit import Grid, resize_grid
@@ -232,7 +232,7 @@ class G2D(nn.Module):
         Raises:
             InputError: a tensor is missing, unknown or of another shape.
         """
-        from medvl.models.weights_g2d import convert_released
+        from medvl.weights.released_g2d import convert_released
 
         options, state = convert_released(state_dict)
         model = cls(**options)

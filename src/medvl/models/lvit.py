@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from medvl.errors import InputError, nearest
+from medvl.core.errors import InputError, nearest
 from medvl.models.plam import PLAM, PlamMode
 from medvl.models.pyramid_cnn import PyramidCNN
 from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary, check_text, text_keep_mask
@@ -143,7 +143,7 @@ class LViT(nn.Module):
         Raises:
             InputError: a tensor is missing, unknown or of another shape.
         """
-        from medvl.models.weights import convert_released
+        from medvl.weights.released_lvit import convert_released
 
         options, state = convert_released(state_dict)
         model = cls("T", **options)

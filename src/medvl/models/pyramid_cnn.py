@@ -10,9 +10,9 @@ from typing import Literal
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.encoder_unet import standardize
-from medvl.models.image_encoder import build_image_encoder
+from medvl.models.encoders.registry import build_image_encoder
 from medvl.models.unet import ConvNormReLU, ImageFeatures, check_image, padded_size
 
 LEVELS = (2, 4, 8, 16)  # strides of LViT's levels that the pyramid gives; level 1 is a convolution of the image

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from medvl.errors import InputError, nearest
-from medvl.models.baselines import AttentionUNet, DynUNet, SwinUNETR, UNetPlusPlus
+from medvl.core.errors import InputError, nearest
 from medvl.models.clipseg import CLIPSeg
-from medvl.models.cross_attention_unet import TextUNet
 from medvl.models.encoder_unet import EncoderUNet
 from medvl.models.lvit import LViT
+from medvl.models.monai import AttentionUNet, DynUNet, SwinUNETR, UNetPlusPlus
+from medvl.models.text_unet import TextUNet
 from medvl.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.vit import ConvNormReLU1d, Grid, resize_grid
 
 NUM_POOLED = 4  # attention-pooled text vectors of the summary

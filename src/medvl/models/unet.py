@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError, nearest
+from medvl.core.errors import InputError, nearest
 
 BASES = {"nano": 8, "mini": 16, "T": 64}
 STRIDE = 16  # of the deepest level

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 from medvl.models.encoder_unet import EncoderUNet
 
 # Of YOLOv3 (Redmon & Farhadi, arXiv 1804.02767) at 416 px, coarsest map first; in pixels (w, h).

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json
-from medvl.errors import InputError, warn
-from medvl.text.encoder import TextEncoder, Tokens
-from medvl.text.wordpiece import EMPTY, MIN_COUNT, PAD, SPECIAL, UNKNOWN, WordPieces, word_patients
+from medvl.text.base import TextEncoder, Tokens
+from medvl.text.tokenizer import EMPTY, MIN_COUNT, PAD, SPECIAL, UNKNOWN, WordPieces, word_patients
 
 WEIGHTS = "encoder.safetensors"
 PAD_ID, UNKNOWN_ID, NUM_SPECIAL = SPECIAL.index(PAD), SPECIAL.index(UNKNOWN), len(SPECIAL)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medvl.core.errors import warn
 from medvl.core.files import whole_file, write_text
-from medvl.errors import warn
-from medvl.text.encoder import TextEncoder
+from medvl.text.base import TextEncoder
 
 BATCH = 64
 WRITE_BYTES, WRITE_SHARE = 2**26, 0.1  # a larger file is written anew only once that share of it is new

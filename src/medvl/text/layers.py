@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 
 _STACKS = ("encoder.layer", "transformer.layer", "encoder.layers")  # BERT and its kin; DistilBERT; CLIP
 _FINAL_NORM = "final_layer_norm"  # of CLIP's text tower

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medvl.core.errors import InputError, nearest
 from medvl.core.plain_yaml import read_yaml
-from medvl.errors import InputError, nearest
 
 DEFAULT_FILE = Path(__file__).parents[1] / "assets" / "prompts.yaml"
 SIDES = ("positive", "negative")

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medvl.core.errors import InputError
 from medvl.core.files import whole_file
-from medvl.errors import InputError
 
 FORMAT = "medvl-state/2"
 NOTHING_SAVED = "no step is saved in it: give the command that started it again, or delete the folder"

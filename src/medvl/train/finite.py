@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medvl.errors import DivergedError
+from medvl.core.errors import DivergedError
 
 MOST_IDS = 12  # named in the message
 

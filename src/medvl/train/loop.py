@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from medvl.config import TrainConfig
+from medvl.core.errors import InputError
+from medvl.core.learner import Task
 from medvl.data.dataset import Batch, Sample
 from medvl.data.sampler import BatchSampler
-from medvl.errors import InputError
-from medvl.models.weight_average import update_average
-from medvl.tasks.task import Task
+from medvl.models.ema import update_average
 from medvl.train.checkpoint import Progress, load_state, restore_rng, save_state
 from medvl.train.finite import FiniteWatch
 from medvl.train.monitor import Monitor

@@ -18,7 +18,7 @@ from medvl.core.files import append_line, naming, whole_file, write_json, write_
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from medvl.tasks.panels import Panel
+    from medvl.tasks.pretrain.panels import Panel
     from medvl.train.checkpoint import Progress as RunProgress
 
 QUIET_EVERY_S = 30.0  # without a terminal a line is printed that often

@@ -17,27 +17,27 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from medvl.config import Config, TrainConfig, config_dict, manifest_path, save_config
+from medvl.config.protocols import protocol_plan
+from medvl.core.device import usable_device
+from medvl.core.errors import InputError
 from medvl.core.files import read_json, whole_folder, write_json
+from medvl.core.provenance import machine, versions
 from medvl.data.context import add_context
 from medvl.data.hashes import HashStore, image_hashes
 from medvl.data.records import Manifest, load_manifest
 from medvl.data.trained_images import count_seen, stage_of
 from medvl.data.workers import clear_worker_errors
-from medvl.device import usable_device
-from medvl.errors import InputError
-from medvl.evaluate.seen_images import say_seen
-from medvl.model_folder import save_model
-from medvl.protocols import protocol_plan
-from medvl.provenance import machine, versions
+from medvl.evaluation.seen_images import say_seen
+from medvl.inference.model_folder import save_model
+from medvl.tasks.segment.data import Prepared, prepare
 from medvl.train.checkpoint import Progress
+from medvl.train.estimate import make_plan, plan_text
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
-from medvl.train.plan import make_plan, plan_text
-from medvl.train.prepare import Prepared, prepare
 from medvl.train.run_data import DATA, HASHES, check_data, describe_data
 from medvl.train.run_folder import alone_in, is_first_rank, open_run
-from medvl.train.start_image import stages_of_init
 from medvl.train.stopping import stop_at_once
+from medvl.weights.init import stages_of_init
 
 
 def train(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medvl.config import Config
+from medvl.core.errors import InputError, warn
 from medvl.core.files import read_json, write_json
 from medvl.data.hashes import HashStore, file_hash
 from medvl.data.records import Manifest
-from medvl.errors import InputError, warn
 
 DATA, HASHES = "data.json", "hashes.jsonl"  # in the run folder
 FORMAT = "medvl-data/1"

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medvl.config import Config, config_dict, load_config
+from medvl.core.errors import InputError
 from medvl.core.files import alone, remove_temporaries, restore_folder
-from medvl.errors import InputError
 from medvl.train.checkpoint import NOTHING_SAVED
 from medvl.train.run_data import DATA, HASHES
 

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medvl.core.errors import Fault, InputError, warn
 from medvl.data.images import image_size
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.shapes import CocoRuns, Corners, Shape
 from medvl.data.records import ABSENT, NOT_A_MASK, Box, write_manifest
 from medvl.data.tables import SUFFIXES
-from medvl.errors import Fault, InputError, warn
 
 BOX_COLUMNS = ("id", "cls", "x0", "y0", "x1", "y1")
 MAX_LISTED = 20  # faults of one kind that are listed one by one; the others are counted
@@ -306,7 +306,7 @@ def _columns(rows: Sequence[dict[str, str]], masks: Sequence[str], unknown_label
 
 
 def _progress(cases: Sequence[Case], label: str) -> Iterator[Case]:
-    from medvl.progress import track
+    from medvl.core.progress import track
 
     return track(cases, label, len(cases))
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_json
 from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import ImageFinder
@@ -29,7 +30,6 @@ from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, c
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import matching, need_folder
 from medvl.data.importers.shapes import CocoRuns, Corners, Polygon, polygon
-from medvl.errors import Fault, InputError
 
 Outline = Polygon | CocoRuns
 LICENCE = ""  # of the user's own set; COCO itself: annotations CC BY 4.0, images under Flickr's terms

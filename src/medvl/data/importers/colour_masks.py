@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES
@@ -31,7 +32,6 @@ from medvl.data.importers.shapes import MaskFile
 from medvl.data.mask_colours import LabelValue, StoredMask, colours_of
 from medvl.data.masks import read_labels
 from medvl.data.pictures import decode
-from medvl.errors import Fault, InputError
 
 LICENCE = ""  # of the user's own set
 TABLES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "_classes.csv")

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_json
 from medvl.data.importers.cases import capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES, ImageFinder
@@ -31,7 +32,6 @@ from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, c
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import need_folder, walk
 from medvl.data.importers.shapes import Corners, Ellipse, Pixels, Polygon, Rectangle, polygon
-from medvl.errors import Fault, InputError
 
 LICENCE = ""  # of the user's own set
 WITHOUT_AREA = ("line", "linestrip", "point", "points", "cuboid")

@@ -22,9 +22,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from medvl.core.errors import InputError, nearest
 from medvl.core.files import NEW_OUT, refuse_source
 from medvl.data.importers.result import ImportResult
-from medvl.errors import InputError, nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.cells import is_missing
 from medvl.data.file_checks import file_faults
 from medvl.data.importers.set_files import belongs, matching
 from medvl.data.records import MaskRef, Record, write_manifest
 from medvl.data.tables import SUFFIXES, read_table
-from medvl.errors import Fault, InputError, nearest, warn
 
 FOLDERS = {"train": "Train", "val": "Val", "test": "Test"}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.file_checks import file_faults
 from medvl.data.importers.result import ImportResult
 from medvl.data.records import Record, write_manifest
-from medvl.data.report_sections import CleanReport, parse_sections, report_text
-from medvl.errors import Fault, InputError, nearest, warn
+from medvl.data.reports.sections import CleanReport, parse_sections, report_text
 
 COLUMNS = ("id", "image", "text", "text_findings", "text_impression", "patient", "study", "view", "split", "licence")
 LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"

@@ -20,12 +20,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from medvl.core.errors import Fault, InputError, warn
 from medvl.data.importers.mimic_cxr import image_faults
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import matching
 from medvl.data.records import Record, write_manifest
-from medvl.data.report_sections import CleanReport, Sections, report_text
-from medvl.errors import Fault, InputError, warn
+from medvl.data.reports.sections import CleanReport, Sections, report_text
 
 _TEXTS = ("text", "text_findings", "text_impression")
 COLUMNS = ("id", "image", *_TEXTS, "labels", "patient", "study", "view", "split", "licence")

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from medvl.core.errors import InputError, warn
 from medvl.core.files import refuse_source
 from medvl.data.importers.result import ImportResult
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import load_manifest, write_manifest
-from medvl.data.report_headings import unknown_titles
-from medvl.data.report_sections import CleanReport, parse_sections, report_text
-from medvl.errors import InputError, warn
+from medvl.data.reports.headings import unknown_titles
+from medvl.data.reports.sections import CleanReport, parse_sections, report_text
 
 MADE = ("text", "text_findings", "text_impression")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.errors import InputError
+from medvl.core.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from medvl.errors import Fault, InputError, nearest
+from medvl.core.errors import Fault, InputError, nearest
 
 
 def stream_csv(path: Path, needed: Sequence[str], faults: list[Fault]) -> Iterator[tuple[int, dict[str, str]]]:

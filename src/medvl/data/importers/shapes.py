@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.core.errors import InputError
 from medvl.data.importers.rle import coco_counts, relative_runs
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
-from medvl.errors import InputError
 
 BoolArray = NDArray[np.bool_]
 Corners = tuple[float, float, float, float]  # x0, y0, x1, y1

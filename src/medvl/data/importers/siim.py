@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from medvl.core.errors import Fault
 from medvl.data.importers.cases import Case, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, train_val_test
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 from medvl.data.importers.shapes import RelativeRuns
-from medvl.errors import Fault
 
 LABELS = ("pneumothorax",)
 LICENCE = "SIIM-ACR competition rules"
@@ -118,7 +118,7 @@ def _headers(wanted: Iterable[str], files: dict[str, list[Path]]) -> dict[str, t
 
 
 def _tracked(items: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:
-    from medvl.progress import track
+    from medvl.core.progress import track
 
     return track(items, "reading DICOM headers", len(items))
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
 from medvl.core.plain_yaml import read_yaml
 from medvl.data.images import image_size
@@ -26,7 +27,6 @@ from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, c
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import need_folder, walk
 from medvl.data.importers.shapes import Polygon, polygon
-from medvl.errors import Fault, InputError
 
 LICENCE = ""  # of the user's own set
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

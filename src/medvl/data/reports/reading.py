@@ -13,10 +13,10 @@ from medvl.data.reports.heights import height_marks
 from medvl.data.reports.languages import is_english
 from medvl.data.reports.marks import Side
 from medvl.data.reports.places import count_of, is_place, is_side, places_of
+from medvl.data.reports.sentences import sentences
 from medvl.data.reports.sides import side_marks
 from medvl.data.reports.spelling import spell
 from medvl.data.reports.terms import NO_SIDE
-from medvl.data.sentences import sentences
 
 Group = tuple[Side | None, frozenset[str]]
 _BREAK = re.compile(r"(?<=[.;!?])\s+|\n+")

@@ -1,0 +1,78 @@
+"""What the type of one field cannot say about a configuration: unknown keys, kinds of values, contradictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from medvl.core.errors import Fault, nearest
+from medvl.core.plain_yaml import NO_TEXT
+
+if TYPE_CHECKING:
+    from medvl.config import Config
+
+_SHOWN = 60  # characters of a value in a message
+
+
+def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> list[Fault]:
+    """Keys that the section does not know, true or false where none is meant (YAML reads `no` so), nan and inf."""
+    fields: dict[str, Any] = section.__pydantic_fields__  # type: ignore[attr-defined]  # set by pydantic's dataclass
+    faults = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            like = nearest(str(key), fields)
+            remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(fields)}"
+            faults.append(Fault(f"unknown key {name}", file=source, remedy=remedy))
+            continue
+        kind = fields[key].annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            if isinstance(value, Mapping):
+                faults += key_faults(value, kind, source, f"{name}.")
+            continue
+        leaves = _leaves(value)
+        if not any(word in str(kind) for word in ("bool", "Any")) and any(isinstance(leaf, bool) for leaf in leaves):
+            what = f"{name}: {shown(value)} is true or false"
+            faults.append(Fault(what, file=source, expected="a number or text", remedy='quote a word: "no"'))
+        elif any(isinstance(leaf, str) and NO_TEXT.search(leaf) for leaf in leaves):
+            faults.append(Fault(f"{name}: {shown(value)} holds a character that no text has", file=source))
+        elif any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in leaves):
+            faults.append(Fault(f"{name}: {shown(value)}", file=source, expected="a finite number"))
+    return faults
+
+
+def cross_faults(config: Config, source: str) -> list[Fault]:
+    """Values that are right alone and wrong together."""
+    train, objective = config.train, config.objective
+    faults = []
+
+    def fault(what: str, expected: str) -> None:
+        faults.append(Fault(what, file=source, expected=expected))
+
+    if train.schedule != "constant" and 0 < train.lr < train.lr_min:
+        fault(f"train.lr_min {train.lr_min:g} is above train.lr {train.lr:g}", "at most train.lr")
+    if train.first_best_epoch > train.epochs:
+        what = f"train.first_best_epoch {train.first_best_epoch} is after the last epoch, {train.epochs}"
+        fault(what, "at most train.epochs")
+    if config.task == "segment" and objective.dice_weight == objective.ce_weight == 0:
+        fault("objective.dice_weight and objective.ce_weight are both 0", "one above 0: nothing would be learned")
+    for name, pair in (("scale", config.data.augment.scale), ("crop_area", config.data.augment.crop_area)):
+        if pair is not None and pair[0] > pair[1]:
+            fault(f"data.augment.{name}: {pair[0]:g} is above {pair[1]:g}", "the smaller one first")
+    return faults
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]

@@ -1,0 +1,413 @@
+"""The configuration of a run: YAML in, YAML out, every key typed; an unknown key is an error naming the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, Lt
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from medvl.config.augment import AugmentConfig, Border
+from medvl.config.checks import cross_faults, key_faults, shown
+from medvl.config.fidelity import Preset, preset_values
+from medvl.config.overrides import apply_override
+from medvl.config.protocols import protocol_values
+from medvl.config.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
+from medvl.config.sections import DetectConfig, PseudoMaskConfig
+from medvl.core.errors import Fault, InputError, nearest, warn
+from medvl.core.files import write_text
+from medvl.core.limits import allow_megapixels
+from medvl.core.plain_yaml import read_yaml, yaml_text
+
+ASSET_PREFIX = "medvl:"
+G2D_PREFIX = "g2d:"
+WEIGHTS_PREFIX = "weights:"
+Side = Annotated[int, Ge(1), Le(8192)]  # pixels
+
+
+@dataclass(config=SECTION)
+class DataConfig:
+    """What is read and how it is shown to the model."""
+
+    manifest: str = ""  # path of the manifest, relative to the recipe; `medvl:cxr_regions` is the shipped set
+    text_column: str = "text"
+    constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
+    laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
+    # mask_NAME columns, or {name: values of a label map} such as {lung: [1, 2]} or, of a mask in colours, ["#ff0000"]
+    classes: list[str] | dict[str, list[AtLeastOne | Colour]] | None = None
+    views: list[str] | None = None  # values of the column view that are trained on, e.g. [PA, AP]; None = all
+    empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
+    boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
+    image_size: tuple[Side, Side] = (224, 224)  # (H, W) at the model
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    border: Border = "edge"  # beyond the picture (letterbox, augmentation): its edges repeated, or zero (black)
+    in_channels: Literal[1, 3] = 3
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    normalize: Literal["none", "zscore"] = "zscore"  # zscore: each image to mean 0, sd 1
+    mask_rule: Literal["area", "any"] = "area"  # foreground at half the area, or (released) > 0 once resized
+    window: tuple[float, Positive] | None = None  # DICOM / NIfTI: (centre, width)
+    slice_index: Count | None = None  # NIfTI volumes and multi-frame DICOM
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    # how often a training row is asked with an empty phrase, whose answer is an empty mask
+    p_empty_text: Fraction = 0.0
+    phrases_per_image: AtLeastOne = 1  # training rows drawn per image and epoch; they share the image encoder
+    rows_per_image: AtLeastOne | None = None  # a fixed choice of an image's training rows; None = all
+    draw_by: str | None = None  # column whose values are drawn equally often among an image's rows
+    val_phrases_per_image: AtLeastOne | None = None  # validation rows per image, the same every time; None = all
+    label_fraction: Share = 1.0  # of the training patients; the masks of the others are hidden
+    label_seed: Seed | None = None  # which patients; None = train.seed
+    label_by: Literal["patient", "image"] = "patient"  # what the fraction is of; published protocols draw images
+    # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
+    balance: Literal["none", "siim"] = "none"
+    also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl suggest)
+    # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/context.md.
+    context_columns: list[str] | dict[str, Literal["auto", "number", "category"]] = field(default_factory=list)
+    context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
+    context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]
+    context_shuffle: bool = False  # a control: every record gets the context of another patient of its split
+    num_workers: Annotated[int, Ge(0), Le(256)] = 0
+    # per image, slice or frame; larger ones are refused before they are decoded (raises 100, never lowers it)
+    max_megapixels: Annotated[float, Ge(100), Le(100_000)] = 100.0
+    cache_mb: Count = 1024  # decoded images and masks kept in memory
+
+
+@dataclass(config=SECTION)
+class TextConfig:
+    """How the sentence becomes token features."""
+
+    encoder: str = "builtin"  # builtin | minilm | hf:ID-or-folder | none
+    train_layers: Count = 0  # of a pretrained encoder, from the last one back; 0 = wholly frozen
+    dim: Annotated[int, Ge(1), Le(8192)] = 128  # width of the built-in encoder
+    layers: Annotated[int, Ge(1), Le(100)] = 2  # depth of the built-in encoder
+    tokenizer: str | None = None  # folder of `medvl tokenizer`: word pieces instead of words, for the built-in encoder
+    init: str | None = None  # folder of `medvl pretrain-text`, from which the built-in encoder starts
+    max_tokens: AtLeastOne | None = None  # longer texts are cut, counted and reported
+    cache_dir: str | None = None  # features of frozen encoders, once per distinct text; None = RUN/cache
+
+
+@dataclass(config=SECTION)
+class ModelConfig:
+    """The network. Options that a network does not have are an error of that network."""
+
+    name: str = "lvit"
+    size: str = "mini"
+    options: dict[str, Any] = field(default_factory=dict)  # e.g. {text_merge: attention, dropout: 0.1, plam: both}
+
+
+@dataclass(config=SECTION)
+class ObjectiveConfig:
+    """Supervised loss on logits: dice_weight * Dice + ce_weight * cross entropy (reference LViT: 1/2 each)."""
+
+    mode: Literal["binary", "multilabel", "multiclass"] = "binary"
+    dice_weight: Weight = 0.5
+    ce_weight: Weight = 0.5
+    ce_balance: Literal["balanced", "plain"] = "balanced"  # foreground and background weigh the same over the batch
+    dice: Literal["squared", "batch", "log_batch"] = "squared"  # per row; or 1 - D, or -log D, over the whole batch
+    # the cross entropy's pixels weigh (1 - p of what is true) ** gamma
+    focal_gamma: Annotated[float, Ge(0), Le(100)] = 0.0
+
+
+@dataclass(config=SECTION)
+class SemiConfig:
+    """Training on unlabelled records: L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV).
+
+    With `epi` and `lv_bank` none, records without a mask take no part.
+    """
+
+    epi: Literal["none", "labels", "weights"] = "none"  # EMA of each pseudo label, or of the weights (teacher)
+    beta: Annotated[float, Ge(0), Lt(1)] = 0.99
+    beta_warmup: bool = True  # min(beta, 1 - 1 / (visits + 1)); else the first label weighs 60 % after 50 visits
+    update: Literal["visit", "epoch"] = (
+        "visit"  # by the training view's prediction, or by a plain one at each epoch's end
+    )
+    start: Literal["first_visit", "predict"] = (
+        "first_visit"  # P_0: the first visit's prediction, or a pass before training
+    )
+    storage: Literal["float16", "uint8"] = "float16"
+    weight: Weight = 1.0
+    # balanced (LViT's own, for masks) calls foreground what is likelier than its share: pseudo labels that are made of
+    # such predictions grow from visit to visit
+    ce_balance: Literal["plain", "balanced"] = "plain"
+    lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
+    lv_similarity: Literal["encoder", "findings"] = "encoder"
+    lv_alpha: Weight = 1.0  # the paper: 0.1; chosen on validation, see medvl/config/fidelity.py
+    ramp: Fraction = 0.1  # of the steps over which the unlabelled loss comes in
+
+    @property
+    def on(self) -> bool:
+        """Whether unlabelled records take part."""
+        return self.epi != "none" or self.lv_bank != "none"
+
+
+@dataclass(config=SECTION)
+class PretrainConfig:
+    """G2D: L = L_VLA + decoder_weight * L_decoder (reference: G2D, equations 1 to 5). Used by `task: pretrain`."""
+
+    decoder: Literal["pseudo_mask", "reconstruction", "none"] = "pseudo_mask"  # the paper's figure 1
+    mask: PseudoMaskConfig = field(default_factory=PseudoMaskConfig)
+    shuffle_masks: bool = False  # table 8: every image gets another one's pseudo mask
+    decoder_weight: Weight = 1.0
+    decoder_loss: Literal["paper", "released"] = "paper"  # (soft Dice + BCE) / 2, or Dice of raw logits + 0.2 BCE
+    sigma: Positive = 0.07
+    vla: Literal["mean", "sum"] = "mean"  # of the two directions
+    same_is_no_negative: bool = True  # pairs of the same text or the same patient are no negatives of each other
+    warmup_steps: Count = 200  # alignment alone; the decoder is not run
+    accumulate: AtLeastOne = 1  # parts that a batch is cut into
+    accumulate_mode: Literal["micro", "cached"] = "cached"  # negatives of the part only, or of the whole batch
+    bucket_texts: bool = True  # batches of texts of similar length: less padding
+    select: Literal["last", "mean_recall"] = "last"  # which checkpoint is the model
+    num_panels: Count = 4  # validation pairs drawn at each validation
+
+
+@dataclass(config=SECTION)
+class ClassifyConfig:
+    """Class labels of images, on the image encoder. Used by `task: classify`."""
+
+    mode: Literal["linear", "finetune"] = "linear"  # the encoder frozen and its features computed once, or all trained
+    labels: Literal["multilabel", "multiclass"] = "multilabel"  # any number of an image's classes, or exactly one
+    classes: list[str] | None = None  # None = every label of the train split
+    negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
+    pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same
+    cache_dir: str | None = None  # features of frozen encoders, shared between runs; None = computed by every run
+
+
+@dataclass(config=SECTION)
+class TrainConfig:
+    """The optimisation."""
+
+    epochs: AtLeastOne = 100
+    # None = one pass over the images; else so many batches, drawn over and over
+    steps_per_epoch: AtLeastOne | None = None
+    max_steps: AtLeastOne | None = None  # stop earlier; the schedule ends there
+    batch_size: AtLeastOne = 8  # images; rows are phrases_per_image times as many
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
+    lr: Weight = 1e-3
+    lr_min: Weight = 0.0
+    weight_decay: Weight = 1e-4
+    schedule: Literal["cosine", "warm_restarts", "constant"] = "cosine"
+    restart_epochs: AtLeastOne = 10  # length of one cycle of warm_restarts, whose rate then changes from epoch to epoch
+    restart_steps: AtLeastOne | None = None  # its length in steps instead; the rate changes with each
+    warmup_steps: Count = 100
+    clip_norm: Positive | None = 1.0
+    freeze_encoder: bool = False  # the image encoder keeps its weights and its BatchNorm statistics
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
+    choose_by: Literal["metric", "loss"] = "metric"  # best checkpoint: highest validation metric, or lowest loss
+    patience: AtLeastOne | None = None  # epochs without a better one before training stops
+    first_best_epoch: AtLeastOne = 1  # no best checkpoint before this epoch
+    val_every: AtLeastOne = 1  # epochs
+    save_every_s: Weight = 60.0
+    seed: Seed = 0
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: Annotated[int, Ge(1), Le(1024)] = 1
+    # auto: mixed on a GPU (bf16 where it has it, else 16), 32-true elsewhere, where mixed is slower
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
+
+
+@dataclass(config=SECTION)
+class Config:
+    """A whole run."""
+
+    task: Literal["segment", "pretrain", "classify", "detect"] = "segment"
+    fidelity: Preset = "medvl"
+    protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/config/protocols.py
+    # A RUN or MODEL folder of the same network, or of task: pretrain (g2d:RUN insists on that), whose image encoder is
+    # taken; weights:FILE, the image encoder of another program's checkpoint (see `medvl convert`).
+    init: str | None = None
+    init_parts: Literal["encoder", "encoder_decoder"] = "encoder_decoder"  # what is taken over from a pre-trained run
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    semi: SemiConfig = field(default_factory=SemiConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def split_init(init: str) -> tuple[str, str]:
+    """`g2d:RUN` -> ("g2d:", "RUN"), `weights:FILE` likewise; another one has an empty prefix."""
+    for prefix in (G2D_PREFIX, WEIGHTS_PREFIX):
+        if init.startswith(prefix):
+            return prefix, init[len(prefix) :]
+    return "", init
+
+
+def manifest_path(config: Config) -> Path:
+    """The manifest's path; `medvl:NAME` is a set that ships with the package."""
+    name = config.data.manifest
+    if name.startswith(ASSET_PREFIX):
+        folder = Path(__file__).parents[1] / "assets" / name[len(ASSET_PREFIX) :]
+        return folder if folder.suffix else folder / "manifest.csv"
+    return Path(name)
+
+
+def as_read(config: Config) -> DataConfig:
+    """`data` for reading samples: whose side a text names is not asked for where no text is read."""
+    unread = config.text.encoder == "none" and config.data.laterality is None
+    return replace(config.data, laterality="image") if unread else config.data
+
+
+def recipe_folder() -> Path:
+    """The recipes that come with medvl: in the installed package, or in the checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with medvl (`lvit_semi`, `lvit_semi.yaml`).
+
+    Raises:
+        InputError: no such file and no such name; the message lists the names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = recipe_folder()
+    if len(path.parts) == 1 and (folder / path.with_suffix(".yaml")).is_file():
+        return folder / path.with_suffix(".yaml")
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    like = nearest(path.stem, names)
+    raise InputError(
+        "no such recipe",
+        file=path,
+        expected=f"a YAML file, or one of the recipes that come with medvl: {', '.join(names)}",
+        remedy=f"did you mean {like}?" if like else None,
+    )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe, apply `key=value` overrides and the preset it names. InputError on anything unknown or wrong.
+
+    `path` is a file, or the name of a recipe that comes with medvl. Relative paths in `init`, `data.manifest`,
+    `data.also_labelled`, `text.cache_dir`, `classify.cache_dir`, `text.tokenizer` and `text.init` are taken from the
+    recipe's folder, those of overrides from the working directory.
+    """
+    path = find_recipe(path)
+    raw = read_yaml(path)
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise InputError("a recipe is a mapping of sections", file=path, expected="data:, model:, train: ...")
+    _absolute(raw, path.parent)
+    for override in overrides:
+        apply_override(raw, override)
+    _absolute(raw, Path.cwd())  # what is relative now came by an override; the run folder's copy lies elsewhere
+    return make_config(raw, source=str(path))
+
+
+# Tasks whose network takes no text -> that network.
+_WITHOUT_TEXT = {"classify": "classifier", "detect": "yolo"}
+
+
+def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open."""
+    tree = _deep_copy(raw)
+    _move_border(tree, source)
+    if tree.get("protocol") is not None:
+        for key, value in protocol_values(tree, source).items():
+            _set_default(tree, key, value)
+    task = tree.get("task") if isinstance(tree.get("task"), str) else None  # another kind is a fault, below
+    preset = tree.get("fidelity", "medvl")
+    method = "g2d" if task == "pretrain" else "lvit"
+    model = tree.setdefault("model", {})
+    if isinstance(model, dict):
+        model.setdefault("name", _WITHOUT_TEXT.get(str(task), method))
+    text = tree.setdefault("text", {})
+    if isinstance(text, dict) and task in _WITHOUT_TEXT:
+        text.setdefault("encoder", "none")
+    if task == "detect" and isinstance(tree.setdefault("train", {}), dict):
+        tree["train"].setdefault("freeze_encoder", True)  # as published
+    own = isinstance(model, dict) and model.get("name") == method
+    for key, value in preset_values(preset, source, method).items():
+        if key.startswith("model.options.") and not own:
+            continue  # those switches are the method's own network's
+        _set_default(tree, key, value)
+    faults = key_faults(tree, Config, source)
+    if faults:
+        raise InputError(faults)
+    try:
+        config = TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        raise InputError(
+            [
+                Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']} (found {shown(item['input'])})", file=source)
+                for item in error.errors()
+            ]
+        ) from None
+    faults = cross_faults(config, source)
+    if faults:
+        raise InputError(faults)
+    allow_megapixels(config.data.max_megapixels)
+    return config
+
+
+def _move_border(tree: dict[str, Any], source: str) -> None:
+    """`data.augment.border` of older configurations is `data.border`: training alone was padded by it."""
+    data = tree.get("data")
+    augment = data.get("augment") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(augment, dict) or "border" not in augment:
+        return
+    old = augment.pop("border")
+    if data.setdefault("border", old) != old:
+        raise InputError(
+            f"data.border: {data['border']} and data.augment.border: {old}",
+            file=source,
+            expected="one rule for what stands beyond the picture",
+            remedy="leave out data.augment.border",
+        )
+    if old != "edge" and data.get("resize") == "letterbox":
+        warn(f"data.augment.border is read as data.border: {old}, which pads validation and prediction as training")
+
+
+def _set_default(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` unless it is set; what is no section there is left to the check of types."""
+    *parents, leaf = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            return
+    node.setdefault(leaf, value)
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain JSON types."""
+    dumped = TypeAdapter(Config).dump_python(config, mode="json")
+    assert isinstance(dumped, dict)
+    return dumped
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole configuration, defaults included, as YAML (atomically)."""
+    write_text(path, yaml_text(config_dict(config)))
+
+
+_PATHS = (
+    ("data", "manifest"),
+    ("data", "also_labelled"),
+    ("text", "cache_dir"),
+    ("classify", "cache_dir"),
+    ("text", "tokenizer"),
+    ("text", "init"),
+)
+
+
+def _absolute(raw: dict[str, Any], folder: Path) -> None:
+    if isinstance(raw.get("init"), str):
+        prefix, path = split_init(raw["init"])
+        if not path.startswith(ASSET_PREFIX):
+            raw["init"] = prefix + str((folder / path).resolve())  # an absolute one stays as it is
+    for section, key in _PATHS:
+        value = (raw.get(section) or {}).get(key) if isinstance(raw.get(section), dict) else None
+        if isinstance(value, str) and value and not value.startswith(ASSET_PREFIX) and not Path(value).is_absolute():
+            raw[section][key] = str((folder / value).resolve())
+
+
+def _deep_copy(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in raw.items()}

@@ -1,0 +1,75 @@
+"""What the training loop knows of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medvl.data.dataset import Batch
+from medvl.data.text_input import TextInput
+from medvl.tasks.pretrain.panels import Panel
+
+
+class Task:
+    """One `training_step`, one `validation_step`, and hooks that a task fills where it needs them.
+
+    The loop sets `progress` (0 to 1) and `step` before each step.
+    """
+
+    # Of `validation_values`: the checkpoint with the highest one is the model; with `train.choose_by: loss` that with
+    # the lowest `loss`. None: the last one is.
+    metric: str | None
+    progress = 0.0
+    step = 0
+    module: nn.Module
+    text: TextInput
+
+    def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """`loss` (scalar, with graph) and its parts (scalars, detached)."""
+        raise TypeError(f"{type(self).__name__} has no training step")
+
+    def backward(self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]) -> dict[str, Tensor]:
+        """The training step and its gradients; `loss` and its parts, detached."""
+        losses = self.training_step(batch, module)
+        backward(losses["loss"])
+        return {name: value.detach() for name, value in losses.items()}
+
+    def validation_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """Sums that are added up over the batches and ranks."""
+        raise TypeError(f"{type(self).__name__} has no validation step")
+
+    def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
+        """What the sums say: `metric` among it."""
+        raise TypeError(f"{type(self).__name__} has no validation")
+
+    def validation_panels(self) -> Mapping[str, Panel]:
+        """Pictures of the last validation."""
+        return {}
+
+    def twin(self, device: torch.device) -> Task:
+        """A copy on `device` to time steps with; what it does leaves no trace in this one."""
+        raise TypeError(f"{type(self).__name__} has no twin")
+
+    def begin(self, state: dict[str, Any] | None, number: int) -> None:
+        """Before the first step; `state` is what `state_dict` gave when an interrupted run was saved.
+
+        Args:
+            number: of that save, as `saved` was told it; 0 = a new run.
+        """
+
+    def after_step(self, step: int) -> None:
+        """After the optimizer's step."""
+
+    def after_epoch(self) -> dict[str, float]:
+        """-> values to log."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the task itself must keep to be resumed."""
+        return {}
+
+    def saved(self, number: int) -> None:
+        """The run's state is on disk, its `number`-th; one step may be saved twice, before and after its epoch ends."""

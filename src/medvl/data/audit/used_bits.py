@@ -1,0 +1,60 @@
+"""How much of the 16 bits of a file its image uses: 12 bits written as they are make a dark image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image as PILImage
+
+from medvl.core.errors import InputError
+from medvl.data.images import kind_of, read_image
+from medvl.data.records import Record
+
+FEW_BITS = 14  # a quarter of the range or less
+
+
+@dataclass(frozen=True, slots=True)
+class DarkImages:
+    """16-bit images of `num` that use few of their bits: the ids of their first records, and how many use how many."""
+
+    num: int
+    ids: tuple[str, ...]
+    by_bits: dict[int, int]
+
+    @property
+    def message(self) -> str:
+        """For the audit."""
+        parts = [f"{number} use{'s' if number == 1 else ''} {bits} of 16 bits" for bits, number in self.by_bits.items()]
+        return (
+            f"{len(self.ids)} of {self.num} 16-bit images: {', '.join(parts)}. Read as they are they are dark; "
+            "data.normalize: zscore (the default) makes them alike to the model, data.window=[centre, width] to the eye"
+        )
+
+
+def dark_images(records: Sequence[Record]) -> DarkImages:
+    """Decode the 16-bit PNG and TIFF files. What cannot be read is a fault already, and left out."""
+    first: dict[Path, str] = {}
+    for record in records:
+        first.setdefault(record.image, record.id)
+    used = {path: bits for path in first if (bits := used_bits(path)) is not None}
+    few = {path: bits for path, bits in used.items() if bits <= FEW_BITS}
+    by_bits = Counter(few.values())
+    return DarkImages(len(used), tuple(first[path] for path in few), {n: by_bits[n] for n in sorted(by_bits)[::-1]})
+
+
+def used_bits(path: Path) -> int | None:
+    """The bits that the range of a 16-bit image needs (highest minus lowest value); None of other files."""
+    try:
+        if kind_of(path) != "picture":
+            return None
+        with path.open("rb") as file, PILImage.open(file) as image:
+            if not (image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))):
+                return None
+        found = read_image(path)
+    except (InputError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError):
+        return None
+    span = float(found.pixels.max()) - float(found.pixels.min())
+    return round(span * (2**16 - 1)).bit_length() if found.bits == 16 else None

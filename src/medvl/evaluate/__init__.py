@@ -1,1 +1,0 @@
-"""From predictions to evidence; needs no model."""

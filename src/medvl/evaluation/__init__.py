@@ -1,0 +1,1 @@
+"""Evaluations: records, comparison, reports."""

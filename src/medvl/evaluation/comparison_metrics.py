@@ -1,0 +1,407 @@
+"""What `medvl compare` measures, by the kind of evaluation: which metrics, from which columns, with which test.
+
+Most metrics are ratios of sums over cases (`statistics.seed_means`). AUC is not: it is computed anew on every draw of
+patients, the same ones for every method, and its p is that of this paired bootstrap. Of several seeds the bootstrap is
+over patients and seeds (`statistics.over_seeds`).
+
+Shapes: S seeds, n cases, K classes, M metrics, P patients, T draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.core.csv_cells import read_dicts
+from medvl.core.errors import InputError
+from medvl.evaluation.case_metrics import OVERLAP, CaseRow, read_case_table
+from medvl.evaluation.report.classification import read_label_cases
+from medvl.metrics.classification import ScoredClass, resampled
+from medvl.metrics.statistics import SeedMeans, over_seeds, patient_sums, seed_means, sign_flip_test, swap_test
+from medvl.tasks.classify import evaluate as classifier
+from medvl.tasks.detect import evaluate as detector
+from medvl.tasks.pretrain import grounding, zero_shot_classification
+from medvl.tasks.segment import evaluate as evaluator
+from medvl.tasks.segment.evaluate import POOLED_NOTE
+
+FloatArray = NDArray[np.float64]
+Key = tuple[str, str]  # id, class
+SWAP = "the two methods swapped within patients, the metric computed anew"
+BOOTSTRAP = "paired bootstrap of the intervals: twice the share of draws on the other side of 0"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCase:
+    """A case of an evaluation without true masks of its own.
+
+    With `has_labels`: `truth` (K labels, "" = not known) and `values` (K scores); else `truth` (size of what is true,
+    phrase or "") and `values` (columns of cases.csv, by name).
+    """
+
+    patient: str
+    truth: tuple[float | str, ...]
+    values: tuple[float, ...]
+    has_labels: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of evaluation. `alike`: what must be the same in the summaries; `truth`: what cases have, in words;
+    `asked`: keys of the summary that make a method beside the configuration of its training."""
+
+    task: str
+    format: str
+    title: str
+    alike: tuple[str, ...]
+    truth: str
+    ratios: Mapping[str, tuple[str, str, str]] | None = None  # metric -> title, numerator, denominator ("" = 1)
+    tested: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+
+    def read(self, folder: Path) -> dict[Key, CaseRow | ScoredCase]:
+        """The cases of an evaluation folder."""
+        path = folder / "cases.csv"
+        if self.task == "segment":
+            return {(row.id, row.class_name): row for row in read_case_table(path.read_text(encoding="utf-8"))}
+        if self.ratios is None:
+            found = read_label_cases(path)
+            rows = zip(found.ids, found.patients, found.labels, found.probs, strict=True)
+            return {
+                (ident, ""): ScoredCase(
+                    patient, tuple("" if math.isnan(v) else v for v in labels.tolist()), tuple(probs.tolist()), True
+                )
+                for ident, patient, labels, probs in rows
+            }
+        columns = sorted({name for _, *pair in self.ratios.values() for name in pair if name})
+        truth = "true_px" if self.task == "ground" else "num_true"
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = [row for row in read_dicts(file) if row.get("method", grounding.PHRASE) == grounding.PHRASE]
+        return {
+            (row["id"], ""): ScoredCase(
+                row["patient"],
+                (row[truth], row.get("text", "")),
+                tuple(float(row[name] or math.nan) for name in columns),
+                False,
+            )
+            for row in lines
+        }
+
+    def measured(
+        self, summary: Mapping[str, Any], truths: Sequence[tuple[float | str, ...]], patients: Sequence[str]
+    ) -> Measures:
+        """The metrics of these cases, given the truth and the patient of each."""
+        if self.task == "segment":
+            return Overlap(dict(_OVERLAP_TITLES), self.tested, dict(_OVERLAP_TESTS))
+        if self.ratios is not None:
+            columns = sorted({name for _, *pair in self.ratios.values() for name in pair if name})
+            titles = {name: title for name, (title, *_) in self.ratios.items()}
+            pairs = [(top, bottom) for _, top, bottom in self.ratios.values()]
+            return Ratios(titles, self.tested, dict.fromkeys(self.tested, SWAP), columns, pairs)
+        classes = tuple(summary["classes"])
+        labels = np.array([[math.nan if v == "" else v for v in truth] for truth in truths], dtype=np.float64)
+        return Areas.of(classes, labels, patients, summary.get("labels") == "multiclass")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Titles of the metrics in order, those that are tested, and how (in words)."""
+
+    titles: dict[str, str]
+    tested: tuple[str, ...]
+    tests: dict[str, str]
+
+    def notes(self) -> list[str]:
+        """What a reader must know of these metrics."""
+        return []
+
+    def means(
+        self,
+        runs: Sequence[Sequence[Any]],
+        seeds: Sequence[str],
+        patients: Sequence[str],
+        num_draws: int,
+        seed: int,
+    ) -> SeedMeans:
+        """Of one method; `runs[s][i]` is case i under the training seed `seeds[s]`."""
+        top, bottom = self.terms(runs)
+        return seed_means(top, bottom, patients, seeds=seeds, num_draws=num_draws, seed=seed)
+
+    def terms(self, runs: Sequence[Sequence[Any]]) -> FloatArray:
+        """Numerators and denominators, (2, S, n, M)."""
+        raise TypeError(f"{type(self).__name__} has no ratios")
+
+    def p_values(
+        self,
+        first: Sequence[Sequence[Any]],
+        second: Sequence[Sequence[Any]],
+        found: tuple[SeedMeans, SeedMeans],
+        patients: Sequence[str],
+        num_permutations: int,
+        seed: int,
+    ) -> dict[str, float]:
+        """p of each tested metric. A case counts with the mean of its terms over the seeds."""
+        a, b = (patient_sums(self.terms(runs).mean(axis=1), patients) for runs in (first, second))  # (2, P, M)
+        result = {}
+        for metric in self.tested:
+            i = list(self.titles).index(metric)
+            if self.tests[metric] == _OVERLAP_TESTS["dice_per_image"]:
+                change = a[0, :, i] / a[1, :, i] - b[0, :, i] / b[1, :, i]
+                result[metric] = sign_flip_test(change, num_draws=num_permutations, seed=seed)
+            else:
+                result[metric] = swap_test(a[:, :, i], b[:, :, i], num_draws=num_permutations, seed=seed)
+        return result
+
+
+class Overlap(Measures):
+    """Dice and IoU in both conventions, from pixels: cases.csv rounds them, which would break ties of the tests."""
+
+    def notes(self) -> list[str]:
+        """Why two conventions."""
+        return [POOLED_NOTE]
+
+    def terms(self, runs: Sequence[Sequence[CaseRow]]) -> FloatArray:
+        """(2, S, n, 4)."""
+
+        def of(row: CaseRow) -> tuple[list[float], list[float]]:
+            both, total = row.tp_px, row.true_px + row.pred_px
+            dice, iou = (2 * both / total, both / (total - both)) if total else (row.dice, row.iou)
+            return [dice, 2 * both, iou, both], [1, total, 1, total - both]
+
+        values = np.array([[of(row) for row in run] for run in runs], dtype=np.float64)  # (S, n, 2, 4)
+        if np.isnan(values).any():
+            raise InputError(
+                "cases whose two masks are empty have no Dice, and they differ from run to run",
+                remedy="evaluate with --empty-mask one or zero",
+            )
+        return np.moveaxis(values, 2, 0)
+
+
+@dataclass(frozen=True)
+class Ratios(Measures):
+    """Columns of cases.csv over columns (or over the number of cases). A case without a value has no part in it."""
+
+    columns: Sequence[str]
+    pairs: Sequence[tuple[str, str]]
+
+    def terms(self, runs: Sequence[Sequence[ScoredCase]]) -> FloatArray:
+        """(2, S, n, M)."""
+        values = np.array([[case.values for case in run] for run in runs], dtype=np.float64)  # (S, n, columns)
+        values = np.concatenate([values, np.ones((*values.shape[:2], 1))], axis=2)
+        place = {**{name: i for i, name in enumerate(self.columns)}, "": len(self.columns)}
+        both = np.stack([values[..., [place[pair[side]] for pair in self.pairs]] for side in (0, 1)])
+        both[:, np.isnan(both).any(axis=0)] = 0.0
+        return both
+
+
+@dataclass(frozen=True)
+class Areas(Measures):
+    """AUC of each class that has positives and negatives, their mean, mean average precision; accuracy of one label.
+
+    Where only some classes have an interval (two patients or more with positives, and with negatives), the means of
+    these stand beside the means of all, and these are what is tested.
+    """
+
+    labels: FloatArray  # (n, K), NaN = not known
+    defined: tuple[int, ...]
+    usable: tuple[int, ...]  # places in `defined` of the classes that have an interval
+    classes: tuple[str, ...]
+    multiclass: bool
+
+    @classmethod
+    def of(cls, classes: Sequence[str], labels: FloatArray, patients: Sequence[str], multiclass: bool) -> Areas:
+        """The metrics that these labels (n, K) allow. InputError where no class has both kinds."""
+        names = np.asarray(patients, dtype=str)
+        num_with = [[len(np.unique(names[column == kind])) for kind in (0.0, 1.0)] for column in labels.T]
+        defined = tuple(k for k, counts in enumerate(num_with) if min(counts) > 0)
+        usable = tuple(i for i, k in enumerate(defined) if min(num_with[k]) > 1)
+        if not defined:
+            raise InputError("no class has positives and negatives, so that there is no AUC to compare")
+        titles = {
+            "macro_auc": f"Macro AUC (mean over {len(defined)} classes)",
+            "macro_average_precision": f"Macro average precision (mean over {len(defined)} classes)",
+        }
+        tested = ["macro_auc"]
+        if usable and len(usable) < len(defined):
+            titles["macro_auc_with_interval"] = f"Macro AUC (mean over the {len(usable)} classes with an interval)"
+            titles["macro_average_precision_with_interval"] = (
+                f"Macro average precision (mean over the {len(usable)} classes with an interval)"
+            )
+            tested = ["macro_auc_with_interval"]
+        if multiclass:
+            titles["accuracy"] = "Accuracy of the most probable class"
+            tested.append("accuracy")
+        areas = {f"auc_{classes[k]}": f"AUC of {classes[k]} ({int(np.nansum(labels[:, k]))} positive)" for k in defined}
+        tested += areas
+        tests = dict.fromkeys(tested, BOOTSTRAP)
+        return cls(titles | areas, tuple(tested), tests, labels, defined, usable, tuple(classes), multiclass)
+
+    def notes(self) -> list[str]:
+        """Classes without an AUC, and without an interval."""
+        undefined = [name for k, name in enumerate(self.classes) if k not in self.defined]
+        notes = [f"no AUC, not in any mean (positives or negatives are missing): {', '.join(undefined)}"]
+        left = [self.classes[k] for i, k in enumerate(self.defined) if i not in self.usable]
+        alone = f"no interval (fewer than two patients with positives, or with negatives): {', '.join(left)}"
+        return [*(notes if undefined else []), *([alone] if left else [])]
+
+    def means(
+        self,
+        runs: Sequence[Sequence[ScoredCase]],
+        seeds: Sequence[str],
+        patients: Sequence[str],
+        num_draws: int,
+        seed: int,
+    ) -> SeedMeans:
+        """Of one method, all seeds on the same draws of patients."""
+        names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+        cases = [self._classes(run, code) for run in runs]
+        right = [np.array([np.argmax(case.values) == np.argmax(case.truth) for case in run]) for run in runs]
+        whole = np.ones((1, len(names)))
+        by_seed = np.concatenate([self._values(c, r, whole, code) for c, r in zip(cases, right, strict=True)])  # (S, M)
+        parts = [
+            np.stack([self._values(c, r, times, code) for c, r in zip(cases, right, strict=True)])
+            for times in resampled(len(names), num_draws, seed)
+        ]
+        draws = over_seeds(np.concatenate(parts, axis=1), seeds, seed)  # (T, M)
+        alone = [i for i in range(len(self.defined)) if i not in self.usable]
+        if alone:
+            draws[:, [0, 1, *(len(self.titles) - len(self.defined) + i for i in alone)]] = math.nan
+        if len(names) < 2:
+            draws[:] = math.nan
+        return SeedMeans(by_seed, draws, len(patients))
+
+    def p_values(
+        self,
+        first: Sequence[Sequence[Any]],
+        second: Sequence[Sequence[Any]],
+        found: tuple[SeedMeans, SeedMeans],
+        patients: Sequence[str],
+        num_permutations: int,
+        seed: int,
+    ) -> dict[str, float]:
+        """p of the paired bootstrap, never 0; NaN where there is no interval."""
+        change = found[0].draws - found[1].draws  # (T, M)
+        return {metric: bootstrap_p(change[:, list(self.titles).index(metric)]) for metric in self.tested}
+
+    def _classes(self, run: Sequence[ScoredCase], code: NDArray[np.int_]) -> list[ScoredClass]:
+        probs = np.array([case.values for case in run], dtype=np.float64)  # (n, K)
+        result = []
+        for k in self.defined:
+            known = ~np.isnan(self.labels[:, k])
+            result.append(ScoredClass(probs[known, k], self.labels[known, k] > 0.5, code[known]))
+        return result
+
+    def _values(
+        self, cases: Sequence[ScoredClass], right: NDArray[np.bool_], times: FloatArray, code: NDArray[np.int_]
+    ) -> FloatArray:
+        """Weights of the patients (T, P) -> (T, M). A mean is over the same classes in every draw, NaN without one."""
+        found = [case.metrics(times) for case in cases]
+        both = [np.stack([one[name] for one in found], axis=1) for name in ("auc", "average_precision")]  # (T, defined)
+        columns = [values.mean(axis=1) for values in both]
+        if "macro_auc_with_interval" in self.titles:
+            columns += [values[:, self.usable].mean(axis=1) for values in both]
+        if self.multiclass:
+            weights = times[:, code]
+            columns.append((weights @ right) / np.maximum(weights.sum(axis=1), 1e-12))
+        return np.concatenate([np.stack(columns, axis=1), both[0]], axis=1)
+
+
+def bootstrap_p(changes: FloatArray) -> float:
+    """Two-sided p of (T,) bootstrap differences: 2 (1 + draws on the rarer side of 0) / (1 + T), at most 1.
+
+    A draw of exactly 0 is on both sides; NaN draws are left out; NaN without draws.
+    """
+    known = changes[~np.isnan(changes)]
+    if not len(known):
+        return math.nan
+    rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (1 + rarer) / (1 + len(known)))
+
+
+_OVERLAP_TITLES = {
+    "dice_per_image": "Dice per image (mean over cases)",
+    "dice_pooled": "Dice pooled (over all pixels of the set)",
+    "iou_per_image": "IoU per image (mean over cases)",
+    "iou_pooled": "IoU pooled (over all pixels of the set)",
+}
+assert tuple(_OVERLAP_TITLES) == OVERLAP
+_OVERLAP_TESTS = {
+    "dice_per_image": "sign-flip permutation of the mean differences per patient",
+    "dice_pooled": "the two methods swapped within patients, pooled Dice computed anew",
+}
+_SAME_SET = ("manifest_hash", "split_hash")
+# One entry for each kind of evaluation folder.
+KINDS = (
+    Kind(
+        "segment",
+        evaluator.FORMAT,
+        "segmentation",
+        (*_SAME_SET, "grid", "empty_mask", "text"),
+        "true mask",
+        tested=("dice_per_image", "dice_pooled"),
+    ),
+    Kind("classify", classifier.FORMAT, "classification", (*_SAME_SET, "classes", "labels"), "set of labels"),
+    Kind(
+        "zero-shot classify",
+        zero_shot_classification.FORMAT,
+        "zero-shot classification",
+        (*_SAME_SET, "classes"),
+        "set of labels",
+        asked=("prompts", "temperature"),
+    ),
+    Kind(
+        "ground",
+        grounding.FORMAT,
+        "grounding of phrases",
+        (*_SAME_SET, "grid", "target", "phrase"),
+        "true mask or phrase",
+        {
+            "dice": ("Dice per case", "dice", ""),
+            "iou": ("IoU per case", "iou", ""),
+            "recall": ("Recall of pixels per case", "recall", ""),
+            "pointing": ("Pointing game (share of cases)", "pointing", ""),
+        },
+        ("dice", "pointing"),
+        ("sigma_cells", "how"),
+    ),
+    Kind(
+        "detect",
+        detector.FORMAT,
+        "detection",
+        (*_SAME_SET, "grid", "classes", "threshold"),
+        "number of true boxes",
+        {
+            "ap": ("AP per image (IoU .40 to .75, mean over images with boxes)", "ap", ""),
+            "recall50": ("Recall of boxes at IoU .50 (pooled)", "matched50", "num_true"),
+            "precision50": ("Precision of boxes at IoU .50 (pooled)", "matched50", "num_pred"),
+        },
+        ("ap", "recall50"),
+    ),
+)
+
+# Of trained classifiers beside prompted ones, see `join_labelled`.
+TRAINED_AND_PROMPTED = Kind(
+    "classify and prompts",
+    "",
+    "classification, trained and by prompts",
+    (*_SAME_SET, "classes"),
+    "set of labels",
+    asked=("prompts", "temperature"),
+)
+
+
+def kind_of(format_name: Any, path: Path) -> Kind:
+    """The kind of an evaluation by the format of its summary.json."""
+    for kind in KINDS:
+        if kind.format == format_name:
+            return kind
+    raise InputError(
+        f"not an evaluation of this version ({format_name})",
+        file=path,
+        expected=" | ".join(kind.format for kind in KINDS),
+    )

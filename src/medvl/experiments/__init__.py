@@ -1,0 +1,1 @@
+"""What researchers run around the core, which imports none of it."""

@@ -1,0 +1,161 @@
+"""Cells of a sweep that train nothing: they ask the run of another cell, a pre-training, and score its answers.
+
+    prompts, pseudo masks: {zero_shot: classify, run: "@pseudo masks", manifest: $DATA/nih64/manifest.csv}
+    lesions, pseudo masks: {zero_shot: ground, run: "@pseudo masks", manifest: $DATA/x/manifest.csv, target: lesion}
+
+The other keys are the options of `medvl classify` and `medvl ground`. Recipe, overrides and grid of the sweep do not
+touch what is asked; they made the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from medvl.config import ASSET_PREFIX, Config, DataConfig, manifest_path
+from medvl.core.errors import Fault, InputError, nearest
+from medvl.core.files import write_json
+from medvl.data.records import Manifest, load_manifest
+from medvl.inference.model_folder import weights_hash
+
+_STRICT = ConfigDict(extra="forbid")
+KEY = "zero_shot"
+PATHS = ("manifest", "prompts")
+
+
+@dataclass(config=_STRICT)
+class AskClasses:
+    """`zero_shot: classify`, the options of `medvl classify`."""
+
+    run: str  # @NAME of a variant
+    manifest: str
+    split: str = "val"
+    prompts: str | None = None
+    family: str | None = None
+    classes: list[str] | None = None
+    protocol: Literal["chexzero", "medklip", "kad"] | None = None
+    threshold_from: Literal["fixed", "val"] | None = None
+    temperature: Literal["model", "none"] | None = None
+
+    def score(self, run: Path, out: Path, device: str) -> dict[str, Any]:
+        """summary.json of that evaluation; it and cases.csv are written into `out`."""
+        from medvl.tasks.pretrain.zero_shot_classification import options_of, zero_shot_classification
+        from medvl.text.prompts import load_prompts
+
+        family, options = options_of(
+            self.protocol,
+            own_prompts=self.prompts is not None,
+            family=self.family,
+            threshold_from=self.threshold_from,
+            temperature=self.temperature,
+        )
+        return zero_shot_classification(
+            str(run),
+            _manifest(self.manifest),
+            load_prompts(self.prompts, family),
+            split=self.split,
+            classes=self.classes,
+            **options,
+            out=out,
+            device=device,
+        )
+
+
+@dataclass(config=_STRICT)
+class AskPhrases:
+    """`zero_shot: ground`, the options of `medvl ground`."""
+
+    run: str  # @NAME of a variant
+    manifest: str
+    split: str = "val"
+    target: str = "mask"
+    phrase_column: str = "text"
+    phrase: str | None = None
+    threshold: Annotated[float, Ge(-1), Le(1)] | None = None
+    sigma: Annotated[float, Ge(0)] = 1.5
+    how: Literal["value", "projector"] = "value"
+
+    def score(self, run: Path, out: Path, device: str) -> dict[str, Any]:
+        """summary.json of that evaluation; it and cases.csv are written into `out`."""
+        from medvl.tasks.pretrain.grounding import grounding
+
+        classes = [self.target] if self.target != "mask" else None
+        return grounding(
+            str(run),
+            _manifest(self.manifest, text_column=self.phrase_column, classes=classes),
+            target=self.target,
+            split=self.split,
+            phrase=self.phrase,
+            threshold=self.threshold,
+            sigma=self.sigma,
+            how=self.how,
+            out=out,
+            device=device,
+        )
+
+
+Asked = AskClasses | AskPhrases
+KINDS: dict[str, type[Asked]] = {"classify": AskClasses, "ground": AskPhrases}
+
+
+def read_asked(name: str, own: Mapping[str, Any], file: Path) -> Asked:
+    """The options of a variant that has the key `zero_shot`. InputError on an unknown kind or key, or a wrong value."""
+    kind = own[KEY]
+    if kind not in KINDS:
+        like = nearest(str(kind), KINDS)
+        remedy = f"did you mean {like}?" if like else None
+        raise InputError(f"variant {name}: {KEY}: {kind}", file=file, expected=" | ".join(KINDS), remedy=remedy)
+    given = {key: value for key, value in own.items() if key != KEY}
+    known = [item.name for item in fields(KINDS[kind])]
+    faults = []
+    for key in given:
+        if key not in known:
+            like = nearest(key, known)
+            remedy = f"did you mean {like}?" if like else f"known keys: {', '.join(known)}"
+            faults.append(Fault(f"variant {name}: unknown key {key} beside {KEY}: {kind}", file=file, remedy=remedy))
+    if faults:
+        raise InputError(faults)
+    try:
+        asked = TypeAdapter(KINDS[kind]).validate_python(given)
+    except ValidationError as error:
+        raise InputError(
+            [Fault(f"variant {name}: {'.'.join(map(str, e['loc']))}: {e['msg']}", file=file) for e in error.errors()]
+        ) from None
+    if not asked.run.startswith("@"):
+        raise InputError(
+            f"variant {name}: run: {asked.run}",
+            file=file,
+            expected='"@NAME" of a variant that pre-trains',
+            remedy="medvl classify and medvl ground ask any other run",
+        )
+    return asked
+
+
+def score_asked(asked: Asked, run: Path, out: Path, device: str) -> dict[str, Any]:
+    """The summary of a cell, with its files in `out`; what is there of the same weights and options is taken as it is.
+
+    `asked`: with paths that can be opened. Raises InputError where the run cannot be asked.
+    """
+    model_hash = weights_hash(run)
+    records = _manifest(asked.manifest)
+    wanted = {"model_hash": model_hash, "manifest_hash": records.content_hash(), **asdict(asked)}
+    made = out / "asked.json"
+    if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == wanted:
+        summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    else:
+        summary = asked.score(run, out, device)
+        write_json(made, wanted)
+    return {**summary, "model_hash": model_hash}
+
+
+def _manifest(name: str, **reading: Any) -> Manifest:
+    if name.startswith(ASSET_PREFIX):
+        return load_manifest(manifest_path(Config(data=DataConfig(manifest=name))), **reading)
+    return load_manifest(Path(name), **reading)

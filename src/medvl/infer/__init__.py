@@ -1,1 +1,0 @@
-"""From a trained folder to masks; needs no training code."""

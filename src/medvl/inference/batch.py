@@ -1,0 +1,148 @@
+"""Many images -> files: what `medvl predict` does with a model of any task that answers about one image.
+
+A model of `task: segment` writes masks, overlays and predictions.csv, a detector overlays and detections.csv, a
+classifier predictions.csv. All inputs are checked before a model is loaded or a file is written. An image whose damage
+shows only while it is read is left out: the table holds what was done, and `UnfinishedError` names the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from medvl.config import load_config
+from medvl.core.errors import Fault, InputError, UnfinishedError
+from medvl.core.progress import track
+from medvl.data.context import Context
+from medvl.data.records import write_manifest
+from medvl.data.slices import SliceChoice
+from medvl.inference.inputs import InputImage, list_images
+from medvl.inference.model_folder import find_model, verb_for
+
+Row = dict[str, Any]
+
+
+def predict_files(
+    model: str | Path,
+    sources: Sequence[str | Path],
+    texts: Sequence[str],
+    out: Path,
+    *,
+    threshold: float | None = None,
+    device: str = "cpu",
+    context: Context | None = None,
+    choice: SliceChoice = None,
+    text_column: str | None = None,
+    task: str | None = None,
+) -> list[Row]:
+    """Ask a model about every image of `sources` (see `list_images`); returns the rows of the table that is written.
+
+    Args:
+        texts: what to segment, asked of every image; without any, each row of a manifest is asked with its own text.
+        threshold: None = 0.5 for masks and classes, `detect.score_threshold` for boxes.
+        context: the clinical variables beside the texts, {"age": "63"}, of all images; a manifest has its own columns.
+        choice: of volumes and files of several frames, `--slice`: a number, or "all" for one mask volume each.
+        text_column: of a manifest; None = the one that the model was trained with.
+        task: of which the model must be; None = any that answers about one image.
+
+    Raises:
+        InputError: an input that cannot be read (before anything is written), a model of another task, a text where
+            the model takes none, no text where it needs one.
+        UnfinishedError: some images could not be read; the others are done.
+    """
+    config = load_config(find_model(model) / "config.yaml")
+    if task is not None and config.task != task:
+        raise InputError(f"a model of task: {config.task}", file=model, expected=f"a run or model of task: {task}")
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+    column = text_column or config.data.text_column
+    images = list_images(sources, choice=choice, default_slice=config.data.slice_index, text_column=column, out=out)
+    answerer: Answerer
+    if config.task == "segment":
+        from medvl.tasks.segment.predict import MaskFiles
+
+        answerer = MaskFiles(model, images, texts, out, 0.5 if threshold is None else threshold, device, context or {})
+    elif config.task == "detect":
+        from medvl.tasks.detect.predict import BoxFiles
+
+        _refuse_text("a detector", texts, context or {})
+        answerer = BoxFiles(model, out, threshold, device)
+    elif config.task == "classify":
+        from medvl.tasks.classify.predict import LabelFiles
+
+        _refuse_text("a classifier", texts, context or {})
+        answerer = LabelFiles(model, out, threshold, device)
+    else:
+        raise InputError(
+            f"a model of task: {config.task} does not answer by itself",
+            file=model,
+            remedy=verb_for(config.task, model),
+        )
+    return _answer_all(answerer, images, out)
+
+
+class Answerer(Protocol):
+    """A model of one task that writes its answers about one image at a time."""
+
+    table: str  # name of the file with a line for each row
+    columns: tuple[str, ...]
+
+    def answer(self, image: InputImage) -> list[Row]:
+        """Write the files of one image; its rows. InputError where it cannot be read."""
+
+
+def _refuse_text(kind: str, texts: Sequence[str], context: Context) -> None:
+    given = [*(["--text"] if texts else []), *(["--context"] if context else [])]
+    if given:
+        raise InputError(f"{kind} takes no text", remedy=f"leave {' and '.join(given)} out")
+
+
+def _answer_all(answerer: Answerer, images: Sequence[InputImage], out: Path) -> list[Row]:
+    """All images in order; the table is written whatever ends the loop, once anything is done."""
+
+    def write(rows: Sequence[Row]) -> None:
+        cells = [{key: str(value) for key, value in row.items()} for row in rows]
+        write_manifest(out / answerer.table, cells, list(answerer.columns))
+
+    return answer_each(images, answerer.answer, "predict", out / answerer.table, write)
+
+
+def answer_each(
+    images: Sequence[InputImage],
+    answer: Callable[[InputImage], list[Row]],
+    label: str,
+    place: Path,
+    write: Callable[[Sequence[Row]], None] = lambda rows: None,
+) -> list[Row]:
+    """The rows of all images in order; one that cannot be read does not stop the others.
+
+    Args:
+        label: of the progress.
+        place: where the answers are, for the error.
+        write: is called with the rows whatever ends the loop, once anything is done.
+
+    Raises:
+        InputError: no image could be read.
+        UnfinishedError: some could not.
+    """
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    num_done = 0
+    try:
+        for image in track(images, label, len(images)):
+            try:
+                rows += answer(image)
+                num_done += 1
+            except InputError as error:
+                faults += [replace(fault, file=fault.file or image.path) for fault in error.faults]
+    finally:
+        if num_done:
+            write(rows)
+    if faults:
+        if not num_done:
+            raise InputError(faults)
+        done = Fault(f"{num_done} of {len(images)} images are done", file=place)
+        raise UnfinishedError([*faults, done])
+    return rows

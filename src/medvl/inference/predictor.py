@@ -1,0 +1,238 @@
+"""Set an image once, then ask it many phrases.
+
+predictor = Predictor.load("runs/regions").set_image("film.dcm")
+predictor.segment("right upper zone").mask      # (H, W) bool on the native grid of film.dcm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvl.config import Config
+from medvl.core.device import usable_device
+from medvl.core.errors import InputError, warn
+from medvl.data.context import Context, ContextRules
+from medvl.data.dataset import fit_image, load_image, prepare
+from medvl.data.geometry import Affine, refuse_sides
+from medvl.data.images import Image, say_blank
+from medvl.data.mask_colours import LabelValue, label_value
+from medvl.data.records import Record
+from medvl.data.text_input import TextInput
+from medvl.inference.model_folder import load_model, verb_for
+from medvl.tasks.segment.task import TextGuidedSegmenter, class_masks, exclusive_threshold, probs_from_logits
+from medvl.text.base import TextEncoder
+from medvl.text.cache import FeatureCache
+
+EMPTY_PHRASE = "the phrase is empty: nothing was asked for"
+PHRASES_AT_ONCE = 8  # rows decoded in one pass; bounds memory
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """The answer to one phrase on the native grid of the image.
+
+    `mask` (H, W) bool and `probs` (H, W) float32 in [0, 1]; for a model of several classes both are (K, H, W), in the
+    order of `classes`. Of exclusive classes (`objective.mode: multiclass`) each pixel has the likeliest one or none,
+    and no threshold decides. `warnings` says what a user must know (empty phrase, unknown words, cut text, empty mask).
+    """
+
+    mask: NDArray[np.bool_]
+    probs: NDArray[np.float32]
+    spacing_mm: tuple[float, float] | None
+    phrase: str
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Predictor:
+    """A trained model that answers phrases about one image at a time.
+
+    The part of the network that does not depend on the text runs once per image.
+    """
+
+    def __init__(
+        self,
+        module: TextGuidedSegmenter,
+        encoder: TextEncoder | None,
+        config: Config,
+        card: dict[str, Any],
+        *,
+        device: str = "cpu",
+        cache_dir: Path | None = None,
+    ) -> None:
+        self.config, self.card = config, card
+        self.classes: tuple[str, ...] = tuple(card["classes"])
+        self.device = usable_device(device)
+        self.module = module.eval().to(self.device)
+        cache = None
+        if encoder is not None and encoder.frozen and module.uses_text:
+            cache = FeatureCache(encoder, cache_dir)
+        self.encoder = encoder if module.uses_text else None
+        self._text = TextInput(self.encoder, cache, module.uses_text, context=module.context)
+        self._features: tuple[Tensor, ...] | None = None
+        self._affine: Affine | None = None
+        self._image: Image | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Predictor:
+        """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
+        module, encoder, config, card = load_model(folder)
+        if config.task != "segment":
+            raise InputError(
+                f"a model of task: {config.task} does not segment", file=folder, remedy=verb_for(config.task, folder)
+            )
+        return cls(module, encoder, config, card, device=device)
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the model takes a phrase at all."""
+        return self.module.uses_text
+
+    @property
+    def class_values(self) -> dict[str, list[LabelValue]] | None:
+        """Label-map values of the classes, where the model was trained on a label map."""
+        classes = self.config.data.classes
+        if not isinstance(classes, dict):
+            return None
+        return {name: [label_value(str(value)) for value in values] for name, values in classes.items()}
+
+    def set_image(self, image: str | Path | NDArray[Any] | Image) -> Predictor:
+        """Read and encode an image. An array is (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
+
+        Raises:
+            InputError: unreadable file, wrong number of channels, floats outside [0, 1].
+        """
+        self._image = as_image(image, self.config)
+        self._affine = fit_image(self._image.size, self._image.orientation.turn, self.config.data)
+        pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
+        tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)  # (1, C, h, w)
+        with torch.inference_mode():
+            self._features = self.module.network.encode_image(tensor)
+        return self
+
+    def written(self, records: Sequence[Record]) -> list[str]:
+        """The texts of records as the text encoder reads them."""
+        return self._text.written([row.text for row in records], [row.context for row in records])
+
+    @property
+    def context(self) -> ContextRules | None:
+        """How the clinical variables beside the phrase are read; None where the model takes none."""
+        return self.module.context
+
+    @property
+    def context_columns(self) -> tuple[str, ...]:
+        """The clinical variables that the model takes beside the phrase, e.g. ("age", "sex")."""
+        return () if self.context is None else self.context.names
+
+    def segment(self, phrase: str = "", threshold: float = 0.5, context: Context | None = None) -> Segmentation:
+        """The mask that `phrase` names in the current image; a model without text ignores the phrase.
+
+        Args:
+            context: values of `context_columns`, as a manifest's cells would say them: {"age": "63", "sex": "m"}. What
+                is not given is missing, which the answer's warnings say.
+
+        Raises:
+            InputError: no image yet, a threshold outside [0, 1], or a context that the model does not take.
+        """
+        return self.segment_many([phrase], threshold, None if context is None else [context])[0]
+
+    def segment_many(
+        self, phrases: Sequence[str], threshold: float = 0.5, contexts: Sequence[Context] | None = None
+    ) -> list[Segmentation]:
+        """`segment` for several phrases, each with its own context; the image is not encoded again."""
+        contexts = [{}] * len(phrases) if contexts is None else contexts
+        unknown = sorted({name for row in contexts for name in row} - set(self.context_columns))
+        if unknown:
+            raise InputError(
+                f"the model takes no {', '.join(unknown)} beside the phrase",
+                expected=", ".join(self.context_columns) or "no clinical variables at all",
+            )
+        missing = {word.strip().casefold() for word in self.config.data.context_missing}
+        contexts = [{k: "" if v.strip().casefold() in missing else v for k, v in row.items()} for row in contexts]
+        if self._features is None or self._affine is None or self._image is None:
+            raise InputError("no image", remedy="call set_image(...) first")
+        if self.uses_text:
+            refuse_sides(phrases, self._image, self.config.data.laterality)
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+        if self.config.objective.mode == "multiclass" and threshold != 0.5:
+            raise exclusive_threshold(threshold)
+        results: list[Segmentation] = []
+        for start in range(0, len(phrases), PHRASES_AT_ONCE):
+            chunk = list(phrases[start : start + PHRASES_AT_ONCE])
+            rows = list(contexts[start : start + PHRASES_AT_ONCE])
+            for phrase, row, probs in zip(chunk, rows, self._probs(chunk, rows), strict=True):
+                native = self._affine.invert_map(probs)  # (K, H, W)
+                mask = class_masks(native, self.config.objective.mode, threshold)  # (K, H, W)
+                if len(self.classes) == 1:
+                    native, mask = native[0], mask[0]
+                notes = self._notes(phrase, row, bool(mask.any()))
+                results.append(Segmentation(mask, native, self._image.spacing_mm, phrase, self.classes, notes))
+        return results
+
+    @torch.inference_mode()
+    def _probs(self, phrases: list[str], contexts: Sequence[Context] = ()) -> NDArray[np.float32]:
+        tokens, mask = self._text(phrases, self.device, contexts)
+        values = self._text.context_values(len(phrases), contexts, self.device)
+        features, mask = self.module.text_features(tokens, mask, values)  # (n, k + L, D)
+        index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)  # every phrase asks the one image
+        logits = self.module.network.decode(self._features, features, mask, index, size=self.config.data.image_size)
+        return probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
+
+    def _notes(self, phrase: str, context: Context, found: bool) -> tuple[str, ...]:
+        notes = []
+        if self.uses_text and self.encoder is not None:
+            if not phrase.strip():
+                notes.append(EMPTY_PHRASE)
+            unknown = self.encoder.unknown_words([phrase])
+            if unknown:
+                notes.append(f"words the model has never seen: {', '.join(sorted(unknown))}")
+            tokens = self.encoder.tokenize(self._text.written([phrase], [context]))
+            if tokens.num_truncated:
+                notes.append(f"the phrase was cut to {self.encoder.max_tokens} tokens")
+        lacking = [] if self.context is None else self.context.lacking(context)
+        if lacking:
+            notes.append(f"taken as missing beside the phrase: {', '.join(lacking)}")
+        if not found:
+            notes.append("nothing was found for this phrase")
+        return tuple(notes)
+
+
+def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
+    """A path, an array or an Image as an Image; arrays of integers are scaled by their full range."""
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, (str, Path)):
+        return load_image(Path(image), config.data)
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
+        raise InputError(f"an array of shape {array.shape}", expected="(H, W) grey or (H, W, 3) RGB")
+    if array.dtype.kind in "ub":
+        bits = 8 * array.dtype.itemsize
+        pixels = array.astype(np.float32) / (1 if array.dtype == np.bool_ else 2**bits - 1)
+    elif array.dtype.kind == "f":
+        bits = 32
+        pixels = array.astype(np.float32)
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+            raise InputError(
+                "floating-point pixels that are NaN or outside [0, 1]", remedy="scale them, or pass uint8 or uint16"
+            )
+    else:
+        raise InputError(f"an array of {array.dtype}", expected="uint8, uint16 or float in [0, 1]")
+    say_blank(pixels, "an array")
+    return Image(pixels=pixels, spacing_mm=None, path=None, bits=bits, format="array")
+
+
+def report_notes(results: Sequence[Segmentation], name: str) -> None:
+    """Say what a user must know of the answers about one image."""
+    for result in results:
+        for note in result.warnings:
+            warn(note, place=f"{name}: {result.phrase!r}")

@@ -1,0 +1,65 @@
+"""What an image encoder is: a pyramid of maps, finest first.
+
+Shapes: B images, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from medvl.core.errors import InputError
+from medvl.models.unet import check_image
+
+
+class ImageEncoder(nn.Module):
+    """(B, C, H, W) -> maps (B, channels[i], H / strides[i], W / strides[i]), finest first.
+
+    Args:
+        in_channels: channels of the image, which the caller has brought to zero mean and unit deviation.
+        channels: channels of each map.
+        strides: pixels per cell of each map, growing; H and W must be multiples of the last.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    in_channels: int
+
+    def __init__(self, *, in_channels: int, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.in_channels, self.channels, self.strides = in_channels, channels, strides
+
+    def check(self, image: Tensor) -> None:
+        """InputError unless `image` is (B, in_channels, H, W) with sides that are multiples of the last stride."""
+        check_image(image, self.in_channels)
+        height, width = image.shape[2:]
+        stride = self.strides[-1]
+        if height % stride or width % stride:
+            raise InputError(
+                f"an image of {height} x {width} pixels",
+                expected=f"sides that are multiples of {stride}",
+                remedy=f"pad it to {-(-height // stride) * stride} x {-(-width // stride) * stride}",
+            )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, H, W) -> tuple of maps, finest first."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+
+def fit_channels(kernel: Tensor, in_channels: int) -> Tensor:
+    """A first convolution's kernel (O, C, k, k) -> (O, in_channels, k, k), between grey and colour.
+
+    3 -> 1 is the sum: a grey image fed three times gives the same map. 1 -> 3 is a third each, the inverse of that.
+
+    Raises:
+        InputError: any other pair of numbers.
+    """
+    found = kernel.shape[1]
+    if found == in_channels:
+        return kernel
+    if (found, in_channels) == (3, 1):
+        return kernel.sum(dim=1, keepdim=True)
+    if (found, in_channels) == (1, 3):
+        return (kernel / 3).repeat(1, 3, 1, 1)
+    raise InputError(
+        f"weights for images of {found} channels, images of {in_channels}", expected="the same number, or 1 and 3"
+    )

@@ -1,0 +1,1 @@
+"""Seeded synthetic radiographs with report, masks and boxes."""

@@ -1,0 +1,138 @@
+"""From a configuration and a manifest with class labels to what the loop takes (see `tasks/segment/data.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader, Dataset
+
+from medvl.config import Config
+from medvl.core.errors import InputError, warn
+from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
+from medvl.data.dataset import Sample
+from medvl.data.records import Manifest, Record
+from medvl.data.sampler import BatchSampler, EpochSampler
+from medvl.tasks.classify.feature_store import FeatureStore
+from medvl.tasks.classify.task import (
+    ClassifyTask,
+    build_classifier,
+    class_weights,
+    classify_lines,
+    pooled_features,
+)
+from medvl.weights.init import start_image_network
+
+Parts = tuple[
+    ClassifyTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
+]
+MakeLoader = Callable[[Dataset[Sample], BatchSampler, Config, Fabric], DataLoader[Sample]]
+
+
+def classification(
+    config: Config,
+    manifest: Manifest,
+    splits: Mapping[str, Sequence[Record]],
+    fabric: Fabric,
+    make_loader: MakeLoader,
+) -> Parts:
+    """Task, no text encoder, classes, records, loaders and plan (the fields of `Prepared`) of `task: classify`.
+
+    With `classify.mode: linear` the features of all images are computed here, a dry run's too; with
+    `classify.cache_dir` only those that are not there.
+
+    Raises:
+        InputError: keys that it does not take, and what is wrong with the labels.
+    """
+    settings = config.classify
+    unused = [
+        name
+        for name, value, default in (
+            ("fidelity", config.fidelity, "medvl"),
+            ("text.encoder", config.text.encoder, "none"),
+            ("semi.epi", config.semi.epi, "none"),
+            ("semi.lv_bank", config.semi.lv_bank, "none"),
+            ("data.phrases_per_image", config.data.phrases_per_image, 1),
+            ("data.p_empty_text", config.data.p_empty_text, 0.0),
+            ("data.rows_per_image", config.data.rows_per_image, None),
+            ("data.draw_by", config.data.draw_by, None),
+            ("data.also_labelled", config.data.also_labelled, None),
+            ("data.balance", config.data.balance, "none"),
+            ("train.steps_per_epoch", config.train.steps_per_epoch, None),
+            ("train.freeze_encoder", config.train.freeze_encoder, False),
+        )
+        if value != default
+    ]
+    if unused or config.model.name != "classifier":
+        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
+        raise InputError(
+            f"task: classify does not take {what}",
+            expected="the default there, and model.name: classifier",
+            remedy="classify.mode: linear freezes the encoder" if "train.freeze_encoder" in unused else None,
+        )
+    classes = find_classes(splits["train"], settings)
+    labels = {name: class_labels(rows, classes, settings, manifest.path) for name, rows in splits.items()}
+    labels["train"], fraction = labelled_part(labels["train"], config)
+    for name, part in labels.items():
+        if not part.records:
+            raise InputError(
+                f"no record of the {name} split has a known label",
+                file=manifest.path,
+                expected="labels; an empty cell is not annotated, the word none looked for and absent",
+                remedy="write none where nothing was found; medvl split makes other splits",
+            )
+    counts = labels["train"].counts
+    if settings.labels == "multilabel" and counts["empty_cells"] and not counts["without_any_class"]:
+        warn(
+            f"{counts['empty_cells']} training images with an empty label cell are not annotated and take no part, and "
+            "no image is free of all classes; write none where nothing was found"
+        )
+    both = [name for name, count in labels["val"].per_class().items() if count["positive"] and count["negative"]]
+    if not both and settings.labels == "multilabel" and config.train.choose_by == "metric":
+        raise InputError(
+            "no class has positives and negatives in the val split, so that there is no AUC to choose by",
+            file=manifest.path,
+            remedy="a larger val split, other classify.classes, or train.choose_by=loss",
+        )
+    module, taken = start_image_network(config, build_classifier(config, len(classes)), classes)
+    multiclass, linear = settings.labels == "multiclass", settings.mode == "linear"
+    if linear:
+        module.freeze("encoder")
+    weight = class_weights(labels["train"], multiclass) if settings.pos_weight == "balanced" else None
+    task = ClassifyTask(config, module, classes, weight, pooled=linear)
+    seed, size = config.train.seed, config.train.batch_size
+    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    store = None
+    if linear and settings.cache_dir:
+        store = FeatureStore(Path(settings.cache_dir), module, config, config.data)
+    loaders = {}
+    for name, part in labels.items():
+        train = name == "train"
+        images = ClassDataset(part, config.data, seed=seed, train=train and not linear)
+        dataset: Dataset[Sample] = images
+        if linear:
+            workers = config.data.num_workers
+            features = pooled_features(
+                module,
+                images,
+                fabric.device,
+                batch_size=size,
+                num_workers=workers,
+                label=f"features {name}",
+                store=store,
+            )
+            dataset = FeatureDataset(images, features)
+        sampler = EpochSampler(len(images), size, seed=seed, shuffle=train, **place)
+        loaders[name] = make_loader(dataset, sampler, config, fabric)
+    plan: dict[str, Any] = {
+        "class_labels": {name: {**part.counts, "per_class": part.per_class()} for name, part in labels.items()}
+        | {"labelled": fraction},
+        "lines": classify_lines(config, labels, fraction),
+        "not_annotated": {name: part.counts["not_labelled"] for name, part in labels.items()},
+    }
+    if taken is not None:
+        plan["init"] = taken
+    used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
+    return task, None, classes, used, loaders, plan

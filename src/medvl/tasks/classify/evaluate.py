@@ -1,0 +1,315 @@
+"""Evaluation of a trained classifier on one split: cases.csv, summary.json, curves and confusion matrix as SVG files.
+
+Thresholds are chosen on val (the highest F1 of each class) and then used on the split that is scored. Papers mostly
+choose them on the scored split itself (MedKLIP by F1, KAD by MCC); what that gives stands apart, under
+`published_practice`, to compare with their numbers. AUC and average precision need no threshold.
+
+Shapes: n images, K classes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medvl.config import Config, config_dict
+from medvl.core.csv_cells import Writer
+from medvl.core.device import usable_device
+from medvl.core.errors import InputError, warn
+from medvl.core.files import write_json, write_text
+from medvl.core.provenance import machine, versions
+from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
+from medvl.data.records import Manifest
+from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.model_inputs import read_as_trained
+from medvl.evaluation.report.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
+from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.inference.model_folder import load_model, weights_hash
+from medvl.metrics.classification import (
+    METRICS,
+    NUM_BINS,
+    RULES,
+    THRESHOLD_METRICS,
+    best_threshold,
+    confusion_at,
+    multilabel_metrics,
+    published_practice,
+)
+from medvl.metrics.exclusive_classes import multiclass_metrics
+from medvl.metrics.statistics import NUM_DRAWS
+from medvl.tasks.classify.feature_store import FeatureStore
+from medvl.tasks.classify.task import Classifier, pooled_features, predicted_logits
+
+FORMAT = "medvl-classification/2"
+BATCH = 32
+FloatArray = NDArray[np.float64]
+OPTIMISTIC = "val is scored with thresholds chosen on it: its threshold metrics are optimistic"
+
+
+def evaluate_classifier(
+    model: str | Path,
+    manifest: str | Path,
+    *,
+    split: str = "val",
+    threshold: float | None = None,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    num_draws: int = NUM_DRAWS,
+    cache_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Score a RUN or MODEL of `task: classify` and return the summary; with `out` write the files there.
+
+    Args:
+        manifest: as for training; its val split is read too where thresholds are chosen there.
+        threshold: None = chosen on val, for each class by F1; a number from 0 to 1 = that one for all classes. With
+            `classify.labels: multiclass` the most probable class is taken, and a number is an InputError.
+        overrides: `data.KEY=VALUE`, how pixels are read (window, slice_index).
+        seed: of the bootstrap by patient.
+        cache_dir: `classify.cache_dir` of the run, whose features of a frozen encoder are then not computed anew.
+
+    Raises:
+        InputError: not a classifier, no known label in the split (or in val), classes of other names.
+    """
+    module, _, config, card = load_model(model)
+    if not isinstance(module, Classifier):
+        raise InputError("not a classifier", file=model, expected="a run of task: classify")
+    multiclass = config.classify.labels == "multiclass"
+    if multiclass and threshold is not None:
+        raise InputError(
+            "a threshold where the most probable class is taken", file=model, remedy="leave out --threshold"
+        )
+    where = usable_device(device)
+    records, data = read_as_trained(config, manifest, overrides)
+    classes = tuple(card["classes"])
+    labels, num_other_views = _labels(records, split, classes, config)
+
+    store = None
+    if cache_dir is not None and config.classify.mode == "linear":
+        store = FeatureStore(cache_dir, module, config, data)
+
+    def probs_of(part: ClassLabels, name: str) -> FloatArray:
+        dataset = ClassDataset(part, data, seed=config.train.seed, train=False)
+        how: dict[str, Any] = {"batch_size": BATCH, "num_workers": data.num_workers, "label": f"classify {name}"}
+        if store is not None:
+            pooled = torch.from_numpy(pooled_features(module, dataset, where, store=store, **how))
+            with torch.inference_mode():
+                logits = module.network.classify(pooled.to(where)).cpu().double()
+        else:
+            logits = torch.from_numpy(predicted_logits(module, dataset, where, **how)).double()
+        found: FloatArray = (logits.softmax(dim=1) if multiclass else logits.sigmoid()).numpy()
+        return found
+
+    probs = probs_of(labels, split)
+    values = labels.values.astype(np.float64)
+    patients = [row.patient for row in labels.records]
+    notes: list[str] = []
+    summary: dict[str, Any] = {"threshold": None, "threshold_source": "the most probable class"}
+    if multiclass:
+        found = multiclass_metrics(probs, values.argmax(axis=1), patients, classes, num_draws=num_draws, seed=seed)
+        summary |= found
+    else:
+        thresholds: list[float] = [math.nan if threshold is None else threshold] * len(classes)
+        source = "fixed"
+        if threshold is None:
+            source = "val, the highest F1 of each class"
+            val = labels if split == "val" else _labels(records, "val", classes, config)[0]
+            val_probs = probs if split == "val" else probs_of(val, "val")
+            thresholds = [best_threshold(val_probs[:, k], val.values[:, k]) for k in range(len(classes))]
+            without = [name for name, value in zip(classes, thresholds, strict=True) if math.isnan(value)]
+            if without:
+                notes.append(f"no threshold, for val has not both kinds: {', '.join(without)}")
+            if split == "val":
+                notes.append(OPTIMISTIC)
+        found = multilabel_metrics(probs, values, patients, classes, thresholds, num_draws=num_draws, seed=seed)
+        summary = {
+            "threshold": dict(zip(classes, thresholds, strict=True)),
+            "threshold_source": source,
+            "metrics": {f"macro_{name}": found["macro"][name] for name in METRICS},
+            "macro_with_interval": {f"macro_{name}": value for name, value in found["macro_with_interval"].items()},
+            "by_class": found["by_class"],
+            "undefined": found["undefined"],
+            "published_practice": _published_practice(
+                probs, values, patients, classes, split, num_draws=num_draws, seed=seed
+            ),
+        }
+    if labels.counts["other_names"]:
+        others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
+        notes.append(f"labels that are no class of the model are not scored: {others}")
+    if len(set(patients)) < 2:
+        notes.append("a single patient: there are no intervals")
+    for note in notes:
+        warn(note)
+    overlap = seen_images(model, labels.records)
+    notes += say_seen(overlap, split)
+    model_hash = weights_hash(model)
+    summary = {
+        "format": FORMAT,
+        "model": str(model),
+        "model_hash": model_hash,
+        "manifest": str(records.path),
+        "manifest_hash": records.content_hash(),
+        "split": split,
+        "split_hash": records.split_hash(),
+        "seed": seed,
+        "config": config_dict(config),
+        "overrides": list(overrides),
+        "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
+        "seen_images": None if overlap is None else overlap.as_dict(),
+        "versions": versions(),
+        "machine": machine(),
+        "labels": config.classify.labels,
+        "classes": list(classes),
+        "num_cases": len(labels.records),
+        "num_patients": len(set(patients)),
+        "num_left_out": {
+            "same_image": labels.counts["same_image"],
+            "not_labelled": labels.counts["not_labelled"],
+            "other_views": num_other_views,
+        },
+        "class_counts": labels.per_class(),
+        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
+        "calibration_bins": NUM_BINS,
+        **summary,
+        "notes": notes,
+    }
+    summary = without_nan(summary)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "cases.csv", _case_table(labels, probs, split))
+        for file_name, draw in (("roc", roc_svg), ("pr", pr_svg), ("reliability", reliability_svg)):
+            write_text(out / f"{file_name}.svg", draw(probs, values, classes))
+        if _has_confusion(summary):
+            write_text(out / "confusion.svg", confusion_svg(_confusions(summary, probs, values, classes)))
+        write_json(out / "summary.json", summary)
+    return summary
+
+
+def as_text(summary: dict[str, Any], out: Path) -> str:
+    """The summary for a terminal."""
+    lines = [
+        f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} images, "
+        f"{summary['num_patients']} patients; threshold: {summary['threshold_source']}",
+        "",
+        f"  {'metric':<24} {'mean':>6}  95 % interval",
+    ]
+    for name, value in summary["metrics"].items():
+        lines.append(f"  {name:<24} {_cell(value)}")
+        some = summary["macro_with_interval"].get(name)
+        if some is not None:
+            lines.append(f"  {'  of those with one':<24} {_cell(some)}  {', '.join(some['classes'])}")
+    lines += ["", f"  {'AUC':<24} {'mean':>6}  {'95 % interval':<16} positives"]
+    for name, row in summary["by_class"].items():
+        lines.append(f"  {name:<24} {_cell(row['auc']):<24} {row['num_positive']}")
+    practice = summary.get("published_practice")
+    if practice is not None:
+        lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
+        for by, rule in RULES.items():
+            found = practice[f"by_{by}"]
+            told = []
+            for name, value in found["macro"].items():
+                told.append(f"{name} {_inline(value)}")
+                if some := found["macro_with_interval"].get(name):
+                    told[-1] += f" ({some['num']} of {value['num']} classes: {_inline(some)})"
+            lines.append(f"  {rule}: macro {', '.join(told)}")
+    figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
+    return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, {', '.join(figures)}"])
+
+
+def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[ClassLabels, int]:
+    """The labelled images of a split, and how many records are of views that the model was not trained on."""
+    rows = manifest.split(split)
+    kept = [row for row in rows if config.data.views is None or row.view in config.data.views]
+    labels = class_labels(kept, classes, config.classify, manifest.path)
+    if not labels.records:
+        what = "a known label" if kept else f"a view of {', '.join(config.data.views or [])}"
+        raise InputError(
+            f"no record of the {split} split has {what}",
+            file=manifest.path,
+            remedy="--threshold 0.5 needs no val split" if split == "val" else None,
+        )
+    if not any(name in row.labels for row in labels.records for name in classes):
+        like = ", ".join(list(labels.counts["other_names"])[:5]) or "none"
+        raise InputError(
+            f"no record of the {split} split has a class of the model",
+            file=manifest.path,
+            expected=f"some of {', '.join(classes)} (labels there: {like})",
+        )
+    return labels, len(rows) - len(kept)
+
+
+def _has_confusion(summary: dict[str, Any]) -> bool:
+    return "confusion" in summary or any(value is not None for value in summary["threshold"].values())
+
+
+def _confusions(
+    summary: dict[str, Any], probs: FloatArray, values: FloatArray, classes: Sequence[str]
+) -> list[tuple[str, Sequence[str], NDArray[np.int64]]]:
+    """Title, names and cases of each confusion matrix: one of all classes, or one of each class with a threshold."""
+    if "confusion" in summary:
+        return [("", classes, np.array(summary["confusion"]))]
+    return [
+        (f"{name}, threshold {value:.3f}", ("no", "yes"), confusion_at(probs[:, k], values[:, k], value))
+        for k, (name, value) in enumerate(summary["threshold"].items())
+        if value is not None
+    ]
+
+
+def _published_practice(
+    probs: FloatArray,
+    values: FloatArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    split: str,
+    *,
+    num_draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The intervals are of the scored patients at these thresholds: that they were chosen on them is not in it."""
+    result: dict[str, Any] = {"what": published_practice(split)}
+    for by in RULES:
+        chosen = [best_threshold(probs[:, k], values[:, k], by) for k in range(len(classes))]
+        found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=num_draws, seed=seed)
+        result[f"by_{by}"] = {
+            "macro": {name: found["macro"][name] for name in THRESHOLD_METRICS},
+            "macro_with_interval": {
+                name: value for name, value in found["macro_with_interval"].items() if name in THRESHOLD_METRICS
+            },
+            "by_class": {
+                name: {"threshold": row["threshold"], **{m: row[m] for m in THRESHOLD_METRICS}}
+                for name, row in found["by_class"].items()
+            },
+        }
+    return result
+
+
+def _case_table(labels: ClassLabels, probs: FloatArray, split: str) -> str:
+    """One row per image: id, patient, split, prob_CLASS ..., label_CLASS ... (1, 0, or empty where it is missing)."""
+    file = io.StringIO()
+    writer = Writer(file)
+    writer.writerow(
+        ["id", "patient", "split", *(f"prob_{c}" for c in labels.classes), *(f"label_{c}" for c in labels.classes)]
+    )
+    for row, prob, label in zip(labels.records, probs, labels.values, strict=True):
+        known = ["" if math.isnan(value) else int(value) for value in label]
+        writer.writerow([row.id, row.patient, split, *(repr(round(float(p), 8)) for p in prob), *known])
+    return file.getvalue()
+
+
+def _cell(value: dict[str, Any]) -> str:
+    if value["mean"] is None:
+        return f"{'-':>6}"
+    interval = "" if value["lo"] is None else f"  [{value['lo']:.3f}, {value['hi']:.3f}]"
+    return f"{value['mean']:>6.3f}{interval}"
+
+
+def _inline(value: dict[str, Any]) -> str:
+    return " ".join(_cell(value).split())

@@ -1,0 +1,120 @@
+"""The texts of a run and the clinical variables beside them: whether its network can take them, how they are read, what
+the plan says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medvl.config import Config
+from medvl.core.errors import InputError
+from medvl.data.context import ContextRules, column_kinds, learn_rules
+from medvl.data.records import Manifest, Record
+from medvl.inference.model_folder import load_context
+from medvl.models.registry import option_names
+from medvl.text.base import TextEncoder
+from medvl.text.cache import FeatureCache
+from medvl.weights.init import init_of
+
+
+def context_rules(config: Config, manifest: Manifest, splits: Mapping[str, Sequence[Record]]) -> ContextRules | None:
+    """How `data.context_columns` are read: learned from the train split, or those of the run that `init` continues.
+
+    Raises:
+        InputError: a network that cannot take them, or what is wrong with the columns.
+    """
+    names = list(column_kinds(config.data))
+    if not names:
+        return None
+    _check_network(config, len(names))
+    prefix, path = init_of(config)
+    rules = load_context(path) if path and not prefix else None
+    if rules is None:  # a run without context is refused later, by the differences of the configurations
+        rules = learn_rules(splits["train"], config.data, manifest.path)
+    for rows in splits.values():
+        rules.check(rows, manifest.path)
+    return rules
+
+
+def context_differences(own: Config, config: Config) -> list[str]:
+    """What differs between the context of a run (`own`) and of one that continues it."""
+    return [
+        f"data.{name}: {getattr(own.data, name)} there, {getattr(config.data, name)} here"
+        for name in ("context_columns", "context_as")
+        if getattr(own.data, name) != getattr(config.data, name)
+        and (own.data.context_columns or config.data.context_columns)
+    ]
+
+
+def context_plan(config: Config, rules: ContextRules | None, splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+    """{"context": what is read, and how much of it is missing or unknown in each split}; {} without context."""
+    if rules is None:
+        return {}
+    counts = {split: rules.counts(rows) for split, rows in splits.items()}
+    columns = {
+        column.name: {
+            "kind": column.kind,
+            "categories": list(column.categories),
+            **{split: {**counts[split][column.name], "records": len(rows)} for split, rows in splits.items()},
+        }
+        for column in rules.columns
+    }
+    return {"context": {"as": rules.mode, "shuffled": config.data.context_shuffle, "columns": columns}}
+
+
+def written_texts(records: Sequence[Record], context: ContextRules | None) -> list[str]:
+    """The texts of records, one per row, as the text encoder reads them."""
+    return [row.text if context is None else context.written(row.text, row.context) for row in records]
+
+
+def feature_cache(config: Config, encoder: TextEncoder | None, out: Path) -> FeatureCache | None:
+    """What is computed once per distinct text: features, or those of an encoder's frozen layers."""
+    if encoder is None or not encoder.prefix_frozen:
+        return None
+    return FeatureCache(encoder, Path(config.text.cache_dir) if config.text.cache_dir else out / "cache")
+
+
+def _check_network(config: Config, num_columns: int) -> None:
+    without_text = config.task in ("classify", "detect")
+    if without_text or config.text.encoder == "none":
+        what = f"task: {config.task}" if without_text else "text.encoder: none"
+        raise InputError(
+            f"data.context_columns with {what}: clinical variables stand beside a text",
+            expected="a task and an encoder that read text",
+            remedy="where there is no text: text.encoder: builtin and data.constant_text, e.g. both lungs",
+        )
+    options, tokens = config.model.options, config.data.context_as == "tokens"
+    if config.task == "pretrain":
+        if tokens and options.get("text_pool") == "first":
+            raise InputError(
+                "data.context_as: tokens with model.options.text_pool: first, which reads one token only",
+                expected="text_pool: attention or mean, or data.context_as: text",
+            )
+        return
+    merge = options.get("text_merge", "slots") if config.model.name == "lvit" else "attention"
+    if "text_dim" not in option_names(config.model.name) or merge == "none":
+        raise InputError(
+            f"data.context_columns with model {config.model.name}, which takes no text", expected="lvit, text_unet"
+        )
+    if config.model.name == "clipseg" and tokens:
+        raise InputError("data.context_as: tokens with clipseg, which reads one token only", expected="text")
+    if merge == "slots":
+        _check_slots(config, num_columns)
+
+
+def _check_slots(config: Config, num_columns: int) -> None:
+    """Slots are few: the context must not push words out of them."""
+    num_slots = config.model.options.get("num_slots") or 10
+    if config.data.context_as == "text":
+        raise InputError(
+            f"data.context_as: text with text_merge: slots: of {num_slots} slots the words would leave the text none",
+            expected="data.context_as: tokens, or text_merge: attention",
+        )
+    room, limit = num_slots - num_columns, config.text.max_tokens
+    if limit is None or limit > room:
+        raise InputError(
+            f"{num_columns} clinical variables and {limit or 'any number of'} text tokens for {num_slots} token slots",
+            expected=f"text.max_tokens: {room}" if room > 0 else f"fewer than {num_slots} variables",
+            remedy="or text_merge: attention, which takes any number",
+        )

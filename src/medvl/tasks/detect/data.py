@@ -1,0 +1,108 @@
+"""From a configuration and a manifest with boxes to what the loop takes (see `tasks/segment/data.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from medvl.config import Config
+from medvl.core.errors import InputError
+from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
+from medvl.data.class_labels import labelled_part
+from medvl.data.dataset import Sample
+from medvl.data.records import Manifest, Record
+from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
+from medvl.models.yolo import published_anchors
+from medvl.tasks.classify.data import MakeLoader
+from medvl.tasks.detect.task import DetectTask, build_detector, detect_lines
+from medvl.weights.init import start_image_network
+
+Parts = tuple[
+    DetectTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
+]
+
+
+def detection(
+    config: Config,
+    manifest: Manifest,
+    splits: Mapping[str, Sequence[Record]],
+    fabric: Fabric,
+    make_loader: MakeLoader,
+) -> Parts:
+    """Task, no text encoder, classes, records, loaders and plan (the fields of `Prepared`) of `task: detect`.
+
+    Raises:
+        InputError: keys that it does not take, and what is wrong with the boxes.
+    """
+    unused = [
+        name
+        for name, value, default in (
+            ("fidelity", config.fidelity, "medvl"),
+            ("text.encoder", config.text.encoder, "none"),
+            ("semi.epi", config.semi.epi, "none"),
+            ("semi.lv_bank", config.semi.lv_bank, "none"),
+            ("data.phrases_per_image", config.data.phrases_per_image, 1),
+            ("data.p_empty_text", config.data.p_empty_text, 0.0),
+            ("data.rows_per_image", config.data.rows_per_image, None),
+            ("data.draw_by", config.data.draw_by, None),
+            ("data.also_labelled", config.data.also_labelled, None),
+            ("data.balance", config.data.balance, "none"),
+        )
+        if value != default
+    ]
+    if unused or config.model.name != "yolo":
+        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
+        raise InputError(f"task: detect does not take {what}", expected="the default there, and model.name: yolo")
+    classes = find_box_classes(manifest, splits["train"], config)
+    labels = {name: box_labels(rows, classes, config) for name, rows in splits.items()}
+    labels["train"], fraction = labelled_part(labels["train"], config)
+    for name, part in labels.items():
+        if not any(part.boxes):
+            hidden = name == "train" and fraction["left_out_images"]
+            within = f" within data.label_fraction={config.data.label_fraction:g}" if hidden else ""
+            raise InputError(
+                f"no annotated image of the {name} split{within} has a box of {', '.join(classes)}",
+                file=manifest.path,
+                remedy="a larger data.label_fraction, or another data.label_seed" if hidden else None,
+            )
+    module, taken = start_image_network(config, build_detector(config, len(classes)), classes)
+    # Always, for the network of `init` brings its own.
+    if config.detect.anchors == "fit":
+        module.network.set_anchors(fit_anchors(labels["train"], config))
+    elif config.detect.anchors == "published":
+        module.network.anchors.copy_(published_anchors(config.data.image_size))
+    else:
+        module.network.set_anchors(config.detect.anchors)
+    if config.train.freeze_encoder:
+        module.freeze("encoder")
+    steps = config.train.steps_per_epoch
+    if steps is not None and fabric.world_size > 1:
+        raise InputError("train.steps_per_epoch runs on one device", expected="train.devices: 1")
+    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    loaders = {}
+    for name, part in labels.items():
+        train = name == "train"
+        dataset = BoxDataset(part, config.data, seed=config.train.seed, train=train)
+        batch_size, seed = config.train.batch_size, config.train.seed
+        sampler: BatchSampler
+        if train and steps is not None:
+            sampler = MixedSampler(range(len(dataset)), [], batch_size, seed=seed, num_batches=steps)
+        else:
+            sampler = EpochSampler(len(dataset), batch_size, seed=seed, shuffle=train, **place)
+        loaders[name] = make_loader(dataset, sampler, config, fabric)
+    anchors = module.network.anchors.flatten(0, 1).tolist()
+    plan: dict[str, Any] = {
+        "boxes": {name: {**part.counts, "per_class": part.per_class()} for name, part in labels.items()}
+        | {"labelled": fraction},
+        "anchors": anchors,
+        "mean_boxes": mean_boxes(labels["train"]),
+        "lines": detect_lines(config, labels, fraction, anchors),
+        "not_annotated": {name: part.counts["not_annotated"] for name, part in labels.items()},
+    }
+    if taken is not None:
+        plan["init"] = taken
+    used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
+    return DetectTask(config, module, classes), None, classes, used, loaders, plan

@@ -1,0 +1,282 @@
+"""Evaluation of a trained detector on one split: summary.json, cases.csv (one row an image), detections.csv.
+
+Beside the model stands a fixed guess, evaluated alike: of each class one box with score 1, the median of the training
+boxes as shares of the picture. Where boxes lie in much the same place on every film, a model must beat it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from medvl.config import Config, config_dict, manifest_path
+from medvl.core.csv_cells import Writer
+from medvl.core.device import usable_device
+from medvl.core.errors import InputError, warn
+from medvl.core.files import write_json, write_text
+from medvl.core.progress import track
+from medvl.core.provenance import machine, versions
+from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
+from medvl.data.dataset import collate
+from medvl.data.images import image_orientation
+from medvl.data.records import Box, Manifest
+from medvl.data.workers import usable_workers
+from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.model_inputs import read_as_trained
+from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.inference.model_folder import load_model, weights_hash
+from medvl.metrics.detection import (
+    COCO_IOUS,
+    METRICS,
+    PUBLISHED_IOUS,
+    WHAT,
+    ImageBoxes,
+    image_row,
+    match,
+    score,
+)
+from medvl.metrics.statistics import NUM_DRAWS
+from medvl.tasks.detect.task import MAX_DETECTIONS, SCORE_FLOOR, Detector, detections
+
+FORMAT = "medvl-detection/1"
+BATCH = 16
+BASELINE = "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"
+OPTIMISTIC = "val chose the checkpoint of the model: its metrics there are optimistic"
+
+
+def evaluate_detector(
+    model: str | Path,
+    manifest: str | Path | None = None,
+    *,
+    split: str = "val",
+    threshold: float | None = None,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    num_draws: int = NUM_DRAWS,
+) -> dict[str, Any]:
+    """Score a RUN or MODEL of `task: detect` and return the summary; with `out` write the files there.
+
+    `metrics` and `baseline.metrics` are {name: {mean, lo, hi, num}}; see `evaluate.detection.WHAT`. `baseline.lead` is
+    the model's less the baseline's, paired by patient.
+
+    Args:
+        manifest: as for training; None = the one that the model was trained on.
+        threshold: score from which on a box is a prediction; None = `detect.score_threshold`. COCO's take all.
+        overrides: `data.KEY=VALUE`, how pixels are read (window, slice_index).
+        seed: of the bootstrap by patient.
+
+    Raises:
+        InputError: not a detector, or no annotated image in the split.
+    """
+    module, _, config, card = load_model(model)
+    if not isinstance(module, Detector):
+        raise InputError("not a detector", file=model, expected="a run of task: detect")
+    if manifest is None:
+        manifest = manifest_path(config)
+    records, data = read_as_trained(config, manifest, overrides)
+    classes = tuple(card["classes"])
+    threshold = config.detect.score_threshold if threshold is None else threshold
+    labels, num_other_views = _labels(records, split, classes, replace(config, data=data))
+    images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, usable_device(device))
+    guesses = _guesses(images, labels, card.get("mean_boxes", {}))
+    found = score(images, classes, threshold, num_draws=num_draws, seed=seed)
+    fixed = score(guesses, classes, threshold, num_draws=num_draws, seed=seed)
+    notes = [OPTIMISTIC] if split == "val" else []
+    if labels.counts["other_names"]:
+        others = ", ".join(f"{name} ({num})" for name, num in labels.counts["other_names"].items())
+        notes.append(f"boxes that are no class of the model are not scored: {others}")
+    if not any(labels.boxes):
+        notes.append("no image of this split has a box: there is no average precision")
+    num_patients = len({row.patient for row in labels.records})
+    if num_patients < 2:
+        notes.append("a single patient: there are no intervals")
+    for note in notes:
+        warn(note)
+    overlap = seen_images(model, labels.records)
+    notes += say_seen(overlap, split)
+    model_hash = weights_hash(model)
+    summary: dict[str, Any] = {
+        "format": FORMAT,
+        "model": str(model),
+        "model_hash": model_hash,
+        "manifest": str(records.path),
+        "manifest_hash": records.content_hash(),
+        "split": split,
+        "split_hash": records.split_hash(),
+        "seed": seed,
+        "config": config_dict(config),
+        "overrides": list(overrides),
+        "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
+        "seen_images": None if overlap is None else overlap.as_dict(),
+        "versions": versions(),
+        "machine": machine(),
+        "classes": list(classes),
+        "threshold": threshold,
+        "threshold_source": "fixed",
+        "grid": "native",
+        "protocol": {
+            "ious": PUBLISHED_IOUS,
+            "coco_ious": COCO_IOUS,
+            "nms_iou": config.detect.nms_iou,
+            "score_floor": SCORE_FLOOR,
+            "max_detections": MAX_DETECTIONS,
+            "metrics": WHAT,
+        },
+        "num_cases": len(images),
+        "num_patients": num_patients,
+        "num_left_out": {"not_annotated": labels.counts["not_annotated"], "other_views": num_other_views},
+        "num_with_boxes": sum(bool(boxes) for boxes in labels.boxes),
+        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
+        "metrics": found.metrics(),
+        "by_class": found.by_class,
+        "baseline": {
+            "what": BASELINE,
+            "boxes": card.get("mean_boxes", {}),
+            "lead": found.lead(fixed),
+            "metrics": fixed.metrics(),
+            "by_class": fixed.by_class,
+        },
+        "notes": notes,
+    }
+    plain: dict[str, Any] = without_nan(summary)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "cases.csv", _case_table(images, guesses, split, threshold))
+        write_text(out / "detections.csv", _detection_table(images, classes))
+        write_json(out / "summary.json", plain)
+    return plain
+
+
+def as_text(summary: dict[str, Any], out: Path) -> str:
+    """The summary for a terminal: the model and the fixed guess side by side."""
+    lines = [
+        f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} images "
+        f"({summary['num_with_boxes']} with boxes), {summary['num_patients']} patients; "
+        f"score threshold {summary['threshold']:g}",
+        "",
+        f"  {'metric':<14} {'model':<24} {'fixed mean box':<24} of",
+    ]
+    guess = summary["baseline"]["metrics"]
+    for name in METRICS:
+        value = summary["metrics"][name]
+        lines.append(f"  {name:<14} {_cell(value):<24} {_cell(guess[name]):<24} {value['num']}")
+    told = (f"{name} {_cell(value)}" for name, value in summary["baseline"]["lead"].items())
+    lines += ["", f"  ahead of the fixed mean box (paired by patient): {'; '.join(told)}"]
+    lines += ["", *(f"  {name:<14} {WHAT[name]}" for name in METRICS)]
+    lines += ["", f"  {'class':<24} {'map':>6} {'AP50':>6}  true predicted"]
+    for name, row in summary["by_class"].items():
+        shown = " ".join(f"{'-' if row[key] is None else format(row[key], '.3f'):>6}" for key in ("map", "coco_ap50"))
+        lines.append(f"  {name:<24} {shown}  {row['num_true']:>4} {row['num_predicted']:>9}")
+    return "\n".join([*lines, "", f"{out}: cases.csv, detections.csv, summary.json"])
+
+
+def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[BoxLabels, int]:
+    """The annotated images of a split, and how many records are of views that the model was not trained on."""
+    rows = manifest.split(split)
+    kept = [row for row in rows if config.data.views is None or row.view in config.data.views]
+    labels = box_labels(kept, classes, config)
+    if not labels.records:
+        raise InputError(
+            f"no image of the {split} split is annotated",
+            file=manifest.path,
+            expected="boxes, or none where they were looked for (see detect.empty_means_absent)",
+        )
+    return labels, len(rows) - len(kept)
+
+
+@torch.no_grad()
+def _detect(
+    module: Detector, dataset: BoxDataset, labels: BoxLabels, config: Config, device: torch.device
+) -> list[ImageBoxes]:
+    """True and detected boxes of every image, on its native grid."""
+    module.eval().to(device)
+    loader: Any = DataLoader(
+        dataset,
+        batch_size=BATCH,
+        collate_fn=collate,
+        num_workers=usable_workers(config.data.num_workers),
+        generator=torch.Generator().manual_seed(0),  # the loader draws from its own, not the global one
+    )
+    images: list[ImageBoxes] = []
+    for batch in track(loader, "detect", len(loader)):
+        size = (batch.image.shape[2], batch.image.shape[3])
+        found = detections(module.network, module(batch.image.to(device)), size, config.detect.nms_iou)
+        for own, affine in zip(found, batch.affines, strict=True):
+            record, boxes = labels.records[len(images)], labels.boxes[len(images)]
+            true, kinds = _arrays(boxes, labels.classes)
+            native = affine.invert_boxes(own.boxes)
+            images.append(ImageBoxes(record.id, record.patient, true, kinds, native, own.scores, own.classes))
+    return images
+
+
+def _guesses(
+    images: Sequence[ImageBoxes], labels: BoxLabels, mean_boxes: Mapping[str, Sequence[float]]
+) -> list[ImageBoxes]:
+    """The same images with the fixed box of each class as their detections."""
+    known = [name for name in labels.classes if name in mean_boxes]
+    shares = np.array([mean_boxes[name] for name in known], dtype=np.float64).reshape(-1, 4)
+    kinds = np.array([labels.classes.index(name) for name in known], dtype=np.int64)
+    result = []
+    for image, row, size in zip(images, labels.records, labels.sizes(), strict=True):
+        turn = image_orientation(row.image).turn
+        height, width = turn.size(size)
+        shown = shares * (width, height, width, height)
+        boxes = np.array([turn.undo_box(corners, size) for corners in shown]).reshape(-1, 4)
+        result.append(
+            ImageBoxes(image.id, image.patient, image.true_boxes, image.true_classes, boxes, np.ones(len(boxes)), kinds)
+        )
+    return result
+
+
+def _arrays(boxes: Sequence[Box], classes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], dtype=np.float64).reshape(-1, 4)
+    return corners, np.array([classes.index(box.label) for box in boxes], dtype=np.int64)
+
+
+def _case_table(images: Sequence[ImageBoxes], guesses: Sequence[ImageBoxes], split: str, threshold: float) -> str:
+    """One row per image, the model's and the fixed guess's; an empty cell is undefined (no true box)."""
+    rows = []
+    for image, guess in zip(images, guesses, strict=True):
+        own, fixed = image_row(image, threshold), image_row(guess, threshold)
+        row: dict[str, Any] = {"id": image.id, "patient": image.patient, "split": split, **own}
+        rows.append(row | {f"mean_box_{key}": fixed[key] for key in ("matched50", "recall50", "ap")})
+    return _csv(rows)
+
+
+def _detection_table(images: Sequence[ImageBoxes], classes: Sequence[str]) -> str:
+    """One row per detection of any score, in native pixels; `iou` is the highest with a true box of its class."""
+    rows: list[dict[str, Any]] = []
+    for image in images:
+        overlap = match(image, (0.5,))[1]
+        for box, value, kind, iou in zip(image.boxes, image.scores, image.classes, overlap, strict=True):
+            corners = dict(zip(("x0", "y0", "x1", "y1"), box.round(2).tolist(), strict=True))
+            rows.append({"id": image.id, "class": classes[kind], "score": float(value), **corners, "iou": float(iou)})
+    return _csv(rows, ("id", "class", "score", "x0", "y0", "x1", "y1", "iou"))
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    file = io.StringIO()
+    writer = Writer(file)
+    names = list(columns or rows[0])
+    writer.writerow(names)
+    for row in rows:
+        values = (row[name] for name in names)
+        cells = ((round(value, 6) if isinstance(value, float) else value) for value in values)
+        writer.writerow(["" if value != value else value for value in cells])  # NaN: undefined
+    return file.getvalue()
+
+
+def _cell(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return "-"
+    return f"{value['mean']:.3f}" + ("" if value["lo"] is None else f"  [{value['lo']:.3f}, {value['hi']:.3f}]")

@@ -1,0 +1,413 @@
+"""Zero-shot classification by prompts: one row per image, and what the probabilities are worth against the labels.
+
+AUC needs no threshold. F1, accuracy and MCC do, and two thresholds stand side by side: one chosen on val (or 0.5), and
+that of the published tables, chosen on the very split that is scored (MedKLIP: highest F1, KAD: highest MCC).
+
+Shapes: n images, K classes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.config import config_dict
+from medvl.config.protocols import find_protocol
+from medvl.core.csv_cells import Writer
+from medvl.core.errors import InputError, nearest, warn
+from medvl.core.files import write_json, write_text
+from medvl.core.progress import track
+from medvl.core.provenance import machine, versions
+from medvl.data.class_labels import has_labels
+from medvl.data.records import Manifest, Record
+from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.metrics.classification import RULES, By, best_threshold, multilabel_metrics, published_practice
+from medvl.tasks.pretrain.grounding import patient_halves
+from medvl.tasks.pretrain.zero_shot import Temperature, ZeroShot
+from medvl.tasks.segment.evaluate import by_image, log_test, relative_image
+from medvl.text.prompts import PromptFamily, PromptPair, is_denial
+
+FORMAT = "medvl-zero-shot-classification/1"
+UNKNOWN = "labels_unknown"
+ALL = "all"
+SHOWN = ("f1", "accuracy", "mcc", "sensitivity", "specificity")
+FloatArray = NDArray[np.float64]
+ThresholdFrom = Literal["fixed", "val"]
+
+
+def zero_shot_classification(
+    model: str,
+    manifest: Manifest,
+    family: PromptFamily,
+    *,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    threshold_from: ThresholdFrom = "val",
+    temperature: Temperature = "model",
+    rules: Sequence[By] = tuple(RULES),
+    protocol: str | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    slice_index: int | None = None,
+) -> dict[str, Any]:
+    """Ask a pre-trained model for every class in every image of a split; writes cases.csv and summary.json into `out`.
+
+    Args:
+        model: RUN or MODEL folder of `task: pretrain`.
+        split: None = `split_of` the manifest; "all" = every record, at the threshold 0.5.
+        slice_index: of volumes; None = that of the model's training.
+        classes: default: every label of the manifest (column labels and labels_unknown), or, where it has none, the
+            classes that the family has pairs for.
+        threshold_from: "fixed" is 0.5, where the positive prompt is as near as the negative one; "val" chooses on the
+            val split, per class, once by each of `rules`. With split val each half of its patients gets the threshold
+            of the other half.
+        temperature: see `ZeroShot.classify`.
+        rules: by what a threshold is chosen, on val and on the scored split.
+        protocol: the name of the published protocol that these values come from, for the summary.
+        seed: of the halves of val, and of the bootstrap by patient.
+
+    Raises:
+        InputError: not a pre-trained model, no classes, a class that no record names, no val split to choose on.
+    """
+    asked = _classes(manifest, family, classes)
+    prompts = family.prompts(asked)
+    split = split or split_of(manifest)
+    groups = by_image(manifest.records if split == ALL else manifest.split(split))
+    reader = ZeroShot.load(model, device)
+    if slice_index is not None:
+        reader.config = replace(reader.config, data=replace(reader.config.data, slice_index=slice_index))
+    labelled = any(has_labels(record) or record.extra.get(UNKNOWN) for record in manifest.records)
+    notes = _notes(prompts, reader, labelled)
+    if split == ALL and threshold_from == "val":
+        threshold_from = "fixed"
+        notes += ["there are no splits to choose a threshold on: decisions are at 0.5"] if labelled else []
+    overlap = seen_images(model, [group[0] for group in groups])
+    notes += say_seen(overlap, split)
+    patients = [group[0].patient for group in groups]
+    labels = _labels(groups, asked, labelled)  # (n, K)
+    probs = _probs(reader, groups, prompts, temperature, f"classify {split}")  # (n, K)
+    summary: dict[str, Any] = {
+        "format": FORMAT,
+        "model": str(model),
+        "manifest": str(manifest.path),
+        "manifest_hash": manifest.content_hash(),
+        "split": split,
+        "split_hash": manifest.split_hash(),
+        "seed": seed,
+        "config": config_dict(reader.config),
+        "versions": versions(),
+        "machine": machine(),
+        "protocol": protocol,
+        "prompt_family": family.name,
+        "prompts": {name: pair.to_dict() for name, pair in prompts.items()},
+        "temperature": reader.config.pretrain.sigma if temperature == "model" else 1.0,
+        "threshold": None if threshold_from == "val" else 0.5,
+        "threshold_source": threshold_from,
+        "num_cases": len(groups),
+        "seen_images": None if overlap is None else overlap.as_dict(),
+        "num_patients": len(set(patients)),
+        "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(asked)},
+        "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},
+        "metrics": {},
+        "macro_with_interval": {},
+        "by_class": {},
+        "undefined": {},
+        "notes": notes,
+    }
+    if labelled:
+        free = multilabel_metrics(probs, labels, patients, asked, seed=seed)
+        kept = ("auc", "average_precision", "ece", "brier")
+        summary["metrics"] = {name: free["macro"][name] for name in kept}
+        some = free["macro_with_interval"]
+        summary["macro_with_interval"] = {name: value for name, value in some.items() if name in kept}
+        summary["undefined"] = {name: left for name, left in free["undefined"].items() if name in kept}
+        counts = ("num", "num_positive", *kept)
+        summary["by_class"] = {name: {key: free["by_class"][name][key] for key in counts} for name in asked}
+        summary["decisions"] = {
+            **_chosen(
+                manifest, reader, prompts, split, threshold_from, temperature, (probs, labels, patients), rules, seed
+            ),
+            published_practice(split): _published(probs, labels, patients, asked, rules, seed),
+        }
+    summary = without_nan(summary)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "cases.csv", _table(manifest, groups, asked, probs, labels))
+        write_json(out / "summary.json", summary)
+    if split == "test":
+        log_test(model, summary)
+    return summary
+
+
+def split_of(manifest: Manifest) -> str:
+    """What is scored where no split is named: val, or all records of a table without splits."""
+    return "val" if any(record.split for record in manifest.records) else ALL
+
+
+def options_of(
+    protocol: str | None,
+    *,
+    own_prompts: bool = False,
+    family: str | None = None,
+    threshold_from: ThresholdFrom | None = None,
+    temperature: Temperature | None = None,
+) -> tuple[str | None, dict[str, Any]]:
+    """Family of prompts, and options of `zero_shot_classification`, of a published protocol (None = medvl's).
+
+    What is given wins; with prompts of one's own the protocol's family is not taken.
+    """
+    values: dict[str, Any] = {"threshold_from": "val", "temperature": "model"}
+    if protocol is not None:
+        values |= find_protocol(protocol)[0].values()
+    published = values.pop("family", None)
+    values |= {"threshold_from": threshold_from} if threshold_from else {}
+    values |= {"temperature": temperature} if temperature else {}
+    return family if family or own_prompts else published, {**values, "protocol": protocol}
+
+
+def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
+    """The summary for a terminal."""
+    lines = [
+        f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} images, "
+        f"{summary['num_patients']} patients, prompts {summary['prompt_family']}, not trained on any label"
+        + (f"; protocol {summary['protocol']}" if summary["protocol"] else "")
+    ]
+    if summary["by_class"]:
+        lines += ["", f"  {'class':<28} {'AUC [95 %]':<24} {'positive':>8} {'known':>6}"]
+        for name, row in summary["by_class"].items():
+            lines.append(f"  {name:<28} {_cell(row['auc']):<24} {row['num_positive']:>8} {row['num']:>6}")
+        macro = summary["metrics"]["auc"]
+        lines.append(f"  {'mean of ' + str(macro['num']) + ' classes':<28} {_cell(macro):<24}")
+        some = summary["macro_with_interval"].get("auc")
+        if some is not None:
+            names = ", ".join(some["classes"])
+            lines.append(f"  {'of ' + str(some['num']) + ' with an interval':<28} {_cell(some):<24} {names}")
+        left = summary["undefined"].get("auc")
+        if left:
+            lines.append(f"  no AUC (positives or negatives are missing), not in the mean: {', '.join(left)}")
+        for source, rules in summary["decisions"].items():
+            lines += ["", f"  {source}", f"  {'':<34} {'F1 [95 %]':<24} {'accuracy [95 %]':<24} {'MCC [95 %]':<24}"]
+            for rule, found in rules.items():
+                cells = "".join(f" {_cell(found['macro'][name]):<24}" for name in ("f1", "accuracy", "mcc"))
+                lines.append(f"  {'mean of classes, ' + rule:<34}{cells}")
+    lines += ["", *[f"  note: {note}" for note in summary["notes"]]]
+    if out is not None:
+        lines.append(f"  written: {out / 'cases.csv'}, {out / 'summary.json'}")
+    return "\n".join(lines)
+
+
+def _cell(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return "n/a"
+    return f"{value['mean']:.3f}" + ("" if value["lo"] is None else f" [{value['lo']:.3f}, {value['hi']:.3f}]")
+
+
+def _classes(manifest: Manifest, family: PromptFamily, asked: Sequence[str] | None) -> list[str]:
+    there = sorted({label for record in manifest.records for label in (*record.labels, *unknown_labels(record))})
+    if asked is None:
+        found = [name for name in there if not (is_denial(name) and not family.has_pair(name))]
+        for name in sorted(set(there) - set(found)):
+            warn(f"class {name} is left out: its name is a denial, which templates cannot deny; give it a pair")
+        found = found if there else list(family.pairs)
+        if not found:
+            raise InputError(
+                "no classes: the manifest has no labels and the prompt family no pairs",
+                file=manifest.path,
+                expected="column labels",
+                remedy="--classes a,b",
+            )
+        return found
+    repeated = sorted({name for name in asked if list(asked).count(name) > 1})
+    if repeated or not asked:
+        raise InputError(f"classes named twice: {', '.join(repeated)}" if repeated else "no classes to ask for")
+    for name in asked:
+        if there and name not in there:
+            by_case = {other.lower(): other for other in there}
+            like = by_case.get(name.lower()) or nearest(name, there)
+            raise InputError(
+                f"no record has a label {name}",
+                file=manifest.path,
+                expected=", ".join(there),
+                remedy=f"did you mean {like}?" if like else None,
+            )
+    return list(asked)
+
+
+def unknown_labels(record: Record) -> tuple[str, ...]:
+    """What is not known of a record: column `labels_unknown`, separated by |."""
+    return tuple(label.strip() for label in record.extra.get(UNKNOWN, "").split("|") if label.strip())
+
+
+def _labels(groups: Sequence[Sequence[Record]], classes: Sequence[str], labelled: bool) -> FloatArray:
+    """(n, K) in {0, 1}, NaN = not known. Of several rows of an image a positive one counts before an unknown one.
+
+    An image without a label cell is not annotated: NaN for every class.
+    """
+    found = np.full((len(groups), len(classes)), math.nan)
+    if not labelled:
+        return found
+    num_differing = 0
+    for i, group in enumerate(groups):
+        if not any(has_labels(record) for record in group):
+            continue
+        positive = {label for record in group for label in record.labels}
+        unknown = {label for record in group for label in unknown_labels(record)}
+        num_differing += len({(frozenset(r.labels), frozenset(unknown_labels(r))) for r in group}) > 1
+        for k, name in enumerate(classes):
+            if name in positive or name not in unknown:
+                found[i, k] = float(name in positive)
+    if num_differing:
+        warn(f"{num_differing} images stand in rows of different labels: a label of any row counts")
+    return found
+
+
+def _probs(
+    reader: ZeroShot,
+    groups: Sequence[Sequence[Record]],
+    prompts: Mapping[str, PromptPair],
+    temperature: Temperature,
+    label: str,
+) -> FloatArray:
+    """(n, K)."""
+    rows = []
+    for group in track(groups, label, len(groups)):
+        found = reader.set_image(group[0].image).classify(prompts, temperature)
+        rows.append([found[name] for name in prompts])
+    return np.array(rows, dtype=np.float64)
+
+
+def _chosen(
+    manifest: Manifest,
+    reader: ZeroShot,
+    prompts: Mapping[str, PromptPair],
+    split: str,
+    threshold_from: ThresholdFrom,
+    temperature: Temperature,
+    scored: tuple[FloatArray, FloatArray, list[str]],
+    rules: Sequence[By],
+    seed: int,
+) -> dict[str, Any]:
+    """Decisions at 0.5, or at thresholds that the scored cases had no part in."""
+    probs, labels, patients = scored
+    classes = list(prompts)
+    if threshold_from == "fixed":
+        return {"threshold 0.5": {"0.5": _decisions(probs, labels, patients, classes, [0.5] * len(classes), seed)}}
+    found_rules = {}
+    if split != "val":
+        if not any(record.split == "val" for record in manifest.records):
+            raise InputError(
+                "no val split to choose thresholds on", file=manifest.path, remedy="--threshold-from fixed: 0.5"
+            )
+        groups = by_image(manifest.split("val"))
+        known = _labels(groups, classes, True)
+        found = _probs(reader, groups, prompts, temperature, "choose thresholds on val")
+        for rule in rules:
+            thresholds = [best_threshold(found[:, k], known[:, k], rule) for k in range(len(classes))]
+            found_rules[f"max {rule}"] = _decisions(probs, labels, patients, classes, thresholds, seed)
+        return {f"threshold chosen on val ({len(groups)} images)": found_rules}
+    first = patient_halves(patients, seed, remedy="--threshold-from fixed: 0.5")
+    for rule in rules:
+        pairs = [
+            tuple(best_threshold(probs[half, k], labels[half, k], rule) for half in (~first, first))
+            for k in range(len(classes))
+        ]
+        # Each case is decided by the other half's threshold; asked at 0.5, decisions of 0 and 1 are themselves.
+        cut = np.array([np.where(first, a, b) for a, b in pairs]).T  # (n, K)
+        usable = [0.5 if not any(map(math.isnan, pair)) else math.nan for pair in pairs]
+        made = _decisions((probs >= cut).astype(np.float64), labels, patients, classes, usable, seed)
+        for name, pair in zip(classes, pairs, strict=True):
+            made["by_class"][name]["threshold"] = list(pair)
+        found_rules[f"max {rule}"] = made
+    return {"threshold chosen on the other half of the val patients": found_rules}
+
+
+def _published(
+    probs: FloatArray,
+    labels: FloatArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    rules: Sequence[By],
+    seed: int,
+) -> dict[str, Any]:
+    """The practice of the published tables: per class the threshold that is best on what is scored."""
+    return {
+        RULES[rule]: _decisions(
+            probs,
+            labels,
+            patients,
+            classes,
+            [best_threshold(probs[:, k], labels[:, k], rule) for k in range(len(classes))],
+            seed,
+        )
+        for rule in rules
+    }
+
+
+def _decisions(
+    scores: FloatArray,
+    labels: FloatArray,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    thresholds: Sequence[float],
+    seed: int,
+) -> dict[str, Any]:
+    """by_class {threshold and metrics}, macro and undefined of the metrics that need a threshold."""
+    found = multilabel_metrics(scores, labels, patients, classes, thresholds, seed=seed)
+    return {
+        "by_class": {
+            name: {"threshold": row["threshold"], **{metric: row[metric] for metric in SHOWN}}
+            for name, row in found["by_class"].items()
+        },
+        "macro": {metric: found["macro"][metric] for metric in SHOWN},
+        "macro_with_interval": {m: value for m, value in found["macro_with_interval"].items() if m in SHOWN},
+        "undefined": {metric: left for metric, left in found["undefined"].items() if metric in SHOWN},
+    }
+
+
+def _notes(prompts: Mapping[str, PromptPair], reader: ZeroShot, labelled: bool) -> list[str]:
+    notes = []
+    if not labelled:
+        notes.append("the manifest has no labels: probabilities only, nothing is scored")
+    texts = [text for pair in prompts.values() for text in (*pair.positive, *pair.negative)]
+    unknown = reader.encoder.unknown_words(texts)
+    if unknown:
+        notes.append(f"words of the prompts that the model has never seen: {', '.join(sorted(unknown))}")
+    cut = reader.encoder.tokenize(texts).num_truncated
+    if cut:
+        notes.append(f"{cut} prompts were cut to {reader.encoder.max_tokens} tokens")
+    for name, pair in prompts.items():
+        if np.allclose(reader.ensemble(pair.positive).cpu(), reader.ensemble(pair.negative).cpu(), atol=1e-6):
+            notes.append(f"the prompts of {name} have the same vector: its probability is 0.5 whatever the image")
+    for note in notes:
+        warn(note)
+    return notes
+
+
+def _table(
+    manifest: Manifest,
+    groups: Sequence[Sequence[Record]],
+    classes: Sequence[str],
+    probs: FloatArray,
+    labels: FloatArray,
+) -> str:
+    """cases.csv: a row per image, a probability and a label (empty = not known) per class."""
+    file = io.StringIO()
+    writer = Writer(file)
+    columns = [column for name in classes for column in (f"prob_{name}", f"label_{name}")]
+    writer.writerow(["id", "image", "patient", "split", *columns])
+    for group, row, known in zip(groups, probs, labels, strict=True):
+        record = group[0]
+        cells: list[object] = []
+        for p, label in zip(row, known, strict=True):
+            cells += [repr(float(p)), "" if math.isnan(label) else int(label)]
+        writer.writerow([record.id, relative_image(record, manifest), record.patient, record.split or "", *cells])
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Segmentation under the guidance of text."""

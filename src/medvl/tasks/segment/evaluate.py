@@ -1,0 +1,439 @@
+"""Evaluation: predictions against a manifest, one row per case (one class of one record), on the native grid.
+
+evaluation = evaluate(FolderSource(Path("masks")), manifest, split="val", out=Path("results"))
+evaluation.summary["metrics"]["dice_per_image"]        # {"mean": ..., "lo": ..., "hi": ..., "num": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvl.core.errors import Fault, InputError, warn
+from medvl.core.files import write_json, write_text
+from medvl.core.progress import track
+from medvl.core.provenance import machine, versions
+from medvl.data.hashes import image_hashes
+from medvl.data.masks import read_truth
+from medvl.data.records import Manifest, MaskRef, Record
+from medvl.data.slices import SliceChoice, slices_of
+from medvl.data.trained_images import count_seen
+from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
+from medvl.evaluation.prediction_sources import (
+    MaskSource,
+    PredictorSource,
+    ProbSource,
+    predicted_masks,
+    takes_threshold,
+)
+from medvl.evaluation.seen_images import say_seen
+from medvl.evaluation.volumes import native_shape
+from medvl.inference.model_folder import find_model, write_card
+from medvl.metrics.segmentation import (
+    LESION_MIN_IOU,
+    EmptyMask,
+    SurfaceDistances,
+    count_lesions,
+    count_pixels,
+    dice,
+    iou,
+    surface_distances,
+)
+from medvl.metrics.statistics import NUM_DRAWS
+from medvl.tasks.segment.task import exclusive_threshold
+
+BoolArray = NDArray[np.bool_]
+
+FORMAT = "medvl-summary/1"
+RECORDS_AT_ONCE = 16  # of one image; bounds memory
+THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
+POOLED_NOTE = (
+    "pooled Dice and IoU satisfy D = 2J/(1+J) exactly, per-image means do not; never compare one with the other"
+)
+MGCA_NOTE = (
+    "dice_mgca is the Dice of MGCA's program (an empty truth scores 1 or 0; mean of batches of {} cases, then over "
+    "batches), dice_positives the mean over cases whose truth has pixels; both on the native grid"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `evaluate` found: the rows of cases.csv and the object of summary.json."""
+
+    cases: tuple[CaseRow, ...]
+    summary: dict[str, Any]
+
+
+def evaluate(
+    source: MaskSource,
+    manifest: Manifest,
+    *,
+    split: str = "val",
+    threshold: float = 0.5,
+    threshold_source: str = "fixed",
+    empty_mask: EmptyMask = "one",
+    seed: int = 0,
+    out: Path | None = None,
+    surface: bool = True,
+    group_by: Sequence[str] = (),
+    text_of: Callable[[Record], str] | None = None,
+    text_name: str = "the record's text",
+    slice_index: SliceChoice = None,
+    num_draws: int = NUM_DRAWS,
+    mgca_batch: int = MGCA_BATCH,
+) -> Evaluation:
+    """Score a source on one split; with `out` write cases.csv and summary.json there (atomically).
+
+    Args:
+        threshold: for sources that give probabilities; a folder of masks has its own, and of exclusive classes the most
+            probable is taken (None in the summary).
+        threshold_source: how the threshold came about: "fixed", or "val" when `choose_threshold` chose it on val.
+        empty_mask: Dice and IoU of a case whose two masks are empty: 1, 0, or not counted.
+        seed: of the bootstrap by patient.
+        surface: whether to compute HD95 and ASSD (most of the time on large masks).
+        group_by: further manifest columns to tabulate by.
+        slice_index: of volumes: the slice that is scored, or "all", where a source of `volumes_of` gives all slices and
+            a case is a volume.
+        mgca_batch: cases of a batch of `dice_mgca` (see `summary.metrics_of`).
+        text_of: what a record is asked with, if not its own text; `text_name` says so in the summary.
+
+    A mask that is not annotated is not scored, and counted; one that is absent (`none`) is an empty mask.
+    """
+    records = manifest.split(split)
+    _check_columns(records, group_by)
+    source.check(records, manifest.classes)
+    used_threshold = threshold if takes_threshold(source) else None
+    if used_threshold is None:
+        threshold_source = "the most probable class" if isinstance(source, ProbSource) else "masks as given"
+        if isinstance(source, ProbSource) and threshold != 0.5:
+            raise exclusive_threshold(threshold)
+    ask = text_of or (lambda record: record.text)
+    rows: list[CaseRow] = []
+    groups: list[Record] = []
+    volumes = slice_index == "all"
+    num_skipped = sum(record.masks.get(name) is None for record in records for name in manifest.classes)
+    with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
+    if not with_mask:
+        raise InputError(f"no record of the {split} split is annotated", file=manifest.path, expected="masks to score")
+    check_slices(with_mask, slice_index)
+    for record, predicted in track(
+        _predictions(source, with_mask, ask, used_threshold, 1 if volumes else RECORDS_AT_ONCE),
+        f"evaluate {split}",
+        len(with_mask),
+    ):
+        size = native_shape(record.image, volumes=volumes)
+        spacing_mm = source.spacing_mm(record) if surface else None
+        for name in manifest.classes:
+            reference = record.masks.get(name)
+            if reference is None:
+                continue
+            if name not in predicted:
+                raise InputError(f"no prediction of class {name}", record=record.id, line=record.line)
+            true_mask, void = load_truth(reference, size, record, slice_index)
+            if predicted[name].shape != size:
+                raise InputError(
+                    f"the predicted mask is {_times(predicted[name].shape)} pixels",
+                    record=record.id,
+                    expected=f"{_times(size)}, as the image {record.image}",
+                )
+            pred_mask = predicted[name] & ~void
+            rows.append(
+                _score(
+                    record,
+                    name,
+                    pred_mask,
+                    true_mask,
+                    spacing_mm,
+                    empty_mask,
+                    surface,
+                    image=relative_image(record, manifest),
+                    split=split,
+                    text=ask(record),
+                )
+            )
+            groups.append(record)
+    notes = [POOLED_NOTE, MGCA_NOTE.format(mgca_batch)]
+    stages = source.stages if isinstance(source, PredictorSource) and text_of is None else None
+    overlap = None if stages is None else count_seen(stages, image_hashes(with_mask).values())
+    seen_notes = say_seen(overlap, split)
+    num_patients = len({row.patient for row in rows})
+    if num_patients < 2:
+        notes.append("a single patient: there are no intervals")
+    num_texts = len({row.text for row in rows})
+    by_phrase: dict[str, Any] = {}
+    if num_texts <= MAX_PHRASES:
+        by_phrase = grouped(rows, [row.text for row in rows], seed=seed, mgca_batch=mgca_batch)
+    else:
+        notes.append(
+            f"{num_texts} distinct texts are not tabulated one by one (limit {MAX_PHRASES}); group by a column"
+        )
+    for note in notes[2:]:
+        warn(note)
+    notes += seen_notes
+    if used_threshold not in (None, 0.5):
+        notes.append(f"dice_mgca is at the threshold {used_threshold}, MGCA's at 0.5")
+    undefined = [reason for row in rows if (reason := row.surface_undefined)] if surface else []
+    summary = {
+        "format": FORMAT,
+        **source.describe(),
+        "manifest": str(manifest.path),
+        "manifest_hash": manifest.content_hash(),
+        "split": split,
+        "split_hash": manifest.split_hash(),
+        "versions": versions(),
+        "machine": machine(),
+        "threshold": used_threshold,
+        "threshold_source": threshold_source,
+        "grid": "native",
+        "empty_mask": empty_mask,
+        "mgca_batch": mgca_batch,
+        "text": text_name,
+        "contains_text": any(row.text for row in rows),
+        "num_cases": len(rows),
+        "num_patients": num_patients,
+        "num_images": len({row.image for row in rows}),
+        "num_not_annotated": num_skipped,
+        "seen_images": None if overlap is None else overlap.as_dict(),
+        "num_both_empty": sum(row.true_px == row.pred_px == 0 for row in rows),
+        "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
+        "slice": slice_index,
+        "lesion_match": f"{'26' if volumes else '8'}-connected components, one to one, IoU >= {LESION_MIN_IOU}",
+        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
+        "metrics": metrics_of(rows, seed=seed, num_draws=num_draws, mgca_batch=mgca_batch),
+        "by_class": grouped(rows, [row.class_name for row in rows], seed=seed, mgca_batch=mgca_batch),
+        "by_phrase": by_phrase,
+        "by_group": {
+            column: grouped(rows, [column_of(record, column) for record in groups], seed=seed, mgca_batch=mgca_batch)
+            for column in group_by
+        },
+        "notes": notes,
+    }
+    summary = without_nan(summary)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "cases.csv", case_table(rows))
+        write_json(out / "summary.json", summary)
+    return Evaluation(tuple(rows), summary)
+
+
+def choose_threshold(
+    source: MaskSource,
+    records: Sequence[Record],
+    classes: Sequence[str],
+    *,
+    empty_mask: EmptyMask = "one",
+    slice_index: SliceChoice = None,
+) -> tuple[float, float]:
+    """The threshold of 0.05, 0.10 ... 0.95 with the best mean per-image Dice on `records` (of val), and that Dice.
+
+    Of equal ones the one nearest to 0.5 is taken.
+    """
+    if not isinstance(source, ProbSource):
+        raise InputError("a folder of masks has no probabilities to choose a threshold on", remedy="leave it out")
+    if not takes_threshold(source):
+        raise exclusive_threshold("val")
+    source.check(records, classes)
+    total, num = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
+    levels = THRESHOLDS.astype(np.float32)
+    volumes = slice_index == "all"
+    with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
+    check_slices(with_mask, slice_index)
+    chunks = list(_chunks(with_mask, 1 if volumes else RECORDS_AT_ONCE))
+    for chunk in track(chunks, "choose threshold", len(chunks)):
+        for record, probs in zip(chunk, source.probs(chunk, [record.text for record in chunk]), strict=True):
+            for name in classes:
+                reference = record.masks.get(name)
+                if reference is None:
+                    continue
+                size = native_shape(record.image, volumes=volumes)
+                true_mask, void = load_truth(reference, size, record, slice_index)
+                # The number of thresholds below a probability; a pixel is predicted at all of those.
+                level = np.searchsorted(levels, np.where(void, 0, probs[name]).ravel(), side="left")
+                pred = _count_above(level)
+                both = _count_above(level[true_mask.ravel()])
+                sums = pred + int(true_mask.sum())
+                if_empty = 1.0 if empty_mask == "one" else 0.0
+                total += np.where(sums > 0, 2 * both / np.maximum(sums, 1), if_empty)
+                num += (sums > 0) | (empty_mask != "skip")
+    if not num.any():
+        raise InputError("no annotated record to choose a threshold on")
+    mean = total / np.maximum(num, 1)
+    best = np.flatnonzero(mean >= mean.max() - 1e-12)
+    pick = best[np.argmin(np.abs(THRESHOLDS[best] - 0.5))]
+    return float(THRESHOLDS[pick]), float(mean[pick])
+
+
+def log_folder(model: str | Path) -> Path:
+    """Where test_log.jsonl stands: the run folder of a run's model, else the model folder itself."""
+    folder = find_model(model)
+    run = folder.parent
+    return run if folder.name == "model" and (run / "config.yaml").is_file() else folder
+
+
+def log_test(model: str | Path, summary: dict[str, Any]) -> Path | None:
+    """Append one line to the model's test_log.jsonl: test was opened. The card prints how often.
+
+    Returns None, and warns, where the folder cannot be written (a model in a read-only installation).
+    """
+    path = log_folder(model) / "test_log.jsonl"
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "manifest_hash": summary["manifest_hash"],
+        "split_hash": summary["split_hash"],
+        "threshold": summary["threshold"],
+        "num_cases": summary["num_cases"],
+        "metrics": {name: value["mean"] for name, value in summary["metrics"].items()},
+    }
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        write_card(find_model(model))
+    except OSError as error:
+        warn(f"test was opened, but {path} cannot be written: {error}")
+        return None
+    return path
+
+
+def load_true_mask(
+    reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
+) -> BoolArray:
+    """The mask of `load_truth`."""
+    return load_truth(reference, size, record, slice_index)[0]
+
+
+def load_truth(
+    reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
+) -> tuple[BoolArray, BoolArray]:
+    """The mask of a reference, (H, W) bool, or (n, H, W) of all slices, and where it is void, which is not scored.
+
+    An absent one is empty. InputError when its size is not its image's.
+    """
+    if reference.path is None:
+        return np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    indices = slices_of(reference.path, "all") if slice_index == "all" else (slice_index,)
+    parts = [read_truth(reference.path, reference.values, slice_index=index) for index in indices]
+    mask, void = parts[0] if len(parts) == 1 else (np.stack(masks) for masks in zip(*parts, strict=True))
+    if mask.shape != size:
+        raise InputError(
+            f"the mask is {_times(mask.shape)} pixels",
+            file=reference.path,
+            record=record.id,
+            expected=f"{_times(size)}, as its image {record.image}",
+        )
+    return mask, void
+
+
+def check_slices(records: Sequence[Record], slice_index: SliceChoice) -> None:
+    """InputError of all images of several slices where none is chosen, before anything is scored."""
+    if slice_index is not None:
+        return  # of a number each reader says whether the file has it
+    faults: list[Fault] = []
+    for path in dict.fromkeys(record.image for record in records):
+        try:
+            slices_of(path, None)
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+
+
+def by_image(records: Sequence[Record]) -> list[list[Record]]:
+    """Records of the same image together, in order of first appearance."""
+    groups: dict[Path, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.image, []).append(record)
+    return list(groups.values())
+
+
+def column_of(record: Record, column: str) -> str:
+    """The value of a manifest column in a record."""
+    if column in record.extra:
+        return record.extra[column]
+    value = {"text": record.text, "patient": record.patient, "study": record.study, "view": record.view}.get(column)
+    return "" if value is None else value
+
+
+def relative_image(record: Record, manifest: Manifest) -> str:
+    """The image's path as a manifest writes it: relative to the manifest's folder where it lies below that."""
+    folder = manifest.path.parent.resolve()
+    image = record.image.resolve()
+    return image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(record.image)
+
+
+def _check_columns(records: Sequence[Record], columns: Sequence[str]) -> None:
+    known = [*records[0].extra, "text", "patient", "study", "view"]
+    unknown = [column for column in columns if column not in known]
+    if unknown:
+        raise InputError(f"no column {', '.join(unknown)} to group by", expected=f"one of {', '.join(known)}")
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _chunks(records: Sequence[Record], at_once: int) -> Iterator[list[Record]]:
+    for group in by_image(records):
+        for start in range(0, len(group), at_once):
+            yield group[start : start + at_once]
+
+
+def _predictions(
+    source: MaskSource,
+    records: Sequence[Record],
+    ask: Callable[[Record], str],
+    threshold: float | None,
+    at_once: int,
+) -> Iterator[tuple[Record, dict[str, BoolArray]]]:
+    for chunk in _chunks(records, at_once):
+        yield from zip(chunk, predicted_masks(source, chunk, [ask(record) for record in chunk], threshold), strict=True)
+
+
+def _count_above(level: NDArray[np.int_]) -> NDArray[np.int_]:
+    """How many of `level` lie above each threshold's index: (n,) -> (len(THRESHOLDS),)."""
+    counts = np.bincount(level, minlength=len(THRESHOLDS) + 1)
+    return counts[::-1].cumsum()[::-1][1:]
+
+
+def _score(
+    record: Record,
+    name: str,
+    pred_mask: BoolArray,
+    true_mask: BoolArray,
+    spacing_mm: tuple[float, ...] | None,
+    empty_mask: EmptyMask,
+    surface: bool,
+    *,
+    image: str,
+    split: str,
+    text: str,
+) -> CaseRow:
+    counts = count_pixels(pred_mask, true_mask)
+    lesions = count_lesions(pred_mask, true_mask)
+    distances = surface_distances(pred_mask, true_mask, spacing_mm) if surface else SurfaceDistances()
+    return CaseRow(
+        id=record.id,
+        image=image,
+        patient=record.patient,
+        split=split,
+        class_name=name,
+        text=text,
+        dice=dice(counts, empty_mask),
+        iou=iou(counts, empty_mask),
+        hd95_px=distances.hd95_px,
+        hd95_mm=distances.hd95_mm,
+        assd_px=distances.assd_px,
+        assd_mm=distances.assd_mm,
+        true_px=counts.true_px,
+        pred_px=counts.pred_px,
+        true_lesions=lesions.true_lesions,
+        pred_lesions=lesions.pred_lesions,
+        matched_lesions=lesions.matched_lesions,
+        tp_px=counts.tp_px,
+    )

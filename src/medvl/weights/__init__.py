@@ -1,0 +1,1 @@
+"""Weights of other programs, and where a network starts from."""

@@ -1,0 +1,69 @@
+"""Where a network starts from: new weights, a pre-trained image encoder, a run of the same task."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from medvl.config import G2D_PREFIX, WEIGHTS_PREFIX, Config, load_config, split_init
+from medvl.core.errors import InputError
+from medvl.data.trained_images import Stage, read_stages
+from medvl.inference.model_folder import find_model, load_model
+from medvl.models.g2d import G2D
+from medvl.tasks.segment.task import TextGuidedSegmenter
+from medvl.weights.transfer import load_foreign, start_from_g2d
+
+Module = TypeVar("Module", bound=TextGuidedSegmenter)
+
+
+def init_of(config: Config) -> tuple[str, str]:
+    """Prefix and path of `init`, see `split_init`: a run of task: pretrain is `g2d:` where the task is another one.
+
+    Raises:
+        InputError: no such run.
+    """
+    prefix, path = split_init(config.init or "")
+    if path and not prefix and config.task != "pretrain":
+        if load_config(find_model(path) / "config.yaml").task == "pretrain":
+            prefix = G2D_PREFIX
+    return prefix, path
+
+
+def stages_of_init(config: Config) -> tuple[Stage, ...]:
+    """The images that the model behind `init` was trained on, by stage; () where there is none, or it does not say."""
+    prefix, path = split_init(config.init or "")
+    if not path or prefix == WEIGHTS_PREFIX:
+        return ()
+    return read_stages(find_model(path)) or ()
+
+
+def load_pretrained(path: str) -> G2D:
+    """The network of the pre-trained run at `path`; InputError for another one."""
+    network = load_model(path, uses_text=False)[0].network
+    if not isinstance(network, G2D):
+        raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
+    return network
+
+
+def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...]) -> tuple[Module, str | None]:
+    """`fresh`, which takes images alone, filled as `init` says, or the network of `init`; and what was taken over from
+    it (None without one).
+
+    Raises:
+        InputError: no such run, no pre-trained G2D behind `g2d:`, a network of another task, size or other classes.
+    """
+    prefix, path = init_of(config)
+    if not path:
+        return fresh, None
+    if prefix == WEIGHTS_PREFIX:
+        return fresh, load_foreign(fresh.network, path)
+    if prefix:
+        return fresh, str(start_from_g2d(fresh.network, load_pretrained(path), "encoder", path))
+    module, _, own, card = load_model(path, uses_text=False)
+    if not isinstance(module, type(fresh)) or own.model != config.model or tuple(card["classes"]) != classes:
+        raise InputError(
+            "init is another network",
+            file=path,
+            expected=f"a pre-trained run, or one of task: {config.task} with the same model and the classes "
+            + ", ".join(classes),
+        )
+    return module, f"all tensors of that {type(fresh).__name__.lower()}"

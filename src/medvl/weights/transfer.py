@@ -1,0 +1,153 @@
+"""From a pre-trained G2D, or another program's image encoder, into a network: `init: g2d:RUN`, `init: weights:FILE`.
+
+EncoderUNet                        <- encoder, and with it the decoder and its last convolution
+LViT with its own contracting path <- encoder and decoder of a G2D on `ucnn_*` of the same size
+LViT with another `cnn`            <- encoder
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from medvl.core.errors import InputError
+from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.g2d import G2D
+from medvl.models.lvit import LViT
+from medvl.models.pyramid_cnn import PyramidCNN
+
+Parts = Literal["encoder", "encoder_decoder"]
+OPTIONS = ("heads", "text_pool", "text_norm", "input_norm", "pool_stride", "pool_deeper")  # not all show in a shape
+POSITIONS = "attention_pool.positional_embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Names of the network's tensors: `taken` from G2D, `other_shape` (left as they were), and how many are its own."""
+
+    taken: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    num_own: int
+
+    def __str__(self) -> str:
+        text = f"{len(self.taken)} tensors taken over, {self.num_own} are the network's own"
+        return text + (f"; of another shape and not taken: {', '.join(self.other_shape)}" if self.other_shape else "")
+
+
+def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Taken:
+    """Copy what fits from `g2d` into `network`; text encoders and everything else stay as they are.
+
+    Args:
+        parts: "encoder", or "encoder_decoder" where the network has the same decoder.
+        where: the folder of `g2d`, for the message.
+
+    Raises:
+        InputError: a network that has no place for an image encoder, another image encoder than `g2d`'s, or one that is
+            fed otherwise.
+    """
+    own = network.state_dict()
+    state: dict[str, Tensor] = {}
+    for name, value in g2d.unet.state_dict().items():
+        target = _target(network, name, parts)
+        if target is not None:
+            state[target] = value
+    encoder = [name for name in own if name.startswith(_encoder_prefix(network))]
+    wrong = [name for name in encoder if name not in state or state[name].shape != own[name].shape]
+    if not encoder or wrong:
+        first = wrong[0] if wrong else "no encoder"
+        raise InputError(
+            f"the image encoder of init is another one ({len(wrong)} of {len(encoder)} tensors, e.g. {first})",
+            file=where,
+            expected=f"{_key_of_size(network, g2d.size)} and data.in_channels={g2d.in_channels}, as pre-trained",
+        )
+    reader = network.encoder if isinstance(network, LViT) else network
+    there = g2d.unet.input_norm
+    if getattr(reader, "input_norm", there) != there:  # LViT's own path: data.normalize, which the configuration says
+        raise InputError(
+            f"init was pre-trained with input_norm {there}, this network has {reader.input_norm}",
+            file=where, expected="the image encoder fed as in its pre-training",
+            remedy=f"model.options.input_norm={there}",
+        )  # fmt: skip
+    taken = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    other = tuple(name for name in state if name in own and name not in taken)
+    network.load_state_dict({**own, **taken})
+    return Taken(tuple(taken), other, len(own) - len(taken))
+
+
+def continue_from(network: G2D, other: G2D, where: str) -> str:
+    """All of `other` into `network`; a decoder that only one of them has, or another number of its maps, may differ.
+
+    The attention pool's positions are interpolated where the image size is another.
+
+    Raises:
+        InputError: anything else differs.
+    """
+    others = [
+        f"{name}: {there} there, {here} here"
+        for name, there, here in zip(("model.size", *OPTIONS), _options(other), _options(network), strict=True)
+        if there != here
+    ]
+    if others:
+        raise InputError(f"init is another network ({'; '.join(others)})", file=where, expected="the same")
+    own, theirs = network.state_dict(), other.state_dict()
+    if network.attention_pool is not None and other.attention_pool is not None:
+        theirs[POSITIONS] = other.attention_pool.positions(network.attention_pool.grid)
+    decoder = ("unet.decoder.", "unet.outc.")
+    fits = {name for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    wrong = sorted(name for name in {*own, *theirs} - fits if not name.startswith(decoder))
+    if wrong:
+        raise InputError(
+            f"init is another network ({len(wrong)} tensors differ, e.g. {wrong[0]})",
+            file=where,
+            expected="the same model.size and options",
+        )
+    network.load_state_dict({**own, **{name: theirs[name] for name in fits}})
+    return f"{len(fits)} tensors taken over, {len(own) - len(fits)} are new"
+
+
+def _options(g2d: G2D) -> tuple[object, ...]:
+    """The values of `model.size` and of `OPTIONS`."""
+    pool, strides = g2d.attention_pool, g2d.unet.encoder.strides
+    heads = pool.mhsa.num_heads if pool is not None else "pool: average"
+    deeper = g2d.pool_deeper or g2d.pool_level == len(strides) - 1  # nothing lies below the deepest map
+    return (g2d.size, heads, g2d.text_pool, g2d.text_norm, g2d.unet.input_norm, strides[g2d.pool_level], deeper)
+
+
+def load_foreign(network: nn.Module, path: str) -> str:
+    """The image encoder of another program's checkpoint into `network`; -> what became of its tensors, in words."""
+    from medvl.weights.external import load_encoder
+
+    prefix = _encoder_prefix(network).rstrip(".")
+    report = load_encoder(network.get_submodule(prefix), path)  # type: ignore[arg-type]  # an ImageEncoder, or refused
+    return f"{report.layout}: {len(report.matched)} tensors of the image encoder, {len(report.missing)} missing"
+
+
+def _encoder_prefix(network: nn.Module) -> str:
+    if isinstance(network, LViT) and isinstance(network.encoder, PyramidCNN):
+        return "encoder.backbone."
+    if isinstance(network, LViT | EncoderUNet):
+        return "encoder."
+    raise InputError(f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit")
+
+
+def _key_of_size(network: nn.Module, size: str) -> str:
+    """What a network of this kind is given for an encoder of that size."""
+    if not isinstance(network, LViT):
+        return f"model.size={size}"
+    own = size.removeprefix("ucnn_")
+    return f"model.options.cnn={size}" if own == size else f"model.size={own} with model.options.cnn=ucnn"
+
+
+def _target(network: nn.Module, name: str, parts: Parts) -> str | None:
+    """The network's name of a tensor of G2D's U-Net, or None."""
+    if name.startswith("encoder."):
+        return _encoder_prefix(network) + name.removeprefix("encoder.")
+    if parts == "encoder":
+        return None
+    if isinstance(network, EncoderUNet):
+        return name
+    if name.startswith("decoder.up.") and not isinstance(network.encoder, PyramidCNN):
+        return name.removeprefix("decoder.")
+    return None

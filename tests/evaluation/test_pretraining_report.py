@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from medvl.cli.evaluate import report
+from medvl.config import make_config, save_config
+from medvl.core.errors import InputError
+from medvl.evaluation.report.pretraining import pretraining_folder, read_log
+from medvl.evaluation.report.report import make_report
+
+from .test_report import Page
+
+ROOT = Path(__file__).resolve().parents[2]
+HASH = "ab" * 32
+TEXT = "Small <b>left</b> effusion."
+
+
+def validation(step: int, recall: float, **more: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"step": step, "epoch": step // 4, "kind": "val", "best": True, "elapsed_s": 6.0 * step}
+    for number, k in enumerate((1, 5, 10)):
+        row |= {f"i2t_r{k}": recall + 0.1 * number, f"t2i_r{k}": recall + 0.01, f"chance_r{k}": 0.0512 * (number + 1)}
+    values = {"mean_recall": recall + 0.04, "alignment_loss": 2.5 - recall, "num_pairs": 20.0, "num_texts": 17.0}
+    return {**row, **values, "decoder_loss": 0.7 - recall, "steps": float(step), **more}
+
+
+def train_line(step: int, loss: float) -> dict[str, Any]:
+    return {"step": step, "epoch": step / 4, "kind": "train", "loss": loss, "lr": 1e-3}
+
+
+def write_log(run: Path, *rows: dict[str, Any], tail: str = "") -> None:
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+
+
+def write_model(folder: Path, step: int, **more: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder.parents[0 if folder.name == "model" else 1] / "config.yaml", folder / "config.yaml")
+    val = {key: v for key, v in validation(step, 0.25).items() if key not in ("step", "epoch", "kind", "best")}
+    card = {"step": step, "epoch": step // 4, "manifest_hash": HASH, "split_hash": HASH[::-1], "licence": "CC0-1.0"}
+    card |= {"versions": {"medvl": "0.1.0", "torch": "2.13.0"}, "command": "medvl train <recipe>"}
+    card |= {"machine": {"processor": "P9", "cores": 3}, "metrics": {"val during training": val}}
+    (folder / "card.json").write_text(json.dumps({**card, **more}))
+    (folder / "format_version").write_text("medvl-model/1\n")
+
+
+def write_panels(run: Path, texts: dict[str, str], step: int = 8, tiles: tuple[str, ...] = ("image", "mask")) -> None:
+    (run / "panels").mkdir(exist_ok=True)
+    for name in texts:
+        Image.fromarray(np.zeros((4, 12, 3), dtype=np.uint8)).save(run / "panels" / f"{name}.png")
+    rows = [{"id": name, "tiles": tiles, "text": text} for name, text in texts.items()]
+    (run / "panels" / "panels.json").write_text(
+        json.dumps({"step": step, "contains_report_text": True, "panels": rows})
+    )
+
+
+def write_config(run: Path, **pretrain: Any) -> None:
+    tree = {"task": "pretrain", "data": {"manifest": "pairs <x>.csv", "laterality": "patient"}, "train": {"seed": 7}}
+    run.mkdir(parents=True, exist_ok=True)
+    save_config(
+        make_config({**tree, "model": {"name": "g2d", "size": "nano"}, "pretrain": pretrain}), run / "config.yaml"
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a finished run: two validations, two panels."""
+    run = tmp_path / "run"
+    write_config(run, warmup_steps=4)
+    counts = {"train": 1200, "val": 20}
+    plan = {"records": counts, "images": counts, "patients": {"train": 900, "val": 20}, "parameters": 1115577}
+    plan |= {"device": "cpu", "steps": 8, "other_views": 3, "not_annotated": {"train": 0, "val": 0}}
+    plan["pairs"] = {
+        "without_text": {"train": 4, "val": 1},
+        "distinct_texts": {"train": 1100, "val": 17},
+        "negatives": "of the whole batch of 16 pairs",
+    }
+    (run / "plan.json").write_text(json.dumps(plan))
+    write_log(run, train_line(4, 2.3), validation(4, 0.21), train_line(8, 2.6), validation(8, 0.33))
+    write_model(run / "model", 8)
+    write_panels(run, {"c<1>": TEXT, "c2": "No effusion."}, tiles=("image", "attention", "raw mask", "decoder"))
+    return run
+
+
+def words_of(path: Path) -> str:
+    page = Page(path.read_text())
+    assert page.open == []
+    return " ".join(" ".join(page.text).split())
+
+
+def test_the_page_is_whole_and_says_what_the_run_is(run: Path) -> None:
+    path, summary = make_report(run)
+    assert path == run / "report" / "val" / "report.html"
+    text = path.read_text()
+    page = Page(text)
+    assert page.open == [] and not {"script", "link", "iframe"} & page.tags
+    assert page.fetched and all(url.startswith(("data:image/png", "#")) for url in page.fetched)
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert sum(url.startswith("data:image/png") for url in page.fetched) == 2
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+    words = words_of(path)
+    for expected in (
+        "medvl is research software, not a medical device.",
+        "contains report text",
+        "The run is finished: 8 of 8 planned steps are logged.",
+        "records with a text 1,200 train, 20 validation",
+        "distinct texts 1,100 train, 17 validation",
+        "records without text, left out 5",
+        "records of other views, left out 3",
+        "negatives of the whole batch of 16 pairs",
+        "trained parameters 1,115,577",
+        "seed 7",
+        "manifest hash abababababababab",
+        "P9, 3 cores",
+        "medvl 0.1.0, torch 2.13.0",
+        "warmup_steps: 4",
+        '"steps": 8',
+        "image attention raw mask decoder c<1>",
+    ):
+        assert expected in words, expected
+    assert summary["validation"]["i2t_r1"] == 0.33 and summary["finished"] and summary["num_panels"] == 2
+
+
+def test_the_last_validation_stands_beside_its_chance(run: Path) -> None:
+    words = words_of(make_report(run)[0])
+    assert "Last validation, step 8" in words
+    assert "Recall at 1 0.3300 0.3400 0.0512" in words
+    assert "Recall at 10 0.5300 0.3400 0.1536" in words
+    assert "mean of the six recalls 0.3700 chance 0.1024" in words
+    assert "alignment loss 2.1700 of all validation pairs" in words and "decoder loss 0.3700 against" in words
+    assert "20 pairs, 17 distinct texts" in words
+    assert "every validation (2)" in words and "0.2100" not in words  # three digits there
+    assert "4 1 0.210 / 0.310 / 0.410 0.220 / 0.220 / 0.220 0.250" in words
+
+
+def test_curves_of_losses_and_of_retrieval_against_chance(run: Path) -> None:
+    text = make_report(run)[0].read_text()
+    for expected in ("Training loss", "with decoder", "Validation losses", "Recall at 5</text>", "chance</text>"):
+        assert expected in text, expected
+    assert 'aria-label="Losses over steps"' in text and 'aria-label="Retrieval over steps"' in text
+    write_config(run, decoder="none")
+    write_log(run, train_line(4, 2.3), {k: v for k, v in validation(4, 0.21).items() if k != "decoder_loss"})
+    words = words_of(make_report(run)[0])
+    assert "with decoder" not in words and "decoder loss 0" not in words and "none, alignment only" in words
+
+
+def test_no_text_leaves_every_report_out(run: Path) -> None:
+    path, summary = make_report(run, include_text=False)
+    text = path.read_text()
+    assert "effusion" not in text and "<q>" not in text and text.count("data:image/png") == 2
+    assert "report text was left out" in text and "contains report text" not in text
+    assert not summary["contains_report_text"]
+    assert "effusion" in make_report(run)[0].read_text()
+
+
+def test_everything_is_escaped(run: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    write_panels(run, {"c2": evil}, tiles=(evil, '"><img src=x>'))
+    write_model(run / "model", 8, licence=evil, command=evil, versions={evil: evil})
+    text = make_report(run)[0].read_text()
+    assert "<script" not in text and "<img src=x" not in text and "&lt;script&gt;" in text
+    assert "pairs <x>.csv" not in text and "pairs &lt;x&gt;.csv" in text
+
+
+def test_a_run_without_panels(run: Path) -> None:
+    shutil.rmtree(run / "panels")
+    path, summary = make_report(run)
+    text = path.read_text()
+    assert "<img" not in text and "This page shows no image and no report text." in text
+    assert "There is no panel here" in text and summary["num_panels"] == 0
+
+
+def test_pictures_that_are_missing_are_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "panels" / "c2.png").unlink()
+    assert "1 more panel(s) are named" in make_report(run)[0].read_text()
+    assert "c2.png is missing" in capsys.readouterr().err
+    (run / "panels" / "c<1>.png").unlink()
+    assert "The pictures of 2 panel(s)" in make_report(run)[0].read_text()
+    (run / "panels" / "panels.json").write_text('{"step": 8, "panels": [{"id": "c2"}]}')
+    write_panels(run, {"c2": ""})
+    (run / "panels" / "panels.json").write_text('{"step": 8, "panels": [{"id": "c2"}]}')
+    with pytest.raises(InputError, match=r"panels\.json.*'text'"):
+        make_report(run)
+
+
+def test_a_run_that_is_going_on(run: Path) -> None:
+    shutil.rmtree(run / "model")
+    write_model(run / "checkpoints" / "best", 4)
+    nan = float("nan")
+    write_log(run, train_line(2, 2.3), validation(4, 0.21), train_line(6, nan), tail='{"step": 7, "ki')
+    path, summary = make_report(run)
+    words = words_of(path)
+    assert "The run is NOT finished: 6 of 8 planned steps are logged." in words
+    assert "not a number in 1 of 2 logged lines" in words and "torch 2.13.0" in words
+    assert not summary["finished"]
+    shutil.rmtree(run / "checkpoints")
+    write_log(run, train_line(2, 2.3))
+    words = words_of(make_report(run)[0])
+    assert "There has been no validation yet." in words and "Training loss" in words and "Recall at" not in words
+    assert "No training loss is logged yet" not in words
+    write_log(run, validation(4, 0.21))
+    assert "No training loss is logged yet: it is every 20 steps" in words_of(make_report(run)[0])
+    write_log(run)
+    with pytest.raises(InputError, match="nothing has been logged yet"):
+        make_report(run)
+
+
+def test_values_that_are_no_numbers_are_shown_as_such(run: Path) -> None:
+    write_log(run, validation(4, 0.2, alignment_loss=float("nan")), validation(8, 0.3, decoder_loss=float("inf")))
+    path, summary = make_report(run)
+    assert summary["validation"]["decoder_loss"] is None
+    assert "decoder loss n/a" in words_of(path)
+
+
+def test_a_model_that_is_not_of_the_last_validation(run: Path) -> None:
+    write_config(run, select="mean_recall")
+    write_model(run / "model", 4)
+    path, summary = make_report(run)
+    words = words_of(path)
+    assert "The model of this run is that of step 4; the table is of the last validation." in words
+    assert "of the weights at step 8; the model of this run is that of step 4" in words
+    assert "chosen by the mean recall on these same pairs" in words
+    assert summary["model_step"] == 4 and summary["validation"]["step"] == 8
+    assert re.search(r'<tr class="model"><td class="n">4</td>', path.read_text())
+
+
+def test_a_model_folder_leads_to_its_run_or_stands_alone(run: Path, tmp_path: Path) -> None:
+    assert make_report(run / "model")[0] == run / "report" / "val" / "report.html"
+    alone = Path(shutil.copytree(run / "model", tmp_path / "published"))
+    path, summary = make_report(alone, out=tmp_path / "page.html")
+    words = words_of(path)
+    assert path == tmp_path / "page.html" and not (alone / "report").exists()
+    assert "Only the model is here, after 8 steps, without the log of its run." in words
+    assert "Recall at 1 0.2500 0.2600 0.0512" in words and "Training loss" not in words
+    assert summary["finished"]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"split": "test"}, "split test"),
+        ({"manifest_path": Path("other.csv")}, "a manifest"),
+        ({"group_by": ["kind"]}, "group_by"),
+        ({"probe_rows": 5}, "probe_rows"),
+        ({"threshold": 0.4}, "threshold"),
+        ({"overrides": ["data.text_column=note"]}, r"data\.text_column=note"),
+    ],
+)
+def test_options_that_evaluate_a_segmenter_are_refused(run: Path, given: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=f"{named}: a pre-training"):
+        make_report(run, **given)
+    assert not (run / "report").exists()
+
+
+def test_only_pre_trainings_are_taken(run: Path, tmp_path: Path) -> None:
+    assert pretraining_folder(run) == run == pretraining_folder(run / "model")
+    assert pretraining_folder("medvl:lvit_regions") is None
+    assert pretraining_folder(tmp_path / "nowhere") is None
+    for number, text in enumerate(("task: segment\n", "{}", "a: [", "- 1")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "config.yaml").write_text(text)
+        assert pretraining_folder(tmp_path / str(number)) is None
+
+
+def test_a_broken_log_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_log(path) == read_log(tmp_path / "none.jsonl")
+    path.write_text('{"kind": "train", "step": 3, "loss": NaN}\n{"kind": "task", "step": 3}\n{"kin')
+    log = read_log(path)
+    assert log.train == ({"kind": "train", "step": 3, "loss": None},) and log.val == ()
+    path.write_text('{"kind": "train", "step": 3}\n[1]\n{"kind": "val", "step": 3}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl:2"):
+        read_log(path)
+
+
+def test_the_command_line(run: Path) -> None:
+    app = typer.Typer()
+    app.command()(report)
+    done = CliRunner().invoke(app, [str(run), "--no-text", "--json"])
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert printed["summary"]["validation"]["t2i_r1"] == 0.34
+    assert "effusion" not in Path(printed["report"]).read_text()
+
+
+# --- the results page
+
+
+MACHINE = {"machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}, "split": "val"}
+
+
+def pretraining_cell(variant: str, seed: int, recall: float) -> str:
+    told = {"step", "epoch", "kind", "best", "elapsed_s", "steps"}
+    values = {key: value for key, value in validation(8, recall).items() if key not in told}
+    cell = {**MACHINE, "format": "medvl-pretraining/1", "pretraining": values, "rows": [], "minutes": 3.0 + seed}
+    return json.dumps({**cell, "variant": variant, "seed": seed, "pairs": {"records": {"train": 1200, "val": 20}}})
+
+
+def segmentation_cell(variant: str) -> str:
+    value = {"mean": 0.5, "lo": 0.4, "hi": 0.6, "num": 4}
+    names = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
+    cell = {**MACHINE, "threshold": 0.5, "threshold_source": "fixed", "grid": "native", "empty_mask": "one"}
+    rows = [{"name": "all", "num": 4, **dict.fromkeys(names, value)}]
+    return json.dumps({**cell, "variant": variant, "seed": 0, "notes": [], "rows": rows})
+
+
+def lines_of(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith("|")]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """recipes/ with a sweep that pre-trains and then segments; results/g2d is empty."""
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (tmp_path / "results" / "g2d").mkdir(parents=True)
+    (recipes / "pre.yaml").write_text("task: pretrain\ndata: {manifest: m.csv, laterality: patient}\nmodel: {}\n")
+    (recipes / "seg.yaml").write_text(
+        "data: {manifest: m.csv, laterality: patient}\nmodel: {name: encoder_unet}\ntext: {encoder: none}\n"
+    )
+    (recipes / "sweep.yaml").write_text(
+        "title: Mechanism\ntext: what it is\nrecipe: seg.yaml\nseeds: 2\nresults: ../results/g2d\n"
+        "variants: {alignment: {recipe: pre.yaml, pretrain.decoder: none}, g2d: {recipe: pre.yaml},"
+        ' scratch: {}, after: {init: "g2d:@g2d"}}\n'
+    )
+    return recipes
+
+
+def test_pre_trainings_have_a_table_of_their_own(generate: ModuleType, sweep: Path) -> None:
+    results = sweep.parent / "results"
+    assert ": 0 of 8 cells" in generate.results_page(results, sweep)
+    for seed, recall in enumerate((0.2, 0.4)):
+        (results / "g2d" / f"g2d-seed{seed}.json").write_text(pretraining_cell("g2d", seed, recall))
+    alone = json.loads(pretraining_cell("alignment", 0, 0.3))
+    del alone["pretraining"]["decoder_loss"]
+    (results / "g2d" / "alignment-seed0.json").write_text(json.dumps(alone))
+    (results / "g2d" / "after-seed0.json").write_text(segmentation_cell("after"))
+    page = generate.results_page(results, sweep)
+    lines = lines_of(page)
+    assert lines[0].startswith("| variant | seeds done / planned | alignment loss | R@1: image → text / text → image")
+    assert lines[0].endswith("| decoder loss | pairs, train / val | minutes |")
+    assert lines[2] == (
+        "| alignment | 1 / 2 | 2.200 | 0.300 / 0.310 (0.051) | 0.400 / 0.310 (0.102) | 0.500 / 0.310 (0.154) |  "
+        "| 1,200 / 20 | 3.0 |"
+    )
+    assert "| g2d | 2 / 2 | 2.200 ± 0.141 | 0.300 ± 0.141 / 0.310 ± 0.141 (0.051) |" in lines[3]
+    assert lines[3].endswith("| 0.400 ± 0.141 | 1,200 / 20 | 3.5 |")
+    assert lines[4].startswith("| variant | seeds done / planned | asked with |")
+    assert lines[6:] == [
+        "| scratch | 0 / 2 |  |  |  |  |  |  |",
+        "| after | 1 / 2 | all | 4 | 0.500 [0.400, 0.600] | 0.500 | 0.500 | 0.500 |",
+    ]
+    assert "Last validation of each pre-training" in page and "threshold 0.5 (fixed)" in page
+
+
+def test_localisation_summaries_are_tabulated(generate: ModuleType, sweep: Path) -> None:
+    folder = sweep.parent / "results" / "g2d"
+
+    def metric(mean: float | None, sd: float = 0.05) -> dict[str, Any]:
+        return {"mean": mean, "lo": mean and mean - sd, "hi": mean and mean + sd, "num": 9}
+
+    none = metric(None)
+    methods = {
+        "attention": {"dice": metric(0.3), "iou": metric(0.2), "pointing": metric(0.5), "auroc": metric(0.75)},
+        "chance": {"dice": none, "iou": none, "pointing": {**metric(0.1), "lo": None, "hi": None}, "auroc": none},
+    }
+    differences = {"attention - chance": {"pointing": metric(0.4), "auroc": metric(-0.25)}}
+    about = {"target": "lesion", "num_cases": 9, "num_patients": 8, "split": "val", "grid": "model 96x96"}
+    about |= {"threshold": 0.5, "num_without_mask": 2, "num_empty": 1, "bootstrap": {"unit": "patient", "draws": 2000}}
+    about |= {"config": {"pretrain": {"decoder": "pseudo_mask"}}, "methods": methods, "differences": differences}
+    path = folder / "localisation-seed_0.json"
+    path.write_text(json.dumps({"format": "medvl-localisation/1", **about}))
+    page = generate.results_page(folder.parent, sweep)
+    lines = lines_of(page)
+    start = lines.index("| method | Dice | IoU | pointing game | ROC area |")
+    assert lines[start + 2 :] == [
+        "| attention | 0.300 [0.250, 0.350] | 0.200 [0.150, 0.250] | 0.500 [0.450, 0.550] | 0.750 [0.700, 0.800] |",
+        "| chance |  |  | 0.100 |  |",
+        "| paired difference | Dice | IoU | pointing game | ROC area |",
+        "| --- | --- | --- | --- | --- |",
+        "| attention - chance |  |  | +0.400 [+0.350, +0.450] | -0.250 [-0.300, -0.200] |",
+    ]
+    assert "seed 0 (decoder: pseudo mask): lesion of 9 cases, 8 patients, split `val`" in page
+    assert "2 records without that mask and 1 with an empty one are left out" in page
+    path.write_text('{"format": "medvl-evaluation/1"}')
+    with pytest.raises(SystemExit, match="is no medvl-localisation/1"):
+        generate.results_page(folder.parent, sweep)
+
+
+def test_the_fidelity_page_has_both_methods(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("docs", "results", "recipes"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    generate.main()
+    page = (tmp_path / "docs" / "fidelity.md").read_text()
+    lvit, g2d = page.split("\n## G2D\n")
+    assert "\n## LViT\n" in lvit and "`semi.start`" in lvit and "`pretrain.decoder_loss`" not in lvit
+    assert "`pretrain.decoder_loss`" in g2d and "`semi.start`" not in g2d

@@ -1,0 +1,428 @@
+"""Miniatures of the published tables, on discs and bars drawn here in the manifests that `medvl import` writes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from medvl.cli import app
+from medvl.config import load_config
+from medvl.core.errors import InputError
+from medvl.data.importers import chexpert, covidx, nih
+from medvl.data.importers.layouts import LAYOUTS
+from medvl.experiments.benchmark import COLUMNS, FRACTIONS, OTHERWISE, PRETRAININGS, Column, column_of, run_benchmark
+from medvl.experiments.benchmark_given import Given
+from medvl.experiments.benchmark_page import as_csv, as_json, as_markdown
+from medvl.experiments.published_tables import published_table, table_names
+from medvl.train.run import train
+
+SMALL = ["data.image_size=[32, 32]", "train.epochs=1", "train.max_steps=2", "train.batch_size=4", "train.patience=null"]
+SMALL += ["train.accelerator=cpu", "data.num_workers=0"]
+
+
+def draw(folder: Path, label: str) -> None:
+    """manifest.csv of 12 train, 6 val and 6 test images; every other one has a disc, which is `label`."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    lines = ["id,image,text,mask,labels,boxes,patient,split"]
+    for i in range(24):
+        disc = (y - 10 - i % 5) ** 2 + (x - 12) ** 2 < 30
+        pixels = rng.normal(90, 12, y.shape) + 120 * (disc if i % 2 else (abs(y - 24) < 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray((255 * disc).astype(np.uint8)).save(folder / f"m{i}.png")
+        split = "train" if i < 12 else "val" if i < 18 else "test"
+        mask = f"m{i}.png" if i % 2 else "none"
+        found = label if i % 2 else "none"
+        box = f"{label} 6 {4 + i % 5} 18 {16 + i % 5}" if i % 2 else "none"
+        text = f"there is {'a disc' if i % 2 else 'a bar'} {i % 3}"
+        lines.append(f"c{i},{i}.png,{text},{mask},{found},{box},p{i},{split}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SIIM-ACR and RSNA in miniature."""
+    folder = tmp_path_factory.mktemp("sets")
+    draw(folder / "siim", "pneumothorax")
+    draw(folder / "rsna", "pneumonia")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(data: Path) -> Path:
+    """A pre-training of two steps."""
+    path = data / "pretrain.yaml"
+    path.write_text(
+        "task: pretrain\ndata: {image_size: [32, 32], in_channels: 1}\ntext: {encoder: builtin, dim: 32}\n"
+        "model: {size: nano}\npretrain: {decoder: pseudo_mask, warmup_steps: 1, num_panels: 0}\n"
+        "train: {epochs: 1, max_steps: 2, batch_size: 8, warmup_steps: 0, accelerator: cpu}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, recipe: Path) -> Path:
+    """A pre-trained run."""
+    out = data / "run"
+    train(load_config(recipe, [f"data.manifest={data / 'siim' / 'manifest.csv'}"]), out)
+    return out
+
+
+def call(*words: str) -> int:
+    """The exit code of the command line."""
+    try:
+        return int(app(list(words), standalone_mode=False) or 0)
+    except InputError as error:
+        print(error)
+        return error.exit_code
+
+
+def test_published_tables_are_whole() -> None:
+    assert table_names() == [f"g2d-table{n}" for n in ("1", "2a", "2b", "3", "4", "5", "7", "8")]
+    for name in table_names():
+        table = published_table(name)
+        assert all(column_of(table, column) for column in table.columns)
+        for cells in table.rows.values():
+            assert [len(cell) for cell in cells] == [len(table.of)] * len(table.columns)
+            assert all(value is None or 0 <= value <= 100 for cell in cells for value in cell)
+    assert published_table("g2d-table1").rows["G2D (encoder-decoder)"][0] == (65.6, 66.9, 68.4)
+    assert published_table("g2d-table5").rows["b threshold: median"] == ((58.8,), (12.5,), (75.6,))
+    with pytest.raises(InputError, match="g2d-table2a"):
+        published_table("g2d-table2")
+
+
+# sha256 of a table's numbers with rows, columns and `of`, begun; the numbers were compared with the paper's.
+PRINTED = {
+    "g2d-table1": "2307e6d26aa3",
+    "g2d-table2a": "ef9b66b9a3ea",
+    "g2d-table2b": "7667aad45a16",
+    "g2d-table3": "a455c30dc535",
+    "g2d-table4": "c2600fae3045",
+    "g2d-table5": "960e47b2ef7f",
+    "g2d-table7": "b329fbcb5430",
+    "g2d-table8": "9f81dee543e9",
+}
+
+
+def test_the_published_numbers_are_those_that_were_compared_with_the_paper() -> None:
+    found = {}
+    for name in table_names():
+        table = published_table(name)
+        told = json.dumps([table.of, table.columns, list(table.rows.items())])
+        found[name] = hashlib.sha256(told.encode()).hexdigest()[:12]
+    assert found == PRINTED
+
+
+def wired(column: Column) -> tuple[object, ...]:
+    """Set, what is trained or asked, the published number, medvl's number, whether a decoder can be taken over."""
+    asked = column.recipe | column.ask
+    if column.recipe:
+        assert asked.pop("data") == {"in_channels": 1, "normalize": "none"}
+    return (
+        column.layout,
+        asked,
+        [".".join(path) for path in column.published],
+        [".".join(path) for path in column.ours],
+        column.has_decoder,
+    )
+
+
+def trained(layout: str, protocol: str, published: str, ours: str, **options: object) -> tuple[object, ...]:
+    numbers = [[f"metrics.{name}.mean"] for name in (published, ours)]
+    return (layout, {"protocol": protocol, **options}, *numbers, "segmentation" in protocol)
+
+
+def asked(layout: str, protocol: str, rule: str, **options: object) -> tuple[object, ...]:
+    numbers = [
+        [
+            "metrics.auc.mean",
+            f"decisions.{whose}.{rule}*.macro.f1.mean",
+            f"decisions.{whose}.{rule}*.macro.accuracy.mean",
+        ]
+        for whose in ("*published practice", "!published practice")
+    ]
+    return (layout, {"zero_shot": "classify", "protocol": protocol, **options}, *numbers, False)
+
+
+def grounded(layout: str, phrase: str) -> tuple[object, ...]:
+    numbers = [f"metrics.{name}.mean" for name in ("recall", "iou", "dice")]
+    return (layout, {"zero_shot": "ground", "phrase": phrase}, numbers, numbers, False)
+
+
+FIVE = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
+WIRED = {
+    "SIIM segmentation": trained("siim", "mgca_segmentation:siim", "dice_mgca", "dice_per_image"),
+    "RSNA segmentation": trained("rsna", "mgca_segmentation:rsna", "dice_mgca", "dice_per_image"),
+    "RSNA detection": trained("rsna", "mgca_detection", "map_published", "map"),
+    "Object-CXR detection": trained("object-cxr", "mgca_detection", "map_published", "map"),
+    "SIIM grounding": grounded("siim", "pneumothorax"),
+    "RSNA grounding": grounded("rsna", "pneumonia"),
+    "RSNA zero-shot": asked("rsna", "medklip", "max f1"),
+    "SIIM zero-shot": asked("siim", "medklip", "max f1"),
+    "CXR14 zero-shot": asked("nih", "kad", "max mcc"),
+    "CheXpert zero-shot": asked("chexpert", "kad", "max mcc", classes=FIVE),
+    "CXR14 fine-tuned": trained("nih", "kad_finetune", "macro_auc", "macro_auc"),
+    "CheXpert linear": trained("chexpert", "mgca_linear:chexpert", "macro_auc", "macro_auc"),
+    "RSNA linear": trained("rsna", "mgca_linear:rsna", "macro_auc", "macro_auc"),
+    "COVIDx linear": trained("covidx", "mgca_linear:covidx", "accuracy", "accuracy"),
+}
+WIRED_TABLE7 = WIRED | {
+    "SIIM segmentation": trained("siim", "medklip_segmentation", "dice_mgca", "dice_per_image"),
+    "RSNA segmentation": trained("rsna", "medklip_segmentation", "dice_mgca", "dice_per_image"),
+}
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_column_is_the_set_the_protocol_and_the_numbers_that_it_says(name: str) -> None:
+    table, expected = published_table(name), WIRED_TABLE7 if name == "g2d-table7" else WIRED
+    assert {column: wired(column_of(table, column)) for column in table.columns} == {
+        column: expected[column] for column in table.columns
+    }
+    fractions = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
+    numbers = {"g2d-table2a": ("recall", "IoU", "Dice"), "g2d-table2b": ("AUC", "F1", "accuracy")}
+    if name in numbers:
+        assert table.of == numbers[name]  # in the order of `published` and `ours` of their columns
+    else:
+        assert {of: FRACTIONS[of] for of in table.of} == {of: fractions[of] for of in table.of}
+    assert set(WIRED) == set(COLUMNS) and set(OTHERWISE) == {"g2d-table7"}
+
+
+def test_every_ablation_row_of_the_paper_is_pretrained_or_said_to_be_impossible() -> None:
+    ours = {"a decoder: pseudo segmentation", "b threshold: 85 %", "c projector: 128", "d heads aggregated"}
+    ours |= {"e heads: 4", "f both", "e heads: 3"}
+    assert set(published_table("g2d-table5").rows) - ours == set(PRETRAININGS["g2d-table5"]) - {"pseudo masks"}
+    assert set(PRETRAININGS["g2d-table8"]) == set(published_table("g2d-table8").rows)
+
+
+def test_table1_of_the_sets_that_are_here(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["benchmark", "g2d-table1", *SMALL, "--data", str(data), "--run", f"mine={run}", "--fractions", "1.0"]
+    words += ["--out", str(out), "--split", "val"]
+    only = published_table("g2d-table1")
+    assert call(*words, "--dry-run") == 0
+    dry = capsys.readouterr().out
+    assert "absent  Object-CXR detection" in dry and "not run  ImageNet" in dry
+    assert not (out / "cells").exists()
+    assert call(*words) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("# g2d-table1") and (out / "benchmark.md").read_text() in page
+    cells = json.loads((out / "benchmark.json").read_text())
+    measured = {(row["method"], row["column"]): row for row in cells["measured"]}
+    for name in ("SIIM segmentation", "RSNA segmentation"):
+        assert {row for row, column in measured if column == name} == {
+            "random", "mine (encoder)", "mine (encoder-decoder)",
+        }  # fmt: skip
+    assert {row for row, column in measured if column == "RSNA detection"} == {"random", "mine"}
+    assert cells["open"] == [] and cells["failed"] == []
+    result = json.loads(next((out / "cells" / "results").glob("SIIM*100*mine__encoder_decoder*")).read_text())
+    told = measured["mine (encoder-decoder)", "SIIM segmentation"]
+    assert told["published_convention"] == [result["metrics"]["dice_mgca"]["mean"]]
+    assert told["medvl"] == [result["metrics"]["dice_per_image"]["mean"]]
+    assert result["config"]["data"]["balance"] == "siim" and result["config"]["train"]["freeze_encoder"]
+    assert "| G2D (encoder-decoder), *published* | 65.6 | 66.9 | 68.4 |" in page
+    assert "Object-CXR detection: Object-CXR: 9,000" in page and "Not at the protocol's settings" in page
+    rows = list(csv.DictReader((out / "benchmark.csv").open()))
+    assert {row["kind"] for row in rows} == {"measured", "published"}
+    assert not [row for row in rows if row["kind"] == "measured" and row["column"] == "Object-CXR detection"]
+    assert len([row for row in rows if row["kind"] == "published"]) == sum(
+        value is not None for cells in only.rows.values() for cell in cells for value in cell
+    )
+    assert call(*words, "--seeds", "2", "--dry-run") == 0
+    for other in (["--split", "test"], ["train.lr=0.5"]):  # what lies there is of another split, of other settings
+        assert call(*[word for word in words if word not in ("--split", "val")], *other) == 2
+    assert "another" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")}
+    assert call(*words) == 0  # nothing is run again
+    assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*.json")} == before
+
+
+def published(folder: Path, name: str) -> Path:
+    """A set as its publisher lays it out, in miniature; -> its folder."""
+    rng = np.random.default_rng(0)
+
+    def picture(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8)).save(path)
+
+    def table(path: Path, lines: list[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+
+    if name == "nih":
+        names = [f"{i:08d}_000.png" for i in range(30)]
+        rows = [
+            f"{file},{'No Finding' if i % 3 == 0 else nih.LABELS[i % 14]},0,{i},50,F,PA" for i, file in enumerate(names)
+        ]
+        head = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+        table(folder / "Data_Entry_2017.csv", [head, *rows])
+        table(folder / "train_val_list.txt", names[:20])
+        table(folder / "test_list.txt", names[20:])
+        for file in names:
+            picture(folder / "images_001" / "images" / file)
+    elif name == "chexpert":
+        release = folder / "CheXpert-v1.0-small"
+        for part, first, num in (("train", 0, 60), ("valid", 100, 6)):
+            paths = [f"{release.name}/{part}/patient{first + i:05d}/study1/view1_frontal.jpg" for i in range(num)]
+            cells = [",".join(rng.choice(["1.0", "0.0", "-1.0", ""], len(chexpert.LABELS))) for _ in paths]
+            rows = [f"{path},Male,50,Frontal,AP,{row}" for path, row in zip(paths, cells, strict=True)]
+            head = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{','.join(chexpert.LABELS)}"
+            table(release / f"{part}.csv", [head, *rows])
+            for path in paths:
+                picture(folder / path)
+    elif name == "covidx":
+        for part, num in (("train", 20), ("test", 6)):
+            lines = [f"{i} {part}{i}.png {covidx.LABELS[i % 3]} rsna" for i in range(num)]
+            table(folder / f"{part}_COVIDx9A.txt", lines)
+            for i in range(num):
+                picture(folder / part / f"{part}{i}.png")
+    else:
+        for part, num in (("train", 20), ("dev", 6)):
+            lines = [f"{i}.jpg,{'0 4 4 14 14' if i % 3 else ''}" for i in range(num)]
+            table(folder / f"{part}.csv", ["image_name,annotation", *lines])
+            for i in range(num):
+                picture(folder / part / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "layouts"),
+    [
+        ("nih", "g2d-table3", ["nih"]),
+        ("chexpert and covidx", "g2d-table4", ["chexpert", "covidx"]),
+        ("object-cxr", "g2d-table1", ["object-cxr"]),
+    ],
+)
+def test_a_column_runs_on_the_manifest_that_the_importer_writes(
+    name: str, table: str, layouts: list[str], tmp_path: Path
+) -> None:
+    for layout in layouts:
+        folder = published(tmp_path / "raw" / layout, layout)
+        assert call("import", layout, str(folder), "--out", str(tmp_path / "sets" / layout / "manifest.csv")) == 0, name
+    words = (*SMALL, "model.size=nano")
+    given = Given(
+        data=tmp_path / "sets", out=tmp_path / "out", split="test", overrides=words, fractions=(1.0,), seeds=1
+    )
+    made = run_benchmark(published_table(table), given)
+    assert made.failed == []
+    there = [column for column in made.table.columns if column_of(made.table, column).layout in layouts]
+    assert len(there) == len(layouts)
+    for column in there:
+        assert len(made.cells["random", column, "100 %"].published) == 1
+
+
+def test_zero_shot_tables_ask_the_runs(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, column in (("g2d-table2a", "SIIM grounding"), ("g2d-table2b", "RSNA zero-shot")):
+        table, out = published_table(name), tmp_path / name
+        made = run_benchmark(table, Given(data=data, out=out, runs={"mine": run}, split="test"))
+        kept = f"{column.replace(' ', '_').replace('-', '_')}__mine.json"
+        file = json.loads((out / "cells" / "results" / kept).read_text())
+        assert file["num_cases"] == (3 if name.endswith("a") else 6)
+        for number, of in enumerate(table.of):
+            cell = made.cells["mine", column, of]
+            assert len(cell.published) == 1 and 0 <= cell.published[0] <= 1
+            assert number or cell.published == cell.ours  # AUC and recall know no second convention
+        assert "mine |" in as_markdown(made, Given(data=data, out=out))
+        assert ",mine,measured,1," in as_csv(made)
+        # Overrides are of trained cells: they are no other settings of these, nor of what lies in OUT.
+        given = Given(data=data, out=out, runs={"mine": run}, split="test", overrides=("train.epochs=1",))
+        made = run_benchmark(table, given)
+        assert f"nothing is trained for {name}: train.epochs=1 has no effect" in capsys.readouterr().err
+        assert "Not at the protocol's settings" not in as_markdown(made, given)
+        assert as_json(made, given, "0")["overrides"] == []
+    with pytest.raises(InputError, match="--run NAME=RUN"):
+        run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x"))
+    with pytest.raises(InputError, match="that row is there already"):
+        run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x", runs={"random": run}))
+
+
+def test_on_val_the_honest_threshold_is_told_from_the_published_practice(data: Path, run: Path, tmp_path: Path) -> None:
+    table = published_table("g2d-table2b")  # a model folder will do
+    given = Given(data=data, out=tmp_path / "out", runs={"mine": run / "model"}, split="val")
+    made = run_benchmark(table, given)
+    file = json.loads((tmp_path / "out" / "cells" / "results" / "RSNA_zero_shot__mine.json").read_text())
+    honest, published = (
+        next(rules for name, rules in file["decisions"].items() if ("published" in name) is wanted)
+        for wanted in (False, True)
+    )
+    cell = made.cells["mine", "RSNA zero-shot", "F1"]
+    assert cell.ours == [honest["max f1"]["macro"]["f1"]["mean"]]
+    assert cell.published == [published["max f1 (MedKLIP)"]["macro"]["f1"]["mean"]] and cell.published[0] is not None
+    draw(tmp_path / "sets" / "siim", "pneumothorax")
+    (tmp_path / "sets" / "rsna").symlink_to(data / "rsna")
+    table_file = tmp_path / "sets" / "siim" / "manifest.csv"
+    table_file.write_text("\n".join(x for x in table_file.read_text().split("\n") if not x.endswith(",val")))
+    made = run_benchmark(table, Given(data=tmp_path / "sets", out=tmp_path / "other", runs={"mine": run}))
+    assert [name for name, _ in made.failed] == ["SIIM zero-shot, mine"]  # without val; the other column is there
+    assert made.cells["mine", "RSNA zero-shot", "AUC"].published
+
+
+def test_a_run_that_is_no_pretraining_is_no_row(data: Path, tmp_path: Path) -> None:
+    words = ["task=classify", "model.name=classifier", "text.encoder=none", *SMALL, "model.size=nano"]
+    words += [f"data.manifest={data / 'rsna' / 'manifest.csv'}", "data.in_channels=1"]
+    (tmp_path / "classify.yaml").write_text("{}")
+    trained_on_labels = train(load_config(tmp_path / "classify.yaml", words), tmp_path / "run")
+    given = Given(data=data, out=tmp_path / "out", runs={"mine": trained_on_labels})
+    with pytest.raises(InputError, match="--run mine: a run of task: classify; expected a run of task: pretrain"):
+        run_benchmark(published_table("g2d-table1"), given, dry_run=True)
+
+
+def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:
+    table = published_table("g2d-table8")
+    given = Given(data=data, out=tmp_path / "out", overrides=("train.max_steps=2",))
+    with pytest.raises(InputError, match="medvl import mimic-cxr"):
+        run_benchmark(table, given)
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    for name, other in (("siim", "siim"), ("mimic-cxr", "rsna")):
+        (sets / name).symlink_to(data / other)
+    given = Given(data=sets, out=tmp_path / "out", pretrain=recipe, split="val", overrides=tuple(SMALL))
+    with pytest.raises(InputError, match="--pretrain"):
+        run_benchmark(table, Given(data=sets, out=tmp_path / "out"))
+    made = run_benchmark(table, given, dry_run=True)
+    sweep = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
+    assert sweep["variants"]["pre-training, shuffled pseudo masks"]["pretrain.shuffle_masks"] is True
+    names = [name for name in sweep["variants"] if not name.startswith("pre-training")]
+    assert names == ["SIIM segmentation 1 %, shuffled pseudo masks", "SIIM segmentation 1 %, pseudo masks"]
+    start = {"model.size": "nano", "init": "g2d:@pre-training, shuffled pseudo masks"}
+    assert sweep["variants"][names[0]] == {"recipe": "SIIM_segmentation.yaml", "data.label_fraction": 0.01, **start}
+    assert {one["column"] for one in made.absent} == {"RSNA detection", "CXR14 fine-tuned"}
+    assert all(outcome.state == "open" for outcome in made.outcomes) and len(made.outcomes) == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [("g2d-table4", "CheXpert linear: CheXpert-v1.0-small"), ("g2d-table5", "pre-training of all rows: MIMIC-CXR-JPG")],
+)
+def test_with_no_set_at_all_a_dry_run_says_what_there_is_to_get(
+    table: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("benchmark", table, "--data", str(tmp_path), "--dry-run", "--out", str(tmp_path / "out")) == 0
+    said = capsys.readouterr().out
+    assert "no cell can be run" in said and f"absent  {told}" in said and not (tmp_path / "out").exists()
+    for column in published_table(table).columns:
+        layout = column_of(published_table(table), column).layout
+        assert f"then: medvl import {layout} FOLDER --out DATA/{layout}/manifest.csv" in said
+        assert f"obtained: {LAYOUTS[layout].obtained}" in said
+
+
+def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no set of g2d-table4 is in"):
+        (tmp_path / "empty").mkdir()
+        run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "empty", out=tmp_path / "out"))
+    with pytest.raises(InputError, match="no such folder"):
+        run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "nowhere", out=tmp_path / "out"))
+    assert call("benchmark", "g2d-table1", "--data", str(data), "--fractions", "0.3") == 2
+    assert call("benchmark", "g2d-table1", "--data", str(data), "--run", "mine") == 2
+    assert call("benchmark") == 0

@@ -1,0 +1,263 @@
+"""Learning curves: known curves are found again, the answer says what it does not know, runs and cells give points."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from medvl.config import config_dict, load_config
+from medvl.core.errors import InputError
+from medvl.data.labels import training_records
+from medvl.data.records import load_manifest
+from medvl.experiments import label_budget as learning_curve
+from medvl.experiments.label_budget import as_text
+from medvl.experiments.power_law import Curve, coverage, coverage_note, fit_curve, fit_curves, run_sd
+from medvl.train.run import train
+
+
+def plan(targets: Sequence[str], target_dice: float, *, num_simulations: int = 0, **options: Any) -> dict[str, Any]:
+    """`learning_curve.plan`, without its simulations unless they are asked for."""
+    return learning_curve.plan(targets, target_dice, num_simulations=num_simulations, **options)
+
+
+ALIKE = {
+    "manifest": "manifest.csv", "manifest_hash": "m", "split_hash": "s", "grid": "native", "empty_mask": "one",
+    "threshold": 0.5, "threshold_source": "fixed", "text": "the record's text", "split": "val",
+}  # fmt: skip
+
+
+def cells(folder: Path, points: Sequence[tuple[int, float, int]], variant: str = "text", **keys: Any) -> str:
+    """Result cells of (labelled images, Dice, seed), the fraction being n / 1000."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n, dice, seed in points:
+        fraction = n / 1000
+        cell = {
+            **ALIKE,
+            "variant": variant,
+            "grid_point": {"data.label_fraction": fraction},
+            "seed": seed,
+            "config": {"init": "@prototype", "data": {"label_fraction": fraction}, "train": {"seed": seed, "lr": 0.1}},
+            "labels": {
+                "label_fraction": fraction,
+                "labelled_images": n,
+                "labelled_patients": n // 2,
+                "labelled_records": 3 * n,
+            },
+            "metrics": {"dice_per_image": {"mean": dice}},
+            **keys,
+        }
+        (folder / f"{variant}-{n}-{seed}.json").write_text(json.dumps(cell))
+    return str(folder)
+
+
+def noisy(
+    curve: Curve, sd: float, seed: int = 0, counts: Sequence[int] = (20, 50, 100, 200)
+) -> list[tuple[int, float, int]]:
+    rng = np.random.default_rng(seed)
+    return [(n, float(curve.at(n) + sd * rng.normal()), i) for n in counts for i in range(6)]
+
+
+@pytest.mark.parametrize("curve", [Curve(1.0, 0.5, 0.9), Curve(0.6, 0.15, 0.97), Curve(3.0, 0.95, 0.72)])
+@pytest.mark.parametrize("counts", [(10, 40, 160), (8, 20, 60, 200, 900)])
+def test_exact_points_give_the_curve_back(curve: Curve, counts: tuple[int, ...]) -> None:
+    n = np.array(counts, dtype=float)
+    found = fit_curve(n, curve.at(n))
+    assert (found.a, found.b, found.c) == pytest.approx((curve.a, curve.b, curve.c), rel=1e-4)
+    target = curve.c - 0.05
+    assert found.needed(target) == pytest.approx((curve.a / 0.05) ** (1 / curve.b), rel=1e-3)
+    assert float(found.at(found.needed(target))) == pytest.approx(target, abs=1e-9)
+
+
+def test_the_bounds_hold_and_cost_least() -> None:
+    n = np.array([10.0, 20, 40, 80])
+    bent_up = fit_curve(n, np.array([0.5, 0.6, 0.75, 0.99]))  # no ceiling in sight
+    assert bent_up.c == 1 and 0 < bent_up.b <= 1 and bent_up.a > 0
+    rng = np.random.default_rng(0)
+    dice = np.array([0.5, 0.6, 0.75, 0.99])
+    least = ((dice - bent_up.at(n)) ** 2).sum()
+    for a, b, c in zip(rng.uniform(0, 5, 3000), rng.uniform(0.01, 1, 3000), rng.uniform(0, 1, 3000), strict=True):
+        assert ((dice - Curve(a, b, c).at(n)) ** 2).sum() >= least - 1e-9
+    falling = fit_curve(n, np.array([0.8, 0.7, 0.6, 0.5]))
+    assert falling.a == 0 and falling.c == pytest.approx(0.65)
+    assert falling.needed(0.7) == math.inf and falling.needed(0.6) == 1
+
+
+def test_the_interval_covers(tmp_path: Path) -> None:
+    """The true number lies in its interval in nearly all of some repetitions (95 % with infinitely many runs)."""
+    true = Curve(1.5, 0.5, 0.92)
+    needed = true.needed(0.85)
+    hits = 0
+    for repetition in range(8):
+        folder = cells(tmp_path / str(repetition), noisy(true, 0.005, repetition))
+        found = plan([folder], 0.85, num_draws=60)["needed"]
+        hits += found["lo"] <= needed <= math.inf if found["hi"] is None else found["lo"] <= needed <= found["hi"]
+    assert hits >= 6
+
+
+def test_the_best_exponent_is_that_of_scipy() -> None:
+    """scipy's bounded least squares from many starts finds nothing better."""
+    rng = np.random.default_rng(0)
+    n = np.repeat([20.0, 50, 100, 200], 3)[None].repeat(5, axis=0)
+    dice = 0.92 - 1.5 * n**-0.5 + 0.01 * rng.standard_normal(n.shape)
+    for counts, values, curve in zip(n, dice, fit_curves(n, dice), strict=True):
+
+        def off(x: Any, counts: Any = counts, values: Any = values) -> Any:
+            return x[2] - x[0] * counts ** -x[1] - values
+
+        starts = [(1.0, b, 0.9) for b in (0.05, 0.3, 0.8)]
+        fits = [least_squares(off, x0, bounds=([0, 0.01, 0], [np.inf, 1, 1]), xtol=1e-12, ftol=1e-12) for x0 in starts]
+        assert ((curve.at(counts) - values) ** 2).sum() <= 2 * min(fit.cost for fit in fits) * (1 + 1e-6)
+
+
+def test_the_coverage_is_that_of_experiments_drawn_by_hand(tmp_path: Path) -> None:
+    """More runs a fraction hold the truth more often; what is said is what was simulated."""
+    true, sd = Curve(1.5, 0.5, 0.92), 0.005
+    counts, fractions = np.repeat([20.0, 50, 100, 200], 3), np.repeat([0.02, 0.05, 0.1, 0.2], 3).tolist()
+    rows = coverage(true, sd, counts, fractions, 0.85, num_simulations=20)
+    assert [row["runs_per_fraction"] for row in rows] == [None, 2, 3, 6]
+    by_number = {row["runs_per_fraction"]: row["needed"] for row in rows}
+    assert 0.5 < by_number[2] < 1 and 0.75 < by_number[6] <= 1 and by_number[2] <= by_number[6]
+    assert coverage(true, sd, counts, fractions, 0.85, num_simulations=20) == rows
+    # Certain where the truth is out of reach of every fit: the interval ends at infinity and so does the truth.
+    assert all(row["needed"] == 1 for row in coverage(true, 1e-6, counts, fractions, 0.99, num_simulations=3))
+    result = plan([cells(tmp_path / "cells", noisy(true, sd))], 0.85, num_draws=20, num_simulations=3)
+    found = result["coverage"]
+    assert found["simulations"] == 3 and found["sd"] == pytest.approx(0.005, rel=0.4)
+    assert coverage_note(found) in result["notes"] and coverage_note(found) in as_text(result, tmp_path)
+    assert plan([str(tmp_path / "cells")], 0.85, num_draws=20)["coverage"] is None
+
+
+def test_how_much_runs_vary() -> None:
+    dice = np.array([0.5, 0.7, 0.8, 0.8, 0.83])
+    # squares 0.02, then 0.0003 * 2: (0.02 + 0.0006) / (5 - 2)
+    assert run_sd(dice, [0.1, 0.1, 0.5, 0.5, 0.5]) == pytest.approx(math.sqrt(0.0206 / 3))
+    assert run_sd(dice[:2], [0.1, 0.5]) is None
+
+
+def test_a_target_that_takes_more_masks(tmp_path: Path) -> None:
+    true = Curve(1.0, 0.5, 0.95)  # 0.9 at 400
+    folder = cells(tmp_path / "cells", noisy(true, 0.002))
+    result = plan([folder], 0.9, num_draws=150, out=tmp_path / "out")
+    assert result["reached"] and result["extrapolated"] and not result["beyond_4x_largest"]
+    assert result["needed"]["value"] == pytest.approx(400, rel=0.25)
+    assert result["more"]["value"] == math.ceil(result["needed"]["value"]) - 200
+    assert result["more"]["lo"] < 200 < result["more"]["hi"]
+    assert [row["num_runs"] for row in result["fractions"]] == [6] * 4 and result["fractions"][0]["sd"] > 0
+    assert "more" in result["answer"] and "labelled images" in result["answer"]
+    assert any("3.0 annotated records" in note for note in result["notes"])
+    assert json.loads((tmp_path / "out/learning_curve.json").read_text()) == result
+    rows = list(csv.DictReader((tmp_path / "out/learning_curve.csv").open()))
+    assert len(rows) == 24 and {row["n"] for row in rows} == {"20", "50", "100", "200"}
+    assert (tmp_path / "out/learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    again = plan([folder], 0.9, num_draws=150)
+    assert (
+        again["needed"] == result["needed"] and plan([folder], 0.9, num_draws=150, seed=1)["needed"] != again["needed"]
+    )
+    by_patient = plan([folder], 0.9, num_draws=5, unit="patients")
+    assert by_patient["needed"]["value"] == pytest.approx(result["needed"]["value"] / 2, rel=0.01)
+    assert "labelled patients" in as_text(by_patient, tmp_path)
+
+
+def test_what_is_far_or_out_of_reach_is_said(tmp_path: Path) -> None:
+    folder = cells(tmp_path / "cells", noisy(Curve(1.0, 0.5, 0.88), 0.001))
+    out_of_reach = plan([folder], 0.95, num_draws=100)
+    ceiling = out_of_reach["curve"]["c"]
+    assert (
+        not out_of_reach["reached"] and out_of_reach["needed"]["value"] is None and out_of_reach["more"]["hi"] is None
+    )
+    assert ceiling["lo"] <= ceiling["value"] <= ceiling["hi"] and ceiling["value"] == pytest.approx(0.88, abs=0.02)
+    assert "not reached: the fitted ceiling is 0.8" in out_of_reach["answer"]
+    far = plan([folder], 0.86, num_draws=100)  # 2,500 images
+    assert far["reached"] and far["beyond_4x_largest"] and "EXTRAPOLATED beyond 4 x" in far["answer"]
+    near = plan([folder], 0.75, num_draws=100)  # 59 images
+    assert near["more"] == {"value": 0, "lo": 0, "hi": 0} and "no more masks" in near["answer"]
+
+
+def test_one_run_per_fraction_has_no_interval(tmp_path: Path) -> None:
+    folder = cells(tmp_path, [point for point in noisy(Curve(1.0, 0.5, 0.9), 0.001) if point[2] == 0])
+    result = plan([folder], 0.85)
+    assert "lo" not in result["needed"] and any("no intervals" in note for note in result["notes"])
+    assert "[" not in result["answer"] and result["share_of_draws_reaching"] is None
+
+
+def test_what_cannot_be_fitted_is_one_error(tmp_path: Path) -> None:
+    points = noisy(Curve(1.0, 0.5, 0.9), 0.001)
+    few = cells(tmp_path / "few", [point for point in points if point[0] < 100])
+    with pytest.raises(InputError, match=r"2 label fractions \(0.02, 0.05\).*3 label fractions or more"):
+        plan([few], 0.9)
+    folder = cells(tmp_path / "two", points)
+    cells(tmp_path / "two", points, "no text")
+    with pytest.raises(InputError, match=r"cells of 2 methods: no text, text.*--variant"):
+        plan([folder], 0.9)
+    assert plan([folder], 0.85, variant="no text", num_draws=2)["num_runs"] == 24
+    with pytest.raises(InputError, match=r"no cell of variant txt.*did you mean text"):
+        plan([folder], 0.9, variant="txt")
+    with pytest.raises(InputError, match="--target-dice 90"):
+        plan([folder], 90)
+    with pytest.raises(InputError, match=r"scored on test.*expected val"):
+        plan([cells(tmp_path / "test", points, split="test")], 0.9)
+    with pytest.raises(InputError, match=r"not scored as .*split_hash: s there, other here"):
+        plan([few, cells(tmp_path / "other", [(200, 0.8, 0)], split_hash="other")], 0.9)
+    config = {"data": {"label_fraction": 0.2}, "train": {"seed": 0, "lr": 0.2}}
+    with pytest.raises(InputError, match=r"another method than .*train.lr: 0.1 there, 0.2 here"):
+        plan([few, cells(tmp_path / "lr", [(200, 0.8, 0)], config=config)], 0.9)
+    with pytest.raises(InputError, match=r"the fraction and seed of .* again"):
+        plan([folder, cells(tmp_path / "copy", points[:1])], 0.9, variant="text")
+    with pytest.raises(InputError, match="neither a finished run nor a folder of result cells"):
+        plan([str(tmp_path)], 0.9)
+
+
+def test_older_cells_are_counted_again(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(tiny_manifest)
+    counts = []
+    for fraction, dice in ((0.2, 0.5), (0.5, 0.7), (1.0, 0.8)):
+        config = load_config(tiny_recipe, [f"data.label_fraction={fraction}"])
+        counts.append(training_records(manifest.split("train"), config)[2]["labelled_images"])
+        tree = config_dict(config)
+        tree["data"]["manifest"] = "../data/manifest.csv"  # as a result file names it
+        keys = {"manifest": "../data/manifest.csv", "manifest_hash": manifest.content_hash(), "labels": None}
+        cells(tmp_path / "cells", [(round(1000 * fraction), dice, 0)], config=tree, **keys)
+    folder = str(tmp_path / "cells")
+    result = plan([folder], 0.7, manifest=tiny_manifest)
+    assert [run["n"] for run in result["runs"]] == counts == [2, 4, 8]
+    with pytest.raises(InputError, match=r"does not say how many images.*--manifest FILE"):
+        plan([folder], 0.7)
+    other = tiny_manifest.parent / "other.csv"
+    other.write_text(tiny_manifest.read_text().replace("the left lung", "left"))
+    with pytest.raises(InputError, match="not the manifest that"):
+        plan([folder], 0.7, manifest=other)
+
+
+def test_runs_at_the_command_line(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Real runs: labels of plan.json, Dice of RUN/report/val, made once."""
+    runs = []
+    for fraction in (0.2, 0.5, 1.0):
+        options = [f"data.label_fraction={fraction}", "train.max_steps=1", "train.steps_per_epoch=1"]
+        runs.append(str(train(load_config(tiny_recipe, options), tmp_path / f"run{fraction}")))
+    again = shutil.copytree(runs[0], tmp_path / "again")
+    config = (again / "model/config.yaml").read_text()
+    (again / "model/config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    words = [sys.executable, "-m", "medvl", "plan", "--target-dice", "0.9", *runs, str(again), "--json", "--out"]
+    done = subprocess.run([*words, str(tmp_path / "plan")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for run, row in zip([*runs[:1], str(again), *runs[1:]], result["runs"], strict=True):
+        labels = json.loads((Path(run) / "plan.json").read_text())["labels"]
+        summary = json.loads((Path(run) / "report/val/summary.json").read_text())
+        assert row["run"] == run and row["n"] == labels["labelled_images"]
+        assert row["dice_per_image"] == summary["metrics"]["dice_per_image"]["mean"]
+    assert (tmp_path / "plan/learning_curve.png").is_file()
+    (tmp_path / "run0.5/plan.json").unlink()
+    with pytest.raises(InputError, match=r"no plan.json that counts the labels"):
+        plan(runs, 0.9)

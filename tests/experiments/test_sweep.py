@@ -1,0 +1,622 @@
+"""Sweeps: the plan of cells, running and resuming them, what a result file may say."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medvl.config import config_dict, load_config
+from medvl.config.differences import differences, flat
+from medvl.core.errors import InputError
+from medvl.experiments.sweep import Sweep, load_sweep
+from medvl.experiments.sweep_run import POLL_S, as_table, run_sweep, without_machine_paths
+from medvl.models.registry import MODELS
+from medvl.train import run as run_module
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = {"train.max_steps": 1, "train.val_every": 1}
+
+
+def write(folder: Path, recipe: Path, **keys: Any) -> Path:
+    """A sweep file in `folder` over a copy of the tiny recipe, which keeps its manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = yaml.safe_load(recipe.read_text())
+    raw["data"]["manifest"] = os.path.relpath(recipe.parent / "manifest.csv", folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    sweep = {"recipe": "recipe.yaml", "variants": {"text": {}}, "overrides": FAST, **keys}
+    path = folder / "sweep.yaml"
+    path.write_text("# medvl sweep sweep.yaml --out runs/tiny\n" + yaml.safe_dump(sweep, sort_keys=False))
+    return path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
+    return dict(state["parts"]["module"])
+
+
+def planned(path: Path) -> list[str]:
+    return [cell.name for cell in load_sweep(path).cells()]
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any training is an error."""
+
+    def refuse(*args: object, **kwargs: object) -> Path:
+        raise AssertionError("nothing must be trained here")
+
+    monkeypatch.setattr(run_module, "train", refuse)
+
+
+# --- the plan
+
+
+def test_seeds_are_outermost_and_the_last_grid_key_turns_fastest(tiny_recipe: Path, tmp_path: Path) -> None:
+    grid = {"train.lr": [0.001, 0.01], "data.p_empty_text": [0.0, 0.5]}
+    variants = {"attention, 4": {}, "no text (TW)": {"text.encoder": "none"}}
+    path = write(tmp_path, tiny_recipe, grid=grid, variants=variants, seeds={"attention, 4": 2, "no text (TW)": 1})
+    names = planned(path)
+    assert names[:4] == [
+        "attention__4-lr_0_001-p_empty_text_0_0-seed0",
+        "no_text__TW-lr_0_001-p_empty_text_0_0-seed0",
+        "attention__4-lr_0_001-p_empty_text_0_5-seed0",
+        "no_text__TW-lr_0_001-p_empty_text_0_5-seed0",
+    ]
+    assert len(names) == 12 and names[8:] == [name.replace("seed0", "seed1") for name in names[:8:2]]
+
+
+def test_a_sweep_without_grid_has_variants_and_seeds(tiny_recipe: Path, tmp_path: Path) -> None:
+    assert planned(write(tmp_path, tiny_recipe, variants={"b": {}, "a": None}, seeds=2)) == [
+        "b-seed0",
+        "a-seed0",
+        "b-seed1",
+        "a-seed1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text.encoder", "none"),
+        ("text.encoder", "hf:some where: here"),
+        ("text.encoder", "null"),
+        ("data.constant_text", "no"),
+        ("data.constant_text", None),
+        ("train.lr", 1e-05),
+        ("train.clip_norm", None),
+        ("semi.beta_warmup", False),
+        ("data.image_size", [64, 96]),
+        ("data.classes", {"left": [1, 2]}),
+        ("data.empty_means_absent", ["a b", "c"]),
+    ],
+)
+def test_a_value_reaches_the_configuration_as_it_stands_in_the_sweep(
+    tiny_recipe: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    sweep = load_sweep(write(tmp_path, tiny_recipe, variants={"v": {key: value}}))
+    config: Any = config_dict(sweep.config(next(sweep.cells()), tmp_path, None))
+    for part in key.split("."):
+        config = config[part]
+    assert config == value and type(config) is type(value)
+
+
+def test_later_words_win(tiny_recipe: Path, tmp_path: Path) -> None:
+    variants = {"v": {"train.lr": 3.0, "recipe": "other.yaml"}}
+    path = write(tmp_path, tiny_recipe, overrides={"train.lr": 1.0, "train.epochs": 7})
+    (tmp_path / "other.yaml").write_text("{train: {lr: 9, epochs: 9, warmup_steps: 9}}")
+    raw = yaml.safe_load(path.read_text()) | {"variants": variants, "grid": {"train.weight_decay": [0.5]}, "seeds": 2}
+    path.write_text(yaml.safe_dump(raw))
+    sweep = load_sweep(path)
+    config = sweep.config(list(sweep.cells())[1], tmp_path, None, ["train.epochs=5"])
+    train = config.train
+    assert (train.lr, train.weight_decay, train.epochs, train.warmup_steps, train.seed) == (3.0, 0.5, 5, 9, 1)
+
+
+def test_a_variant_refers_to_the_run_of_another_one(tiny_recipe: Path, tmp_path: Path) -> None:
+    variants = {"first": {}, "second": {"init": "@first"}}
+    path = write(tmp_path / "recipes", tiny_recipe, grid={"train.lr": [0.1, 0.2]}, variants=variants, seeds=2)
+    sweep = load_sweep(path)
+    found = {cell.name: sweep.config(cell, tmp_path / "out", None).init for cell in sweep.cells()}
+    assert found["second-lr_0_2-seed1"] == str(tmp_path / "out" / "first-lr_0_2-seed1")
+    assert found["first-lr_0_2-seed1"] is None
+
+
+def test_paths_are_relative_to_the_sweep_file(tiny_recipe: Path, tmp_path: Path) -> None:
+    variants = {
+        "a": {"data.manifest": "sets/m.csv", "text.cache_dir": "c"},
+        "b": {"data.manifest": "medvl:cxr_regions"},
+    }
+    sweep = load_sweep(write(tmp_path / "deep", tiny_recipe, variants=variants, results="../kept"))
+    a, b = (sweep.config(cell, tmp_path, None) for cell in sweep.cells())
+    assert a.data.manifest == str(tmp_path / "deep" / "sets" / "m.csv") and a.text.cache_dir == str(tmp_path / "deep/c")
+    assert b.data.manifest == "medvl:cxr_regions" and sweep.results_folder == tmp_path / "kept"
+
+
+@pytest.mark.parametrize("place", ["recipe", "sweep", "scoring"])
+def test_data_stands_for_the_folder_of_the_sets(tiny_recipe: Path, tmp_path: Path, place: str) -> None:
+    name = "$DATA/btxrd/manifest.csv"
+    path = write(tmp_path, tiny_recipe, **({"overrides": {"data.manifest": name}} if place == "sweep" else {}))
+    if place == "recipe":
+        recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+        recipe["data"]["manifest"] = name
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    if place == "scoring":
+        path.write_text(path.read_text() + f"evaluate: {{manifest: {name}}}\n")
+    sweep = load_sweep(path)
+    cell = next(sweep.cells())
+
+    def resolved(data: Path | None) -> str:
+        return (
+            str(sweep.scoring_manifest(data))
+            if place == "scoring"
+            else sweep.config(cell, tmp_path, data).data.manifest
+        )
+
+    assert resolved(tmp_path / "sets") == str(tmp_path / "sets" / "btxrd" / "manifest.csv")
+    with pytest.raises(InputError, match=r"\$DATA/btxrd/manifest\.csv needs.*--data DIR"):
+        resolved(None)
+    with pytest.raises(InputError, match=r"needs the folder of the data sets.*--data DIR"):
+        run_sweep(path, tmp_path / "out")
+    with pytest.raises(InputError, match="no such folder"):
+        run_sweep(path, tmp_path / "out", data=tmp_path / "nowhere")
+    assert not (tmp_path / "out").exists()
+    assert [outcome.state for outcome in run_sweep(path, tmp_path / "out", dry_run=True)] == ["open"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"variant": {}}, r"unknown key variant; remedy: did you mean variants\?"),
+        ({"evaluate": {"splt": "val"}}, r"unknown key evaluate\.splt; remedy: did you mean evaluate\.split\?"),
+        ({"evaluate": {"overrides": {"train.lr": 1}}}, r"train\.lr cannot be changed for an evaluation"),
+        ({"variants": {"a": {"train.epoch": 1}}}, r"a : .*unknown key train\.epoch.*train\.epochs"),
+        ({"variants": {"a": {"recipe": "nowhere.yaml"}}}, r"nowhere\.yaml: no such recipe"),
+        ({"variants": {}}, "variants"),
+        ({"grid": {"train.lr": []}}, r"grid\.train\.lr"),
+        ({"grid": {"train.lr": [1]}, "variants": {"a": {"train.lr": 2}}}, r"train\.lr stands both in the grid and in"),
+        ({"variants": {"b": {"init": "@a"}, "a": {}}}, r"variant b needs @a, which is no variant before it"),
+        ({"variants": {"a": {}, "b": {"init": "@a"}}, "seeds": {"a": 1, "b": 2}}, "needs @a at seeds that it is not"),
+        ({"variants": {"a": {"train.seed": 3}}}, r"train\.seed is set by the sweep"),
+        ({"variants": {"a b": {}, "a,b": {}}}, "two cells would be called a_b-seed0"),
+        ({"seeds": {"text": 1, "other": 1}}, "do not name the same: other"),
+        ({"seeds": 0}, "seeds"),
+    ],
+)
+def test_a_fault_of_a_sweep_is_found_when_it_is_read(
+    tiny_recipe: Path, tmp_path: Path, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_sweep(write(tmp_path, tiny_recipe, **keys))
+    assert "sweep.yaml" in str(caught.value) or "cannot be changed" in str(caught.value)
+
+
+def test_a_recipe_is_no_sweep(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a sweep.*medvl train"):
+        load_sweep(tiny_recipe)
+    with pytest.raises(InputError, match="no such recipe"):
+        load_sweep(tmp_path / "none.yaml")
+
+
+# --- running
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(sweep file, out) of a small sweep after it was run: two variants, one of them started from the other."""
+    folder = tmp_path_factory.mktemp("swept")
+    path = write(
+        folder / "recipes",
+        tiny_recipe,
+        overrides={"train.epochs": 2, "train.val_every": 2},
+        grid={"train.lr": [0.004]},
+        variants={"text": {}, "from text": {"init": "@text", "train.epochs": 1}},
+        evaluate={"split": "test", "rows_by": ["kind"], "probe": 4},
+        results="../results",
+    )
+    outcomes = run_sweep(path, folder / "out")
+    assert [outcome.state for outcome in outcomes] == ["done"] * 2 and not any(o.error for o in outcomes)
+    return path, folder / "out"
+
+
+def test_result_files_hold_what_the_table_needs(swept: tuple[Path, Path]) -> None:
+    path, _ = swept
+    files = sorted((path.parent.parent / "results").iterdir())
+    assert [file.stem for file in files] == sorted(planned(path))
+    cell = json.loads((path.parent.parent / "results" / "from_text-lr_0_004-seed0.json").read_text())
+    assert (cell["variant"], cell["seed"], cell["recipe"]) == ("from text", 0, "recipe.yaml")
+    assert cell["grid_point"] == {"train.lr": 0.004} and cell["grid"] == "native"
+    assert cell["overrides"] == ["train.epochs=1", "train.val_every=2", "train.lr=0.004", "init=@text"]
+    assert cell["command"] == "medvl sweep sweep.yaml --out runs/tiny"
+    assert cell["minutes"] >= 0 and cell["num_cases"] == 8 and cell["split"] == "test"
+    assert [row["name"] for row in cell["rows"][:3]] == ["true text", "left", "right"]
+    assert {row["name"] for row in cell["rows"][3:]} == {"empty", "another patient's", "sides swapped"}
+    first = cell["rows"][0]
+    assert first["num"] == 8 and first["dice_per_image"] == cell["metrics"]["dice_per_image"]
+    assert cell["rows"][3]["num"] == 4  # the probe was limited to four rows
+    assert {"versions", "machine", "threshold", "threshold_source", "empty_mask", "notes", "model_hash"} <= set(cell)
+
+
+def test_result_files_name_no_place_on_this_machine(swept: tuple[Path, Path]) -> None:
+    path, _ = swept
+    for file in (path.parent.parent / "results").iterdir():
+        text = file.read_text()
+        places = (str(path.parent.parent), str(Path.home()), str(Path.cwd()), str(Path(sys.prefix)), "pytest-of")
+        assert not any(place in text for place in places)
+        config = json.loads(text)["config"]
+        assert config["data"]["manifest"].startswith("../") and config["init"] in (None, "@text")
+
+
+def test_a_run_of_a_sweep_is_the_run_that_train_makes(swept: tuple[Path, Path], tmp_path: Path) -> None:
+    path, out = swept
+    words = ["train.epochs=2", "train.val_every=2", "train.lr=0.004", "train.seed=0"]
+    alone = run_module.train(load_config(path.parent / "recipe.yaml", words), tmp_path / "alone")
+    first, second = weights(out / "text-lr_0_004-seed0"), weights(alone)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_second_variant_started_from_the_first(swept: tuple[Path, Path]) -> None:
+    _, out = swept
+    assert load_config(out / "from_text-lr_0_004-seed0" / "config.yaml").init == str(out / "text-lr_0_004-seed0")
+
+
+def test_each_model_opened_test_once(swept: tuple[Path, Path]) -> None:
+    path, out = swept
+    assert {len((out / name / "test_log.jsonl").read_text().splitlines()) for name in planned(path)} == {1}
+
+
+def test_finished_cells_are_neither_trained_nor_scored_again(swept: tuple[Path, Path], no_training: None) -> None:
+    path, out = swept
+    files = {file: file.stat().st_mtime_ns for file in (path.parent.parent / "results").iterdir()}
+    outcomes = run_sweep(path, out)
+    assert {outcome.state for outcome in outcomes} == {"done"} and not any(outcome.note for outcome in outcomes)
+    assert files == {file: file.stat().st_mtime_ns for file in files}
+
+
+def test_a_finished_run_without_result_is_only_scored(swept: tuple[Path, Path], no_training: None) -> None:
+    path, out = swept
+    file = path.parent.parent / "results" / "text-lr_0_004-seed0.json"
+    content = file.read_text()
+    file.unlink()
+    (listed,) = (o for o in run_sweep(path, out, dry_run=True, only=["text"]) if o.state == "open")
+    assert (listed.cell.name, listed.note) == ("text-lr_0_004-seed0", "to score")
+    run_sweep(path, out, only=["text"])
+    assert file.read_text() == content
+    assert len((out / "text-lr_0_004-seed0" / "test_log.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["half", "[]", ""])
+def test_a_damaged_result_file_is_named_and_stops_no_other_cell(
+    content: str, swept: tuple[Path, Path], no_training: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = swept
+    file = path.parent.parent / "results" / "text-lr_0_004-seed0.json"
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) // 2] if content == "half" else content)
+    try:
+        for dry_run in (True, False):
+            outcomes = run_sweep(path, out, dry_run=dry_run)
+            (bad,) = (outcome for outcome in outcomes if outcome.error)
+            assert bad.state == "open" and f"{file}: damaged (" in bad.error and "remedy: delete it" in bad.error
+            assert all(outcome.state == "done" for outcome in outcomes if outcome is not bad)
+            assert f"FAILED: {file}" in as_table(outcomes)
+    finally:
+        file.write_text(whole)
+
+
+def test_a_changed_sweep_says_so_of_its_old_results(
+    swept: tuple[Path, Path], tmp_path: Path, tiny_recipe: Path, no_training: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = swept
+    changed = path.with_name("changed.yaml")
+    changed.write_text(path.read_text().replace("train.val_every: 2", "train.val_every: 1"))
+    outcomes = run_sweep(changed, out)
+    assert {outcome.state for outcome in outcomes} == {"done"}
+    assert "made with other settings (train.val_every: 2 there, 1 here)" in as_table(outcomes)
+    assert "done, but made with other settings" in capsys.readouterr().err
+    for file in (path.parent.parent / "results").iterdir():
+        file.rename(tmp_path / file.name)
+    failed = run_sweep(changed, out, only=["text"])
+    for file in tmp_path.glob("*.json"):
+        file.rename(path.parent.parent / "results" / file.name)
+    assert all("the run folder holds a run of other settings (train.val_every: 2 there" in o.error for o in failed)
+
+
+def test_overrides_of_the_command_line_are_another_experiment(
+    swept: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = swept
+    words = ["train.max_steps=1", "train.save_every_s=50", f"text.cache_dir={tmp_path / 'cache'}"]
+    (first,) = run_sweep(path, tmp_path / "trial", only=["text"], overrides=words)
+    assert first.state == "done"
+    cell = json.loads((tmp_path / "trial" / "results" / f"{first.cell.name}.json").read_text())
+    assert cell["overrides"][-3:] == [*words[:2], "text.cache_dir=cache"] and cell["config"]["train"]["max_steps"] == 1
+    assert str(tmp_path) not in json.dumps(cell)
+    assert "with train.max_steps=1 this is another experiment" in capsys.readouterr().err
+    (same,) = run_sweep(path, tmp_path / "trial", only=["text"], overrides=["data.num_workers=0"], dry_run=True)
+    assert same.state == "done"  # those of the sweep's own results folder
+
+
+def test_an_interrupted_cell_goes_on_to_the_same_bits(
+    swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medvl.tasks.segment.task import SegmentTask
+
+    path, out = swept
+    raw = yaml.safe_load(path.read_text()) | {"results": str(tmp_path / "results"), "evaluate": {}}
+    sweep = path.with_name("again.yaml")
+    sweep.write_text(yaml.safe_dump(raw, sort_keys=False))
+    original, calls = SegmentTask.training_step, [0]
+
+    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+        calls[0] += 1
+        # One set of plan steps (on a copy) comes first; then the run is stopped in the midst of its four steps.
+        if self.progress > 0.3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmentTask, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, tmp_path / "out", only=["text"])
+    monkeypatch.setattr(SegmentTask, "training_step", original)
+    assert [o.note for o in run_sweep(sweep, tmp_path / "out", only=["text"], dry_run=True)] == ["to resume"]
+    assert not (tmp_path / "out/text-lr_0_004-seed0/model").exists()
+    resumed: list[bool] = []
+    train = run_module.train
+
+    def listen(*args: Any, **kwargs: Any) -> Path:
+        resumed.append(kwargs.get("resume", False))
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(run_module, "train", listen)
+    (outcome,) = run_sweep(sweep, tmp_path / "out", only=["text"])
+    assert outcome.state == "done" and resumed == [True]
+    first, second = (weights(folder / "text-lr_0_004-seed0") for folder in (out, tmp_path / "out"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_stopped_before_anything_was_saved_begins_anew(tiny_recipe: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, tiny_recipe)
+    sweep = load_sweep(path)
+    run = tmp_path / "out" / "text-seed0"
+    run.mkdir(parents=True)
+    from medvl.config import save_config
+
+    save_config(sweep.config(next(sweep.cells()), tmp_path / "out", None), run / "config.yaml")
+    assert [outcome.state for outcome in run_sweep(path, tmp_path / "out")] == ["done"]
+    assert (tmp_path / "out" / "results" / "text-seed0.json").is_file()
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(tiny_recipe: Path, tmp_path: Path) -> None:
+    # The texts name sides, so a laterality must be declared; that is found when a cell's data is read.
+    variants = {"bad": {"data.laterality": None}, "after": {"init": "@bad"}, "good": {}}
+    path = write(tmp_path, tiny_recipe, variants=variants)
+    outcomes = run_sweep(path, tmp_path / "out")
+    assert [(o.cell.variant, o.state) for o in outcomes] == [("bad", "open"), ("after", "open"), ("good", "done")]
+    assert "laterality" in outcomes[0].error and "needs the run @bad, which is not finished" in outcomes[1].error
+    assert "FAILED" in as_table(outcomes) and as_table(outcomes).endswith("1 of 3 cells done")
+
+
+def test_a_column_to_score_by_must_exist_before_anything_is_trained(
+    tiny_recipe: Path, tmp_path: Path, no_training: None
+) -> None:
+    (outcome,) = run_sweep(write(tmp_path, tiny_recipe, evaluate={"rows_by": ["knid"]}), tmp_path / "out")
+    assert "no column knid" in outcome.error and "kind" in outcome.error
+    (outcome,) = run_sweep(write(tmp_path, tiny_recipe, evaluate={"split": "holdout"}), tmp_path / "out")
+    assert "no record in split holdout" in outcome.error
+
+
+def test_only_a_known_variant(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no variant txt; expected text; remedy: did you mean text"):
+        run_sweep(write(tmp_path, tiny_recipe), tmp_path / "out", only=["txt"])
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(tiny_recipe: Path, tmp_path: Path, no_training: None) -> None:
+    path, lock = write(tmp_path, tiny_recipe), tmp_path / "out" / ".locks" / "text-seed0"
+    lock.parent.mkdir(parents=True)
+    program = (
+        "import fcntl, sys\nf = open(sys.argv[1], 'w')\nfcntl.flock(f, fcntl.LOCK_SH)\nprint('held', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program + "input()", str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        (outcome,) = run_sweep(path, tmp_path / "out")
+        assert (outcome.state, outcome.note) == ("open", "another process is at it")
+        other.communicate("\n")
+
+
+def test_a_cell_waits_for_the_run_that_another_process_is_at(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    no_training: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    variants = {"first": {}, "second": {"init": "@first"}, "third": {"init": "@second"}}
+    path, lock = write(tmp_path, tiny_recipe, variants=variants), tmp_path / "out" / ".locks" / "first-seed0"
+    lock.parent.mkdir(parents=True)
+    handle, looks = os.open(lock, os.O_RDWR | os.O_CREAT), []
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        assert "error" not in capfd.readouterr().err  # neither the next one nor the one after it is tried
+        looks.append(seconds)
+        if looks.count(POLL_S) == 2:  # the other process ends without the run that is waited for
+            os.close(handle)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    first, second, third = run_sweep(path, tmp_path / "out")
+    assert first.note == "another process is at it" and looks.count(POLL_S) == 2
+    assert "needs the run @first, which is not finished" in second.error
+    assert "needs the run @second, which is not finished" in third.error
+
+
+def test_a_run_that_is_only_a_result_here_is_trained_again_for_what_needs_it(tiny_recipe: Path, tmp_path: Path) -> None:
+    path = write(tmp_path, tiny_recipe, variants={"first": {}, "second": {"init": "@first"}}, results="results")
+    run_sweep(path, tmp_path / "here", only=["first"])
+    result = tmp_path / "results" / "first-seed0.json"
+    kept = result.read_bytes()
+    first, second = run_sweep(path, tmp_path / "elsewhere")  # a fresh clone: the committed result, no run
+    assert (first.state, second.state, second.error) == ("done", "done", "")
+    assert result.read_bytes() == kept
+    own, again = (weights(tmp_path / where / "first-seed0") for where in ("here", "elsewhere"))
+    assert all(torch.equal(value, again[name]) for name, value in own.items())
+
+
+def test_absolute_paths_leave_a_result_file() -> None:
+    roots = {Path("/home/me/out"): "$OUT", Path("/home/me"): "~"}
+    value = {"a": ["/home/me/out/x y/z", "data.manifest=/mnt/sets/m.csv", "hf:/models/bert", "1/2", 3, None]}
+    value |= {"b": "see /home/me/out, or /home/me/other/x", "c": "/home/mellow/z"}
+    assert without_machine_paths(value, roots) == {
+        "a": ["$OUT/x y/z", "data.manifest=m.csv", "hf:bert", "1/2", 3, None],
+        "b": "see $OUT, or ~/other/x",
+        "c": "z",
+    }
+
+
+def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path) -> None:
+    variants = {"text": {}, "bad": {"data.laterality": None}}
+    path = write(tmp_path, tiny_recipe, variants=variants, results="kept")
+
+    def medvl(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "medvl", "sweep", str(path), "--out", str(tmp_path / "out"), *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = medvl("--dry-run")
+    assert done.returncode == 0 and done.stdout == "open  text-seed0\nopen  bad-seed0\n0 of 2 cells done\n"
+    assert not (tmp_path / "out").exists() and not (tmp_path / "kept").exists()
+    done = medvl("train.accelerator=cpu")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines()[:2]] == [
+        ["done", "text-seed0"],
+        ["open", "bad-seed0", "FAILED:"],
+    ]
+    assert (tmp_path / "kept" / "text-seed0.json").is_file()
+
+
+# --- the page made of it
+
+
+def result(variant: str, seed: int, value: float, **more: Any) -> str:
+    metric = {"mean": value, "lo": value - 0.1, "hi": value + 0.1, "num": 4}
+    names = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
+    about = {"split": "val", "threshold": 0.5, "threshold_source": "fixed", "grid": "native", "empty_mask": "one"}
+    about |= {"machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}, "notes": ["a note"]}
+    rows = [{"name": "all", "num": 4, **{name: metric for name in names}}]
+    return json.dumps({**about, "variant": variant, "seed": seed, "rows": rows, **more})
+
+
+def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
+    generate: ModuleType, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    path = write(
+        tmp_path / "recipes",
+        tiny_recipe,
+        title="A ladder",
+        grid={"train.lr": [0.1, 0.2]},
+        variants={"b": {}, "a": {}},
+        seeds={"b": 2, "a": 3},
+        results="../results/ladder",
+    )
+    folder = tmp_path / "results" / "ladder"
+    folder.mkdir(parents=True)
+    empty = generate.results_page(tmp_path / "results", path.parent)
+    assert "- A ladder: 0 of 10 cells. `medvl sweep sweep.yaml --out runs/tiny`" in empty and "|" not in empty
+    for seed, value in ((0, 0.5), (1, 0.7)):
+        (folder / f"b-lr_0_2-seed{seed}.json").write_text(result("b", seed, value, grid_point={"train.lr": 0.2}))
+    (folder / "a-lr_0_1-seed0.json").write_text(result("a", 0, 0.4, grid_point={"train.lr": 0.1}))
+    page = generate.results_page(tmp_path / "results", path.parent)
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert lines[0].startswith("| variant | lr | seeds done / planned |")
+    assert lines[2:] == [
+        "| b | 0.1 | 0 / 2 |  |  |  |  |  |  |",
+        "| a | 0.1 | 1 / 3 | all | 4 | 0.400 [0.300, 0.500] | 0.400 | 0.400 | 0.400 |",
+        "| b | 0.2 | 2 / 2 | all | 4 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.600 ± 0.141 |",
+        "| a | 0.2 | 0 / 3 |  |  |  |  |  |  |",
+    ]
+    assert "- [A ladder](#a-ladder): 3 of 10 cells" in page
+    assert page.count("- a note") == 1 and "medvl sweep sweep.yaml --out runs/tiny" in page
+    (folder / "c-seed0.json").write_text(result("c", 0, 0.1))
+    with pytest.raises(SystemExit, match=r"c-seed0\.json is of no cell"):
+        generate.results_page(tmp_path / "results", path.parent)
+
+
+def test_few_draws_of_few_patients_are_marked(generate: ModuleType, tiny_recipe: Path, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "recipes",
+        tiny_recipe,
+        grid={"data.label_fraction": [0.01, 0.5]},
+        variants={"EPI": {}, "old": {}, "many": {}},
+        seeds=10,
+        results="../results/ladder",
+    )
+    folder = tmp_path / "results" / "ladder"
+    folder.mkdir(parents=True)
+    for name, fraction, seeds in (("EPI", 0.01, 9), ("EPI", 0.5, 2), ("old", 0.01, 1), ("many", 0.01, 10)):
+        for seed in range(seeds):
+            config = {"data": {"label_fraction": fraction}}
+            more = {"config": config, "manifest_hash": "ab", "grid_point": {"data.label_fraction": fraction}}
+            if name != "old":  # which says nothing of its labels, and has the draw of the others
+                more["labels"] = {"labelled_patients": 3 if fraction == 0.01 else 8}
+            where = f"label_fraction_{str(fraction).replace('.', '_')}"
+            (folder / f"{name}-{where}-seed{seed}.json").write_text(result(name, seed, 0.5, **more))
+    page = generate.results_page(tmp_path / "results", path.parent)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    mark = " (3 labelled patients, fewer than ten draws: no result)"
+    standing = {tuple(cell.strip() for cell in row.split("|")[1:3]): row.split("|")[3].strip() for row in rows}
+    assert standing[("EPI", "0.01")] == f"9 / 10{mark}" and standing[("old", "0.01")] == f"1 / 10{mark}"
+    assert standing[("many", "0.01")] == "10 / 10" and standing[("EPI", "0.5")] == "2 / 10"
+
+
+def test_results_that_no_sweep_made_have_an_about_file(generate: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "shipped"
+    folder.mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    about = {"title": "Shipped", "text": "t", "command": "python x.py", "planned_seeds": {}, "variants": ["val"]}
+    (folder / "about.json").write_text(json.dumps(about))
+    assert "No cell has been run yet." in generate.results_page(tmp_path / "results", tmp_path / "recipes")
+    (folder / "val.json").write_text(result("val", 0, 0.5))
+    page = generate.results_page(tmp_path / "results", tmp_path / "recipes")
+    assert "| val | 1 / 1 | all | 4 | 0.500 [0.400, 0.600] | 0.500 |" in page
+
+
+def test_differences_of_configurations() -> None:
+    there = {"train": {"lr": 1, "devices": 1}, "model": {"options": {"plam": "avg"}}, "old": 1}
+    here = {"train": {"lr": 2, "devices": 4, "new": 5}, "model": {"options": {}}}
+    assert differences(there, here) == {"train.lr": (1, 2), "model.options.plam": ("avg", None)}
+    assert flat({"a": {"b": {"c": 1}}, "d": [2]}) == {"a.b.c": 1, "d": [2]}
+
+
+def test_the_published_sweeps_plan_what_was_planned() -> None:
+    def count(name: str) -> tuple[Sweep, int]:
+        sweep = load_sweep(ROOT / "recipes" / f"sweep_{name}.yaml")
+        return sweep, len(list(sweep.cells()))
+
+    regions, num = count("regions")
+    assert num == 7 and next(regions.cells()).name == "attention__4_epochs-seed0"
+    assert [count(name)[1] for name in ("btxrd", "monuseg")] == [6, 2]
+    baselines, num = count("baselines")
+    networks = {baselines.config(cell, Path("OUT"), None).model.name for cell in baselines.cells()}
+    assert num == 24 and networks == MODELS.keys() - {"clipseg", "encoder_unet"}  # those need weights or a pre-training
+
+
+def test_the_ladder_at_mini_is_the_ladder() -> None:
+    plain, mini = (load_sweep(ROOT / "recipes" / f"{name}.yaml") for name in ("ladder", "ladder_mini"))
+    assert [cell.name for cell in mini.cells()] == [cell.name for cell in plain.cells()]
+    for one, other in zip(plain.cells(), mini.cells(), strict=True):
+        found = differences(*(config_dict(s.config(c, Path("OUT"), None)) for s, c in ((plain, one), (mini, other))))
+        assert found == {
+            "model.size": ("nano", "mini"), "data.image_size": ([64, 64], [128, 128]), "text.dim": (64, 128),
+        }  # fmt: skip

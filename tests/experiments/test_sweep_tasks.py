@@ -1,0 +1,273 @@
+"""A sweep of several tasks on phantoms drawn here: pre-training, classifiers that start from it, and asking it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from medvl.core.errors import InputError
+from medvl.experiments import zero_shot_cells
+from medvl.experiments.sweep import load_sweep
+from medvl.experiments.sweep_run import run_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """A sweep over discs and bars of 32 px: 16 train and 8 val images with text, mask and labels."""
+    (folder / "data").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    rows = ["id,image,text,mask,labels,patient,split"]
+    for i in range(24):
+        shape = (y - 10) ** 2 + (x - 10) ** 2 < 30 if i % 2 else (abs(y - 24) < 3) & (abs(x - 18) < 10)
+        pixels = (rng.normal(90, 12, y.shape) + 120 * shape).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "data" / f"{i}.png")
+        Image.fromarray((255 * shape).astype(np.uint8)).save(folder / "data" / f"m{i}.png")
+        name, split = "disc" if i % 2 else "bar", "train" if i < 16 else "val"
+        rows.append(f"c{i},{i}.png,there is a {name},m{i}.png,{name},p{i},{split}")
+    (folder / "data" / "m.csv").write_text("\n".join(rows) + "\n")
+    (folder / "recipes").mkdir()
+    base = "data: {image_size: [32, 32], in_channels: 1, normalize: none}\n"
+    fast = "train: {epochs: 2, max_steps: 2, batch_size: 8, warmup_steps: 0, accelerator: cpu}\n"
+    (folder / "recipes" / "pretrain.yaml").write_text(
+        base + fast + "task: pretrain\ntext: {encoder: builtin, dim: 32}\n"
+        "model: {size: nano}\npretrain: {decoder: none, num_panels: 0}\n"
+    )
+    (folder / "recipes" / "classify.yaml").write_text(base + fast + "task: classify\nmodel: {size: nano}\n")
+    ask = {"zero_shot": "classify", "run": "@g2d", "manifest": "$DATA/m.csv"}
+    variants: dict[str, Any] = {
+        "g2d": {"once": True, "recipe": "pretrain.yaml"},
+        "random": {},
+        "from g2d": {"init": "g2d:@g2d"},
+        "prompts": ask,
+        "phrases": {**ask, "zero_shot": "ground"},
+    }
+    sweep = {
+        "title": "Tasks",
+        "recipe": "classify.yaml",
+        "overrides": {"data.manifest": "$DATA/m.csv"},
+        "grid": {"data.label_fraction": [0.5, 1.0]},
+        "variants": variants,
+        "evaluate": {"split": "val"},
+        "results": "../results/tasks",
+        **changes,
+    }
+    path = folder / "recipes" / "sweep.yaml"
+    path.write_text("# medvl sweep sweep.yaml --data DATA\n" + yaml.safe_dump(sweep, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep file, after it was run."""
+    path = write(tmp_path_factory.mktemp("tasks"))
+    outcomes = run_sweep(path, path.parent.parent / "out", data=path.parent.parent / "data")
+    assert [outcome.error for outcome in outcomes] == [""] * 7
+    return path
+
+
+def cell(path: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path.parent.parent / "results" / "tasks" / f"{name}.json").read_text())
+    return found
+
+
+def test_the_grid_touches_only_what_is_not_once(swept: Path) -> None:
+    assert [c.name for c in load_sweep(swept).cells()] == [
+        "g2d-seed0",
+        "random-label_fraction_0_5-seed0",
+        "from_g2d-label_fraction_0_5-seed0",
+        "prompts-seed0",
+        "phrases-seed0",
+        "random-label_fraction_1_0-seed0",
+        "from_g2d-label_fraction_1_0-seed0",
+    ]
+
+
+def test_each_cell_is_scored_by_its_task(swept: Path) -> None:
+    assert "alignment_loss" in cell(swept, "g2d-seed0")["pretraining"]
+    found = cell(swept, "from_g2d-label_fraction_0_5-seed0")
+    assert found["format"] == "medvl-classification/2" and found["config"]["init"] == "g2d:@g2d"
+    assert found["labels"]["labelled_images"] == 8 and found["labels"]["per_class"]["disc"]["positive"] <= 8
+    assert found["num_cases"] == 8 and found["by_class"]["disc"]["num_positive"] == 4
+    wanted = {"macro_auc", "macro_f1", "macro_accuracy", "macro_mcc", "macro_average_precision", "macro_ece"}
+    assert wanted <= set(found["metrics"]) and found["metrics"]["macro_auc"]["lo"] is not None
+    assert found["threshold_source"].startswith("val") and "by_class" not in found["published_practice"]["by_f1"]
+    prompts, phrases = cell(swept, "prompts-seed0"), cell(swept, "phrases-seed0")
+    assert prompts["format"] == "medvl-zero-shot-classification/1" and set(prompts["by_class"]) == {"bar", "disc"}
+    assert prompts["config"]["task"] == "pretrain" and prompts["manifest"] == "$DATA/m.csv"
+    assert phrases["format"] == "medvl-grounding/1" and phrases["num_cases"] == 8 and "dice" in phrases["metrics"]
+    assert prompts["asked"]["run"] == "@g2d" and prompts["overrides"][:2] == ["zero_shot=classify", "run=@g2d"]
+    assert str(swept.parent.parent) not in json.dumps([found, prompts, phrases])
+
+
+def test_cells_share_the_features_of_an_encoder_that_is_the_same(swept: Path) -> None:
+    stored = list((swept.parent.parent / "out" / ".features").glob("*.npz"))
+    assert len(stored) == 2  # of the random encoder and of g2d's, each for both fractions and for scoring
+    for path in stored:
+        with np.load(path) as content:
+            assert len(content["digests"]) == 24
+
+
+def test_what_was_asked_is_asked_again_only_when_it_changes(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, out = swept.parent.parent / "results" / "tasks", swept.parent.parent / "out"
+    file = results / "prompts-seed0.json"
+    before = json.loads(file.read_text())
+    asked = []
+
+    def ask(self: Any, run: Path, out: Path, device: str) -> dict[str, Any]:
+        asked.append(run.name)
+        raise InputError("asked")
+
+    monkeypatch.setattr(zero_shot_cells.AskClasses, "score", ask)
+    data = swept.parent.parent / "data"
+    assert {o.state for o in run_sweep(swept, out, data=data)} == {"done"} and not asked
+    file.unlink()
+    (listed,) = run_sweep(swept, out, data=data, only=["prompts"], dry_run=True)
+    assert (listed.state, listed.note) == ("open", "to ask @g2d")
+    (made,) = run_sweep(swept, out, data=data, only=["prompts"])
+    after = json.loads(file.read_text())
+    assert made.state == "done" and not asked and after["metrics"] == before["metrics"]
+    text = swept.read_text()
+    swept.write_text(text.replace("zero_shot: classify", "temperature: none\n    zero_shot: classify"))
+    (changed,) = run_sweep(swept, out, data=data, only=["prompts"])
+    assert "temperature: None there, none here" in changed.note and not asked
+    file.unlink()
+    (failed,) = run_sweep(swept, out, data=data, only=["prompts"])
+    assert asked == ["g2d-seed0"] and "asked" in failed.error
+    swept.write_text(text)
+    run_sweep(swept, out, data=data, only=["prompts"])
+    assert file.is_file() and len(asked) == 1
+
+
+def test_the_results_page_has_a_table_for_each_task(swept: Path, generate: ModuleType) -> None:
+    results = swept.parent.parent / "results"
+    file = results / "tasks" / "random-label_fraction_1_0-seed0.json"
+    content = file.read_text()
+    file.unlink()
+    page = generate.results_page(results, swept.parent)
+    file.write_text(content)
+    lines = page.splitlines()
+    heads = [line for line in lines if line.startswith("| variant")]
+    assert [head.split(" | ")[1] for head in heads] == [
+        "seeds done / planned",
+        "label_fraction",
+        "seeds done / planned",
+        "seeds done / planned",
+    ]
+    area = cell(swept, "from_g2d-label_fraction_0_5-seed0")["metrics"]["macro_auc"]
+    told = f"{area['mean']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}]"
+    assert any(line.startswith(f"| from g2d | 0.5 | 1 / 1 | 8 | 8 | {told} |") for line in lines)
+    assert "| random | 1.0 | 0 / 1 |" + "  |" * 10 in lines
+    shown = {
+        name: dict(zip(columns(head), columns(row), strict=True))
+        for head, name, row in (
+            (heads[1], "from g2d", next(line for line in lines if line.startswith("| from g2d | 0.5"))),
+            (heads[2], "prompts", next(line for line in lines if line.startswith("| prompts | 1 / 1 | 8 |"))),
+            (heads[3], "phrases", next(line for line in lines if line.startswith("| phrases | 1 / 1 | 8 |"))),
+        )
+    }
+    for name, file_name in (("from g2d", "from_g2d-label_fraction_0_5-seed0"), ("prompts", "prompts-seed0")):
+        areas = {key: row["auc"]["mean"] for key, row in cell(swept, file_name)["by_class"].items()}
+        told = f"bar {areas['bar']:.3f} (4), disc {areas['disc']:.3f} (4)"
+        assert shown[name]["AUC of classes (positives)"] == told
+    found = cell(swept, "from_g2d-label_fraction_0_5-seed0")["metrics"]["macro_f1"]
+    assert shown["from g2d"]["F1"] == f"{found['mean']:.3f} [{found['lo']:.3f}, {found['hi']:.3f}]"
+    contrast = cell(swept, "phrases-seed0")["metrics"]
+    for title, name in (("CNR", "cnr"), ("signed CNR", "cnr_signed")):
+        assert shown["phrases"][title].startswith(f"{contrast[name]['mean']:.3f} [")
+    assert page.count("positives of 8 images: bar 4, disc 4") == 2  # once a table
+
+
+def columns(line: str) -> list[str]:
+    return [part.strip() for part in line.strip("|").split(" | ")]
+
+
+def test_of_many_classes_the_lowest_and_the_highest_area_are_told(generate: ModuleType) -> None:
+    from task_tables import _areas
+
+    def of(**areas: float | None) -> dict[str, Any]:
+        return {"by_class": {name: {"auc": {"mean": v}, "num_positive": len(name)} for name, v in areas.items()}}
+
+    assert _areas([of(a=0.5, bb=None, c=0.25, d=0.75)]) == "a 0.500 (1), c 0.250 (1), d 0.750 (1)"
+    seeds = [of(a=0.5, bb=0.125, c=0.25, d=0.75), of(a=0.5, bb=0.375, c=0.0, d=0.25)]
+    assert _areas(seeds) == "lowest: c 0.125 (1), highest: a 0.500 (1)"
+    assert _areas([of(a=None)]) == ""
+
+
+def test_an_interval_of_some_classes_says_which(generate: ModuleType) -> None:
+    from task_tables import _classes, _metric
+
+    some = {"mean": 0.5, "lo": 0.25, "hi": 0.75, "num": 2, "classes": ["a", "b"]}
+    one: dict[str, Any] = {
+        "metrics": {"macro_auc": {"mean": 0.625, "lo": None, "hi": None, "num": 3}},
+        "macro_with_interval": {"macro_auc": some},
+        "by_class": {"a": {"num_positive": 4}},
+        "manifest": "$DATA/films/manifest.csv",
+        "split": "val",
+        "num_cases": 9,
+    }
+    assert _metric([one], ("macro_auc",)) == "0.625 (2 of 3 classes: 0.500 [0.250, 0.750])"
+    assert _metric([one, one], ("macro_auc",)) == "0.625 ± 0.000"
+    assert _classes(one)[-1] == "films: macro AUC has an interval over a, b"
+    assert _metric([{**one, "macro_with_interval": {}}], ("macro_auc",)) == "0.625"
+
+
+def test_boxes_have_a_table_of_whatever_was_measured(generate: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "boxes"
+    folder.mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    about = {"title": "Boxes", "text": "t", "command": "x", "planned_seeds": {"yolo": 2}, "variants": ["yolo"]}
+    (folder / "about.json").write_text(json.dumps(about))
+    metric = {"mean": 0.25, "lo": 0.2, "hi": 0.3, "num": 4}
+    found = {"format": "medvl-detection/1", "variant": "yolo", "seed": 0, "split": "val", "num_cases": 4, "minutes": 1}
+    found |= {"metrics": {"map": metric, "coco_ap": metric}, "manifest": "m.csv", "threshold": 0.5}
+    found |= {"threshold_source": "fixed", "machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}}
+    found["baseline"] = {
+        "metrics": {"map": {"mean": 0.125}, "coco_ap": {"mean": 0.1}},
+        "lead": {"map": {**metric, "mean": 0.125}},
+    }
+    found["baseline"]["lead"]["coco_ap"] = metric
+    (folder / "yolo-seed0.json").write_text(json.dumps(found))
+    page = generate.results_page(tmp_path / "results", tmp_path / "recipes")
+    value, lead = "0.250 [0.200, 0.300]", "0.125 [0.200, 0.300]"
+    assert f"| yolo | 1 / 2 |  | 4 | {value} | {value} | 0.125, 0.100 | {lead} | {value} | 1.00 |" in page
+    assert "| fixed mean box: map, coco_ap | lead in map | lead in coco_ap |" in page
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"zero_shot": "clasify", "run": "@g2d", "manifest": "m"}, "did you mean classify"),
+        ({"zero_shot": "classify", "run": "@g2d", "manifest": "m", "clases": ["a"]}, "did you mean classes"),
+        ({"zero_shot": "classify", "run": "@g2d"}, "manifest"),
+        ({"zero_shot": "ground", "run": "runs/g2d", "manifest": "m"}, "of a variant that pre-trains"),
+        ({"zero_shot": "ground", "run": "@none", "manifest": "m"}, "no variant before it"),
+        ({"zero_shot": "ground", "run": "@random", "manifest": "m"}, "of task: classify"),
+        ({"zero_shot": "ground", "run": "@g2d", "manifest": "m", "threshold": 2}, "less than or equal to 1"),
+        ({"once": True, "init": "@random"}, "run once and needs @random"),
+        ({"once": "yes"}, "once: yes"),
+    ],
+)
+def test_faults_are_found_before_anything_runs(tmp_path: Path, variant: dict[str, Any], message: str) -> None:
+    variants = {"g2d": {"once": True, "recipe": "pretrain.yaml"}, "random": {}, "x": variant}
+    with pytest.raises(InputError, match=message):
+        load_sweep(write(tmp_path, variants=variants))
+
+
+def test_the_recipes_of_the_tasks_plan_every_task() -> None:
+    tasks, tuned = (load_sweep(ROOT / "recipes" / f"sweep_g2d_{name}.yaml") for name in ("tasks", "finetune"))
+    notes = load_sweep(ROOT / "recipes" / "sweep_g2d_notes.yaml")
+    for sweep in (tasks, tuned):  # the pre-trainings are those of the notes, and of each other
+        for name in ("alignment only", "reconstruction", "pseudo masks"):
+            own, theirs = (s.config(s.cell(name, {}, 0), Path("O"), Path("D")) for s in (sweep, notes))
+            assert own == theirs
+    kinds = [type(c.asked).__name__ for c in tasks.cells() if c.seed == 0]
+    assert [kinds.count(name) for name in ("NoneType", "AskClasses", "AskPhrases")] == [33, 6, 6]

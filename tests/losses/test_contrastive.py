@@ -1,0 +1,396 @@
+"""Contrastive alignment: the formula, what is no negative, gradients, batches in pieces, retrieval and its chance."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from medvl.core.errors import InputError
+from medvl.losses.contrastive import CachedEmbeddings, gathered_info_nce, info_nce, retrieval, same_pairs
+
+
+def pairs(num: int = 5, dim: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image, text = torch.randn(2, num, dim, generator=generator, dtype=torch.float64).unbind()
+    return image, text
+
+
+def brute_force(image: Tensor, text: Tensor, sigma: float, same: Tensor | None = None) -> tuple[float, float]:
+    """Equation 1 in plain Python, and its mirror."""
+    num = len(image)
+    v, w = ([row / math.sqrt(sum(x * x for x in row.tolist())) for row in side] for side in (image, text))
+    e = [[math.exp(float(v[i] @ w[j]) / sigma) for j in range(num)] for i in range(num)]
+    left_out = [[same is not None and i != j and bool(same[i, j]) for j in range(num)] for i in range(num)]
+    to_text = [e[i][i] / sum(e[i][j] for j in range(num) if not left_out[i][j]) for i in range(num)]
+    to_image = [e[j][j] / sum(e[i][j] for i in range(num) if not left_out[i][j]) for j in range(num)]
+    return tuple(-sum(math.log(p) for p in side) / num for side in (to_text, to_image))  # type: ignore[return-value]
+
+
+SAME = torch.tensor([
+    [1, 0, 1, 0, 0],
+    [0, 1, 0, 0, 0],
+    [1, 0, 1, 0, 1],
+    [0, 0, 0, 1, 0],
+    [0, 0, 1, 0, 1],
+]).bool()  # fmt: skip
+
+
+def test_by_hand() -> None:
+    image = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
+    text = torch.tensor([[3.0, 0.0], [4.0, 3.0]])  # unit: (1, 0), (0.8, 0.6)
+    got = info_nce(image, text, sigma=0.5)
+    to_text = (math.log(1 + math.exp(-0.4)) + math.log(1 + math.exp(-1.2))) / 2  # cosines 1, 0.8 | 0, 0.6
+    to_image = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(0.4))) / 2
+    assert got["image_to_text"].item() == pytest.approx(to_text, rel=1e-6)
+    assert got["text_to_image"].item() == pytest.approx(to_image, rel=1e-6)
+    assert got["loss"].item() == pytest.approx((to_text + to_image) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("same", [None, SAME, torch.zeros(5, 5, dtype=torch.bool), torch.ones(5, 5, dtype=torch.bool)])
+def test_against_brute_force(same: Tensor | None) -> None:
+    image, text = pairs()
+    to_text, to_image = brute_force(image, text, 0.07, same)
+    for reduction, factor in (("mean", 0.5), ("sum", 1.0)):
+        got = info_nce(image, text, same=same, reduction=reduction)  # type: ignore[arg-type]
+        assert got["image_to_text"].item() == pytest.approx(to_text, abs=1e-12)
+        assert got["text_to_image"].item() == pytest.approx(to_image, abs=1e-12)
+        assert got["loss"].item() == pytest.approx(factor * (to_text + to_image), abs=1e-12)
+    assert not got["image_to_text"].requires_grad and not got["text_to_image"].requires_grad
+
+
+def test_without_any_negative_there_is_no_loss_and_no_gradient() -> None:
+    image, text = (x.requires_grad_() for x in pairs())
+    loss = info_nce(image, text, same=torch.ones(5, 5, dtype=torch.bool))["loss"]
+    loss.backward()
+    assert loss.item() == 0
+    assert image.grad is not None and (image.grad == 0).all() and text.grad is not None and (text.grad == 0).all()
+
+
+@pytest.mark.parametrize("same", [None, SAME])
+def test_gradients_are_right(same: Tensor | None) -> None:
+    image, text = (x.requires_grad_() for x in pairs())
+    assert torch.autograd.gradcheck(lambda v, w: info_nce(v, w, sigma=0.3, same=same)["loss"], (image, text))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-6, 1e6), masked=st.booleans())
+def test_invariances(seed: int, scale: float, masked: bool) -> None:
+    image, text = pairs(seed=seed)
+    same = SAME if masked else None
+    loss = info_nce(image, text, same=same)["loss"]
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(5))
+    permuted = info_nce(image[order], text[order], same=None if same is None else same[order][:, order])["loss"]
+    torch.testing.assert_close(permuted, loss, rtol=1e-12, atol=1e-12)
+    row_scales = torch.tensor([scale, 1, 2, 1 / scale, 3], dtype=torch.float64)[:, None]
+    torch.testing.assert_close(info_nce(image * row_scales, text * scale, same=same)["loss"], loss)
+    swapped = info_nce(text, image, same=same)  # SAME is symmetric
+    torch.testing.assert_close(swapped["loss"], loss, rtol=1e-12, atol=1e-12)
+    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))[0]
+    torch.testing.assert_close(info_nce(image @ rotation, text @ rotation, same=same)["loss"], loss)
+
+
+def test_one_pair_costs_nothing() -> None:
+    image, text = pairs(num=1)
+    assert info_nce(image, text)["loss"].item() == 0
+
+
+def test_a_vector_of_length_zero_is_finite_and_without_gradient() -> None:
+    for length in (0.0, 1e-30):
+        image, text = (x.float() for x in pairs())
+        image[2] *= length
+        image.requires_grad_()
+        loss = info_nce(image, text)["loss"]
+        loss.backward()
+        assert loss.isfinite() and image.grad is not None and image.grad.isfinite().all()
+        assert (image.grad[2] == 0).all() and (image.grad[:2] != 0).all()
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    image, text = (x.bfloat16() for x in pairs(num=5, dim=64))
+    exact = info_nce(image.float(), text.float())["loss"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = info_nce(image, text)["loss"]
+    assert got.dtype == torch.float32 and torch.equal(got, exact)
+
+
+def test_on_one_process_gathering_changes_nothing() -> None:
+    image, text = pairs()
+    for same in (None, SAME):
+        one, gathered = info_nce(image, text, same=same), gathered_info_nce(image, text, same=same)
+        assert all(torch.equal(one[name], gathered[name]) for name in one)
+
+
+def test_same_pairs() -> None:
+    texts = ["No effusion.", "no  effusion.\n", "Left effusion.", "", "", "No effusion"]
+    patients = ["p1", "p2", "p1", "p3", "p4", "p5"]
+    got = same_pairs(texts, patients, "cpu")
+    expected = torch.eye(6, dtype=torch.bool)
+    for i, j in ((0, 1), (0, 2), (3, 4)):
+        expected[i, j] = expected[j, i] = True
+    assert torch.equal(got, expected)
+    assert same_pairs(["p1", "x"], ["y", "p1"], "cpu").sum() == 2  # a text is not compared with a patient
+    assert same_pairs([], [], "cpu").shape == (0, 0)
+
+
+def test_faults_are_named() -> None:
+    image, text = pairs()
+    with pytest.raises(InputError, match=r"shape \(5, 4\) and \(4, 4\)"):
+        info_nce(image, text[:4])
+    with pytest.raises(InputError, match="image and text vectors"):
+        info_nce(image[:0], text[:0])
+    with pytest.raises(InputError, match=r"expected torch.bool \(5, 5\)"):
+        info_nce(image, text, same=SAME[:4])
+    with pytest.raises(InputError, match=r"expected torch.bool"):
+        info_nce(image, text, same=SAME.long())
+    with pytest.raises(InputError, match="a number above 0"):
+        info_nce(image, text, sigma=0.0)
+
+
+# --- batches in pieces ---------------------------------------------------------------------------------------------
+
+
+class TwoTowers(nn.Module):
+    def __init__(self, p_dropout: float = 0.0, *, norm: bool = False) -> None:
+        super().__init__()
+        self.image = nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(p_dropout)
+        )
+        self.image_out = nn.Linear(8, 4)
+        self.text = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(p_dropout), nn.Linear(8, 4))
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.image_out(self.image(image)), self.text(text)
+
+
+def network(p_dropout: float = 0.0, *, norm: bool = False) -> TwoTowers:
+    torch.manual_seed(3)
+    return TwoTowers(p_dropout, norm=norm).double()
+
+
+SIZES = (3, 3, 2, 1)
+
+
+def batch() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(sum(SIZES), 6, generator=generator, dtype=torch.float64)
+    text = torch.randn(sum(SIZES), 5, generator=generator, dtype=torch.float64)
+    return list(zip(image.split(SIZES), text.split(SIZES), strict=True))
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    found = [p.grad for p in module.parameters()]
+    assert all(grad is not None and (grad != 0).any() for grad in found)
+    return found  # type: ignore[return-value]
+
+
+def run_cached(module: TwoTowers, *, extra: bool = False) -> Tensor:
+    chunks = batch()
+    cached = CachedEmbeddings(len(chunks), module)
+    image, text = cached.embed(lambda i: module(*chunks[i]))
+    loss = info_nce(image, text)["loss"]
+    loss.backward()
+    assert all(p.grad is None for p in module.parameters())
+    for i, chunk in enumerate(chunks):
+        with cached.replay(i):
+            again = module(*chunk)
+        surrogate = cached.surrogate(i, again)
+        if extra:
+            surrogate = surrogate + again[0].square().sum() / 36
+        surrogate.backward()
+    return loss.detach()
+
+
+def test_cached_embeddings_give_the_gradients_of_the_whole_batch() -> None:
+    whole, pieces = network(), network()
+    image, text = (torch.cat(side) for side in zip(*batch(), strict=True))
+    for extra in (False, True):
+        whole.zero_grad()
+        pieces.zero_grad()
+        v, w = whole(image, text)
+        loss = info_nce(v, w)["loss"]
+        (loss + v.square().mean() if extra else loss).backward()
+        torch.testing.assert_close(run_cached(pieces, extra=extra), loss.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradients(pieces), gradients(whole), rtol=1e-6, atol=1e-9)
+
+
+def test_the_second_pass_draws_the_dropout_of_the_first() -> None:
+    whole, pieces = network(0.4), network(0.4)
+    torch.manual_seed(11)
+    parts = [whole(*chunk) for chunk in batch()]  # one graph of all, drawn in the same order
+    loss = info_nce(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))["loss"]
+    loss.backward()
+    after = torch.get_rng_state()
+    torch.manual_seed(11)
+    torch.testing.assert_close(run_cached(pieces), loss.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients(pieces), gradients(whole), rtol=1e-6, atol=1e-9)
+    assert torch.equal(torch.get_rng_state(), after)  # what follows draws as if there had been one pass
+    torch.manual_seed(12)
+    assert not torch.equal(run_cached(network(0.4)), loss.detach())  # the dropout did something
+
+
+def test_replay_leaves_the_generators_where_they_stood() -> None:
+    module, chunks = network(0.4), batch()
+    cached = CachedEmbeddings(2)
+    first = cached.embed(lambda i: module(*chunks[i]))
+    torch.rand(3)  # what else is drawn in between
+    before = torch.get_rng_state()
+    for i in (1, 0):  # in any order
+        with cached.replay(i):
+            again = module(*chunks[i])
+        for whole, part in zip(first, again, strict=True):
+            assert torch.equal(whole[3 * i : 3 * i + 3], part)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_running_statistics_are_updated_once() -> None:
+    once, pieces = network(norm=True), network(norm=True)
+    chunks = batch()[:3]  # a lone row has no variance
+    for chunk in chunks:
+        once(*chunk)
+    cached = CachedEmbeddings(3, pieces)
+    image, text = cached.embed(lambda i: pieces(*chunks[i]))
+    assert int(pieces.image[1].num_batches_tracked) == 0
+    info_nce(image, text)["loss"].backward()
+    for i, chunk in enumerate(chunks):
+        with cached.replay(i):
+            again = pieces(*chunk)
+        cached.surrogate(i, again).backward()
+    for name, buffer in once.named_buffers():
+        torch.testing.assert_close(dict(pieces.named_buffers())[name], buffer)
+
+
+def test_cached_embeddings_under_one_autocast_still_reach_the_weights() -> None:
+    module = nn.Linear(6, 4)
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cached = CachedEmbeddings(2)
+        (image,) = cached.embed(lambda i: module(x[2 * i : 2 * i + 2]))
+        assert image.dtype == torch.float32
+        info_nce(image, x[:, :4])["loss"].backward()
+        for i in range(2):
+            with cached.replay(i):
+                again = module(x[2 * i : 2 * i + 2])
+            cached.surrogate(i, again).backward()
+    assert module.weight.grad is not None and (module.weight.grad != 0).any()
+
+
+def test_cached_embeddings_refuse_a_wrong_order() -> None:
+    module, chunks = network(), batch()
+    cached = CachedEmbeddings(2, module)
+    with pytest.raises(InputError, match="replay before embed"), cached.replay(0):
+        pass
+    image, text = cached.embed(lambda i: module(*chunks[i]))
+    with pytest.raises(InputError, match="without replay"):
+        cached.surrogate(0, module(*chunks[0]))
+    with cached.replay(0):
+        again = module(*chunks[0])
+    with pytest.raises(InputError, match="no gradient yet"):
+        cached.surrogate(0, again)
+    info_nce(image, text)["loss"].backward()
+    with pytest.raises(InputError, match=r"expected \(3, 4\)"):
+        cached.surrogate(0, [x[:2] for x in again])
+    with pytest.raises(InputError, match="micro-batch 1 without replay"):
+        cached.surrogate(1, again)
+    with pytest.raises(InputError, match="at least 1"):
+        CachedEmbeddings(0)
+
+
+# --- retrieval -----------------------------------------------------------------------------------------------------
+
+
+def test_retrieval_by_hand() -> None:
+    text = torch.eye(12)
+    image = torch.eye(12)
+    image[0] = 10 * text[1] + text[0]  # its own text comes second
+    image[2] = 6 * text[3] + 5 * text[4] + 4 * text[5] + 3 * text[6] + 2 * text[7] + text[2]  # sixth
+    got = retrieval(image, text, torch.eye(12, dtype=torch.bool))
+    assert got["i2t_r1"] == pytest.approx(10 / 12)
+    assert got["i2t_r5"] == pytest.approx(11 / 12)
+    assert got["i2t_r10"] == pytest.approx(1)
+    assert got["t2i_r1"] == pytest.approx(1)  # of text 0 image 0 is the only one that is not orthogonal
+    assert [got[f"chance_r{k}"] for k in (1, 5, 10)] == pytest.approx([1 / 12, 5 / 12, 10 / 12])
+    assert set(got) == {f"{d}_r{k}" for d in ("i2t", "t2i", "chance") for k in (1, 5, 10)}
+
+
+def test_any_image_of_the_same_text_is_a_hit() -> None:
+    image, text = torch.eye(4), torch.eye(4)[[1, 0, 2, 3]]  # pairs 0 and 1 are swapped ...
+    same = torch.eye(4, dtype=torch.bool)
+    assert retrieval(image, text, same)["i2t_r1"] == pytest.approx(0.5)
+    same[0, 1] = same[1, 0] = True  # ... and say the same
+    got = retrieval(image, text, same)
+    assert got["i2t_r1"] == got["t2i_r1"] == pytest.approx(1)
+    assert got["chance_r1"] == pytest.approx((2 / 4 + 2 / 4 + 1 / 4 + 1 / 4) / 4)
+
+
+def groups(num: int, seed: int) -> Tensor:
+    codes = torch.from_numpy(np.random.default_rng(seed).integers(0, 5, num))
+    return codes[:, None] == codes[None]
+
+
+def test_chance_is_exact() -> None:
+    same = groups(9, 0)
+    image, text = pairs(num=9)
+    got = retrieval(image, text, same)
+    for k in (1, 5, 9):
+        draws = list(combinations(range(9), k))
+        expected = np.mean([np.mean([bool(same[i, list(draw)].any()) for draw in draws]) for i in range(9)])
+        assert got[f"chance_r{10 if k == 9 else k}"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_retrieval_against_a_sort() -> None:
+    same = groups(40, 1)
+    image, text = pairs(num=40)
+    got = retrieval(image, text, same)
+    unit = nn.functional.normalize
+    scores = unit(image, dim=1) @ unit(text, dim=1).T
+    for direction, table in (("i2t", scores), ("t2i", scores.T)):
+        order = table.argsort(dim=1, descending=True)
+        for k in (1, 5, 10):
+            expected = same.gather(1, order[:, :k]).any(dim=1).double().mean()
+            assert got[f"{direction}_r{k}"] == pytest.approx(expected.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("num", [1, 3, 30])
+def test_a_collapsed_model_scores_exactly_chance(num: int) -> None:
+    got = retrieval(torch.ones(num, 3), 2 * torch.ones(num, 3), groups(num, 2))
+    for direction in ("i2t", "t2i"):
+        for k in (1, 5, 10):
+            assert got[f"{direction}_r{k}"] == pytest.approx(got[f"chance_r{k}"], abs=1e-12)
+
+
+def test_ties_count_on_average() -> None:
+    text = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    image = torch.tensor([[1.0, 0], [1, 0], [1, 0], [1, 0]])
+    got = retrieval(image, text, torch.eye(4, dtype=torch.bool))
+    assert got["i2t_r1"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 0) / 4)
+
+
+def test_retrieval_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, text = pairs(num=23)
+    whole = retrieval(image, text, groups(23, 3))
+    monkeypatch.setattr("medvl.losses.contrastive._QUERIES_AT_ONCE", 5)
+    assert retrieval(image, text, groups(23, 3)) == pytest.approx(whole, abs=1e-12)
+
+
+def test_retrieval_names_faults() -> None:
+    image, text = pairs()
+    same = torch.eye(5, dtype=torch.bool)
+    with pytest.raises(InputError, match=r"\(N, D\) twice"):
+        retrieval(image, text, same[:4])
+    with pytest.raises(InputError, match=r"\(N, D\) twice"):
+        retrieval(image[:0], text[:0], same[:0, :0])
+    one_sided = same.clone()
+    one_sided[0, 1] = True
+    for wrong in (one_sided, ~same):
+        with pytest.raises(InputError, match="no equality"):
+            retrieval(image, text, wrong)
+    image[0, 0] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        retrieval(image, text, same)

@@ -1,0 +1,97 @@
+"""Every public loss on half precision gives the value of the same numbers in float32, and a finite gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from medvl.config.sections import DetectConfig
+from medvl.losses import segmentation as overlap
+from medvl.losses.contrastive import info_nce
+from medvl.losses.detection import detection_loss
+from medvl.losses.language_vision import lv_loss
+from medvl.losses.pixel_alignment import (
+    pixel_alignment_loss,
+    reconstruction_loss,
+    released_pixel_alignment_loss,
+)
+from medvl.models.yolo import published_anchors
+from medvl.tasks.classify.task import label_loss
+
+SIDE = 384  # 147,456 pixels: their sum is beyond float16, whose largest number is 65,504
+ANNOTATED = torch.tensor([[True, False], [True, True]])
+
+
+def normal(*shape: int) -> Tensor:
+    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def halves(channels: int) -> Tensor:
+    """(2, K, H, W) in {0, 1}: one class above, the other below."""
+    target = torch.zeros(2, channels, SIDE, SIDE)
+    target[:, 0, : SIDE // 2] = 1
+    target[:, -1, SIDE // 2 + 20 :] = 1
+    return target
+
+
+def segmentation(mode: str, dice: str, balance: str, gamma: float) -> Callable[[Tensor], Tensor]:
+    def loss(logits: Tensor) -> Tensor:
+        target = halves(2).to(logits.dtype)
+        return overlap.segmentation_loss(
+            logits, target, ANNOTATED, mode=mode, dice=dice, ce_balance=balance, focal_gamma=gamma
+        )["loss"]
+
+    return loss
+
+
+def detection(logits: Tensor) -> Tensor:
+    grids = [(8, 12, 12), (16, 6, 6), (32, 3, 3)]
+    boxes = torch.tensor([[[0.0, 4, 4, 60, 70], [1, 30, 20, 90, 90]]] * 2)
+    return detection_loss(logits, boxes, published_anchors((96, 96)), grids, DetectConfig())["loss"]
+
+
+def labels(logits: Tensor, multiclass: bool) -> Tensor:
+    target = torch.eye(3)[torch.arange(len(logits)) % 3].to(logits.dtype)
+    top, bottom = label_loss(logits, target, multiclass=multiclass, weight=torch.tensor([1.0, 2.0, 3.0]))
+    return top / bottom
+
+
+FORMS = [("binary", "squared", "balanced", 0), ("multilabel", "batch", "plain", 2), ("binary", "log_batch", "plain", 0),
+         ("multiclass", "squared", "balanced", 0), ("multiclass", "log_batch", "plain", 2)]  # fmt: skip
+LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+    **{
+        f"{mode}-{dice}": (segmentation(mode, dice, balance, gamma), normal(2, 2 + (mode == "multiclass"), SIDE, SIDE))
+        for mode, dice, balance, gamma in FORMS
+    },
+    "released": (lambda x: overlap.released_segmentation_loss(x, halves(2).to(x.dtype)), normal(2, 2, SIDE, SIDE)),
+    "lv": (lambda x: lv_loss(x.sigmoid(), halves(2).to(x.dtype), ANNOTATED), normal(2, 2, SIDE, SIDE)),
+    "pixels": (lambda x: pixel_alignment_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)),
+    "pixels-released": (
+        lambda x: released_pixel_alignment_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)
+    ),
+    "reconstruction": (lambda x: reconstruction_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)),
+    "contrastive": (lambda x: info_nce(x[:, 0], x[:, 1])["loss"], normal(16, 2, 512)),
+    "detection": (detection, normal(2, 3 * (144 + 36 + 9), 7)),
+    "multilabel": (partial(labels, multiclass=False), normal(3000, 3)),
+    "multiclass": (partial(labels, multiclass=True), normal(3000, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_gives_the_value_of_float32(name: str, dtype: torch.dtype) -> None:
+    loss, inputs = LOSSES[name]
+    half = inputs.to(dtype).requires_grad_()
+    found = loss(half)
+    # the loss of the same numbers; lv is given probabilities, which are rounded before it
+    want = loss(half.detach().float()) if name != "lv" else lv_loss(
+        half.detach().sigmoid().float(), halves(2), ANNOTATED
+    )  # fmt: skip
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(want.item(), rel=1e-6)
+    found.backward()
+    assert half.grad is not None and bool(half.grad.isfinite().all())

@@ -1,0 +1,153 @@
+"""EPI: updates by hand, rounding that does not freeze, the journal, the store that stays on disk."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvl.core.errors import InputError
+from medvl.losses.pseudo_labels import PseudoLabelStore, Storage, beta_at
+
+ONE = (1, 1, 1)
+
+
+def store_of(folder: Path, storage: Storage = "float16", shape: tuple[int, int, int] = ONE) -> PseudoLabelStore:
+    return PseudoLabelStore.create(folder, ["a", "b"], shape, storage=storage, seed=0)
+
+
+def value(number: float) -> np.ndarray:
+    return np.full(ONE, number, dtype=np.float32)
+
+
+def test_three_updates_by_hand(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    for probs in (0.8, 0.4, 0.6):
+        store.update("a", value(probs), None, 0.9, warmup=False)
+    # 0.8; 0.9 * 0.8 + 0.1 * 0.4 = 0.76; 0.9 * 0.76 + 0.1 * 0.6 = 0.744
+    assert store.read("a")[0, 0, 0] == pytest.approx(0.744, abs=1.5e-3)
+    assert store.visits("a") == 3
+    assert store.visits("b") == 0 and store.read("b")[0, 0, 0] == 0.5
+
+
+def test_warm_up_is_the_mean_until_beta_is_reached(tmp_path: Path) -> None:
+    assert beta_at(0.75, np.arange(6), warmup=True).tolist() == [0, 0.5, pytest.approx(2 / 3), 0.75, 0.75, 0.75]
+    assert beta_at(0.75, np.arange(3), warmup=False).tolist() == [0, 0.75, 0.75]
+    store = store_of(tmp_path)
+    for probs in (0.9, 0.3, 0.6):
+        store.update("a", value(probs), None, 0.99, warmup=True)
+    assert store.read("a")[0, 0, 0] == pytest.approx(0.6, abs=1.5e-3)
+
+
+def test_without_warm_up_the_first_label_weighs_sixty_percent_after_fifty_visits() -> None:
+    weight = 1.0
+    for visit in range(1, 51):
+        weight *= float(beta_at(0.99, np.array(visit), warmup=False))
+    assert weight == pytest.approx(0.605, abs=1e-3)
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+def test_a_pixel_is_driven_from_half_to_six_tenths(tmp_path: Path, storage: Storage) -> None:
+    """Plain rounding would freeze one byte at once (a step of 0.001 is a quarter of a unit) and float16 at 0.58."""
+    store = store_of(tmp_path, storage, (1, 16, 16))
+    store.update("a", np.full((1, 16, 16), 0.5, np.float32), None, 0.99, warmup=False)
+    for _ in range(600):
+        store.update("a", np.full((1, 16, 16), 0.6, np.float32), None, 0.99, warmup=False)
+    # 0.6 - 0.1 * 0.99 ** 600 = 0.5998; the mean of 256 pixels averages the rounding out
+    assert float(store.read("a").mean()) == pytest.approx(0.5998, abs=2e-3)
+
+
+def test_rounding_is_a_function_of_record_and_visit(tmp_path: Path) -> None:
+    shape = (1, 8, 8)
+    first, second = (store_of(tmp_path / name, "uint8", shape) for name in "xy")
+    first.update("b", np.full(shape, 0.9, np.float32), None, 0.9, warmup=False)  # another record in between
+    for store in (first, second):
+        store.update("a", np.full(shape, 0.301, np.float32), None, 0.9, warmup=False)
+    assert np.array_equal(first.read("a"), second.read("a"))
+
+
+def test_only_seen_pixels_change(tmp_path: Path) -> None:
+    store = store_of(tmp_path, shape=(2, 1, 2))
+    store.update("a", np.array([[[1, 1]], [[0, 0]]], np.float32), np.array([[True, False]]), 0.9, warmup=False)
+    assert store.read("a").tolist() == [[[1, 0.5]], [[0, 0.5]]]
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_a_pixel_outside_the_view_was_not_visited(tmp_path: Path, warmup: bool) -> None:
+    """Left: seen three times. Right: seen by the third view alone, which has no past there."""
+    store = store_of(tmp_path, shape=(1, 1, 2))
+    for probs, right in ((0.9, False), (0.3, False), (0.6, True)):
+        seen = np.array([[True, right]])
+        store.update("a", np.full((1, 1, 2), probs, np.float32), seen, 0.75, warmup=warmup)
+    # the mean of three; or .75 * (.75 * .9 + .25 * .3) + .25 * .6
+    assert store.read("a")[0, 0] == pytest.approx([0.6 if warmup else 0.7125, 0.6], abs=1.5e-3)
+    assert store.pixel_visits("a").tolist() == [[3, 1]] and store.visits("a") == 3
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+def test_a_killed_run_goes_back_to_its_checkpoint(tmp_path: Path, storage: Storage) -> None:
+    store = store_of(tmp_path, storage)
+    store.update("a", value(0.2), None, 0.9, warmup=False)
+    store.checkpoint(7)
+    kept = store.read("a").copy()
+    for probs in (0.9, 0.8):
+        store.update("a", value(probs), None, 0.9, warmup=False)
+    store.update("b", value(0.7), None, 0.9, warmup=False)
+    # No close: the process is gone. What it wrote is in the files.
+    again = PseudoLabelStore.open(tmp_path, number=7)
+    assert np.array_equal(again.read("a"), kept) and again.visits("a") == again.pixel_visits("a") == 1
+    assert again.visits("b") == 0 and again.read("b")[0, 0, 0] == 0.5
+
+
+def test_killed_between_the_state_and_the_journal(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    store.checkpoint(7)
+    store.update("a", value(0.9), None, 0.9, warmup=False)  # belongs to step 9, whose state is on disk already
+    again = PseudoLabelStore.open(tmp_path, number=9)
+    assert again.visits("a") == 1
+
+
+def test_a_torn_journal_entry_is_not_applied(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    store.update("a", value(0.9), None, 0.9, warmup=False)
+    path = tmp_path / "journal.bin"
+    path.write_bytes(path.read_bytes() + b"\x01\x00\x00")
+    assert PseudoLabelStore.open(tmp_path, number=0).visits("a") == 0
+
+
+def test_labels_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    store_of(tmp_path).close()
+    (tmp_path / "pixel_visits.npy").unlink()
+    with pytest.raises(InputError, match="start the run anew"):
+        PseudoLabelStore.open(tmp_path, number=0)
+
+
+def test_a_journal_of_a_later_step_is_refused(tmp_path: Path) -> None:
+    store_of(tmp_path).checkpoint(12)
+    with pytest.raises(InputError, match=r"save 12.*state is save 3"):
+        PseudoLabelStore.open(tmp_path, number=3)
+    with pytest.raises(InputError, match="no pseudo labels here"):
+        PseudoLabelStore.open(tmp_path / "nothing", number=0)
+
+
+def test_ten_thousand_images_stay_on_disk(tmp_path: Path) -> None:
+    """1 GB on paper: the file is sparse, and what was touched is given back, between checkpoints too."""
+    ids = [str(i) for i in range(10_000)]
+    store = PseudoLabelStore.create(tmp_path, ids, (1, 224, 224), storage="float16", seed=0)
+    assert (tmp_path / "labels.npy").stat().st_size > 1_000_000_000
+    before = _resident_mb()
+    probs = np.full((1, 224, 224), 0.7, np.float32)
+    for ident in ids[:: len(ids) // 300]:
+        store.update(ident, probs, None, 0.99, warmup=True)  # 30 MB of labels
+    held = _resident_mb()
+    assert held - before < 15  # 2 MB of the last updates
+    store.checkpoint(1)
+    assert _resident_mb() < held - 2
+    assert store.visits(ids[0]) == 1
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20

@@ -1,0 +1,239 @@
+"""The networks to compare LViT with: sizes, the optional dependency, deep supervision, and what the text does."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medvl.core.errors import InputError
+from medvl.losses.segmentation import deep_supervision, segmentation_loss
+from medvl.models.monai import DynUNet, monai_networks
+from medvl.models.registry import MODELS, build_model, option_names
+from medvl.models.text_unet import PixelTextAttention, TextUNet, place_waves
+from medvl.models.unet import UNet
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MONAI = ("unet_plus_plus", "attention_unet", "dynunet", "swin_unetr")
+PARAMETERS = {  # three channels, one class, text features of width 768
+    ("text_unet", "nano"): 559_665,
+    ("text_unet", "mini"): 3_004_849,
+    ("text_unet", "T"): 17_953_409,
+    ("unet_plus_plus", "nano"): 571_441,
+    ("unet_plus_plus", "mini"): 2_281_185,
+    ("unet_plus_plus", "T"): 9_115_585,
+    ("attention_unet", "nano"): 498_245,
+    ("attention_unet", "mini"): 1_987_705,
+    ("attention_unet", "T"): 31_740_337,
+    ("dynunet", "nano"): 670_804,
+    ("dynunet", "mini"): 2_901_244,
+    ("dynunet", "T"): 20_612_164,
+    ("swin_unetr", "mini"): 1_590_451,
+    ("swin_unetr", "T"): 25_139_275,
+}
+
+
+@pytest.mark.parametrize(("name", "size"), PARAMETERS)
+def test_parameter_counts(name: str, size: str) -> None:
+    text = {"text_dim": 768} if "text_dim" in option_names(name) else {}
+    assert sum(p.numel() for p in build_model(name, size=size, **text).parameters()) == PARAMETERS[name, size]
+
+
+def test_the_page_of_networks_is_fresh() -> None:
+    spec = importlib.util.spec_from_file_location("docs_models", DOCS / "models.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == (DOCS / "models.md").read_text(encoding="utf-8"), "run .venv/bin/python docs/models.py"
+
+
+# --- the optional dependency
+
+
+def test_monai_is_not_imported_before_a_network_of_its_is_built() -> None:
+    code = "import sys, medvl.cli, medvl.models.registry; sys.exit(bool({'monai', 'einops'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", MONAI)
+@pytest.mark.parametrize("missing", ["monai.networks.nets", "einops"])
+def test_without_monai_one_line_says_how_to_get_it(name: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # what `import` takes for "not there"
+    with pytest.raises(InputError, match=r"cannot be imported .*remedy: pip install medvl\[baselines\]"):
+        build_model(name)
+
+
+def test_a_torchvision_that_does_not_fit_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> ModuleType:
+        raise RuntimeError("operator torchvision::nms does not exist\nand much more")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(InputError, match=r"\(operator torchvision::nms does not exist\); expected") as caught:
+        build_model("dynunet")
+    assert "much more" not in str(caught.value)
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        *[(name, {"size": "Mini"}, "did you mean mini") for name in (*MONAI, "text_unet")],
+        ("swin_unetr", {"size": "nano"}, "has no size 'nano'; expected mini | T"),
+        *[(name, {"num_classes": 0}, "num_classes 0; expected at least 1") for name in (*MONAI, "text_unet")],
+        ("unet_plus_plus", {"deep_supervision": True}, "has no option 'deep_supervision'"),
+        ("dynunet", {"deep_supervison": True}, "did you mean deep_supervision"),
+        ("dynunet", {"text_dim": 8}, "has no option 'text_dim'"),
+        ("text_unet", {"text_levels": 0}, "{name: unet}"),
+        ("text_unet", {"text_levels": 6}, "1 to 5"),
+        ("text_unet", {"text_dim": 0}, "text_dim 0; expected at least 1"),
+    ],
+)
+def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_model(name, **options)
+    assert message in str(caught.value)
+
+
+def test_text_features_are_asked_of_the_networks_that_take_text() -> None:
+    assert {name for name in MODELS if "text_dim" in option_names(name)} == {"lvit", "text_unet", "clipseg"}
+    with pytest.raises(InputError, match="did you mean dynunet"):
+        option_names("dynnet")
+
+
+# --- deep supervision
+
+
+def test_deep_supervision_shapes() -> None:
+    torch.manual_seed(0)
+    model = DynUNet("nano", num_classes=2)
+    image, index = torch.randn(2, 3, 40, 70), torch.tensor([0, 1, 1])
+    heads = model(image, image_index=index)
+    assert heads.shape == (3, 4, 2, 40, 70)
+    torch.testing.assert_close(heads[1], heads[2], rtol=0, atol=0)
+    for s in range(4):  # the head of stride 2**s is constant over blocks of that side, and of no larger one
+        for stride in (2**s, 2 ** (s + 1)):
+            blocks = heads[:, s, :, :32, :64].unfold(2, stride, stride).unfold(3, stride, stride)
+            assert ((blocks == blocks[..., :1, :1]).all().item()) == (stride == 2**s)
+    assert model.eval()(image, image_index=index).shape == (3, 2, 40, 70)
+    assert len(model.encode_image(image)) == 1
+    plain = DynUNet("nano", deep_supervision=False)
+    assert plain(image).shape == (2, 1, 40, 70)
+    assert not [name for name in plain.state_dict() if "lower_heads" in name]
+
+
+def test_dynunet_computes_what_monais_own_module_computes() -> None:
+    torch.manual_seed(3)
+    model = DynUNet("nano", num_classes=2).double()
+    torch.manual_seed(3)
+    theirs = monai_networks().DynUNet(
+        2,
+        3,
+        2,
+        kernel_size=[3] * 6,
+        strides=[1, 2, 2, 2, 2, 2],
+        upsample_kernel_size=[2] * 5,
+        filters=[8, 16, 32, 64, 80, 80],
+        deep_supervision=True,
+        deep_supr_num=3,
+    )
+    theirs = theirs.double()
+    image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    torch.testing.assert_close(model(image), theirs(image), rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.eval()(image), theirs.eval()(image), rtol=0, atol=1e-10)
+
+
+def test_the_supervision_reaches_every_head() -> None:
+    torch.manual_seed(0)
+    model = DynUNet("nano")
+    target = (torch.randn(2, 1, 64, 64) > 0).float()
+    deep_supervision(partial(segmentation_loss, target=target), model(torch.randn(2, 3, 64, 64)))["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+# --- text
+
+
+def text_unet(**options: Any) -> TextUNet:
+    torch.manual_seed(0)
+    return TextUNet("nano", text_dim=12, in_channels=1, **options)
+
+
+def opened(model: TextUNet) -> TextUNet:
+    """The same network, no longer at its start, where the text adds nothing."""
+    for module in model.modules():
+        if isinstance(module, PixelTextAttention):
+            nn.init.normal_(module.proj.weight)
+    return model
+
+
+@pytest.mark.parametrize("levels", [1, 3, 5])
+def test_it_starts_as_a_plain_unet(levels: int) -> None:
+    model, plain = text_unet(text_levels=levels), UNet("nano", in_channels=1)
+    missing, unexpected = plain.load_state_dict(model.state_dict(), strict=False)
+    assert not missing and all(name.startswith("attend.") for name in unexpected)
+    image, text = torch.randn(2, 1, 40, 33), torch.randn(2, 5, 12)
+    before = model(image, text)
+    torch.testing.assert_close(before, plain(image), rtol=0, atol=1e-6)
+    assert (opened(model)(image, text) - before).abs().mean() > 1e-2
+
+
+def test_the_text_counts_and_masked_tokens_do_not() -> None:
+    model = opened(text_unet())
+    image, text = torch.randn(1, 1, 32, 32), torch.randn(3, 5, 12)
+    mask = torch.tensor([[True, True, True, False, False]]).expand(3, -1)
+    rows = torch.zeros(3, dtype=torch.int64)
+    logits = model(image, text, mask, rows)
+    assert (logits[0] - logits[1]).abs().mean() > 1e-2
+    changed = torch.cat([text[:, :3], 100 * torch.randn(3, 2, 12)], dim=1)
+    torch.testing.assert_close(model(image, changed, mask, rows), logits)
+    torch.testing.assert_close(model(image, text[:, :3], None, rows), logits)
+
+
+def test_a_row_without_any_token_is_told_nothing() -> None:
+    model = opened(text_unet()).eval()
+    image, nobody = torch.randn(1, 1, 32, 32), torch.zeros(1, 3, dtype=torch.bool)
+    logits = model(image, torch.randn(1, 3, 12), nobody)
+    assert logits.isfinite().all()
+    assert torch.equal(model(image, torch.randn(1, 3, 12), nobody), logits)
+
+
+def test_every_place_has_its_own_code_in_any_size() -> None:
+    codes = place_waves(8, 6, like=torch.zeros(()))
+    assert codes.shape == (48, 32)
+    assert torch.cdist(codes, codes).fill_diagonal_(9).min() > 0.5
+    fine = place_waves(24, 18, like=torch.zeros(())).view(24, 18, 32)[1::3, 1::3]  # the same centres
+    torch.testing.assert_close(fine.flatten(0, 1), codes, rtol=0, atol=1e-4)
+
+
+def test_it_learns_the_place_that_a_word_names() -> None:
+    """Four texts, one image of noise: nothing but the text and the place tells which quadrant is meant."""
+    model = text_unet()
+    words = torch.randn(4, 3, 12)
+    target = torch.zeros(4, 1, 32, 32)
+    for i in range(4):
+        top, left = 16 * (i // 2), 16 * (i % 2)
+        target[i, :, top : top + 16, left : left + 16] = 1
+    rows = torch.zeros(4, dtype=torch.int64)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+
+    def step() -> Tensor:
+        return segmentation_loss(model(torch.randn(1, 1, 32, 32), words, None, rows), target)["loss"]
+
+    first = step().item()
+    for _ in range(80):
+        optimiser.zero_grad()
+        loss = step()
+        loss.backward()
+        optimiser.step()
+    assert first > 0.5
+    assert loss.item() < 0.2

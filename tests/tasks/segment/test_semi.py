@@ -1,0 +1,618 @@
+"""Semi-supervised training on phantoms: hidden masks stay hidden, views update the right pixels, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from medvl.config import Config, load_config
+from medvl.core import errors
+from medvl.core.errors import InputError
+from medvl.data.dataset import Batch, SegmentDataset, collate
+from medvl.data.geometry import fit
+from medvl.data.labels import fixed_rows, labelled_patients, training_records
+from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.sampler import MixedSampler
+from medvl.data.text_input import TextInput
+from medvl.inference.model_folder import load_model
+from medvl.tasks.segment import semi as semi_segment
+from medvl.tasks.segment.data import prepare
+from medvl.tasks.segment.semi import SemiSegmentTask
+from medvl.tasks.segment.task import build_segmenter
+from medvl.train.estimate import _label_lines
+from medvl.train.run import train
+
+SEMI = [
+    "data.label_fraction=0.4",
+    "semi.epi=labels",
+    "semi.lv_bank=labelled",
+    "train.epochs=2",
+    "train.steps_per_epoch=3",
+]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
+    return {f"{part}.{k}": v for part in ("module", "average") for k, v in state["parts"][part].items()}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def make_task(
+    config: Config, folder: Path, classes: dict[str, list[int]] | None = None
+) -> tuple[SemiSegmentTask, Manifest, frozenset[str]]:
+    manifest = load_manifest(config.data.manifest, classes=classes)
+    records, hidden, _ = training_records(manifest.split("train"), config)
+    module, encoder = build_segmenter(config, len(manifest.classes), [r.text for r in records])
+    text = TextInput(encoder, None, module.uses_text)
+    task = SemiSegmentTask(
+        config, module, text, records=records, classes=manifest.classes, hidden=hidden, folder=folder, encoder=encoder
+    )
+    return task, manifest, hidden
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A semi-supervised run trained without interruption."""
+    return train(load_config(tiny_recipe, SEMI), tmp_path_factory.mktemp("semi") / "whole")
+
+
+def test_fractions_are_nested_and_the_same_for_every_method(tiny_manifest: Path) -> None:
+    records = load_manifest(tiny_manifest).split("train")
+    parts = [labelled_patients(records, fraction, 0) for fraction in (0.01, 0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [1, 2, 4, 8]
+    assert all(small <= large for small, large in pairwise(parts))
+    assert labelled_patients(records[::-1], 0.25, 0) == parts[1]
+    assert any(labelled_patients(records, 0.25, seed) != parts[1] for seed in range(1, 5))
+
+
+def test_fixed_rows(tiny_manifest: Path) -> None:
+    records = load_manifest(tiny_manifest).split("train")
+    kept = fixed_rows(records, 1, 0)
+    assert len(kept) == 8 and len({row.image for row in kept}) == 8
+    assert fixed_rows(records[::-1], 1, 0) == kept[::-1]
+
+
+def test_half_of_each_batch_is_unlabelled() -> None:
+    sampler = MixedSampler([0, 1, 2], list(range(3, 13)), 4, seed=0, num_batches=None)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 5  # ten unlabelled images, two a batch
+    assert all(sum(index < 3 for _, index in batch) == 2 for batch in batches)
+    assert sorted(i for batch in batches for _, i in batch if i >= 3) == list(range(3, 13))
+    assert len({item for batch in batches for item in batch}) == 20  # nobody comes twice in the same way
+    sampler.start = 2
+    assert list(sampler) == batches[2:]
+    sampler.start, sampler.epoch = 0, 1
+    assert not {item for batch in batches for item in batch} & {item for batch in sampler for item in batch}
+
+
+def test_a_view_updates_the_right_pixels(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flipped and turned view that predicts "bright pixels" must leave the bright pixels in the store."""
+    options = [*SEMI, "data.augment.p_flip_lr=1", "data.augment.max_rotate_deg=15", "data.normalize=none"]
+    quiet = ["data.augment.max_gamma=0", "data.augment.max_contrast=0", "data.augment.max_brightness=0"]
+    config = load_config(tiny_recipe, [*options, *quiet, "data.augment.max_noise=0", "data.p_empty_text=0"])
+    task, manifest, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    views = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
+    plain = SegmentDataset(records, ("mask",), config.data, seed=0, train=False)
+    for index in range(3):
+        batch = collate([views[0, index]])
+        assert not batch.annotated.any() and all(affine.left_right for affine in batch.affines)
+        logits = 40 * (batch.image[batch.image_index] - 0.5)  # bright = foreground
+        monkeypatch.setattr(task, "logits", lambda batch, module=None, logits=logits: logits)
+        task.training_step(batch)
+        task._flush()
+        assert task._store is not None
+        bright = plain[index].image[0] > 0.5
+        for ident in batch.ids:
+            stored = task._store.read(ident)[0]
+            certain = np.abs(stored - 0.5) > 0.3
+            assert certain.mean() > 0.7
+            assert ((stored > 0.5) == bright)[certain].mean() > 0.97
+
+
+def test_pseudo_labels_of_a_flipped_view_are_those_of_the_other_side(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flipped views that predict the true masks leave them in the store, and get them back, each under its name."""
+    sides = {"right_lung": [1], "left_lung": [2]}
+    still = ["data.augment.max_rotate_deg=0", "data.augment.max_shift=0", "data.augment.scale=[1, 1]"]
+    mode = ["objective.mode=multilabel", "data.p_empty_text=0", "data.augment.p_flip_lr=1"]
+    config = load_config(tiny_recipe, [*SEMI, *still, *mode])
+    task, manifest, hidden = make_task(config, tmp_path, sides)
+    task.begin(None, 0)
+    assert task._store is not None and task.classes == tuple(sides)
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    views, plain = (SegmentDataset(records, task.classes, config.data, seed=0, train=train) for train in (True, False))
+    batch, still_batch = collate([views[0, 0]]), collate([plain[0]])
+    assert all(affine.left_right for affine in batch.affines)
+    true, flipped = still_batch.target, batch.target  # (N, 2, H, W): the right lung is on the picture's left
+    assert true[:, 0, :, :16].sum() > 20 and true[:, 0, :, 18:].sum() == 0 and not torch.equal(true, flipped)
+    for _ in range(2):
+        target = task._pseudo_labels(batch, 40 * (flipped - 0.5))
+        task._flush()
+        torch.testing.assert_close(target, flipped, atol=2e-3, rtol=0)
+    for n, ident in enumerate(batch.ids):
+        np.testing.assert_allclose(task._store.read(ident), true[n], atol=2e-3)
+    target = task._pseudo_labels(still_batch, 40 * (true - 0.5))
+    torch.testing.assert_close(target, true, atol=2e-3, rtol=0)
+    assert task._bank is not None
+    monkeypatch.setattr(task._bank, "mask", lambda text: true[0].numpy())
+    torch.testing.assert_close(task._retrieved(batch)[0], flipped[0], atol=1e-4, rtol=0)
+
+
+def test_pseudo_labels_of_one_class_a_pixel_are_the_likeliest(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Softmax .3 background, .3, .4: no class is above one half, and the second is the likeliest."""
+    sides = {"right_lung": [1], "left_lung": [2]}
+    config = load_config(tiny_recipe, [*SEMI, "objective.mode=multiclass", "semi.ramp=0", "semi.lv_bank=none"])
+    task, manifest, hidden = make_task(config, tmp_path, sides)
+    task.begin(None, 0)
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    batch = collate([SegmentDataset(records, task.classes, config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    logits = torch.tensor([0.3, 0.3, 0.4]).log()[None, :, None, None].expand(len(batch.ids), 3, 32, 32)
+    task.logits = lambda *_: logits  # type: ignore[method-assign, assignment]
+    assert task.training_step(batch)["pseudo_fraction"].item() == pytest.approx(0.5)  # all of one class of two
+
+
+def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, [*SEMI, "semi.beta_warmup=false", "semi.beta=0.75", "data.augment.scheme=none"])
+    task, manifest, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    assert task._store is not None
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    size = (len(batch.ids), 1, *config.data.image_size)
+    for number, probs in enumerate((0.8, 0.2, 0.4)):
+        target = task._pseudo_labels(batch, torch.full(size, float(np.log(probs / (1 - probs)))))
+        task._flush()
+        # 0.8; 0.75 * 0.8 + 0.25 * 0.2 = 0.65; 0.75 * 0.65 + 0.25 * 0.4 = 0.5875
+        want = (0.8, 0.65, 0.5875)[number]
+        assert torch.allclose(target, torch.full(size, want), atol=2e-3)
+        assert task._store.read(batch.ids[0]).mean() == pytest.approx(want, abs=2e-3)
+
+
+def test_pixels_outside_the_view_keep_their_label(tiny_recipe: Path, tmp_path: Path) -> None:
+    """A view moved to the right by a quarter does not show the record's right quarter."""
+    still = ["data.augment.scheme=none", "data.p_empty_text=0"]
+    config = load_config(tiny_recipe, [*SEMI, "semi.beta_warmup=false", "semi.beta=0.75", *still])
+    task, manifest, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    assert task._store is not None
+    records = [r for r in manifest.split("train") if r.id in hidden]
+    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    height, width = config.data.image_size
+    step = np.array([[1, 0, width // 4], [0, 1, 0], [0, 0, 1.0]])
+    moved = []
+    for affine in batch.affines:
+        plain = fit(affine.source_size, (height, width), config.data.resize)
+        moved.append(replace(plain, matrix=(step @ np.vstack([plain.matrix, (0, 0, 1)]))[:2]))
+    for view, probs in ((batch, 0.8), (replace(batch, affines=tuple(moved)), 0.2)):
+        logits = torch.full((len(batch.ids), 1, height, width), float(np.log(probs / (1 - probs))))
+        task._pseudo_labels(view, logits)
+        task._flush()
+    for ident in batch.ids:
+        stored = task._store.read(ident)[0]
+        # 0.75 * 0.8 + 0.25 * 0.2 = 0.65 where it was seen; 0.8 where it was not
+        np.testing.assert_allclose(stored[:, : 3 * width // 4], 0.65, atol=2e-3)
+        np.testing.assert_allclose(stored[:, 3 * width // 4 :], 0.8, atol=2e-3)
+
+
+def test_the_teacher_gives_the_target_and_follows(tiny_recipe: Path, tmp_path: Path) -> None:
+    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, ["semi.epi=weights", "semi.beta=0.9"])
+    assert task._teacher is not None
+    started = [p.detach().clone() for p in task.module.parameters()]
+    with torch.no_grad():
+        before = task.logits(batch, task.module.eval()).sigmoid()
+        for parameter in task.module.parameters():
+            parameter.add_(0.05)
+        student = task.logits(batch)
+    target = task._pseudo_labels(batch, student)
+    torch.testing.assert_close(target, before)
+    assert (target - student.sigmoid()).abs().min() > 0.01
+    # Step 5 keeps min(0.9, 6 / 15) = 0.4 of the teacher, step 1000 min(0.9, 1001 / 1010) = 0.9: 0.6, 0.6 + 0.1 * 0.4.
+    for step, gone in (5, 0.6), (1000, 0.64):
+        task.after_step(step)
+        for own, start in zip(task._teacher.parameters(), started, strict=True):
+            torch.testing.assert_close(own, start + gone * 0.05, rtol=1e-5, atol=1e-5)
+    assert (task._pseudo_labels(batch, student) - before).abs().min() > 0.01
+
+
+@pytest.mark.parametrize("poison", ["other", "never opened"])
+def test_hidden_masks_do_not_reach_the_weights(
+    finished: Path, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
+) -> None:
+    """NaN in the log; other pixels behind the hidden masks, or none of them opened: the weights stay the same."""
+    folder = Path(shutil.copytree(tiny_manifest.parent, tmp_path / "copy"))
+    config = load_config(folder / "recipe.yaml", SEMI)
+    records, hidden, counts = training_records(load_manifest(folder / "manifest.csv").split("train"), config)
+    assert counts["labelled_patients"] == 3 and len(hidden) == 10
+    paths = {r.masks["mask"].path for r in records if r.id in hidden}  # type: ignore[union-attr]
+    for path in paths:
+        assert path is not None
+        if poison == "other":
+            path.write_bytes((folder / "m0.png").read_bytes())
+
+    def nans(*_: object) -> np.ndarray:
+        return np.full(config.data.image_size, np.nan)
+
+    monkeypatch.setattr(semi_segment, "hidden_mask", nans)
+    if poison == "never opened":
+        real = SegmentDataset._mask
+
+        def guarded(self: SegmentDataset, record: object, name: str) -> object:
+            found = real(self, record, name)  # type: ignore[arg-type]
+            assert found is None or record.id not in hidden  # type: ignore[attr-defined]
+            return found
+
+        monkeypatch.setattr(SegmentDataset, "_mask", guarded)
+    run = train(config, tmp_path / "run")
+    assert_same(finished, run)
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert np.isnan([row["store_dice"] for row in logged if row["kind"] == "task"]).all()
+
+
+def test_quality_of_the_store_is_logged(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["kind"] == "task"][-1]
+    assert 0 <= last["store_dice"] <= 1 and 0 < last["store_visited"] <= 1 and last["lv_loss"] > 0
+    plan = json.loads((finished / "plan.json").read_text())["labels"]
+    assert plan["labelled_patients"] == 3 and plan["hidden_masks"] == 10 and plan["unlabelled_without_text"] == 0
+
+
+def test_the_quality_of_the_store_by_hand(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask: columns 0-7. Labels above .5: columns 4-19, Dice 2 * 4 / (8 + 16) = 1/3; columns 0-7, Dice 1."""
+    config = load_config(tiny_recipe, SEMI)
+    task, _, hidden = make_task(config, tmp_path)
+    task.begin(None, 0)
+    assert task._store is not None and task._quality() == {}
+    true = np.zeros(config.data.image_size, dtype=bool)
+    true[:, :8] = True
+    monkeypatch.setattr(semi_segment, "hidden_mask", lambda *_: true)
+    for ident, columns, num_visits in zip(sorted(hidden), (slice(4, 20), slice(0, 8)), (1, 3), strict=False):
+        probs = np.full(task._store.shape, 0.4, np.float32)
+        probs[..., columns] = 0.6
+        for _ in range(num_visits):
+            task._store.update(ident, probs, None, 0.9, warmup=True)
+    want = {"store_dice": 2 / 3, "store_visited": 2 / 10, "store_visits": 4 / 10}
+    assert task._quality() == pytest.approx(want)
+
+
+def test_own_masks_are_never_in_the_bank(tiny_recipe: Path, tmp_path: Path) -> None:
+    task, _, hidden = make_task(load_config(tiny_recipe, SEMI), tmp_path)
+    task.begin(None, 0)
+    assert task._bank is not None and hidden
+    assert {r.id for r in task._labelled} & hidden == set()
+    assert sum(task._bank._counts) == len(task._labelled) == 6
+
+
+def test_interrupted_run_resumes_to_the_same_bits(
+    finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = SemiSegmentTask.training_step, [0]
+
+    def interrupted(self: SemiSegmentTask, *args: object) -> dict[str, torch.Tensor]:
+        calls[0] += not self._is_twin
+        if calls[0] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SemiSegmentTask, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config(tiny_recipe, SEMI), tmp_path / "run")
+    # What a kill leaves behind: labels newer than the saved state.
+    store = semi_segment.PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", number=1)
+    for ident in store.ids:
+        store.update(ident, np.ones(store.shape, np.float32), None, 0.5, warmup=True)
+    monkeypatch.setattr(SemiSegmentTask, "training_step", original)
+    with (tmp_path / "run/metrics.jsonl").open("a") as log:
+        log.write('[}\n{"step": 1, "ki')  # and half a line
+    train(None, tmp_path / "run", resume=True)
+    assert_same(finished, tmp_path / "run")
+    labels = [np.load(run / "semi/pseudo_labels/labels.npy") for run in (finished, tmp_path / "run")]
+    assert np.array_equal(labels[0], labels[1])
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run")]
+    first, second = ([{**json.loads(line), "elapsed_s": 0} for line in run] for run in lines)
+    assert first == second  # the means of the epoch that was interrupted too
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["semi.epi=weights"],
+        ["semi.epi=labels", "semi.update=epoch", "semi.start=predict", "semi.storage=uint8"],
+        ["semi.lv_bank=captions", "semi.lv_similarity=findings"],
+        ["semi.epi=labels", "semi.start=predict", "text.encoder=none", "data.laterality=null"],
+        ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
+        ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multiclass"],
+        ["semi.epi=labels", "model.name=dynunet"],
+    ],
+)
+def test_every_mode_trains_and_resumes_nothing(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:
+    base = ["data.label_fraction=0.4", "train.max_steps=3", "train.steps_per_epoch=2"]
+    run = train(load_config(tiny_recipe, [*base, *options]), tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    task = [row for row in rows if row["kind"] == "task"][-1]
+    assert np.isfinite([value for value in task.values() if isinstance(value, float)]).all()
+    assert ("unsup_loss" in task) == any("epi" in option for option in options)
+    assert ("lv_loss" in task) == any("lv_bank" in option for option in options)
+    if "semi.start=predict" in options:
+        assert task["store_visited"] == 1 and task["store_visits"] >= 2
+
+
+def test_other_records_are_refused_when_a_run_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
+    task, _, _ = make_task(load_config(tiny_recipe, SEMI), tmp_path)
+    task.begin(None, 0)
+    state = task.state_dict()
+    task.begin(state, 0)
+    other, _, _ = make_task(load_config(tiny_recipe, [*SEMI, "data.label_seed=3"]), tmp_path)
+    with pytest.raises(InputError, match="that it began with"):
+        other.begin(state, 0)
+
+
+def test_start_from_a_labelled_only_model(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    still = [*SEMI, f"init={finished}", "train.lr=0", "train.weight_decay=0"]
+    run = train(load_config(tiny_recipe, still), tmp_path / "run")
+    started, after = load_model(finished)[0].state_dict(), weights(run)
+    parameters = [name for name in started if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(started[name], after[f"module.{name}"]) for name in parameters)
+    with pytest.raises(InputError, match=r"another network \(text.*dim=32.*dim=16"):
+        train(load_config(tiny_recipe, [*SEMI, f"init={finished}", "text.dim=16"]), tmp_path / "other")
+
+
+def test_supervised_only_leaves_the_others_out_and_says_so(tiny_recipe: Path) -> None:
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    manifest = load_manifest(config.data.manifest)
+    records, hidden, counts = training_records(manifest.split("train"), config)
+    assert len(records) == 6 and counts["left_out_records"] == 10 and len(hidden) == 10
+
+
+def test_also_labelled(tiny_recipe: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(load_config(tiny_recipe).data.manifest)
+    plain = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    _, hidden, before = training_records(manifest.split("train"), plain)
+    patient = next(r.patient for r in manifest.split("train") if r.id in hidden)
+    (tmp_path / "more.csv").write_text(f"patient\n{patient}\n")
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", f"data.also_labelled={tmp_path / 'more.csv'}"])
+    _, fewer, after = training_records(manifest.split("train"), config)
+    assert fewer < hidden and after["labelled_patients"] == before["labelled_patients"] + 1
+
+
+def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no training record is unlabelled.*label_fraction"):
+        train(load_config(tiny_recipe, ["semi.epi=labels"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["semi.lv_bank=labelled", "text.encoder=none"], r"encoder without a text encoder; remedy: .*findings"),
+        (["semi.lv_bank=captions", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
+         r"captions has one class, and there are 2; remedy: semi.lv_bank: labelled"),
+        (["semi.lv_bank=labelled", "data.manifest=silent.csv"], r"bank of the LV loss is empty"),
+        (["semi.epi=labels", "data.balance=siim"], r"data.balance: siim with semi.*remedy: data.balance: none"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before_there_is_a_run(
+    tiny_recipe: Path, tmp_path: Path, options: Sequence[str], message: str, dry_run: bool
+) -> None:
+    table = (tiny_recipe.parent / "manifest.csv").read_text()
+    plain = load_config(tiny_recipe, ["data.label_fraction=0.4"])
+    records, _, _ = training_records(load_manifest(plain.data.manifest).split("train"), plain)
+    for record in records:  # the labelled ones lose their text
+        table = table.replace(f"{record.id},{record.image.name},{record.text},", f"{record.id},{record.image.name},,")
+    silent = tiny_recipe.parent / "silent.csv"
+    silent.write_text(table)
+    words = [word.replace("silent.csv", str(silent)) for word in options]
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", *words])
+    with pytest.raises(InputError, match=message):
+        train(config, tmp_path / "run", dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [[*SEMI, "train.steps_per_epoch=null"], ["train.steps_per_epoch=3"]])
+def test_semi_and_steps_per_epoch_run_on_one_device(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:
+    config = load_config(tiny_recipe, options)
+    two = SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
+    with pytest.raises(InputError, match=r"run on one device; expected train.devices: 1"):
+        prepare(config, load_manifest(config.data.manifest), two, tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_semi_without_init_warns(
+    finished: Path,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for options, warns in ([], True), ([f"init={finished}"], False):
+        monkeypatch.setattr(errors, "_warned", set())
+        train(load_config(tiny_recipe, [*SEMI, *options]), tmp_path / "run", dry_run=True)
+        assert ("semi without init" in capsys.readouterr().err) == warns
+
+
+def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, SEMI)
+    manifest = load_manifest(config.data.manifest)
+    records, hidden, _ = training_records(manifest.split("train"), config)
+    records = [replace(r, text="" if r.id in hidden and i % 2 else r.text) for i, r in enumerate(records)]
+    module, encoder = build_segmenter(config, 1, [r.text for r in records])
+    task = SemiSegmentTask(
+        config, module, TextInput(encoder, None, True), records=records, classes=("mask",), hidden=hidden,
+        folder=tmp_path, encoder=encoder,
+    )  # fmt: skip
+    task.begin(None, 0)
+    assert task.num_without_text == sum(not r.text for r in records) > 0
+    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 7]])
+    shown = task._retrieved(batch).flatten(1).any(dim=1).tolist()
+    assert shown == [bool(r.text) and r.id in hidden for r in records if r.id in batch.ids]
+
+
+def half_unlabelled(
+    tiny_recipe: Path, folder: Path, options: Sequence[str]
+) -> tuple[SemiSegmentTask, Batch, list[Record]]:
+    """A task that has begun, one batch of the whole training split, labelled rows and unlabelled, and its records."""
+    config = load_config(tiny_recipe, ["data.label_fraction=0.4", "data.p_empty_text=0", *options])
+    task, manifest, hidden = make_task(config, folder)
+    task.begin(None, 0)
+    records, _, _ = training_records(manifest.split("train"), config)
+    dataset = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
+    batch = collate([dataset[0, place] for place in range(len(dataset))])
+    by_id = {r.id: r for r in records}
+    return task, batch, [by_id[ident] for ident in batch.ids]
+
+
+@pytest.mark.parametrize(("progress", "ramp", "factor"), [(0.05, 0.1, 0.5), (0, 0.1, 0), (0.4, 0.1, 1), (0, 0, 1)])
+@pytest.mark.parametrize(("balance", "entropy"), [("plain", 0.916291), ("balanced", 0.685242)])
+def test_the_total_by_hand(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    balance: str,
+    entropy: float,
+    progress: float,
+    ramp: float,
+    factor: float,
+) -> None:
+    """p = .8 in the upper quarter A, .2 below. Masks: A; pseudo labels: the upper 3/4; the bank's masks: the lower 1/2.
+
+    L_sup = (1 - 2(.25 * .8) / (.25 * .64 + .75 * .04 + .25)) / 2 + -ln .8 / 2 = .5 / 11 + .5 * .223144 = .157026.
+    Dice = 1 - 2(.25 * .8 + .5 * .2) / (.19 + .75) = .361702. In the cross entropy a third of the pseudo foreground
+    costs -ln .8, the other two thirds -ln .2 = 1.609438, the background -ln .8: plain (2 * .223144 + 2 * 1.609438) / 4
+    = .916291, balanced ((.223144 + 2 * 1.609438) / 3 + .223144) / 2 = .685242. LV = 1 - (.5 * .2) / sqrt(.19 * .5)
+    = .675557.
+    """
+    options = ["semi.epi=labels", "semi.lv_bank=labelled", "semi.weight=0.7", "semi.lv_alpha=0.1"]
+    task, batch, _ = half_unlabelled(
+        tiny_recipe, tmp_path, [*options, f"semi.ramp={ramp}", f"semi.ce_balance={balance}"]
+    )
+    assert batch.annotated.any() and not batch.annotated.all()
+    height = batch.target.shape[-2]
+    upper, most, lower = (torch.zeros_like(batch.target) for _ in range(3))
+    upper[..., : height // 4, :] = 1
+    is_open = ~batch.annotated[:, :, None, None]
+    most[..., : 3 * height // 4, :] = 0.9
+    lower[..., height // 2 :, :] = 1
+    batch = replace(batch, target=torch.where(is_open, torch.nan, upper))
+    probs = 0.2 + 0.6 * upper
+    # For rows with a mask both have what would change the loss if it were counted.
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: torch.where(is_open, most, lower))
+    monkeypatch.setattr(task, "_retrieved", lambda *_: torch.where(is_open, lower, upper))
+    monkeypatch.setattr(task, "logits", lambda *_: probs.logit())
+    task.progress = progress
+    losses = {name: value.item() for name, value in task.training_step(batch).items()}
+    assert losses["sup_loss"] == pytest.approx(0.157026, abs=2e-5)
+    assert losses["unsup_loss"] == pytest.approx(0.7 * (0.361702 + entropy), abs=2e-5)
+    assert losses["lv_loss"] == pytest.approx(0.675557, abs=2e-5)
+    assert losses["pseudo_fraction"] == pytest.approx(0.75)
+    want = 0.157026 + factor * (0.7 * (0.361702 + entropy) + 0.1 * 0.675557)
+    assert losses["loss"] == pytest.approx(want, abs=2e-5)
+
+
+@pytest.mark.parametrize("move", ["flip", "turn"])
+def test_the_original_text_retrieves_and_its_mask_moves_with_the_row(
+    tiny_recipe: Path, tmp_path: Path, move: str
+) -> None:
+    options = ["semi.lv_bank=labelled", "semi.lv_similarity=findings", "data.augment.p_flip_lr=1"]
+    still = ["data.augment.max_rotate_deg=0", "data.augment.max_shift=0", "data.augment.scale=[1, 1]"]
+    task, batch, records = half_unlabelled(tiny_recipe, tmp_path, [*options, *still])
+    assert all(affine.left_right for affine in batch.affines)
+    assert all(new != old == r.text for new, old, r in zip(batch.texts, batch.source_texts, records, strict=True))
+    size = task.config.data.image_size
+    if move == "turn":  # a quarter, (x, y) -> (H - 1 - y, x), after the plain resize
+        step = np.array([[0, -1, size[0] - 1], [1, 0, 0], [0, 0, 1.0]])
+        moved = []
+        for affine in batch.affines:
+            plain = fit(affine.source_size, size)
+            moved.append(replace(plain, matrix=(step @ np.vstack([plain.matrix, (0, 0, 1)]))[:2]))
+        batch = replace(batch, affines=tuple(moved))
+    masks = {}
+    for side in ("left", "right"):
+        known = [r for r in task._labelled if r.text == f"the {side} lung"]
+        masks[side] = np.mean([semi_segment._mask_on_grid(r, "mask", task.config) for r in known], axis=0)
+    assert masks["left"][:, : size[1] // 2].sum() == 0 < masks["right"][:, : size[1] // 2].sum()
+    found = task._retrieved(batch).numpy()
+    for n, record in enumerate(records):
+        mask = masks["left" if "left" in record.text else "right"]
+        want = mask[:, ::-1] if move == "flip" else np.rot90(mask, -1)
+        np.testing.assert_allclose(found[n, 0], want if record.id in task._ids else 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("balance", ["plain", "balanced"])
+def test_pseudo_labels_have_a_cross_entropy_of_their_own(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: str
+) -> None:
+    """Balanced for the masks, it must not be balanced for the pseudo labels unless asked: they would grow."""
+    options = ["data.label_fraction=0.4", "semi.epi=labels", "semi.ramp=0", "objective.ce_balance=balanced"]
+    config = load_config(tiny_recipe, [*options, f"semi.ce_balance={balance}"])
+    task, manifest, hidden = make_task(config, tmp_path)
+    records, _, _ = training_records(manifest.split("train"), config)
+    dataset = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
+    batch = collate([dataset[0, place] for place in range(len(dataset))])
+    label = torch.zeros_like(batch.target)
+    label[..., :3, :5] = 1  # a small one
+    logits = torch.randn(label.shape, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: 0.9 * label)
+    monkeypatch.setattr(task, "logits", lambda *_: logits)
+    task.begin(None, 0)
+    losses = task.training_step(batch)
+    probs, label = (x[~batch.annotated] for x in (logits.sigmoid(), label))  # (N, H, W)
+    each = -(label * probs.log() + (1 - label) * (1 - probs).log())
+    parts = ((each * label).sum() / label.sum(), (each * (1 - label)).sum() / (1 - label).sum())
+    entropy = each.mean() if balance == "plain" else sum(parts) / 2
+    overlap, sizes = (label * probs).flatten(1).sum(1), (label + probs.square()).flatten(1).sum(1)
+    assert losses["unsup_loss"].item() == pytest.approx((entropy + (1 - 2 * overlap / sizes).mean()).item(), rel=1e-5)
+
+
+def test_constant_text(tiny_recipe: Path, tiny_manifest: Path) -> None:
+    bare = load_manifest(tiny_manifest, text_column="text")
+    assert all(r.text for r in bare.records)
+    path = tiny_manifest.parent / "bare.csv"
+    path.write_text(tiny_manifest.read_text().replace("the left lung", ""))
+    texts = {r.text for r in load_manifest(path, constant_text="both lungs").records}
+    assert texts == {"both lungs", "the right lung"}
+
+
+@pytest.mark.shared
+def test_several_labels_of_real_lesions_train_with_epi_and_lv(shared_data: Path, tmp_path: Path) -> None:
+    """Five overlapping classes, texts of people, half of the patients' masks hidden: recipes/lvit_lesion_semi.yaml."""
+    recipe = Path(__file__).resolve().parents[3] / "recipes" / "lvit_lesion_semi.yaml"
+    manifest = shared_data / "cxr-lesion" / "manifest.csv"
+    config = load_config(recipe, [f"data.manifest={manifest}", "train.max_steps=3", "train.accelerator=cpu"])
+    run = train(config, tmp_path / "run")
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in logged if row["kind"] == "task"][-1]
+    for name in ("sup_loss", "unsup_loss", "lv_loss", "store_dice"):
+        assert np.isfinite(last[name]) and last[name] > 0, name
+    index = json.loads((run / "semi" / "pseudo_labels" / "index.json").read_text())
+    assert index["shape"] == [5, 96, 96]
+    labels = json.loads((run / "plan.json").read_text())["labels"]
+    assert len(index["ids"]) == labels["unlabelled_records"] >= labels["hidden_masks"] > 0
+    retrieved = json.loads((run / "semi" / "lv_bank.json").read_text())
+    assert retrieved and all(entries for entries in retrieved.values())
+
+
+def test_the_plan_writes_small_fractions_out() -> None:
+    counts = dict.fromkeys(("labelled_records", "labelled_images", "unlabelled_records", "left_out_records"), 3)
+    told = {**counts, "label_fraction": 0.002, "labelled_patients": 2, "label_seed": 0, "label_by": "patient"}
+    lines = _label_lines({**told, "hidden_masks": 0})
+    assert lines[0].startswith("  labels 0.2%: 3 records of 3 images, 2 patients")
+    assert "fewer than 8 patients" in lines[-1]
+    assert _label_lines({**told, "hidden_masks": 0, "label_fraction": 0.1})[0].startswith("  labels 10%:")

@@ -1,0 +1,40 @@
+"""How alike two texts are by the findings that they name: denials have a scope, spellings do not matter."""
+
+from __future__ import annotations
+
+import pytest
+
+from medvl.tasks.segment.similarity import atoms, findings_similarity, sides
+
+
+@pytest.mark.parametrize(
+    ("text", "near", "far"),
+    [
+        ("Right effusion without pneumothorax.", "Right effusion.", "Left effusion."),
+        ("Right effusion without pneumothorax.", "Right effusion.", "No right effusion."),
+        (
+            "There is opacity in the right lower zone, no effusion.",
+            "Right lower zone opacity.",
+            "Left lower zone opacity.",
+        ),
+        ("No change in right effusion.", "Right effusion.", "No right effusion."),
+        ("Left lung is clear, right upper zone opacity.", "Right upper zone opacity.", "Left upper zone opacity."),
+        ("RT LUNG OPACITY.", "Right lung opacity.", "Left lung opacity."),
+        ("L pleural effusion", "Left pleural effusion", "Right pleural effusion"),
+        ("Effusions, L > R", "Bilateral effusions", "Left effusion"),
+    ],
+)
+def test_nearer(text: str, near: str, far: str) -> None:
+    similarity = findings_similarity([text], [near, far])[0]
+    assert similarity[0] > similarity[1]
+
+
+def test_sides_and_spellings() -> None:
+    assert sides("Right effusion without pneumothorax") == {("right", False)}
+    assert sides("Pneumothorax is not seen on the left, but small on the right") == {("left", True), ("right", False)}
+    assert findings_similarity(["Pleural effusions. Oedema."], ["effusion, edema"])[0, 0] == 1
+    assert atoms("No effusion, pneumothorax, or consolidation") == {
+        ("term", "effusion", True),
+        ("term", "pneumothorax", True),
+        ("term", "consolidation", True),
+    }
