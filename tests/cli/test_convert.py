@@ -73,7 +73,7 @@ def test_a_model_that_ships_with_the_package(
         "text: {encoder: none}\nmodel: {name: encoder_unet, size: nano}\n"
     )
     folder.rename(tmp_path / "assets" / "own")
-    monkeypatch.setattr("medvl.inference.model_folder.__file__", str(tmp_path / "model_folder.py"))
+    monkeypatch.setattr("medvl.inference.model_folder.__file__", str(tmp_path / "inference" / "model_folder.py"))
     done = CliRunner().invoke(app, ["medvl:own", "--out", str(tmp_path / "encoder.pth"), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

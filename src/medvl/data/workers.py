@@ -12,7 +12,7 @@ from medvl.core.errors import InputError
 _SHARED_MEMORY = re.compile(r"shared memory|unable to \w+ (?:to )?file </torch_", re.IGNORECASE)
 _DEAD = re.compile(r"DataLoader worker \(pid.*?\) (?:exited|is killed)[^.]*", re.DOTALL)
 _OF_A_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process", re.MULTILINE)
-_OWN_ERROR = re.compile(r"^medvl\.errors\.\w+: ", re.MULTILINE)  # where the message begins, below the trace
+_OWN_ERROR = re.compile(rf"^{re.escape(InputError.__module__)}\.\w+: ", re.MULTILINE)  # a message begins here
 
 
 def usable_workers(wanted: int) -> int:
