@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from medvl.core.files import write_json
 from medvl.data.importers.lung_regions import label_map
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import CaseRow, grouped_rows, metrics_of, row_of
 from medvl.evaluation.model_inputs import open_inputs
 from medvl.evaluation.prediction_sources import PredictorSource

@@ -13,7 +13,8 @@ from PIL import Image
 
 import medvl
 from medvl.data.importers.region_phrases import CLASSES
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 
 FOLDER = Path(medvl.__file__).parent / "assets" / "cxr_regions"
 SPLITS = {"train": (337, 283), "val": (73, 61), "test": (137, 105)}

@@ -12,7 +12,8 @@ import pytest
 
 import medvl
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import METRICS
 from medvl.evaluation.model_inputs import Inputs, open_inputs
 from medvl.inference.model_folder import find_model, load_model, times_test_opened

@@ -18,8 +18,8 @@ from medvl.core.errors import InputError
 from medvl.data.corpus import Corpus, read_corpus
 from medvl.experiments import masked_language
 from medvl.experiments.masked_language import IGNORED, mask_tokens
-from medvl.text.base import build_text_encoder, configured_encoder
 from medvl.text.builtin import NUM_SPECIAL, BuiltinEncoder
+from medvl.text.registry import build_text_encoder, configured_encoder
 
 app = typer.Typer()
 app.command("tokenizer")(tokenizer)

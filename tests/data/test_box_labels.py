@@ -12,11 +12,13 @@ from PIL import Image
 from medvl.config import Config, make_config
 from medvl.core.errors import InputError
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
+from medvl.data.box_table import Box
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import MOVED_OUT, NO_BOX, collate
 from medvl.data.geometry import Affine, fit
 from medvl.data.orientation import Orientation, Turn
-from medvl.data.records import Box, Manifest, load_manifest, write_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest, write_manifest
 from medvl.data.splits import split_manifest
 from medvl.metrics.detection import ImageBoxes
 from medvl.tasks.detect import evaluate as detector

@@ -13,7 +13,8 @@ from medvl.config import ClassifyConfig, Config, DataConfig, make_config
 from medvl.core.errors import InputError
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
 from medvl.data.dataset import collate
-from medvl.data.records import Record, load_manifest
+from medvl.data.record import Record
+from medvl.data.records import load_manifest
 
 
 def records(*rows: str) -> list[Record]:

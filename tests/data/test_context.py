@@ -15,7 +15,8 @@ import pytest
 from medvl.config import DataConfig
 from medvl.core.errors import InputError
 from medvl.data.context import ContextRules, add_context, learn_rules
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 
 FILE = Path("manifest.csv")
 

@@ -30,7 +30,8 @@ from pydicom.uid import (
 
 from medvl.core.errors import Fault, InputError
 from medvl.data.dicom import is_dicom
-from medvl.data.images import Image, image_orientation, image_size, read_image
+from medvl.data.image import Image
+from medvl.data.images import image_orientation, image_size, read_image
 from medvl.data.masks import read_labels, read_mask
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray image storage

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from medvl.core.errors import InputError
+from medvl.data.box_table import Box
 from medvl.data.geometry import (
     KEPT_FOREGROUND,
     Affine,
@@ -24,7 +25,6 @@ from medvl.data.geometry import (
 )
 from medvl.data.images import resample_map
 from medvl.data.intensity import intensity
-from medvl.data.records import Box
 
 BoolArray = NDArray[np.bool_]
 How = Literal["stretch", "letterbox"]

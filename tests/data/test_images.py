@@ -16,7 +16,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from medvl.core import limits
 from medvl.core.errors import Fault, InputError
-from medvl.data.images import Image, image_size, num_slices, read_image, resample_map
+from medvl.data.image import Image
+from medvl.data.images import image_size, num_slices, read_image, resample_map
 from medvl.data.masks import read_labels, read_mask
 from medvl.data.pictures import READABLE
 

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from medvl.core.errors import InputError
+from medvl.data.box_table import Box
 from medvl.data.importers.coco import import_coco
 from medvl.data.importers.instances import split_of_name
 from medvl.data.importers.yolo import import_yolo, label_file
 from medvl.data.masks import read_mask
-from medvl.data.records import Box, Record, load_manifest
+from medvl.data.record import Record
+from medvl.data.records import load_manifest
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 10)) -> Path:

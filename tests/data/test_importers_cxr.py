@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from medvl.core.errors import Fault, InputError
+from medvl.data.box_table import Box
 from medvl.data.importers import chexpert, covidx, nih, object_cxr, rsna
 from medvl.data.importers.chexpert import LABELS as CHEXPERT
 from medvl.data.importers.chexpert import import_chexpert
@@ -23,7 +24,8 @@ from medvl.data.importers.rsna import import_rsna
 from medvl.data.importers.siim import import_siim
 from medvl.data.importers.siim import split_of as split_siim
 from medvl.data.masks import read_mask
-from medvl.data.records import Box, Record, load_manifest
+from medvl.data.record import Record
+from medvl.data.records import load_manifest
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16)) -> Path:

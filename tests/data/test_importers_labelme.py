@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from medvl.core.errors import InputError
+from medvl.data.box_table import Box
 from medvl.data.importers.colour_masks import import_colour_masks
 from medvl.data.importers.labelme import import_labelme
 from medvl.data.masks import read_mask
-from medvl.data.records import Box, Record, load_manifest
+from medvl.data.record import Record
+from medvl.data.records import load_manifest
 
 
 def encoded(pixels: np.ndarray) -> str:

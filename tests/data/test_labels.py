@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medvl.config import make_config
 from medvl.data.labels import labelled_patients, training_records
-from medvl.data.records import MaskRef, Record
+from medvl.data.record import MaskRef, Record
 
 
 def record(patient: int, image: int, mask: MaskRef | None) -> Record:

@@ -13,7 +13,8 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from medvl.core.errors import Fault, InputError
-from medvl.data.images import Image, image_size, read_image
+from medvl.data.image import Image
+from medvl.data.images import image_size, read_image
 from medvl.data.masks import read_labels, read_mask
 
 VOLUME = np.arange(24).reshape(2, 3, 4)  # x to the patient's right, y to the front, z up: 12 x + 4 y + z

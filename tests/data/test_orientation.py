@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from medvl.config.augment import AugmentConfig
+from medvl.data.box_table import Box
 from medvl.data.geometry import Affine, draw, fit
 from medvl.data.orientation import UPRIGHT, Orientation, Turn, orientation_of, orientation_of_cosines
-from medvl.data.records import Box
 
 TURNS = [Turn(*flags) for flags in product((False, True), repeat=3)]
 

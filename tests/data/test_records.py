@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medvl.core.errors import Fault, InputError
-from medvl.data.records import Box, MaskRef, load_manifest, read_manifest, write_manifest
+from medvl.data.box_table import Box
+from medvl.data.record import MaskRef
+from medvl.data.records import load_manifest, read_manifest, write_manifest
 from medvl.data.tables import read_table, write_table
 
 ROW = {"id": "a", "image": "a.png", "text": "right lung", "mask": "m.png", "patient": "p1", "split": "train"}

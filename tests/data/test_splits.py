@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medvl.core.errors import InputError
-from medvl.data.records import Box, load_manifest, write_manifest
+from medvl.data.box_table import Box
+from medvl.data.records import load_manifest, write_manifest
 from medvl.data.splits import assign_groups, split_manifest
 
 

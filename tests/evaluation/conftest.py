@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from medvl.config import make_config
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 
 SIZE = (40, 60)
 PHRASES = ("right lung", "left lung", "both lungs")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medvl.cli.evaluate import evaluate, report
 from medvl.config import DataConfig
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest
+from medvl.data.record import Manifest
 from medvl.evaluation import model_inputs as inputs_module
 from medvl.evaluation.model_inputs import Inputs
 from medvl.evaluation.prediction_sources import PredictorSource

@@ -17,7 +17,8 @@ import pytest
 
 from medvl.config import config_dict, load_config, make_config, save_config
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import OVERLAP
 from medvl.evaluation.compare import compare
 from medvl.evaluation.comparison_tables import as_text

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import COLUMNS, read_case_table
 from medvl.tasks.segment.evaluate import choose_threshold, evaluate, log_folder, log_test
 

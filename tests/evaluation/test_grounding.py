@@ -18,7 +18,8 @@ from PIL import Image
 
 from medvl.config import make_config
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.metrics.grounding import contrast_to_noise, measure, pointing_game
 from medvl.tasks.pretrain import grounding as module
 from medvl.tasks.pretrain import zero_shot_classification as classes_module

@@ -11,7 +11,8 @@ import pytest
 
 from medvl.config import DataConfig
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import CaseRow
 from medvl.evaluation.model_inputs import Inputs, is_model, open_inputs, parse_overrides
 from medvl.evaluation.prediction_sources import PredictorSource

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.evaluation.prediction_sources import FolderSource, PredictorSource, predicted_masks
 from medvl.tasks.segment.evaluate import choose_threshold, evaluate
 

@@ -9,7 +9,7 @@ import pytest
 
 from medvl.core.errors import InputError
 from medvl.data.orientation import Orientation, Turn
-from medvl.data.records import Manifest
+from medvl.data.record import Manifest
 from medvl.evaluation import text_sensitivity as text_probe
 from medvl.evaluation.prediction_sources import FolderSource
 from medvl.evaluation.text_sensitivity import centroid_x, probe, probe_texts, side_of

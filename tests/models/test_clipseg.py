@@ -11,7 +11,7 @@ from medvl.config import load_config
 from medvl.core.errors import InputError
 from medvl.inference.predictor import Predictor
 from medvl.models.clipseg import CLIPSeg
-from medvl.text.base import build_text_encoder
+from medvl.text.registry import build_text_encoder
 from medvl.train.run import train
 
 TEXTS = ["the right lung", "left upper zone the lung"]

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvl.core.errors import InputError
-from medvl.text.base import TextEncoder, build_text_encoder, load_text_encoder
+from medvl.text.base import TextEncoder
 from medvl.text.builtin import BuiltinEncoder, words_of
 from medvl.text.cache import FeatureCache
+from medvl.text.registry import build_text_encoder, load_text_encoder
 
 TEXTS = [
     "right upper zone and left lower zone",

@@ -13,9 +13,9 @@ from torch import nn
 
 from medvl.config import Config, TextConfig
 from medvl.core.errors import InputError
-from medvl.text.base import build_text_encoder, configured_encoder, load_text_encoder
 from medvl.text.cache import FeatureCache
 from medvl.text.huggingface import PretrainedEncoder
+from medvl.text.registry import build_text_encoder, configured_encoder, load_text_encoder
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] right left upper lower lung zone the ##s".split()
 TEXTS = ["left lung", "right upper zone the left lower zone the right lung", ""]

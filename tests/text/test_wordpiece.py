@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from medvl.config import TextConfig
 from medvl.core.errors import InputError
-from medvl.text.base import build_text_encoder, configured_encoder, load_text_encoder
 from medvl.text.builtin import BuiltinEncoder
+from medvl.text.registry import build_text_encoder, configured_encoder, load_text_encoder
 from medvl.text.tokenizer import SPECIAL, WordPieces
 
 REPORTS = [

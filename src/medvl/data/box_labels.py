@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, InputError, nearest
+from medvl.data.box_table import Box
 from medvl.data.class_flips import ClassFlips
 from medvl.data.class_labels import warn_spellings
 from medvl.data.dataset import MOVED_OUT, Sample, SegmentDataset, fit_image
 from medvl.data.geometry import Affine
 from medvl.data.images import image_orientation, image_size
 from medvl.data.masks import read_mask
-from medvl.data.records import Box, Manifest, MaskRef, Record
+from medvl.data.record import Manifest, MaskRef, Record
 
 if TYPE_CHECKING:
     from medvl.config import Config, DataConfig

@@ -26,7 +26,7 @@ from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import label_units, labelled_patients
-from medvl.data.records import ABSENT, MaskRef, Record
+from medvl.data.record import ABSENT, MaskRef, Record
 from medvl.data.sampler import REPEATED
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from medvl.config import DataConfig
 from medvl.core.errors import Fault, InputError, nearest, warn
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 
 Kind = Literal["number", "category"]
 Context = Mapping[str, str]  # column -> cell, "" = missing

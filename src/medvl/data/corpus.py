@@ -10,7 +10,8 @@ from pathlib import Path
 
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.clean_cells import CellKind, CleanCells
-from medvl.data.records import SHIPPED, SPLITS
+from medvl.data.record import SPLITS
+from medvl.data.records import SHIPPED
 from medvl.data.tables import read_table
 
 VAL_ONE_IN = 10  # where a manifest names no validation rows, that share of its texts, by their hash

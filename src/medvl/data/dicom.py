@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,9 @@ from medvl.core.limits import check_size, head_of, open_plain
 from medvl.data.dicom_jpeg12 import decode_jpeg12
 from medvl.data.dicom_shown import modality_values, padding, shown, window_of
 from medvl.data.dicom_tags import Tags
+from medvl.data.image import Image
+from medvl.data.mask_colours import StoredMask
 from medvl.data.orientation import Orientation, orientation_of, orientation_of_cosines
-
-if TYPE_CHECKING:
-    from medvl.data.images import Image
-    from medvl.data.mask_colours import StoredMask
-
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -61,8 +58,6 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
     """
     from pydicom.pixels.processing import apply_color_lut
 
-    from medvl.data.images import Image
-
     dataset = _open(path, pixels=True)
     with _damage_named(path):
         stored = _frame(dataset, path, frame)
@@ -95,8 +90,6 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
 
 def read_dicom_mask(path: Path, *, frame: int | None = None) -> StoredMask:
     """A mask stored as DICOM: plain stored values; of a fractional segmentation also the value that means wholly."""
-    from medvl.data.mask_colours import StoredMask
-
     dataset = _open(path, pixels=True)
     with _damage_named(path):
         values = _frame(dataset, path, frame)

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, InputError
+from medvl.data.box_table import Box
 from medvl.data.images import image_size, kind_of, read_image
 from medvl.data.masks import read_meaning
-from medvl.data.records import Box, MaskRef, Record
+from medvl.data.record import MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
+from medvl.data.volumes import volume_grid
 
 _REMEDY = "write the mask on the grid of its image (resample it with nearest neighbours)"
 
@@ -33,8 +35,6 @@ class Grid:
     def of(cls, path: Path) -> Grid:
         """Read the header of an image or mask. InputError as `image_size`."""
         if kind_of(path) == "volume":
-            from medvl.data.volumes import volume_grid
-
             return cls(image_size(path), *volume_grid(path))
         return cls(image_size(path))
 

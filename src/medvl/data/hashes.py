@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from medvl.core.files import write_text
 
 if TYPE_CHECKING:
-    from medvl.data.records import Record
+    from medvl.data.record import Record
 
 MARGIN_NS = 2_000_000_000  # a file that changed so shortly before it was hashed may have changed again unseen
 NUM_THREADS = 4  # hashing waits for the disk

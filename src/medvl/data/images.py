@@ -6,7 +6,6 @@ Shapes: H rows, W columns. Grey images are (H, W), colour images (H, W, 3), alwa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +15,13 @@ from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
 from medvl.core.limits import head_of
-from medvl.data.orientation import STORED, UPRIGHT, Orientation
+from medvl.data.arrays import array_size, array_slices, read_array
+from medvl.data.dicom import dicom_frames, dicom_orientation, dicom_size, is_dicom, read_dicom
+from medvl.data.image import PERCENTILES, FloatArray, Image, nan_background, say_blank
+from medvl.data.orientation import STORED, Orientation
 from medvl.data.pictures import decode, num_pages, picture_size
+from medvl.data.volumes import read_volume, volume_size, volume_slices
 
-FloatArray = NDArray[np.float32]
 Kind = Literal["picture", "dicom", "volume", "array"]
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
@@ -27,54 +29,7 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 ARRAY_SUFFIXES = (".npy", ".npz")
 # by which a file claims to be an image
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *ARRAY_SUFFIXES, ".dcm", ".dicom")
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-LARGEST = 1e30  # of a pixel; beyond it differences leave the range of the numbers
 HEAD = 400  # bytes that tell the formats apart
-PERCENTILES = (0.5, 99.5)  # that become 0 and 1, of numbers without a range of their own
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image as read, on its native grid: the pixels as they are stored.
-
-    `pixels` float32 in [0, 1], (H, W) or (H, W, 3). `spacing_mm` (row, column) from DICOM and volumes only: resolution
-    tags of PNG, JPEG and TIFF are about printing. `reference` is what a NIfTI writer needs to put a mask back.
-    `orientation` says how the stored rows and columns are turned for display and for a model; masks, boxes and
-    predictions of the image are in stored pixels too.
-    """
-
-    pixels: FloatArray
-    spacing_mm: tuple[float, float] | None
-    path: Path | None
-    bits: int
-    format: str
-    reference: Any = None
-    orientation: Orientation = STORED
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) as stored."""
-        return self.pixels.shape[0], self.pixels.shape[1]
-
-    def displayed(self) -> Image:
-        """The image in standard display: what a viewer shows and the model sees."""
-        turn = self.orientation.turn
-        spacing = self.spacing_mm
-        if spacing is not None and turn.transpose:
-            spacing = (spacing[1], spacing[0])
-        upright = replace(self.orientation, turn=UPRIGHT)
-        return replace(self, pixels=turn.apply(self.pixels), spacing_mm=spacing, reference=None, orientation=upright)
-
-    def as_channels(self, num_channels: int) -> FloatArray:
-        """-> (C, H, W): grey is repeated, colour becomes luminance for one channel. InputError for C not 1 or 3."""
-        if num_channels not in (1, 3):
-            raise InputError(f"{num_channels} channels", file=self.path, expected="1 or 3")
-        pixels = self.pixels
-        if pixels.ndim == 2:
-            return np.repeat(pixels[None], num_channels, axis=0)  # (C, H, W)
-        if num_channels == 1:
-            return np.ascontiguousarray((pixels @ LUMINANCE)[None], dtype=np.float32)  # (1, H, W)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, H, W)
 
 
 def read_image(
@@ -103,25 +58,13 @@ def read_image(
     return image
 
 
-def say_blank(pixels: FloatArray, place: str | Path) -> None:
-    """Warn of an image (H, W) or (H, W, 3) of one colour."""
-    if (pixels == pixels[0, 0]).all():
-        warn("a blank image: all its pixels have one value", place=place)
-
-
 def _read(path: Path, window: tuple[float, float] | None, slice_index: int | None, slice_axis: int) -> Image:
     kind = kind_of(path)
     if kind == "volume":
-        from medvl.data.volumes import read_volume
-
         return read_volume(path, window=window, slice_index=slice_index, axis=slice_axis)
     if kind == "dicom":
-        from medvl.data.dicom import read_dicom
-
         return read_dicom(path, window=window, frame=slice_index)
     if kind == "array":
-        from medvl.data.arrays import read_array
-
         array, form = read_array(path, slice_index=slice_index), "array"
     else:
         array, form = decode(path, page=slice_index)[:2]
@@ -156,16 +99,10 @@ def image_size(path: str | Path, *, slice_axis: int = 2) -> tuple[int, int]:
     path = Path(path)
     kind = kind_of(path)
     if kind == "volume":
-        from medvl.data.volumes import volume_size
-
         return volume_size(path, slice_axis)
     if kind == "dicom":
-        from medvl.data.dicom import dicom_size
-
         return dicom_size(path)
     if kind == "array":
-        from medvl.data.arrays import array_size
-
         return array_size(path)
     return picture_size(path)
 
@@ -180,16 +117,10 @@ def num_slices(path: str | Path, slice_axis: int = 2, *, as_slices: bool = False
     path = Path(path)
     kind = kind_of(path)
     if kind == "volume":
-        from medvl.data.volumes import volume_slices
-
         return volume_slices(path, slice_axis, as_slices=as_slices)
     if kind == "dicom":
-        from medvl.data.dicom import dicom_frames
-
         return dicom_frames(path)
     if kind == "array":
-        from medvl.data.arrays import array_slices
-
         return array_slices(path)
     return num_pages(path)
 
@@ -199,8 +130,6 @@ def image_orientation(path: str | Path) -> Orientation:
     path = Path(path)
     if kind_of(path) != "dicom":
         return STORED
-    from medvl.data.dicom import dicom_orientation
-
     return dicom_orientation(path)
 
 
@@ -230,35 +159,12 @@ def kind_of(path: Path) -> Kind:
         return "volume"
     if head[:6] == b"\x93NUMPY" or name.endswith(ARRAY_SUFFIXES):
         return "array"
-    from medvl.data.dicom import is_dicom
-
     return "dicom" if is_dicom(path) else "picture"  # Pillow knows its formats, or says that it does not
 
 
 def _is_volume(head: bytes) -> bool:
     nifti = head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
     return nifti or head[:4] == b"NRRD" or head[:10] == b"ObjectType"
-
-
-def nan_background(values: FloatArray, path: Path) -> NDArray[np.bool_] | None:
-    """Which values are NaN, with a warning; None where none is.
-
-    Raises:
-        InputError: values that are infinite or beyond `LARGEST`, or nothing but NaN.
-    """
-    background: NDArray[np.bool_] = np.isnan(values)
-    infinite = ~(np.abs(values) <= LARGEST) & ~background
-    if infinite.any() or background.all():
-        raise InputError(
-            f"{int(infinite.sum() or background.sum())} pixels are not finite",
-            file=path,
-            expected="numbers, and NaN only in the background",
-            remedy="write the value of the background there",
-        )
-    if not background.any():
-        return None
-    warn("NaN in the image is read as background", place=path)
-    return background
 
 
 def _float_range(values: FloatArray, path: Path) -> tuple[float, float]:

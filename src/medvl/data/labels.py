@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.data.masks import read_mask
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.tables import read_table
 
 if TYPE_CHECKING:

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
+from medvl.data.arrays import read_array
+from medvl.data.dicom import read_dicom_mask
 from medvl.data.images import kind_of, resample_map
 from medvl.data.mask_colours import LabelValue, StoredMask
 from medvl.data.mask_meaning import MaskReading, MaskRule, Note, decide, numbers
 from medvl.data.pictures import decode
+from medvl.data.volumes import read_volume_mask
 
 BoolArray = NDArray[np.bool_]
 
@@ -107,16 +110,10 @@ def stored_mask(path: str | Path, *, slice_index: int | None = None, slice_axis:
     path = Path(path)
     kind = kind_of(path)
     if kind == "volume":
-        from medvl.data.volumes import read_volume_mask
-
         return read_volume_mask(path, slice_index=slice_index, axis=slice_axis)
     if kind == "dicom":
-        from medvl.data.dicom import read_dicom_mask
-
         return read_dicom_mask(path, frame=slice_index)
     if kind == "array":
-        from medvl.data.arrays import read_array
-
         return StoredMask(path, read_array(path, slice_index=slice_index, labels=True))
     decoded = decode(path, labels=True, page=slice_index)
     return StoredMask(path, decoded.array, decoded.palette, decoded.lossy)

@@ -8,7 +8,8 @@ from pathlib import Path
 from medvl.data.box_table import cell_of
 from medvl.data.cells import is_missing
 from medvl.data.manifest_paths import PathFinder
-from medvl.data.records import ABSENT, NOT_A_MASK, Manifest, read_rows
+from medvl.data.record import ABSENT, NOT_A_MASK, Manifest
+from medvl.data.records import read_rows
 
 
 def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str, str]]]:

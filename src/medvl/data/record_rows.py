@@ -13,7 +13,7 @@ from medvl.data.box_table import Box, box_cell, boxes_file, joined
 from medvl.data.clean_cells import CellKind, CleanCells
 from medvl.data.manifest_paths import PathFinder
 from medvl.data.mask_colours import LabelValue, is_colour, label_value
-from medvl.data.records import ABSENT, NOT_A_MASK, SPLITS, MaskRef, Record
+from medvl.data.record import ABSENT, NOT_A_MASK, SPLITS, MaskRef, Record
 from medvl.data.tables import Table
 
 UNKNOWN_COLUMN = "labels_unknown"  # labels of which nothing is known; see data/class_labels.py

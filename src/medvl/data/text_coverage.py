@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvl.core.errors import InputError, warn
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.reports import findings
 from medvl.text.base import TextEncoder
 

@@ -1,147 +1,36 @@
-"""Volumes (NIfTI, NRRD, MHA): a slice as an image, and a mask back into the volume.
+"""Volumes in files -> slices as images and masks: NIfTI by nibabel, NRRD and MetaImage by SimpleITK.
 
-What is displayed: the volume is brought to RAS order, and the slice is turned so that up is superior (or anterior, in
-an axial slice) and the patient's right is on the viewer's left (in a sagittal slice: anterior on the viewer's left).
-`axis`: 0 = sagittal (left-right), 1 = coronal (posterior-anterior), 2 = axial (inferior-superior), in RAS order. A file
-of a single slice (exactly one side of 1) is shown as that slice, whichever way it lies.
+NRRD: .nrrd, or .nhdr with its data beside it. MetaImage: .mha, or .mhd with its data beside it. `volume.py` says which
+way a slice is displayed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import io
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
-from medvl.core.limits import check_size
+from medvl.core.limits import head_of, is_gzip, open_plain
+from medvl.data.image import PERCENTILES, Image, nan_background
+from medvl.data.mask_colours import StoredMask
+from medvl.data.volume import MILLIMETRES, NiftiSlice, Part, Volume, shown, three_sides
 
-if TYPE_CHECKING:
-    from medvl.data.images import Image
-    from medvl.data.mask_colours import StoredMask
-
-MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of the affine; mm unless declared
 AXES = ("sagittal", "coronal", "axial")
-WHOLE = (slice(None), slice(None), slice(None))
-
-Part = tuple[slice, slice, slice]  # of the axes of a file
-
-
-@dataclass(frozen=True, slots=True)
-class NiftiSlice:
-    """Where a displayed slice stands in its file: enough to put a mask back."""
-
-    affine: NDArray[np.float64]  # (4, 4) of the file
-    shape: tuple[int, ...]  # of the file
-    to_canonical: NDArray[np.float64]  # nibabel orientation transform, file -> RAS
-    axis: int
-    index: int
-    unit: str = "mm"  # of the affine, as the file declares it
-
-    @property
-    def thickness_mm(self) -> float:
-        """Distance from one slice to the next."""
-        along = int(np.flatnonzero(self.to_canonical[:, 0].astype(int) == self.axis)[0])
-        return float(np.linalg.norm(self.affine[:3, along])) * MILLIMETRES.get(self.unit, 1.0)
-
-    def to_volume(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """(H, W) as displayed -> a volume of the file's shape, zero outside the slice."""
-        return self.stack({self.index: mask})
-
-    def stack(self, masks: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
-        """{index of a slice: (H, W) as displayed} -> a volume of the file's shape, zero in the other slices."""
-        from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-
-        shape3 = three_sides(self.shape)
-        order = self.to_canonical[:, 0].astype(int)
-        sides = [shape3[int(np.flatnonzero(order == i)[0])] for i in range(3)]
-        canonical = np.zeros(sides, dtype=next(iter(masks.values())).dtype)
-        for index, mask in masks.items():
-            np.moveaxis(canonical, self.axis, 0)[index] = mask[::-1, ::-1].T  # (H, W) displayed -> (x, y) of the plane
-        back = io_orientation(inv_ornt_aff(self.to_canonical, shape3))
-        return np.asarray(apply_orientation(canonical, back)).reshape(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A file of up to three axes (X, Y, Z), of which only the header is read.
-
-    `load` gives the voxels of a part of it: (x, y, z), or (x, y, z, 3) in colour. `affine` (4, 4) is in RAS order, in
-    `unit`; `to_canonical` nibabel's orientation transform, file -> RAS.
-    """
-
-    path: Path
-    form: str
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-    to_canonical: NDArray[np.float64]
-    load: Callable[[Part], NDArray[Any]]
-    bits: int
-    unit: str = "mm"
-    is_colour: bool = False
-    has_spacing: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        path: Path,
-        form: str,
-        shape: tuple[int, ...],
-        affine: NDArray[np.float64],
-        load: Callable[[Part], NDArray[Any]],
-        bits: int,
-        **more: Any,
-    ) -> Volume:
-        """InputError where the affine does not say how the volume lies, or the volume is too large to be decoded."""
-        check_size(three_sides(shape), path, volume=True)
-        affine, turn = _orientation(affine, three_sides(shape), path)
-        return cls(path, form, shape, affine, turn, load, bits, **more)
-
-    @property
-    def sides(self) -> tuple[int, int, int]:
-        """Voxels along left-right, posterior-anterior, inferior-superior."""
-        sides = [0, 0, 0]
-        for side, target in zip(three_sides(self.shape), self.to_canonical[:, 0].astype(int), strict=True):
-            sides[target] = side
-        return sides[0], sides[1], sides[2]
-
-    def slice_axis(self, axis: int) -> int:
-        """`axis`, or the one of a single slice."""
-        if axis not in (0, 1, 2):
-            raise InputError(f"slice axis {axis}", file=self.path, expected="0 (sagittal), 1 (coronal) or 2 (axial)")
-        return self.sides.index(1) if self.sides.count(1) == 1 else axis
-
-    def plane_size(self, axis: int) -> tuple[int, int]:
-        """(H, W) of a displayed slice."""
-        plane = [self.sides[i] for i in range(3) if i != self.slice_axis(axis)]
-        check_size((plane[1], plane[0]), self.path)
-        return plane[1], plane[0]
-
-    def canonical(self, part: Part = WHOLE) -> NDArray[Any]:
-        """The voxels of a part of the file, in RAS order."""
-        from nibabel.orientations import apply_orientation
-
-        return np.asarray(apply_orientation(self.load(part), self.to_canonical))
-
-    def plane(self, index: int, axis: int) -> NDArray[Any]:
-        """(H, W[, 3]): one slice as displayed; only its voxels are loaded where the format allows it."""
-        file_axis = int(np.flatnonzero(self.to_canonical[:, 0].astype(int) == axis)[0])
-        place = index if self.to_canonical[file_axis, 1] > 0 else self.sides[axis] - 1 - index
-        part = [slice(None)] * 3
-        part[file_axis] = slice(place, place + 1)
-        return shown(np.take(self.canonical((part[0], part[1], part[2])), 0, axis=axis))
-
-    def spacing_mm(self, axis: int) -> tuple[float, float] | None:
-        """(row, column) of a displayed slice; None where it is not known."""
-        zooms = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)) * MILLIMETRES.get(self.unit, 1.0)
-        sides = [0.0, 0.0, 0.0]
-        for i, target in enumerate(self.to_canonical[:, 0].astype(int)):
-            sides[target] = float(zooms[i])
-        column, row = (sides[i] for i in range(3) if i != axis)
-        return (row, column) if self.has_spacing and row > 0 and column > 0 else None
+VECTORS = (1007, 2003, 2004)  # intents of NIfTI: vector, RGB, RGBA
+MIN_COLOUR_SIDE = 16  # of a picture whose third axis is its colours; smaller ones are volumes of three slices
+ITK_HEADER = 65536  # bytes in which the text of a header ends
+ITK_SPACING = {  # fields that give the spacing
+    "NrrdImageIO": rb"^(spacings|space directions):(?!.*\bnan\b)",
+    "MetaImageIO": rb"^\s*(ElementSpacing|ElementSize)\s*=",
+}
 
 
 def read_volume(
@@ -155,8 +44,6 @@ def read_volume(
     Raises:
         InputError: unreadable; more than one slice and no `slice_index`; an index outside; infinite values.
     """
-    from medvl.data.images import PERCENTILES, Image, nan_background
-
     volume = open_volume(path, as_slices=slice_index is not None)
     if volume.is_colour and len(volume.shape) == 2:
         warn("three planes of bytes are read as colours; data.slice_index reads them apart", place=path)
@@ -182,8 +69,6 @@ def read_volume(
 
 def read_volume_mask(path: Path, *, slice_index: int | None = None, axis: int = 2) -> StoredMask:
     """One slice (H, W) of a mask, with the whole volume, whose values decide what those of the slice mean."""
-    from medvl.data.mask_colours import StoredMask
-
     volume = open_volume(path, as_slices=slice_index is not None)
     axis, index = _chosen(volume, slice_index, axis)
     voxels = volume.canonical()
@@ -213,29 +98,7 @@ def volume_grid(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int], 
 
 def open_volume(path: Path, *, as_slices: bool = False) -> Volume:
     """The header of a NIfTI, NRRD or MetaImage file. InputError as the readers of these."""
-    from medvl.data.itk_files import is_itk, open_itk
-    from medvl.data.nifti import open_nifti
-
-    return open_itk(path) if is_itk(path) else open_nifti(path, as_slices=as_slices)
-
-
-def single_slice(shape: tuple[int, ...], spacing_mm: tuple[float, float] | None, num_slices: int = 1) -> NiftiSlice:
-    """The place of an (H, W) image that is no NIfTI: an axial slice of (W, H, num_slices) in RAS order."""
-    height, width = shape
-    row, column = spacing_mm or (1.0, 1.0)
-    identity = np.array([[0, 1], [1, 1], [2, 1]], dtype=np.float64)
-    return NiftiSlice(np.diag([column, row, 1.0, 1.0]), (width, height, num_slices), identity, 2, 0)
-
-
-def three_sides(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The first three sides; those that are not there are 1."""
-    sides = (*shape[:3], 1)
-    return sides[0], sides[1], sides[2]
-
-
-def shown(plane: NDArray[Any]) -> NDArray[Any]:
-    """(x, y[, 3]) of a plane in RAS order -> (H, W[, 3]): second axis up, first axis towards the left."""
-    return plane.swapaxes(0, 1)[::-1, ::-1]
+    return open_itk(path) if _is_itk(path) else open_nifti(path, as_slices=as_slices)
 
 
 def _chosen(volume: Volume, slice_index: int | None, axis: int) -> tuple[int, int]:
@@ -257,21 +120,169 @@ def _chosen(volume: Volume, slice_index: int | None, axis: int) -> tuple[int, in
     return axis, slice_index
 
 
-def _orientation(
-    affine: NDArray[np.float64], shape: tuple[int, int, int], path: Path
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The affine and its transform to RAS; a side of 1 without a thickness, as in some 2D files, gets 1."""
-    from nibabel.orientations import io_orientation
+def open_nifti(path: Path, *, as_slices: bool = False) -> Volume:
+    """The header of a .nii, .nii.gz or .hdr; the voxels are read by `Volume.load`.
 
-    if np.isfinite(affine).all():
-        turn = np.asarray(io_orientation(affine))
-        lost = np.flatnonzero(np.isnan(turn[:, 0]))
-        if all(shape[i] == 1 for i in lost):
-            affine = affine.copy()
-            for i, target in zip(lost, sorted({0, 1, 2} - set(turn[:, 0])), strict=True):
-                turn[i] = target, 1
-                affine[:3, i] = np.eye(3)[target]
-            return affine, turn
-    raise InputError(
-        "an affine that does not say how the volume lies", file=path, expected="a direction and spacing for each axis"
+    Args:
+        as_slices: three planes of bytes are three slices, and not the colours of a picture.
+
+    Raises:
+        InputError: unreadable; more than one volume; voxels that are no number and no colour; no orientation.
+    """
+    try:
+        image = _nifti_image(path)
+        shape = tuple(int(side) for side in image.shape)
+        kind = image.get_data_dtype()
+        affine, intent = np.asarray(image.affine), int(image.header["intent_code"])
+    except InputError:
+        raise
+    except Exception as error:  # nibabel, gzip and zlib each raise their own
+        raise _unreadable_nifti(path, error) from None
+    planes = _colour_axis(shape, kind, intent, as_slices)
+    spatial = shape if planes is None or kind.fields else shape[:planes]
+    if not 2 <= len(shape) or any(side != 1 for side in spatial[3:]) or not all(shape):
+        raise InputError(f"a NIfTI of shape {shape}", file=path, expected="one volume of up to three axes")
+    if kind.kind not in "iuf" and not (kind.fields and set(kind.names) >= {"R", "G", "B"}):
+        raise InputError(f"a NIfTI of {kind} voxels", file=path, expected="one number a voxel, or a colour")
+
+    def load(part: Part) -> NDArray[Any]:
+        try:
+            if planes is not None and not kind.fields:  # the colours are the last axis, behind axes of 1
+                return np.asarray(image.dataobj).reshape(*three_sides(spatial), 3)[part]
+            data = np.asanyarray(image.dataobj[part] if len(shape) == 3 else image.dataobj)
+            data = data.reshape(*data.shape[:2], -1) if len(shape) == 3 else data.reshape(three_sides(spatial))[part]
+            return np.stack([data[name] for name in ("R", "G", "B")], axis=-1) if kind.fields else np.asarray(data)
+        except Exception as error:
+            raise _unreadable_nifti(path, error) from None
+
+    bits = 8 if kind.fields else 8 * kind.itemsize
+    return Volume.of(path, "nifti", spatial, affine, load, bits, unit=_nifti_unit(image), is_colour=planes is not None)
+
+
+def _nifti_image(path: Path) -> Any:
+    import nibabel
+
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz", ".hdr")) and is_gzip(path) == name.endswith(".gz"):
+        return nibabel.load(path)
+    with open_plain(path) as file:  # a suffix that does not say what the file is
+        content = file.read()
+    kind = nibabel.Nifti2Image if content[4:6] == b"n+" else nibabel.Nifti1Image
+    return kind.from_stream(io.BytesIO(content))
+
+
+def _colour_axis(shape: tuple[int, ...], kind: Any, intent: int, as_slices: bool) -> int | None:
+    """Which axis holds red, green and blue (of a structured type: the one behind the last); None where none does."""
+    if kind.fields:
+        return len(shape)
+    last = len(shape) - 1
+    if last < 2 or shape[last] != 3 or any(side != 1 for side in shape[3:last]):
+        return None
+    if last == 2:
+        large = min(shape[:2]) >= MIN_COLOUR_SIDE
+        return 2 if kind == np.uint8 and large and not as_slices else None
+    return last if kind == np.uint8 or intent in VECTORS or shape[2] == 1 else None
+
+
+def _unreadable_nifti(path: Path, error: Exception) -> InputError:
+    # nibabel names the file at length in its own message; the kind of error says as much.
+    what = f"unreadable NIfTI: damaged, cut off or another format ({type(error).__name__})"
+    return InputError(what, file=path, expected="a whole .nii or .nii.gz", remedy="export or copy it again")
+
+
+def _nifti_unit(image: Any) -> str:
+    try:
+        return str(image.header.get_xyzt_units()[0])
+    except KeyError:  # a code that the format does not know
+        return "unknown"
+
+
+def _is_itk(path: Path) -> bool:
+    """Whether a file is NRRD or MetaImage: by its first bytes, or the suffix."""
+    head = head_of(path, 16)
+    return (
+        head[:4] == b"NRRD"
+        or head[:10] == b"ObjectType"
+        or path.name.lower().endswith((".nrrd", ".nhdr", ".mha", ".mhd"))
     )
+
+
+def open_itk(path: Path) -> Volume:
+    """The header; the voxels are read by `Volume.load`.
+
+    Raises:
+        InputError: unreadable; more than three axes; voxels that are neither a number nor three (a colour).
+    """
+    header = head_of(path, ITK_HEADER)
+    plugin = "NrrdImageIO" if header[:4] == b"NRRD" else "MetaImageIO"
+    form = "nrrd" if plugin == "NrrdImageIO" else "mha"
+    with _itk_reader(path, plugin) as reader:
+        size, parts = tuple(int(side) for side in reader.GetSize()), int(reader.GetNumberOfComponents())
+        num_axes = len(size)
+        spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
+        direction = np.array(reader.GetDirection()).reshape(num_axes, num_axes)
+    if num_axes > 3 and any(side != 1 for side in size[3:]):
+        raise InputError(f"a file of shape {size}", file=path, expected="one volume of up to three axes")
+    if parts not in (1, 3):
+        raise InputError(f"{parts} numbers a voxel", file=path, expected="one, or three of a colour")
+    used = min(num_axes, 3)
+    affine = np.eye(4)
+    affine[:used, :used] = (direction @ np.diag(spacing))[:used, :used]
+    affine[:used, 3] = origin[:used]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's axes run to the left and to the back
+
+    def load(part: Part) -> NDArray[Any]:
+        import SimpleITK
+
+        ranges = [one.indices(side) for one, side in zip(part, three_sides(size), strict=True)]
+        with _itk_reader(path, plugin) as reader:
+            reader.SetExtractIndex([ranges[i][0] if i < 3 else 0 for i in range(num_axes)])
+            reader.SetExtractSize([ranges[i][1] - ranges[i][0] if i < 3 else 1 for i in range(num_axes)])
+            voxels = SimpleITK.GetArrayFromImage(reader.Execute())  # (z, y, x[, 3])
+        sides = [stop - start for start, stop, _ in ranges]
+        return np.asarray(voxels.reshape(*sides[::-1], *((3,) if parts == 3 else ())).swapaxes(0, 2))
+
+    known = re.search(ITK_SPACING[plugin], header, re.MULTILINE | re.IGNORECASE) is not None
+    return Volume.of(
+        path, form, size[:3], affine, load, _itk_bits(path, plugin), is_colour=parts == 3, has_spacing=known
+    )
+
+
+def _itk_bits(path: Path, plugin: str) -> int:
+    import SimpleITK
+
+    with _itk_reader(path, plugin) as reader:
+        name = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
+    found = re.search(r"(\d+)-bit", name)
+    if found is None or "complex" in name:
+        raise InputError(f"voxels of {name}", file=path, expected="one number a voxel, or a colour")
+    return int(found[1])
+
+
+@contextmanager
+def _itk_reader(path: Path, plugin: str) -> Iterator[Any]:
+    """A reader that has read the header; what SimpleITK raises inside becomes an InputError."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    with tempfile.TemporaryDirectory() as folder:
+        source = path
+        if is_gzip(path):
+            source = Path(folder) / path.name.removesuffix(".gz")
+            with open_plain(path) as file:
+                source.write_bytes(file.read())
+        try:
+            reader = SimpleITK.ImageFileReader()
+            reader.SetImageIO(plugin)
+            reader.SetFileName(str(source))
+            reader.ReadImageInformation()
+            yield reader
+        except InputError:
+            raise
+        except Exception as error:  # its text names places in its own sources
+            raise InputError(
+                f"unreadable {plugin.removesuffix('ImageIO').upper()} file ({type(error).__name__})",
+                file=path,
+                expected="a whole file, and the data file that a detached header names",
+                remedy="export or copy it again",
+            ) from None

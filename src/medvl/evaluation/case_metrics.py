@@ -12,7 +12,7 @@ import numpy as np
 
 from medvl.core.csv_cells import Writer, read_dicts
 from medvl.core.errors import InputError
-from medvl.data.records import Manifest
+from medvl.data.record import Manifest
 from medvl.metrics.statistics import NUM_DRAWS, ratio_intervals
 
 T = TypeVar("T")

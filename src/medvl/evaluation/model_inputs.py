@@ -11,7 +11,8 @@ from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_con
 from medvl.config.overrides import parse_override
 from medvl.core.errors import InputError, nearest
 from medvl.data.context import add_context, column_kinds, say_unknown
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 from medvl.data.text_coverage import TextCoverage, text_coverage
 from medvl.data.trained_images import read_stages
 from medvl.evaluation.case_metrics import MGCA_BATCH

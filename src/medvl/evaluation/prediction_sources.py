@@ -15,7 +15,7 @@ from medvl.data.file_checks import Grid
 from medvl.data.images import IMAGE_SUFFIXES, read_image
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.trained_images import Stage
 from medvl.tasks.segment.task import class_masks
 

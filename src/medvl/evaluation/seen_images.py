@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medvl.core.errors import warn
 from medvl.data.hashes import image_hashes
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.trained_images import Overlap, count_seen, read_stages
 from medvl.inference.model_folder import find_model
 

@@ -26,7 +26,8 @@ from medvl.core.files import whole_file
 from medvl.data.box_labels import box_labels
 from medvl.data.display import stretched
 from medvl.data.images import image_orientation, image_size, read_image
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best
 from medvl.evaluation.comparison_metrics import Key, ScoredCase
 from medvl.evaluation.grouping import Method

@@ -29,7 +29,7 @@ from medvl.core.errors import InputError
 from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
 from medvl.data.images import image_orientation
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
 from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.prediction_sources import FolderSource, MaskSource, predicted_masks, takes_threshold

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.data.images import image_size, read_image
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.slices import slices_of
-from medvl.data.volumes import NiftiSlice
+from medvl.data.volume import NiftiSlice
 from medvl.evaluation.prediction_sources import BoolArray, FolderSource, PredictorSource, ProbArray
 
 Array = TypeVar("Array", bound=NDArray[Any])

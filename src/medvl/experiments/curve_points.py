@@ -17,7 +17,8 @@ from medvl.config import ASSET_PREFIX, config_dict, load_config, make_config, ma
 from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.data.labels import training_records
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.evaluation.model_inputs import is_model
 from medvl.evaluation.scored_runs import open_runs
 

@@ -27,7 +27,7 @@ from medvl.core.errors import InputError
 from medvl.core.files import write_json
 from medvl.core.provenance import machine, versions
 from medvl.data.dataset import SegmentDataset, collate
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.data.text_input import TextInput
 from medvl.evaluation.seen_images import say_seen, seen_images
 from medvl.inference.model_folder import load_model

@@ -38,7 +38,8 @@ from medvl.core.errors import InputError
 from medvl.data.context import Context, add_context
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import training_records
-from medvl.data.records import Manifest, Record, load_manifest, write_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest, write_manifest
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import find_model, load_model, verb_for
 from medvl.losses.pseudo_labels import PseudoLabelStore

@@ -22,7 +22,8 @@ from pydantic.dataclasses import dataclass
 from medvl.config import ASSET_PREFIX, Config, DataConfig, manifest_path
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.core.files import write_json
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.inference.model_folder import weights_hash
 
 _STRICT = ConfigDict(extra="forbid")

@@ -19,8 +19,9 @@ from medvl.config import load_config
 from medvl.core.errors import Fault, InputError, warn
 from medvl.core.progress import track
 from medvl.data.images import IMAGE_SUFFIXES, image_size
+from medvl.data.record import Manifest, Record
 from medvl.data.record_rows import RecordReader
-from medvl.data.records import SHIPPED, Manifest, Record, load_manifest
+from medvl.data.records import SHIPPED, load_manifest
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
 from medvl.data.tables import Table, read_table

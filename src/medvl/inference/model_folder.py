@@ -97,7 +97,7 @@ def load_model(
     from medvl.tasks.detect.task import Detector, detector_options
     from medvl.tasks.pretrain.task import Pretrainer, g2d_options
     from medvl.tasks.segment.task import TextGuidedSegmenter, network_options
-    from medvl.text.base import load_text_encoder
+    from medvl.text.registry import load_text_encoder
 
     folder = find_model(folder)
     version = (folder / "format_version").read_text(encoding="utf-8", errors="replace").strip()

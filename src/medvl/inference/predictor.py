@@ -22,9 +22,9 @@ from medvl.core.errors import InputError, warn
 from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import fit_image, load_image, prepare
 from medvl.data.geometry import Affine, refuse_sides
-from medvl.data.images import Image, say_blank
+from medvl.data.image import Image, say_blank
 from medvl.data.mask_colours import LabelValue, label_value
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model, verb_for
 from medvl.tasks.segment.task import TextGuidedSegmenter, class_masks, exclusive_threshold, probs_from_logits

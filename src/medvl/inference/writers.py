@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from medvl.core.files import whole_file
 from medvl.data.display import as_picture
-from medvl.data.images import Image
-from medvl.data.volumes import NiftiSlice, single_slice
+from medvl.data.image import Image
+from medvl.data.volume import NiftiSlice, single_slice
 
 BoolArray = NDArray[np.bool_]
 

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, nearest, warn
 from medvl.core.files import whole_folder
-from medvl.data.records import ABSENT, Box, write_manifest
+from medvl.data.box_table import Box
+from medvl.data.record import ABSENT
+from medvl.data.records import write_manifest
 from medvl.phantom.image import SIDES, Film, Lesion, Mask, draw_anatomy
 from medvl.phantom.report import KINDS, Fact, Kind, Size, report
 

@@ -10,7 +10,7 @@ from typing import Any
 from medvl.config import Config
 from medvl.core.errors import InputError
 from medvl.data.context import ContextRules, column_kinds, learn_rules
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.inference.model_folder import load_context
 from medvl.models.registry import option_names
 from medvl.text.base import TextEncoder

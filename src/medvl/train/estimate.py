@@ -16,7 +16,7 @@ from medvl.config import Config
 from medvl.config.protocols import protocol_lines
 from medvl.core.learner import Task
 from medvl.data.dataset import Batch, Sample
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.reports import names_side
 from medvl.train.loop import make_optimizer, planned_steps
 

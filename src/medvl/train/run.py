@@ -24,7 +24,8 @@ from medvl.core.files import read_json, whole_folder, write_json
 from medvl.core.provenance import machine, versions
 from medvl.data.context import add_context
 from medvl.data.hashes import HashStore, image_hashes
-from medvl.data.records import Manifest, load_manifest
+from medvl.data.record import Manifest
+from medvl.data.records import load_manifest
 from medvl.data.trained_images import count_seen, stage_of
 from medvl.data.workers import clear_worker_errors
 from medvl.evaluation.seen_images import say_seen

@@ -11,7 +11,7 @@ from medvl.config import Config
 from medvl.core.errors import InputError, warn
 from medvl.core.files import read_json, write_json
 from medvl.data.hashes import HashStore, file_hash
-from medvl.data.records import Manifest
+from medvl.data.record import Manifest
 
 DATA, HASHES = "data.json", "hashes.jsonl"  # in the run folder
 FORMAT = "medvl-data/1"

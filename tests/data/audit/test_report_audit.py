@@ -11,7 +11,8 @@ from PIL import Image
 
 from medvl.data.audit.audit import audit_manifest, audit_text
 from medvl.data.audit.reports import MGCA_WORDS, ReportAudit, audit_reports, looks_like_reports
-from medvl.data.records import Record, write_manifest
+from medvl.data.record import Record
+from medvl.data.records import write_manifest
 
 CLEAN = "No acute process. The lungs are clear."
 

@@ -22,7 +22,8 @@ from medvl.core.errors import InputError
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import fit
 from medvl.data.labels import fixed_rows, labelled_patients, training_records
-from medvl.data.records import Manifest, Record, load_manifest
+from medvl.data.record import Manifest, Record
+from medvl.data.records import load_manifest
 from medvl.data.sampler import MixedSampler
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model

@@ -21,7 +21,8 @@ from medvl.data.audit.used_bits import dark_images
 from medvl.data.hashes import image_hashes
 from medvl.data.mask_colours import LabelValue
 from medvl.data.mask_meaning import MaskRule
-from medvl.data.records import MaskRef, Record, read_manifest
+from medvl.data.record import MaskRef, Record
+from medvl.data.records import read_manifest
 from medvl.data.reports import names_side
 from medvl.data.reports.sides import side_marks
 from medvl.data.reports.spelling import spell

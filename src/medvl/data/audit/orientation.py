@@ -9,7 +9,7 @@ from typing import Literal
 
 from medvl.core.errors import InputError
 from medvl.data.images import image_orientation
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.reports import names_side
 
 Remark = tuple[str, Literal["warning", "info"], tuple[str, ...], str]

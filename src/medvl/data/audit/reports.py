@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.reports.sections import MIN_WORDS, count_headers, count_list_numbers, count_marks, num_words
 
 MGCA_WORDS = 112  # MGCA cuts a report behind them; nothing here does

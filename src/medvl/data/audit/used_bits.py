@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from medvl.core.errors import InputError
 from medvl.data.images import kind_of, read_image
-from medvl.data.records import Record
+from medvl.data.record import Record
 
 FEW_BITS = 14  # a quarter of the range or less
 

@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from medvl.core.errors import Fault, InputError, warn
+from medvl.data.box_table import Box
 from medvl.data.images import image_size
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.shapes import CocoRuns, Corners, Shape
-from medvl.data.records import ABSENT, NOT_A_MASK, Box, write_manifest
+from medvl.data.record import ABSENT, NOT_A_MASK
+from medvl.data.records import write_manifest
 from medvl.data.tables import SUFFIXES
 
 BOX_COLUMNS = ("id", "cls", "x0", "y0", "x1", "y1")

@@ -25,7 +25,8 @@ from medvl.data.images import image_orientation, read_image
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
 from medvl.data.masks import read_mask, resample_mask
 from medvl.data.orientation import UPRIGHT, Turn
-from medvl.data.records import Record, load_manifest, write_manifest
+from medvl.data.record import Record
+from medvl.data.records import load_manifest, write_manifest
 
 COLUMNS = ("id", "image", "text", "mask", "mask_values", "patient", "split", "licence", "region", "kind", "wording")
 SMALL = 0.01  # a component below this part of the mask's area is a speck, not a lung

@@ -18,7 +18,8 @@ from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.cells import is_missing
 from medvl.data.file_checks import file_faults
 from medvl.data.importers.set_files import belongs, matching
-from medvl.data.records import MaskRef, Record, write_manifest
+from medvl.data.record import MaskRef, Record
+from medvl.data.records import write_manifest
 from medvl.data.tables import SUFFIXES, read_table
 
 FOLDERS = {"train": "Train", "val": "Val", "test": "Test"}

@@ -27,7 +27,8 @@ from typing import IO
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.file_checks import file_faults
 from medvl.data.importers.result import ImportResult
-from medvl.data.records import Record, write_manifest
+from medvl.data.record import Record
+from medvl.data.records import write_manifest
 from medvl.data.reports.sections import CleanReport, parse_sections, report_text
 
 COLUMNS = ("id", "image", "text", "text_findings", "text_impression", "patient", "study", "view", "split", "licence")

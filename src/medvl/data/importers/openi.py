@@ -24,7 +24,8 @@ from medvl.core.errors import Fault, InputError, warn
 from medvl.data.importers.mimic_cxr import image_faults
 from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import matching
-from medvl.data.records import Record, write_manifest
+from medvl.data.record import Record
+from medvl.data.records import write_manifest
 from medvl.data.reports.sections import CleanReport, Sections, report_text
 
 _TEXTS = ("text", "text_findings", "text_impression")

@@ -10,7 +10,7 @@ from typing import Any
 from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError, warn
 from medvl.core.files import write_text
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import read_case_table
 from medvl.evaluation.model_inputs import Inputs, open_inputs, task_of
 from medvl.evaluation.prediction_sources import PredictorSource

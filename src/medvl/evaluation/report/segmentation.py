@@ -14,7 +14,7 @@ import numpy as np
 from medvl.core.plain_yaml import yaml_text
 from medvl.data.images import read_image
 from medvl.data.orientation import Turn
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best
 from medvl.evaluation.prediction_sources import MaskSource, predicted_masks
 from medvl.evaluation.report.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves

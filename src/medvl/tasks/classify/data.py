@@ -13,7 +13,7 @@ from medvl.config import Config
 from medvl.core.errors import InputError, warn
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
 from medvl.data.dataset import Sample
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler
 from medvl.tasks.classify.feature_store import FeatureStore
 from medvl.tasks.classify.task import (

@@ -26,7 +26,7 @@ from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json, write_text
 from medvl.core.provenance import machine, versions
 from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
-from medvl.data.records import Manifest
+from medvl.data.record import Manifest
 from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.model_inputs import read_as_trained
 from medvl.evaluation.report.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg

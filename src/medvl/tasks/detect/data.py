@@ -13,7 +13,7 @@ from medvl.core.errors import InputError
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import Sample
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.models.yolo import published_anchors
 from medvl.tasks.classify.data import MakeLoader

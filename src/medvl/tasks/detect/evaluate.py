@@ -25,9 +25,10 @@ from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
 from medvl.core.provenance import machine, versions
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
+from medvl.data.box_table import Box
 from medvl.data.dataset import collate
 from medvl.data.images import image_orientation
-from medvl.data.records import Box, Manifest
+from medvl.data.record import Manifest
 from medvl.data.workers import usable_workers
 from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.model_inputs import read_as_trained

@@ -15,7 +15,7 @@ from medvl.config import WEIGHTS_PREFIX, Config, split_init
 from medvl.core.errors import InputError, warn
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Sample, SegmentDataset
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, mean_negatives
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model

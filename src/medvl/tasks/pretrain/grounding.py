@@ -30,7 +30,7 @@ from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
 from medvl.core.provenance import machine, versions
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.seen_images import say_seen, seen_images
 from medvl.metrics.classification import published_practice

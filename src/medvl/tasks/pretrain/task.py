@@ -44,7 +44,8 @@ from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import construct, constructor_names
 from medvl.tasks.pretrain.panels import Panel, draw_panel
 from medvl.tasks.segment.task import TextGuidedSegmenter
-from medvl.text.base import TextEncoder, configured_encoder
+from medvl.text.base import TextEncoder
+from medvl.text.registry import configured_encoder
 
 
 class Pretrainer(TextGuidedSegmenter):

@@ -28,7 +28,7 @@ from medvl.core.files import whole_file
 from medvl.data.dataset import fit_image, prepare
 from medvl.data.display import as_picture
 from medvl.data.geometry import Affine, refuse_sides
-from medvl.data.images import Image
+from medvl.data.image import Image
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model, verb_for
 from medvl.inference.predictor import EMPTY_PHRASE, as_image

@@ -19,7 +19,7 @@ from medvl.data.class_labels import FeatureDataset
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
-from medvl.data.records import Manifest, Record
+from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.data.text_coverage import check_readable, check_told_apart, images_with_other_masks, text_coverage
 from medvl.data.text_input import TextInput

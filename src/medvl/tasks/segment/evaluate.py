@@ -22,7 +22,7 @@ from medvl.core.progress import track
 from medvl.core.provenance import machine, versions
 from medvl.data.hashes import image_hashes
 from medvl.data.masks import read_truth
-from medvl.data.records import Manifest, MaskRef, Record
+from medvl.data.record import Manifest, MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.trained_images import count_seen
 from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medvl.core.errors import Fault, InputError, warn
 from medvl.data.context import Context
 from medvl.data.dataset import load_image
-from medvl.data.images import Image
+from medvl.data.image import Image
 from medvl.inference.inputs import InputImage
 from medvl.inference.predictor import Predictor, Segmentation, report_notes
 from medvl.inference.writers import slug, write_mask_nifti, write_mask_png, write_overlay, write_volume

@@ -36,7 +36,7 @@ from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image, mask_o
 from medvl.data.geometry import Affine
 from medvl.data.images import image_orientation
 from medvl.data.masks import read_mask
-from medvl.data.records import Record
+from medvl.data.record import Record
 from medvl.data.text_input import TextInput
 from medvl.losses.language_vision import ContrastiveBank, caption_bank, empty_bank, lv_loss
 from medvl.losses.pseudo_labels import PseudoLabelStore, beta_at

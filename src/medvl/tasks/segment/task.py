@@ -26,7 +26,8 @@ from medvl.data.text_input import TextInput
 from medvl.losses.segmentation import deep_supervision, segmentation_loss
 from medvl.models.context_tokens import ContextTokens
 from medvl.models.registry import build_model, option_names
-from medvl.text.base import TextEncoder, configured_encoder
+from medvl.text.base import TextEncoder
+from medvl.text.registry import configured_encoder
 
 Array = TypeVar("Array", Tensor, NDArray[Any])
 
