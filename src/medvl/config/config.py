@@ -134,7 +134,7 @@ class SemiConfig:
     ce_balance: Literal["plain", "balanced"] = "plain"
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
     lv_similarity: Literal["encoder", "findings"] = "encoder"
-    lv_alpha: Weight = 1.0  # the paper: 0.1; chosen on validation, see medvl/config/fidelity.py
+    lv_alpha: Weight = 1.0  # the paper: 0.1; chosen on validation, see medvl/config/presets/lvit.yaml
     ramp: Fraction = 0.1  # of the steps over which the unlabelled loss comes in
 
     @property

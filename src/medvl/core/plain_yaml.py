@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from medvl.core.errors import InputError
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
 
 MAX_BYTES = 1 << 20
@@ -20,6 +20,7 @@ MAX_DEPTH = 50  # a recipe has 4
 MAX_NODES = 100_000  # with every alias (*name) written out
 MAX_DIGITS = 100
 NO_TEXT = re.compile("[\0\ud800-\udfff]")  # half a character (a surrogate), or the end of a C string
+T = TypeVar("T")
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
 
 
@@ -33,6 +34,22 @@ def read_yaml(path: str | Path) -> Any:
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise InputError(f"YAML of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
     return parse_yaml(read_text(path, "a YAML file"), path)
+
+
+def read_typed(path: str | Path, kind: type[T]) -> T:
+    """The content of a YAML file as a `kind`: a dataclass of pydantic's, or any type that pydantic knows.
+
+    Raises:
+        InputError: as `read_yaml`, and a value of another type, or a key that is missing or not known.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    value = read_yaml(path)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        raise InputError([Fault(f"{place}: {what}", file=path) for place, what in places]) from None
 
 
 def parse_yaml(text: str, file: str | Path | None = None) -> Any:

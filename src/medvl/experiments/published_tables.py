@@ -1,18 +1,22 @@
-"""The published tables of G2D, as printed (assets/published.yaml). Nothing in them was measured by medvl."""
+"""The published tables of papers, as printed: config/published/*.yaml. Nothing in them was measured by medvl."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
+from functools import cache
+from pathlib import Path
 
+from pydantic.dataclasses import dataclass
+
+import medvl.config
+from medvl.config.ranges import SECTION
 from medvl.core.errors import InputError, nearest
-from medvl.core.plain_yaml import parse_yaml
+from medvl.core.plain_yaml import read_typed
 
+FOLDER = Path(medvl.config.__file__).with_name("published")
 Cell = tuple[float | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(config=SECTION, frozen=True, slots=True)
 class PublishedTable:
     """One table. Numbers in percent; a column has one number for each of `of` (fractions of the labels, or metrics)."""
 
@@ -24,31 +28,45 @@ class PublishedTable:
     rows: dict[str, tuple[Cell, ...]]  # method -> a cell per column, of None where the paper has no number
 
 
+@dataclass(config=SECTION)
+class _Table:
+    title: str
+    of: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: dict[str, tuple[Cell | None, ...]]
+
+
+@dataclass(config=SECTION)
+class _File:
+    source: str
+    tables: dict[str, _Table]
+
+
+@cache
+def _all_tables(folder: Path = FOLDER) -> dict[str, PublishedTable]:
+    tables = {}
+    for path in sorted(folder.glob("*.yaml")):
+        file = read_typed(path, _File)
+        for name, table in file.tables.items():
+            empty: Cell = (None,) * len(table.of)
+            rows = {method: tuple(cell or empty for cell in cells) for method, cells in table.rows.items()}
+            if any([len(cell) for cell in cells] != [len(table.of)] * len(table.columns) for cells in rows.values()):
+                expected = f"{len(table.columns)} columns of {len(table.of)} numbers"
+                raise InputError(f"a row of {name} has another number of cells", file=path, expected=expected)
+            tables[name] = PublishedTable(name, table.title, file.source, table.of, table.columns, rows)
+    return tables
+
+
 def table_names() -> list[str]:
     """g2d-table1, g2d-table2a, ..."""
-    return list(_raw()["tables"])
+    return list(_all_tables())
 
 
 def published_table(name: str) -> PublishedTable:
     """The table of that name. InputError on an unknown one, naming the nearest."""
-    raw = _raw()
-    if name not in raw["tables"]:
-        like = nearest(name, raw["tables"])
-        raise InputError(
-            f"no table {name}",
-            expected=", ".join(raw["tables"]),
-            remedy=f"did you mean {like}?" if like else None,
-        )
-    table = raw["tables"][name]
-    num = len(table["of"])
-    rows = {method: tuple(_cell(cell, num) for cell in cells) for method, cells in table["rows"].items()}
-    return PublishedTable(name, table["title"], raw["source"], tuple(table["of"]), tuple(table["columns"]), rows)
-
-
-def _cell(values: Sequence[float | None] | None, num: int) -> Cell:
-    return (None,) * num if values is None else tuple(values)
-
-
-def _raw() -> dict:  # type: ignore[type-arg]
-    text = files("medvl.assets").joinpath("published.yaml").read_text(encoding="utf-8")
-    return parse_yaml(text)  # type: ignore[no-any-return]
+    tables = _all_tables()
+    if name not in tables:
+        like = nearest(name, tables)
+        remedy = f"did you mean {like}?" if like else None
+        raise InputError(f"no table {name}", expected=", ".join(tables), remedy=remedy)
+    return tables[name]
