@@ -1,4 +1,4 @@
-"""Do the cases of `medvl suggest` help more than random ones? One JSON per finished cell in results/suggestion.
+"""Do the cases of `medvl x suggest` help more than random ones? One JSON per finished cell in results/suggestion.
 
     python benchmarks/suggestion.py [SEED ...]
 

@@ -1,7 +1,7 @@
 """Write docs/results.md from results/, docs/fidelity.md and docs/protocols.md from medvl.config (`make results`).
 
 A folder of results is described by the sweep in recipes/ whose `results:` names it, or by an about.json in it. Files
-localisation*.json in it are summaries of `medvl localise`.
+localisation*.json in it are summaries of `medvl x localise`.
 """
 
 from __future__ import annotations
@@ -276,14 +276,14 @@ def pretraining_footer(cells: list[dict[str, Any]]) -> list[str]:
 
 
 def localisation(path: Path) -> list[str]:
-    """Tables of a summary of `medvl localise`: methods, then their paired differences to the controls."""
+    """Tables of a summary of `medvl x localise`: methods, then their paired differences to the controls."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if found.get("format") != LOCALISATION_FORMAT:
-        sys.exit(f"{path} is no {LOCALISATION_FORMAT}: rename it, or copy summary.json of `medvl localise` there")
+        sys.exit(f"{path} is no {LOCALISATION_FORMAT}: rename it, or copy summary.json of `medvl x localise` there")
     name = path.stem.removeprefix("localisation").strip("_-").replace("_", " ")
     decoder = found["config"]["pretrain"]["decoder"].replace("_", " ")
     lines = [
-        f"`medvl localise`{f', {name}' if name else ''} (decoder: {decoder}): {found['target']} of "
+        f"`medvl x localise`{f', {name}' if name else ''} (decoder: {decoder}): {found['target']} of "
         f"{found['num_cases']} cases, {found['num_patients']} patients, split `{found['split']}`, {found['grid']}, "
         f"threshold {found['threshold']}. {found['num_without_mask']} records without that mask and "
         f"{found['num_empty']} with an empty one are left out. [95 %] by {found['bootstrap']['unit']}, "

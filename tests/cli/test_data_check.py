@@ -1,4 +1,4 @@
-"""medvl doctor: what is missing, where it is obtained, on which terms."""
+"""medvl data check: what is missing, where it is obtained, on which terms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from medvl.cli.data_check import doctor
+from medvl.cli.data import check
 from medvl.core.errors import InputError
 from medvl.data.importers import layouts
 from medvl.data.importers.doctor import examine
@@ -18,7 +18,7 @@ from medvl.data.importers.layouts import LAYOUTS, Layout, Part
 
 def run(*words: str) -> Result:
     app = typer.Typer()
-    app.command("doctor")(doctor)
+    app.command("check")(check)
     return CliRunner().invoke(app, list(words))
 
 

@@ -1,4 +1,4 @@
-"""medvl tokenizer and medvl pretrain-text, from a manifest of reports to an encoder that starts where they ended."""
+"""medvl data tokenizer and medvl x pretrain-text, from reports to an encoder that starts from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from medvl.cli.tokenizer import pretrain_text, tokenizer
+from medvl.cli.data import tokenizer
+from medvl.cli.experiments import pretrain_text
 from medvl.config import TextConfig
 from medvl.core.errors import InputError
 from medvl.data.corpus import Corpus, read_corpus
@@ -187,7 +188,7 @@ def test_validation_texts_are_not_training_texts(manifest: Path, tmp_path: Path)
         (("--lr", 0), "lr is 0"),
         (("--max-tokens", 0), "max-tokens is 0"),
         (("--text-column", "txt"), "did you mean text"),
-        (("--tokenizer", "nowhere"), "no tokenizer here"),
+        (("--tokenizer", "nowhere"), "no tokenizer"),
     ],
 )
 def test_wrong_options(manifest: Path, tmp_path: Path, options: tuple[object, ...], match: str) -> None:

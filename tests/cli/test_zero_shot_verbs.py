@@ -14,8 +14,7 @@ import pytest
 import typer
 from PIL import Image
 
-from medvl.cli.classify import classify
-from medvl.cli.ground import ground
+from medvl.cli.old_spellings import classify, ground
 from medvl.config import load_config
 from medvl.core.errors import InputError, UnfinishedError
 from medvl.data.masks import read_mask

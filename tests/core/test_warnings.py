@@ -66,7 +66,7 @@ def test_audit_says_a_kind_once_with_its_count(tmp_path: Path) -> None:
         lines.append(f"{i},{i}.png")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
     done = subprocess.run(
-        [sys.executable, "-m", "medvl", "audit", str(tmp_path / "m.csv")], capture_output=True, text=True
+        [sys.executable, "-m", "medvl", "data", "audit", str(tmp_path / "m.csv")], capture_output=True, text=True
     )
     about = [line for line in done.stderr.splitlines() if "alpha" in line]
     assert len(about) == 1 and "5 times" in about[0]

@@ -1,4 +1,4 @@
-"""The registry and `medvl import`: every layout has its importer, options go where they belong."""
+"""The registry and `medvl data import`: every layout has its importer, options go where they belong."""
 
 from __future__ import annotations
 
@@ -74,27 +74,31 @@ def yolo_set(root: Path) -> Path:
 
 def test_command_line(tmp_path: Path) -> None:
     folder = yolo_set(tmp_path / "yolo")
-    done = CliRunner().invoke(app, ["import", "yolo", str(folder), "--out", str(tmp_path / "a" / "m.csv"), "--json"])
+    done = CliRunner().invoke(
+        app, ["data", "import", "yolo", str(folder), "--out", str(tmp_path / "a" / "m.csv"), "--json"]
+    )
     assert done.exit_code == 0
     made = json.loads(done.stdout)
     assert made["records"] == {"train": 1} and made["counts"]["boxes"] == 1 and made["warnings"] == []
-    done = CliRunner().invoke(app, ["import", "yolo", str(folder), "--out", str(tmp_path / "b" / "m.csv")])
+    done = CliRunner().invoke(app, ["data", "import", "yolo", str(folder), "--out", str(tmp_path / "b" / "m.csv")])
     assert done.exit_code == 0 and "train 1" in done.stdout and "boxes: 1" in done.stdout
-    words = ["import", "qata", str(lvit_set(tmp_path / "qata")), "--out", str(tmp_path / "c" / "m.csv")]
+    words = ["data", "import", "qata", str(lvit_set(tmp_path / "qata")), "--out", str(tmp_path / "c" / "m.csv")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0 and "sentences: 3" in done.stdout
 
 
 def test_options_belong_to_their_layout(tmp_path: Path) -> None:
-    words = ["import", "yolo", str(yolo_set(tmp_path / "yolo")), "--out", str(tmp_path / "m.csv")]
+    words = ["data", "import", "yolo", str(yolo_set(tmp_path / "yolo")), "--out", str(tmp_path / "m.csv")]
     for option, owner in (("max-size", "lung-regions"), ("uncertain", "chexpert"), ("views", "mimic-cxr, padchest")):
         done = CliRunner().invoke(app, [*words, f"--{option}", "9"])
         assert isinstance(done.exception, InputError), option
         assert f"--{option} belongs to {owner}, not to yolo" in str(done.exception)
-    done = CliRunner().invoke(app, ["import", "chexpert", str(tmp_path), "--out", "m.csv", "--uncertain", "perhaps"])
+    done = CliRunner().invoke(
+        app, ["data", "import", "chexpert", str(tmp_path), "--out", "m.csv", "--uncertain", "perhaps"]
+    )
     assert isinstance(done.exception, InputError) and "--uncertain is perhaps" in str(done.exception)
-    done = CliRunner().invoke(app, ["import", "rsna", str(tmp_path / "gone"), "--out", "m.csv"])
-    assert isinstance(done.exception, InputError) and "medvl doctor rsna" in str(done.exception)
+    done = CliRunner().invoke(app, ["data", "import", "rsna", str(tmp_path / "gone"), "--out", "m.csv"])
+    assert isinstance(done.exception, InputError) and "medvl data check rsna" in str(done.exception)
 
 
 def test_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
@@ -123,8 +127,11 @@ def test_a_table_of_the_set_is_not_replaced(name: str, tmp_path: Path) -> None:
     folder = lvit_set(tmp_path / "set")
     table = next(folder.rglob("*_text.*"))
     before = table.read_bytes()
-    done = CliRunner().invoke(app, ["import", name, str(folder), "--out", str(table)])
+    done = CliRunner().invoke(app, ["data", "import", name, str(folder), "--out", str(table)])
     assert isinstance(done.exception, InputError) and "--out is a file of the set" in str(done.exception)
     assert table.read_bytes() == before
     for _ in range(2):  # a manifest of an import before is no file of the set
-        assert CliRunner().invoke(app, ["import", name, str(folder), "--out", str(folder / "m.csv")]).exit_code == 0
+        assert (
+            CliRunner().invoke(app, ["data", "import", name, str(folder), "--out", str(folder / "m.csv")]).exit_code
+            == 0
+        )

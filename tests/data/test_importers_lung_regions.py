@@ -221,16 +221,16 @@ def test_command_line(folder: Path, tmp_path: Path) -> None:
 
     from medvl.cli import app
 
-    words = ["import", "lung-regions", str(folder), "--out", str(tmp_path / "out"), "--json"]
+    words = ["data", "import", "lung-regions", str(folder), "--out", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1 and "left out:" in done.stderr and "[d-1]" in done.stderr
     assert json.loads(done.stdout)["rows"] == 94
     target = tmp_path / "split.csv"
     done = CliRunner().invoke(
-        app, ["split", str(folder / "manifest.csv"), "--out", str(target), "--fractions", "0.5,0.5"]
+        app, ["data", "split", str(folder / "manifest.csv"), "--out", str(target), "--fractions", "0.5,0.5"]
     )
     assert done.exit_code == 0 and "train 2 records of 2 groups" in done.stdout
-    done = CliRunner().invoke(app, ["import", "lvitt", str(folder), "--out", str(target)])
+    done = CliRunner().invoke(app, ["data", "import", "lvitt", str(folder), "--out", str(target)])
     assert isinstance(done.exception, InputError) and "did you mean lvit?" in str(done.exception)
-    done = CliRunner().invoke(app, ["split", str(target), "--out", str(target), "--fractions", "a,b"])
+    done = CliRunner().invoke(app, ["data", "split", str(target), "--out", str(target), "--fractions", "a,b"])
     assert isinstance(done.exception, InputError)

@@ -88,7 +88,7 @@ def test_reports_and_their_images(tmp_path: Path, inner: str) -> None:
     assert fourth.labels == () and fourth.text == "No change. Heart normal."
     assert (first.patient, first.study, first.view, first.split, first.licence) == ("CXR1", "CXR1", None, None, LICENCE)
     assert len(result.warnings) == 2 and "which image is frontal" in result.warnings[0]
-    assert "medvl split --by patient" in result.warnings[1]
+    assert "medvl data split --by patient" in result.warnings[1]
 
 
 def test_the_split_comes_afterwards_by_patient(tmp_path: Path) -> None:

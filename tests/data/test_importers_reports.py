@@ -47,7 +47,7 @@ def manifest(folder: Path, column: str, **more: str) -> Path:
 def test_the_command_line(tmp_path: Path) -> None:
     source, out = manifest(tmp_path / "in", "report"), tmp_path / "out" / "clean.csv"
     done = CliRunner().invoke(
-        app, ["import", "reports", str(source), "--text-column", "report", "--out", str(out), "--json"]
+        app, ["data", "import", "reports", str(source), "--text-column", "report", "--out", str(out), "--json"]
     )
     assert done.exit_code == 0, done.output
     counts = json.loads(done.stdout)["counts"]
@@ -95,7 +95,7 @@ def test_the_reports_as_typed_are_not_replaced(tmp_path: Path) -> None:
     for given, out in ((source, source), (source.parent, source), (source, link), (link, source)):
         with pytest.raises(InputError, match=r"--out is the source itself.*remedy: another --out"):
             import_reports(given, out)
-        assert CliRunner().invoke(app, ["import", "reports", str(given), "--out", str(out)]).exit_code != 0
+        assert CliRunner().invoke(app, ["data", "import", "reports", str(given), "--out", str(out)]).exit_code != 0
     assert source.read_bytes() == before
 
 
@@ -104,7 +104,7 @@ def test_rows_that_lose_their_text_are_counted(tmp_path: Path) -> None:
     texts = [""] * 10 + ["___"] * 20 + ["Clear."] * 8 + ["The lungs are clear.", "A small left effusion."]
     rows = [{"id": f"r{i}", "image": "x.png", "text": text, "split": "train"} for i, text in enumerate(texts)]
     write_manifest(tmp_path / "raw.csv", rows)
-    words = ["import", "reports", str(tmp_path / "raw.csv"), "--out", str(tmp_path / "out.csv")]
+    words = ["data", "import", "reports", str(tmp_path / "raw.csv"), "--out", str(tmp_path / "out.csv")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     for line in ("train 40", "rows without text: 38", "distinct reports: 4", "empty: 1", "too short: 1"):

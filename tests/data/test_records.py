@@ -333,7 +333,7 @@ def test_a_split_that_is_not_there_gives_the_whole_command(folder: Path) -> None
     path = manifest(folder, ROW)
     with pytest.raises(InputError) as caught:
         load_manifest(path).split("val")
-    assert f"medvl split {path} --out" in str(caught.value)
+    assert f"medvl data split {path} --out" in str(caught.value)
 
 
 def load_faults(path: Path, **options: object) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""Miniatures of the published tables, on discs and bars drawn here in the manifests that `medvl import` writes."""
+"""Miniatures of the published tables, on discs and bars drawn here in the manifests that `medvl data import` writes."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_table1_of_the_sets_that_are_here(
     data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["benchmark", "g2d-table1", *SMALL, "--data", str(data), "--run", f"mine={run}", "--fractions", "1.0"]
+    words = ["x", "benchmark", "g2d-table1", *SMALL, "--data", str(data), "--run", f"mine={run}", "--fractions", "1.0"]
     words += ["--out", str(out), "--split", "val"]
     only = published_table("g2d-table1")
     assert call(*words, "--dry-run") == 0
@@ -307,7 +307,9 @@ def test_a_column_runs_on_the_manifest_that_the_importer_writes(
 ) -> None:
     for layout in layouts:
         folder = published(tmp_path / "raw" / layout, layout)
-        assert call("import", layout, str(folder), "--out", str(tmp_path / "sets" / layout / "manifest.csv")) == 0, name
+        assert (
+            call("data", "import", layout, str(folder), "--out", str(tmp_path / "sets" / layout / "manifest.csv")) == 0
+        ), name
     words = (*SMALL, "model.size=nano")
     given = Given(
         data=tmp_path / "sets", out=tmp_path / "out", split="test", overrides=words, fractions=(1.0,), seeds=1
@@ -381,7 +383,7 @@ def test_a_run_that_is_no_pretraining_is_no_row(data: Path, tmp_path: Path) -> N
 def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:
     table = published_table("g2d-table8")
     given = Given(data=data, out=tmp_path / "out", overrides=("train.max_steps=2",))
-    with pytest.raises(InputError, match="medvl import mimic-cxr"):
+    with pytest.raises(InputError, match="medvl data import mimic-cxr"):
         run_benchmark(table, given)
     sets = tmp_path / "sets"
     sets.mkdir()
@@ -408,12 +410,12 @@ def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path)
 def test_with_no_set_at_all_a_dry_run_says_what_there_is_to_get(
     table: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("benchmark", table, "--data", str(tmp_path), "--dry-run", "--out", str(tmp_path / "out")) == 0
+    assert call("x", "benchmark", table, "--data", str(tmp_path), "--dry-run", "--out", str(tmp_path / "out")) == 0
     said = capsys.readouterr().out
     assert "no cell can be run" in said and f"absent  {told}" in said and not (tmp_path / "out").exists()
     for column in published_table(table).columns:
         layout = column_of(published_table(table), column).layout
-        assert f"then: medvl import {layout} FOLDER --out DATA/{layout}/manifest.csv" in said
+        assert f"then: medvl data import {layout} FOLDER --out DATA/{layout}/manifest.csv" in said
         assert f"obtained: {LAYOUTS[layout].obtained}" in said
 
 
@@ -423,6 +425,6 @@ def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> No
         run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "empty", out=tmp_path / "out"))
     with pytest.raises(InputError, match="no such folder"):
         run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "nowhere", out=tmp_path / "out"))
-    assert call("benchmark", "g2d-table1", "--data", str(data), "--fractions", "0.3") == 2
-    assert call("benchmark", "g2d-table1", "--data", str(data), "--run", "mine") == 2
-    assert call("benchmark") == 0
+    assert call("x", "benchmark", "g2d-table1", "--data", str(data), "--fractions", "0.3") == 2
+    assert call("x", "benchmark", "g2d-table1", "--data", str(data), "--run", "mine") == 2
+    assert call("x", "benchmark") == 0

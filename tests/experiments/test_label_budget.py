@@ -248,7 +248,19 @@ def test_runs_at_the_command_line(tiny_recipe: Path, tmp_path: Path) -> None:
     again = shutil.copytree(runs[0], tmp_path / "again")
     config = (again / "model/config.yaml").read_text()
     (again / "model/config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
-    words = [sys.executable, "-m", "medvl", "plan", "--target-dice", "0.9", *runs, str(again), "--json", "--out"]
+    words = [
+        sys.executable,
+        "-m",
+        "medvl",
+        "x",
+        "label-budget",
+        "--target-dice",
+        "0.9",
+        *runs,
+        str(again),
+        "--json",
+        "--out",
+    ]
     done = subprocess.run([*words, str(tmp_path / "plan")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

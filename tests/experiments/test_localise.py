@@ -1,4 +1,4 @@
-"""medvl localise on a model that has nothing to look with."""
+"""medvl x localise on a model that has nothing to look with."""
 
 from __future__ import annotations
 

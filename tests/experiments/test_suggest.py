@@ -198,7 +198,7 @@ def test_bad_input_is_one_error(run: Path, tiny_recipe: Path, tmp_path: Path) ->
 
 def test_the_command_line(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "suggestions.csv"
-    words = [sys.executable, "-m", "medvl", "suggest", str(run), "--num", "3", "--out", str(out), "--json"]
+    words = [sys.executable, "-m", "medvl", "x", "suggest", str(run), "--num", "3", "--out", str(out), "--json"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["suggestions"]

@@ -37,7 +37,7 @@ def write(folder: Path, recipe: Path, **keys: Any) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
     sweep = {"recipe": "recipe.yaml", "variants": {"text": {}}, "overrides": FAST, **keys}
     path = folder / "sweep.yaml"
-    path.write_text("# medvl sweep sweep.yaml --out runs/tiny\n" + yaml.safe_dump(sweep, sort_keys=False))
+    path.write_text("# medvl x sweep sweep.yaml --out runs/tiny\n" + yaml.safe_dump(sweep, sort_keys=False))
     return path
 
 
@@ -238,7 +238,7 @@ def test_result_files_hold_what_the_table_needs(swept: tuple[Path, Path]) -> Non
     assert (cell["variant"], cell["seed"], cell["recipe"]) == ("from text", 0, "recipe.yaml")
     assert cell["grid_point"] == {"train.lr": 0.004} and cell["grid"] == "native"
     assert cell["overrides"] == ["train.epochs=1", "train.val_every=2", "train.lr=0.004", "init=@text"]
-    assert cell["command"] == "medvl sweep sweep.yaml --out runs/tiny"
+    assert cell["command"] == "medvl x sweep sweep.yaml --out runs/tiny"
     assert cell["minutes"] >= 0 and cell["num_cases"] == 8 and cell["split"] == "test"
     assert [row["name"] for row in cell["rows"][:3]] == ["true text", "left", "right"]
     assert {row["name"] for row in cell["rows"][3:]} == {"empty", "another patient's", "sides swapped"}
@@ -491,7 +491,7 @@ def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path) -> Non
     path = write(tmp_path, tiny_recipe, variants=variants, results="kept")
 
     def medvl(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "medvl", "sweep", str(path), "--out", str(tmp_path / "out"), *words]
+        command = [sys.executable, "-m", "medvl", "x", "sweep", str(path), "--out", str(tmp_path / "out"), *words]
         return subprocess.run(command, capture_output=True, text=True)
 
     done = medvl("--dry-run")
@@ -533,7 +533,7 @@ def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
     folder = tmp_path / "results" / "ladder"
     folder.mkdir(parents=True)
     empty = generate.results_page(tmp_path / "results", path.parent)
-    assert "- A ladder: 0 of 10 cells. `medvl sweep sweep.yaml --out runs/tiny`" in empty and "|" not in empty
+    assert "- A ladder: 0 of 10 cells. `medvl x sweep sweep.yaml --out runs/tiny`" in empty and "|" not in empty
     for seed, value in ((0, 0.5), (1, 0.7)):
         (folder / f"b-lr_0_2-seed{seed}.json").write_text(result("b", seed, value, grid_point={"train.lr": 0.2}))
     (folder / "a-lr_0_1-seed0.json").write_text(result("a", 0, 0.4, grid_point={"train.lr": 0.1}))
@@ -547,7 +547,7 @@ def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
         "| a | 0.2 | 0 / 3 |  |  |  |  |  |  |",
     ]
     assert "- [A ladder](#a-ladder): 3 of 10 cells" in page
-    assert page.count("- a note") == 1 and "medvl sweep sweep.yaml --out runs/tiny" in page
+    assert page.count("- a note") == 1 and "medvl x sweep sweep.yaml --out runs/tiny" in page
     (folder / "c-seed0.json").write_text(result("c", 0, 0.1))
     with pytest.raises(SystemExit, match=r"c-seed0\.json is of no cell"):
         generate.results_page(tmp_path / "results", path.parent)

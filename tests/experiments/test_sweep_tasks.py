@@ -61,7 +61,7 @@ def write(folder: Path, **changes: Any) -> Path:
         **changes,
     }
     path = folder / "recipes" / "sweep.yaml"
-    path.write_text("# medvl sweep sweep.yaml --data DATA\n" + yaml.safe_dump(sweep, sort_keys=False))
+    path.write_text("# medvl x sweep sweep.yaml --data DATA\n" + yaml.safe_dump(sweep, sort_keys=False))
     return path
 
 

@@ -224,17 +224,17 @@ def test_a_folder_that_holds_something_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_command_line(tmp_path: Path) -> None:
-    words = ["phantom", "--out", str(tmp_path / "set"), "--num", "6", "--size", "64", "--json"]
+    words = ["data", "phantom", "--out", str(tmp_path / "set"), "--num", "6", "--size", "64", "--json"]
     done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '"phantoms": true' in done.stdout
     assert len(load_manifest(tmp_path / "set" / "manifest.csv").records) == 6
-    words = ["phantom", "--out", str(tmp_path / "kinds"), "--num", "8", "--kinds", "nodule, effusion"]
+    words = ["data", "phantom", "--out", str(tmp_path / "kinds"), "--num", "8", "--kinds", "nodule, effusion"]
     done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {name for r in load_manifest(tmp_path / "kinds" / "manifest.csv").records for name in r.labels or ()}
     assert found <= {"nodule", "effusion", "normal"} and found & {"nodule", "effusion"}
     assert "--kinds nodule,effusion`" in (tmp_path / "kinds" / "README.md").read_text(encoding="utf-8")
-    words = ["phantom", "--out", str(tmp_path / "wrong"), "--kinds", "nodul"]
+    words = ["data", "phantom", "--out", str(tmp_path / "wrong"), "--kinds", "nodul"]
     done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
     assert done.returncode != 0 and "did you mean nodule?" in done.stderr and not (tmp_path / "wrong").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 
 # Threads that wait must not spin: on a machine that does anything else besides, spinning makes a step several times
 # slower (measured: 6 times on two cores). It must stand before torch is imported; results do not depend on it.
@@ -12,59 +13,64 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from medvl.cli import (
-    benchmark,
-    classify,
-    compare,
-    convert,
-    data,
-    data_check,
-    demo,
-    detect,
-    evaluate,
-    ground,
-    label_budget,
-    localise,
-    phantom,
-    predict,
-    suggest,
-    sweep,
-    tokenizer,
-)
-from medvl.cli.train import train
+from medvl.cli import convert, data, demo, evaluate, experiments, old_spellings, predict, train
+from medvl.cli.options import VerbGroup
 from medvl.core.errors import InputError, hold_warnings, print_warnings
 from medvl.data.workers import clear_worker_errors
 
-app = typer.Typer(
-    name="medvl",
-    help="Medical images and their text: pre-train, segment, evaluate. Research software, not a medical device.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+
+def _group(help: str, **verbs: Callable[..., None]) -> typer.Typer:
+    """A command with verbs, in the order given; `label_budget` is typed `label-budget`, `import_` is `import`."""
+    group = typer.Typer(
+        cls=VerbGroup,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for name, verb in verbs.items():
+        group.command(name.rstrip("_").replace("_", "-"))(verb)
+    return group
+
+
+# In the order of use.
+app = _group(
+    "Medical images and their text: pre-train, segment, evaluate. Research software, not a medical device.",
+    demo=demo.demo,
+    predict=predict.predict,
+    train=train.train,
+    evaluate=evaluate.evaluate,
+    compare=evaluate.compare,
+    report=evaluate.report,
+    convert=convert.convert,
 )
-app.command("demo")(demo.demo)
-app.command("import")(data.import_)
-app.command("split")(data.split)
-app.command("audit")(data.audit)
-app.command("phantom")(phantom.phantom)
-app.command("doctor")(data_check.doctor)
-app.command("tokenizer")(tokenizer.tokenizer)
-app.command("pretrain-text")(tokenizer.pretrain_text)
-app.command("train")(train)
-app.command("sweep")(sweep.sweep)
-app.command("evaluate")(evaluate.evaluate)
-app.command("benchmark")(benchmark.benchmark)
-app.command("localise")(localise.localise)
-app.command("classify")(classify.classify)
-app.command("detect")(detect.detect)
-app.command("ground")(ground.ground)
-app.command("report")(evaluate.report)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("convert")(convert.convert)
-app.command("plan")(label_budget.plan)
-app.command("suggest")(suggest.suggest)
+app.add_typer(
+    _group(
+        "Prepare a table of images and texts: import, check, audit, split, tokenizer, phantom.",
+        import_=data.import_,
+        check=data.check,
+        audit=data.audit,
+        split=data.split,
+        tokenizer=data.tokenizer,
+        phantom=data.phantom,
+    ),
+    name="data",
+)
+app.add_typer(
+    _group(
+        "Run experiments: sweep, benchmark, label-budget, suggest, localise, pretrain-text.",
+        sweep=experiments.sweep,
+        benchmark=experiments.benchmark,
+        label_budget=experiments.label_budget,
+        suggest=experiments.suggest,
+        localise=experiments.localise,
+        pretrain_text=experiments.pretrain_text,
+    ),
+    name="x",
+)
+for name, verb in old_spellings.VERBS.items():
+    app.command(name, hidden=True)(verb)
 
 _OTHER_PLACE = "another --out, or its permissions"
 _ROOM = "free some space, then go on or give the same command again"

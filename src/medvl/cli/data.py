@@ -1,21 +1,22 @@
-"""medvl import, medvl split, medvl audit."""
+"""medvl data: import, check, audit, split, tokenizer, phantom."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medvl.cli.excel import ExcelSafe
+from medvl.cli.options import ExcelSafe
 
 if TYPE_CHECKING:
     from medvl.config import DataConfig
+    from medvl.phantom.report import Kind
 
 
 def import_(
-    layout: Annotated[str, typer.Argument(help="a published layout; medvl doctor lists them")],
+    layout: Annotated[str, typer.Argument(help="a published layout; medvl data check lists them")],
     folder: Annotated[Path, typer.Argument(help="folder in that layout; lung-regions, reports: also a manifest")],
     out: Annotated[Path, typer.Option(help="manifest file to write, masks/ beside it; lung-regions: new folder")],
     max_size: Annotated[int | None, typer.Option(help="lung-regions: shrink images to this longest side")] = None,
@@ -192,3 +193,156 @@ def _names(text: str) -> list[str]:
 
 def _counted(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in numbers.items())
+
+
+def check(
+    layout: Annotated[str | None, typer.Argument(help="a published layout; none: list them all")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="where the set lies; none: say what it consists of")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+) -> None:
+    """What is missing of a published set, where it is obtained and on which terms. Without arguments: all layouts.
+
+    Exit code 0 when the set is complete, 1 when a required file is missing.
+    """
+    import json
+
+    from medvl.data.importers.doctor import examine
+    from medvl.data.importers.layouts import LAYOUTS, get_layout
+
+    if layout is None:
+        if as_json:
+            print(json.dumps({"layouts": {known.name: known.title for known in LAYOUTS.values()}}))
+            return
+        width = max(map(len, LAYOUTS))
+        for known in LAYOUTS.values():
+            print(f"{known.name:{width}}  {known.title}")
+        return
+    chosen = get_layout(layout)
+    facts: dict[str, object] = {"layout": chosen.name, "title": chosen.title}
+    facts |= {"obtained": chosen.obtained, "terms": chosen.terms, "met": chosen.met, "note": chosen.note}
+    if folder is None:
+        parts = chosen.parts
+        facts["parts"] = [
+            {"what": part.what, "files": part.patterns, "expected": part.num, "required": part.required}
+            for part in parts
+        ]
+        lines = [_line(part.what, part.patterns, part.num, part.required, "") for part in parts]
+        complete = True
+    else:
+        result = examine(chosen, folder)
+        complete = all(found.complete for found in result)
+        facts |= {"folder": str(folder), "complete": complete}
+        facts["parts"] = [
+            {
+                "what": found.part.what,
+                "files": found.part.patterns,
+                "expected": found.part.num,
+                "required": found.part.required,
+                "found": found.num_found,
+                "missing": found.num_missing,
+            }
+            for found in result
+        ]
+        lines = []
+        for found in result:
+            state = "ok" if not found.num_missing else f"{found.num_missing:,} MISSING"
+            if found.num_missing and not found.part.required:
+                state = "absent"
+            part, state = found.part, f"{found.num_found:,} found, {state}"
+            lines.append(_line(part.what, part.patterns, part.num, part.required, state))
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print(f"{chosen.name}: {chosen.title}")
+        print("\n".join(lines))
+        said = {"obtained": chosen.obtained, "terms": chosen.terms, "real files met": chosen.met, "note": chosen.note}
+        for label, text in said.items():
+            if text:
+                print(f"  {label}: {text}")
+        if folder is not None:
+            print(f"{folder}: {'complete' if complete else 'something is missing'}")
+    if not complete:
+        raise typer.Exit(code=1)
+
+
+def _line(what: str, patterns: tuple[str, ...], num: int | None, required: bool, found: str) -> str:
+    expected = "at least one" if num is None else f"{num:,} files"
+    if not required:
+        expected += ", optional"
+    return f"  {what}: {expected} ({' or '.join(patterns)})" + (f": {found}" if found else "")
+
+
+def tokenizer(
+    manifest: Annotated[str, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet; its images are not read")],
+    out: Annotated[Path, typer.Option(help="new folder for the tokenizer")],
+    vocab_size: Annotated[int, typer.Option(help="at most so many word pieces")] = 8000,
+    text_column: Annotated[str, typer.Option(help="column that holds the reports")] = "text",
+    split: Annotated[str, typer.Option(help="rows to learn from; all = every row")] = "train",
+    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+) -> None:
+    """Learn word pieces from report texts, for text.tokenizer=FOLDER of the built-in text encoder.
+
+    The folder derives from report text. It holds no number of more than two digits and only parts of words that stand
+    in reports of at least 3 patients.
+    """
+    import json
+
+    from medvl.data.corpus import read_corpus
+    from medvl.experiments.masked_language import new_folder
+    from medvl.text.tokenizer import WordPieces
+
+    corpus = read_corpus(manifest, text_column)
+    texts = corpus.texts(split)
+    pieces = WordPieces.train(texts, vocab_size, corpus.patients(split))
+    new_folder(out)
+    lengths = [len(row) for row in pieces.encode(texts)]
+    card: dict[str, object] = {
+        "derives_from": "report texts",
+        "texts": len(texts),
+        "split": split if corpus.has_splits else "all (the manifest has no splits)",
+        "rows_without_text": corpus.num_empty,
+        "pieces": len(pieces),
+        "mean_pieces_per_text": round(sum(lengths) / len(lengths), 2),
+        "longest_text": max(lengths),
+        "words_without_pieces": pieces.unknown_words(texts).total(),
+    }
+    pieces.save(out, card)
+    if as_json:
+        print(json.dumps({"folder": str(out), **card}))
+        return
+    print(
+        f"{out}: {card['pieces']} word pieces from {card['texts']} texts (split {card['split']}), "
+        f"{card['mean_pieces_per_text']} pieces a text, at most {card['longest_text']}; "
+        f"{card['words_without_pieces']} words without pieces. It derives from report text."
+    )
+
+
+def phantom(
+    out: Annotated[Path, typer.Option(help="new folder for images, masks, boxes.csv and manifest.csv")],
+    num: Annotated[int, typer.Option(help="how many films")] = 200,
+    size: Annotated[int, typer.Option(help="side in pixels")] = 96,
+    seed: Annotated[int, typer.Option(help="another seed gives other films")] = 0,
+    kinds: Annotated[str, typer.Option(help="of lesions, with commas between, e.g. consolidation,nodule")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+    excel_safe: ExcelSafe = False,
+) -> None:
+    """Draw synthetic chest films with reports, masks and boxes: phantoms, nobody's films, to test mechanisms on."""
+    import json
+    from collections.abc import Iterable
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from medvl.phantom.dataset import make_phantoms
+    from medvl.phantom.report import KINDS
+
+    def progress(indices: Iterable[int], total: int) -> Iterable[int]:
+        return track(indices, "phantoms", total=total, console=Console(stderr=True), transient=True)
+
+    chosen = tuple(cast("Kind", kind.strip()) for kind in kinds.split(",")) if kinds.strip() else KINDS
+    manifest = make_phantoms(out, num=num, size=size, seed=seed, kinds=chosen, progress=progress)
+    if as_json:
+        made = {"manifest": str(manifest), "num": num, "size": size, "seed": seed, "kinds": chosen, "phantoms": True}
+        print(json.dumps(made))
+    else:
+        print(f"{manifest}: {num} phantoms of {size} px (seed {seed}); synthetic, for tests of mechanisms only")

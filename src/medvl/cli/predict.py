@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.excel import ExcelSafe
+from medvl.cli.options import ExcelSafe
 
 SOURCES_HELP = (
     "images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY), folders (with all folders below), globs in quotes, "

@@ -63,7 +63,7 @@ class DataConfig:
     label_by: Literal["patient", "image"] = "patient"  # what the fraction is of; published protocols draw images
     # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
     balance: Literal["none", "siim"] = "none"
-    also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl suggest)
+    also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl x suggest)
     # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/context.md.
     context_columns: list[str] | dict[str, Literal["auto", "number", "category"]] = field(default_factory=list)
     context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
@@ -83,8 +83,8 @@ class TextConfig:
     train_layers: Count = 0  # of a pretrained encoder, from the last one back; 0 = wholly frozen
     dim: Annotated[int, Ge(1), Le(8192)] = 128  # width of the built-in encoder
     layers: Annotated[int, Ge(1), Le(100)] = 2  # depth of the built-in encoder
-    tokenizer: str | None = None  # folder of `medvl tokenizer`: word pieces instead of words, for the built-in encoder
-    init: str | None = None  # folder of `medvl pretrain-text`, from which the built-in encoder starts
+    tokenizer: str | None = None  # folder of `medvl data tokenizer`: word pieces, for the built-in encoder
+    init: str | None = None  # folder of `medvl x pretrain-text`, from which the built-in encoder starts
     max_tokens: AtLeastOne | None = None  # longer texts are cut, counted and reported
     cache_dir: str | None = None  # features of frozen encoders, once per distinct text; None = RUN/cache
 

@@ -86,7 +86,7 @@ def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str
         raise InputError(
             "no record of the train split has a label",
             expected="names in the column labels, with | between; none where it was looked for and absent",
-            remedy="medvl import reads the label tables of public sets",
+            remedy="medvl data import reads the label tables of public sets",
         )
     faults = []
     for key, names in (("classes", config.classes or []), ("negative_names", config.negative_names)):

@@ -120,7 +120,7 @@ def labelled_patients(records: Sequence[Record], fraction: float, seed: int, by:
 
 
 def labelled_from(file: str | Path, records: Sequence[Record]) -> frozenset[str]:
-    """The patients named in column `patient` of a table (e.g. that of `medvl suggest`), instead of a drawn fraction.
+    """The patients named in column `patient` of a table (e.g. that of `medvl x suggest`), instead of a drawn fraction.
 
     Args:
         records: of the training split; every patient of the table must have a mask there.
@@ -131,7 +131,7 @@ def labelled_from(file: str | Path, records: Sequence[Record]) -> frozenset[str]
     table = read_table(file)
     faults = list(table.faults)
     if "patient" not in table.columns:
-        raise InputError("no column patient", file=table.path, line=1, expected="the table that medvl suggest writes")
+        raise InputError("no column patient", file=table.path, line=1, expected="the table that medvl x suggest writes")
     annotated = {record.patient for record in records if any(mask is not None for mask in record.masks.values())}
     found: dict[str, int] = {}
     for line, row in table.rows:

@@ -82,7 +82,7 @@ class Manifest:
                 f"no record in split {name}",
                 file=self.path,
                 expected=f"one of: {there}",
-                remedy=f"medvl split {self.path} --out FILE makes the splits; or write {name} into a column split",
+                remedy=f"medvl data split {self.path} --out FILE makes the splits; or write {name} into a column split",
             )
         return found
 

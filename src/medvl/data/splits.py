@@ -190,7 +190,7 @@ def _kept(manifest: Manifest, groups: Mapping[str, str], by: str) -> dict[str, s
         raise InputError(
             f"{len(torn)} groups by {by} are in test or holdout and elsewhere, e.g. {torn[0]}",
             file=manifest.path,
-            remedy="split without --keep-test, or see medvl audit",
+            remedy="split without --keep-test, or see medvl data audit",
         )
     return {group: split for group, splits in found.items() for split in splits if split}
 

@@ -35,7 +35,7 @@ class Method:
 def pool_folds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """Runs that differ in their manifest alone -> one run of all their cases, which no two of them may share.
 
-    The manifests are folds of one set (`medvl split --folds`): each case is scored once, by the run whose fold it is.
+    The manifests are folds of one set (`medvl data split --folds`): each case is scored once, by the run of its fold.
 
     Raises:
         InputError: runs that cannot be pooled, or that share cases or patients.
@@ -66,7 +66,7 @@ def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
         patients = {case.patient for case in cases.values()} & {case.patient for case in run.cases.values()}
         if patients and not shared:
             what = f"{len(patients)} patients are in another fold too: {', '.join(sorted(patients)[:MAX_NAMED])}"
-            faults.append(Fault(what, file=run.target, remedy="folds by patient: medvl split --folds"))
+            faults.append(Fault(what, file=run.target, remedy="folds by patient: medvl data split --folds"))
         cases |= run.cases
     if faults:
         raise InputError(faults)

@@ -1,6 +1,6 @@
-"""A published table of G2D on whatever of its sets is here: cells by `medvl sweep`, a page beside the published rows.
+"""A published table of G2D on whatever of its sets is here: cells by `medvl x sweep`, a page beside the published rows.
 
-A column of a table is a set (DATA/LAYOUT/manifest.csv, as `medvl import LAYOUT` writes it) and a protocol. Columns
+A column of a table is a set (DATA/LAYOUT/manifest.csv, as `medvl data import LAYOUT` writes it) and a protocol. Columns
 whose set is absent are listed, never filled in. Rows are random weights, ImageNet weights (`--imagenet FILE`) and the
 given pre-trained runs; tables 5 and 8 pre-train their own rows on DATA/mimic-cxr.
 
@@ -189,7 +189,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
             raise InputError(
                 f"{table.name} pre-trains its rows, and the pairs are not here",
                 file=given.data / PRETRAIN_SET / "manifest.csv",
-                remedy=f"medvl doctor {PRETRAIN_SET}; medvl import {PRETRAIN_SET} FOLDER --out that file",
+                remedy=f"medvl data check {PRETRAIN_SET}; medvl data import {PRETRAIN_SET} FOLDER --out that file",
             )
         absent = [_absent(given, "pre-training of all rows", Column(PRETRAIN_SET)), *absent]
         present = {}  # no row without them
@@ -197,7 +197,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         raise InputError(f"{table.name} pre-trains its rows", remedy="--pretrain recipes/g2d.yaml")
     if not present and not dry_run:
         wanted = "; ".join(f"{one['column']}: {one['expected']}" for one in absent)
-        remedy = "--dry-run says where each is obtained, medvl doctor LAYOUT of what it consists"
+        remedy = "--dry-run says where each is obtained, medvl data check LAYOUT of what it consists"
         raise InputError(f"no set of {table.name} is in {given.data}", expected=wanted, remedy=remedy)
     trained = {name: column for name, column in present.items() if column.recipe}
     asked = {name: column for name, column in present.items() if column.ask}
@@ -338,7 +338,7 @@ def _absent(given: Given, name: str, column: Column) -> dict[str, str]:
         "set": layout.title,
         "expected": str(Path("DATA") / column.layout / "manifest.csv"),
         "obtained": layout.obtained,
-        "command": f"medvl import {column.layout} FOLDER --out DATA/{column.layout}/manifest.csv",
+        "command": f"medvl data import {column.layout} FOLDER --out DATA/{column.layout}/manifest.csv",
     }
 
 

@@ -1,4 +1,4 @@
-"""What `medvl benchmark` prints and writes: a table per column of the paper's, measured rows beside published ones."""
+"""What `medvl x benchmark` prints and writes: a table per column of the paper's, measured rows beside published."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _cells(folder: Path, variant: str | None, manifest: Path | None) -> list[Poi
         if isinstance(cell, dict) and "grid_point" in cell and "config" in cell:
             cells[path] = cell
     if not cells:
-        raise InputError("no result cell of a sweep here", file=folder, expected="JSON files that medvl sweep wrote")
+        raise InputError("no result cell of a sweep here", file=folder, expected="JSON files that medvl x sweep wrote")
     variants = list(dict.fromkeys(str(cell["variant"]) for cell in cells.values()))
     if variant is None and len(variants) > 1:
         raise InputError(

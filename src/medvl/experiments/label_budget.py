@@ -1,4 +1,4 @@
-"""`medvl plan`: from runs at several label fractions, how many more masks a target Dice would take.
+"""`medvl x label-budget`: from runs at several label fractions, how many more masks a target Dice would take.
 
 The learning curve (`power_law.py`) is fitted by bounded least squares over the runs; the intervals resample the runs
 within each label fraction. With few runs they are too narrow; how much is simulated, for the curve and the runs at
@@ -80,7 +80,7 @@ def plan(
             f"{len(points)} runs at {len(fractions)} label fractions ({named}) with {num_counts} different numbers of "
             f"labelled {unit}",
             expected=f"runs of one method at {MIN_FRACTIONS} label fractions or more: the curve has three unknowns",
-            remedy="train with further data.label_fraction (medvl sweep)",
+            remedy="train with further data.label_fraction (medvl x sweep)",
         )
     n = np.array([point.count(unit) for point in points], dtype=np.float64)
     dice = np.array([point.dice for point in points])

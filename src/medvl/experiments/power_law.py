@@ -1,4 +1,4 @@
-"""The learning curve of `medvl plan`: a power law with a ceiling, its fit, its bootstrap, and how often that holds.
+"""The learning curve of `medvl x label-budget`: a power law with a ceiling, its fit, its bootstrap, how often it holds.
 
     Dice(n) = c - a n^(-b),   a >= 0,   0 < b <= 1,   0 <= c <= 1,
 

@@ -1,4 +1,4 @@
-"""`medvl suggest`: which unlabelled training cases to annotate next.
+"""`medvl x suggest`: which unlabelled training cases to annotate next.
 
 Active learning in two parts. How unsure is the model: the mean of the ranks of
 

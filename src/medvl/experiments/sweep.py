@@ -72,9 +72,9 @@ class Sweep:
 
     @property
     def command(self) -> str:
-        """How to run it: the file's first line, where that is a `# medvl sweep ...`."""
+        """How to run it: the file's first line, where that is a `# medvl x sweep ...`."""
         first = self.path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip()
-        return first if first.startswith("medvl sweep ") else f"medvl sweep {self.path.name}"
+        return first if first.startswith(("medvl x sweep ", "medvl sweep ")) else f"medvl x sweep {self.path.name}"
 
     @property
     def results_folder(self) -> Path | None:

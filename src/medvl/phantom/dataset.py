@@ -183,7 +183,7 @@ def make_phantoms(
                 boxes.append(dict(zip(_BOXES, (phantom.id, box.label, *map(str, corners)), strict=True)))
         write_manifest(work / "boxes.csv", boxes, _BOXES)
         write_manifest(work / "manifest.csv", rows, _COLUMNS)
-        command = f"medvl phantom --num {num} --size {size} --seed {seed}"
+        command = f"medvl data phantom --num {num} --size {size} --seed {seed}"
         if set(kinds) != set(KINDS):
             command += f" --kinds {','.join(kind for kind in KINDS if kind in kinds)}"
         about = _README.format(command=command, num=num, licence=LICENCE, kinds=", ".join(KINDS))

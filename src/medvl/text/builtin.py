@@ -1,8 +1,8 @@
 """The built-in encoder: a vocabulary learned from the training texts and a small transformer over the words.
 
 It needs no weights from elsewhere. Templated captions have a hundred words, and LViT's authors find an embedding layer
-enough for them (reference: paper, "BERT-Embed"). Reports have thousands: there word pieces (`medvl tokenizer`) and a
-start from masked language modelling (`medvl pretrain-text`) help. Shapes: N texts, L tokens, D width, V vocabulary.
+enough for them (reference: paper, "BERT-Embed"). Reports have thousands: word pieces (`medvl data tokenizer`) and a
+start from masked language modelling (`medvl x pretrain-text`) help. Shapes: N texts, L tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class BuiltinEncoder(TextEncoder):
             InputError: not a built-in encoder, or of another width, depth or tokenizer than asked for.
         """
         if not (folder / "encoder.json").is_file():
-            raise InputError("no text encoder here", file=folder, expected="a folder that medvl pretrain-text wrote")
+            raise InputError("no text encoder here", file=folder, expected="a folder that medvl x pretrain-text wrote")
         if json.loads((folder / "encoder.json").read_text(encoding="utf-8"))["spec"] != cls.spec:
             raise InputError("text.init is no built-in encoder", file=folder, remedy="text.encoder: hf:FOLDER")
         encoder = cls.load(folder)

@@ -42,8 +42,8 @@ def build_text_encoder(
         max_tokens: cut longer texts.
         train_layers: how many of the last layers of a pretrained encoder are trained.
         layers: depth of the built-in encoder.
-        tokenizer: folder of `medvl tokenizer`: the built-in encoder reads its word pieces instead of words.
-        init: folder of `medvl pretrain-text`: where the built-in encoder starts from.
+        tokenizer: folder of `medvl data tokenizer`: the built-in encoder reads its word pieces instead of words.
+        init: folder of `medvl x pretrain-text`: where the built-in encoder starts from.
 
     Raises:
         InputError: unknown spec, missing weights (the message says how to get them), no texts for a vocabulary, an

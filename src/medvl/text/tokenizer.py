@@ -42,7 +42,7 @@ class WordPieces:
         if self.vocabulary[:3] != SPECIAL:
             raise InputError(
                 f"the first entries of the tokenizer are {', '.join(self.vocabulary[:3])}",
-                expected=f"{', '.join(SPECIAL)}, as medvl tokenizer writes them",
+                expected=f"{', '.join(SPECIAL)}, as medvl data tokenizer writes them",
             )
 
     @classmethod
@@ -97,7 +97,7 @@ class WordPieces:
         path = folder / FILE
         if not path.is_file():
             raise InputError(
-                "no tokenizer here", file=path, expected="a folder that `medvl tokenizer MANIFEST --out FOLDER` wrote"
+                "no tokenizer", file=path, expected="a folder that `medvl data tokenizer MANIFEST --out FOLDER` wrote"
             )
         try:
             return cls(Tokenizer.from_file(str(path)))

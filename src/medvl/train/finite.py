@@ -69,7 +69,7 @@ class FiniteWatch:
 
 
 _REMEDY = (
-    "look at those images, masks and texts (medvl audit); else a lower train.lr, train.clip_norm: 1, or "
+    "look at those images, masks and texts (medvl data audit); else a lower train.lr, train.clip_norm: 1, or "
     "train.precision: 32-true; the last state and the best model so far are as they were"
 )
 

@@ -175,15 +175,15 @@ def test_how_dicom_images_lie(tmp_path: Path, rows: list[dict[str, str]]) -> Non
 
 def test_command_line(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     path = write(tmp_path, rows)
-    sound = run("audit", str(path), "--json", "--out", str(tmp_path / "out" / "audit.json"))
+    sound = run("data", "audit", str(path), "--json", "--out", str(tmp_path / "out" / "audit.json"))
     assert sound.returncode == 0 and json.loads(sound.stdout)["leak"] is False
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == json.loads(sound.stdout)
     rows[2]["patient"] = "p0"
-    leak = run("audit", str(write(tmp_path, rows)))
+    leak = run("data", "audit", str(write(tmp_path, rows)))
     assert leak.returncode == 1 and "patient_leak" in leak.stdout
     rows[0]["image"] = "gone.png"
-    assert run("audit", str(write(tmp_path, rows))).returncode == 2
-    gone = run("audit", str(tmp_path / "nothing.csv"))
+    assert run("data", "audit", str(write(tmp_path, rows))).returncode == 2
+    gone = run("data", "audit", str(tmp_path / "nothing.csv"))
     assert gone.returncode == 2 and gone.stderr.startswith("error: ") and "no such file" in gone.stderr
 
 

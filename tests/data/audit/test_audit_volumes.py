@@ -39,9 +39,9 @@ def test_the_recipe_decides_as_in_training(volumes: Path) -> None:
     reference = record.masks["mask"]
     assert reference is not None and load_mask(reference, load_image(record.image, config.data), config.data).any()
     for words in (["--recipe", str(volumes.parent / "seg.yaml")], ["data.slice_index=1"], ["--slice", "all"]):
-        done = CliRunner().invoke(app, ["audit", str(volumes), *words])
+        done = CliRunner().invoke(app, ["data", "audit", str(volumes), *words])
         assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(app, ["audit", str(volumes)])
+    done = CliRunner().invoke(app, ["data", "audit", str(volumes)])
     assert done.exit_code == 2 and "--slice" in done.output
 
 

@@ -107,7 +107,7 @@ def test_in_the_audit(tmp_path: Path) -> None:
     text = audit_text(audit)
     expected = "reports: num 3, over 112 words 0, open end 1, empty 0, too short 0, headers 1, marks 1, list numbers 1"
     assert expected in text
-    assert "warning: report_marks: 1 of 3 reports hold de-identification marks (___, XXXX); medvl import" in text
+    assert "warning: report_marks: 1 of 3 reports hold de-identification marks (___, XXXX); medvl data import" in text
     short = audit_manifest(path, max_tokens=6)  # tokens are no words: the rules of reports stay
     assert short.counts["reports"] == audit.counts["reports"]
     assert "texts at max_tokens (6 tokens): 3 of 3 cut" in audit_text(short)

@@ -125,7 +125,7 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     assert panels["panels"][0]["tiles"] == ["image", "attention", "body", "raw mask", "mask", "decoder"]
     assert strip.shape[2] == 3 and strip.shape[1] > 6 * strip.shape[0] * 0.9
 
-    found = medvl("localise", run, pairs / "manifest.csv", "--split", "val", "--json", "--out", tmp_path / "where")
+    found = medvl("x", "localise", run, pairs / "manifest.csv", "--split", "val", "--json", "--out", tmp_path / "where")
     assert found.returncode == 0, found.stderr
     summary = json.loads(found.stdout)
     assert set(summary["methods"]) == {"attention", "pseudo mask", "decoder", "shuffled", "chance"}
@@ -313,7 +313,7 @@ def test_evidence_follows_the_text_where_attention_does_not(pairs: Path) -> None
 def test_results_of_something_else_are_not_written_over(pairs: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     train(config_of(pairs, "train.max_steps=1"), run)
-    words = ["localise", run, pairs / "manifest.csv", "--out", out]
+    words = ["x", "localise", run, pairs / "manifest.csv", "--out", out]
     assert medvl(*words).returncode == 0
     before = (out / "summary.json").read_bytes()
     assert medvl(*words).returncode == 0  # the same again
@@ -343,9 +343,9 @@ def test_where_the_evidence_is_needs_the_reports(pairs: Path, tmp_path: Path) ->
         row["report"] = row["text"]
         row["text"] = "" if row["id"] == "c25" else row["text"]
     write_manifest(tmp_path / "silent.csv", rows, list(rows[0]))
-    found = medvl("localise", run, tmp_path / "silent.csv")
+    found = medvl("x", "localise", run, tmp_path / "silent.csv")
     assert found.returncode == 2 and "c25" in found.stderr and "--text-column" in found.stderr
-    found = medvl("localise", run, tmp_path / "silent.csv", "--text-column", "report", "--json")
+    found = medvl("x", "localise", run, tmp_path / "silent.csv", "--text-column", "report", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["methods"] == summary["methods"]
 

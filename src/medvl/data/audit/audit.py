@@ -341,7 +341,7 @@ def _column_findings(records: Sequence[Record]) -> list[AuditFinding]:
     findings = []
     loose = [record for record in records if record.split is None]
     if loose:
-        message = f"{len(loose)} records belong to no split; medvl split makes one"
+        message = f"{len(loose)} records belong to no split; medvl data split makes one"
         findings.append(AuditFinding("no_split", "warning", _ids(loose), message))
     unknown = [record for record in records if not record.licence]
     if unknown:

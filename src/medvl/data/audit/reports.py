@@ -1,8 +1,8 @@
 """The audit of radiology reports: what cleaning left in them, and what training will not see.
 
 A report is a distinct (patient, study, text): the images of one study share it and count once. The rules are those of
-`report_sections`, so a manifest that `medvl import` wrote has no headers, marks and list numbers left. They are always
-counted; they are shown where the texts look like reports, by the rule of `looks_like_reports`.
+`report_sections`, so a manifest that `medvl data import` wrote has no headers, marks and list numbers left. They are
+always counted; they are shown where the texts look like reports, by the rule of `looks_like_reports`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medvl.data.record import Record
 from medvl.data.reports.sections import MIN_WORDS, count_headers, count_list_numbers, count_marks, num_words
 
 MGCA_WORDS = 112  # MGCA cuts a report behind them; nothing here does
-_MENDED = "; medvl import reports takes them out"
+_MENDED = "; medvl data import reports takes them out"
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s+\S)")
 _CLOSED = re.compile(r"[.!?:][\"')\]]*$")
 

@@ -117,7 +117,7 @@ def _warnings(folder: Path, counts: Counter[str], cases: Sequence[Case]) -> list
         warnings.append(f"{folder}: {number} boxes are not those of their outlines; both are kept as they are")
     loose = sum(not case.split for case in cases)
     if loose:
-        warnings.append(f"{folder}: {loose} images belong to no split; medvl split makes one")
+        warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
     return warnings
 
 

@@ -85,7 +85,7 @@ def import_colour_masks(folder: str | Path, out: str | Path) -> ImportResult:
     if void := [name for name in classes if name.lower() in _VOID]:
         warnings.append(f"{folder}: pixels of {', '.join(void)} are read as background")
     if loose := sum(not case.split for case in cases):
-        warnings.append(f"{folder}: {loose} images belong to no split; medvl split makes one")
+        warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
     return write_cases(
         out, cases, splits=SPLITS, licence=LICENCE, counts=counts, warnings=warnings, faults=capped(faults)
     )

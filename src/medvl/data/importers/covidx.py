@@ -58,8 +58,8 @@ def import_covidx(folder: str | Path, out: str | Path) -> ImportResult:
     warnings = []
     if shared:
         warnings.append(
-            f"{shared} patients stand in two splits, because the published split is one of images; medvl split --by "
-            "patient --keep-test makes one by patient"
+            f"{shared} patients stand in two splits, because the published split is one of images; medvl data split "
+            "--by patient --keep-test makes one by patient"
         )
     splits = ("train", "val", "test")
     return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)

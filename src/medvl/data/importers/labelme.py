@@ -95,7 +95,7 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
             "label, the label is not annotated"
         )
     if loose := sum(not case.split for case in cases):
-        warnings.append(f"{folder}: {loose} images belong to no split; medvl split makes one")
+        warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
     if embedded and (out.parent / "images").exists():
         raise InputError("images stands beside it already", file=out, expected="a folder without it")
     try:

@@ -168,7 +168,7 @@ def _check_rows(source: Path, records: Iterable[Record]) -> None:
     lines: dict[Path, int] = {}
     for record in records:
         if record.split is None:
-            faults.append(Fault("no split", source, record.line, record.id, remedy="medvl split MANIFEST"))
+            faults.append(Fault("no split", source, record.line, record.id, remedy="medvl data split MANIFEST"))
         if record.image in lines:
             faults.append(Fault(f"the image of line {lines[record.image]} again", source, record.line, record.id))
         lines.setdefault(record.image, record.line)

@@ -38,7 +38,7 @@ def import_openi(folder: str | Path, out: str | Path) -> ImportResult:
 
     Columns: text (impression + " " + findings; see `report_sections.report_text`; never cut), text_findings,
     text_impression, labels (MeSH majors), patient and study (the report's id), view and split (empty), licence.
-    `medvl split --by patient` makes the split.
+    `medvl data split --by patient` makes the split.
 
     `counts` of the result: reports (all), left_out_no_image, left_out_empty, left_out_too_short (fewer than 3 words),
     images; and, over the reports that are kept: marks (XXXX), list_numbers and headers (taken out), no_indexing
@@ -103,7 +103,7 @@ def import_openi(folder: str | Path, out: str | Path) -> ImportResult:
     warnings = (
         f"{folder}: the reports do not say which image is frontal: column view is empty, laterals are among the images",
         f"{folder}: there is no official split and no patient number: column split is empty, each report is its own "
-        "patient; medvl split --by patient makes a split",
+        "patient; medvl data split --by patient makes a split",
     )
     for message in warnings:
         warn(message)

@@ -103,7 +103,7 @@ def import_padchest(folder: str | Path, out: str | Path, *, views: Sequence[str]
     warnings = [
         f"{folder}: the reports are Spanish word stems: the rules for sides, findings and negation are English and are "
         "not applied to them; horizontal flips are off",
-        f"{folder}: there is no official split: column split is empty; medvl split --by patient makes one",
+        f"{folder}: there is no official split: column split is empty; medvl data split --by patient makes one",
     ]
     if counts["left_out_no_file"]:
         warnings.append(f"{folder}: {counts['left_out_no_file']} images of the table are not here and are left out")

@@ -66,7 +66,7 @@ def need_folder(folder: str | Path, layout: str) -> Path:
     """The folder as a Path. InputError when it is none."""
     folder = Path(folder)
     if not folder.is_dir():
-        remedy = f"medvl doctor {layout} says what it holds"
+        remedy = f"medvl data check {layout} says what it holds"
         raise InputError("no such folder", file=folder, expected=f"layout {layout}", remedy=remedy)
     return folder
 

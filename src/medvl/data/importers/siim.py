@@ -65,7 +65,7 @@ def import_siim(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
     if counts["patients_in_two_splits"]:
         warnings.append(
             f"{counts['patients_in_two_splits']} patients stand in two splits, because the published split is one of "
-            "images; medvl split makes one by patient"
+            "images; medvl data split makes one by patient"
         )
     return write_cases(
         out,

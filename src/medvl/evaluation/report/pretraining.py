@@ -62,7 +62,7 @@ def refuse_options(folder: Path, given: Mapping[str, Any]) -> None:
             f"{', '.join(names)}: a pre-training is shown as its own validation left it, nothing is evaluated",
             file=folder,
             expected="medvl report RUN, with --out and --no-text where wanted",
-            remedy="medvl localise scores a pre-trained model on another manifest or split",
+            remedy="medvl x localise scores a pre-trained model on another manifest or split",
         )
 
 

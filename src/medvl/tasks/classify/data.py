@@ -81,7 +81,7 @@ def classification(
                 f"no record of the {name} split has a known label",
                 file=manifest.path,
                 expected="labels; an empty cell is not annotated, the word none looked for and absent",
-                remedy="write none where nothing was found; medvl split makes other splits",
+                remedy="write none where nothing was found; medvl data split makes other splits",
             )
     counts = labels["train"].counts
     if settings.labels == "multilabel" and counts["empty_cells"] and not counts["without_any_class"]:

@@ -117,7 +117,7 @@ def _segment(
                 f"no record of the {name} split has a mask",
                 file=manifest.path,
                 expected="annotated records; an empty cell is not annotated, the word none an empty mask",
-                remedy="medvl split gives every split patients with masks, where there are enough",
+                remedy="medvl data split gives every split patients with masks, where there are enough",
             )
     rows = splits["train"]  # the texts of unlabelled records too: a text is no label
     with_text = any(row.text.strip() for row in splits["train"])

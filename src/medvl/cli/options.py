@@ -1,0 +1,71 @@
+"""What the verbs share: options, and the list of verbs that `--help` prints."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from medvl.core.csv_cells import mark_formulas
+
+# Spellings of earlier releases -> the verb of today. They go with the next release.
+OLD_SPELLINGS = {
+    "import": "data import",
+    "doctor": "data check",
+    "audit": "data audit",
+    "split": "data split",
+    "tokenizer": "data tokenizer",
+    "phantom": "data phantom",
+    "sweep": "x sweep",
+    "benchmark": "x benchmark",
+    "plan": "x label-budget",
+    "suggest": "x suggest",
+    "localise": "x localise",
+    "pretrain-text": "x pretrain-text",
+}
+_ORDER = ("demo", "predict", "data")  # the groups of verbs stand among the verbs, in the order of use
+
+
+class VerbGroup(TyperGroup):
+    """Verbs in the order of use, each with its whole first sentence in `--help`; old spellings lead to the new ones."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        new = OLD_SPELLINGS.get(cmd_name)
+        if new is None or cmd_name in self.commands:
+            return super().get_command(ctx, cmd_name)
+        print(f"medvl {cmd_name} is now medvl {new}; the old spelling goes with the next release", file=sys.stderr)
+        group, verb = new.split()
+        sub: Any = self.commands[group]
+        return sub.commands[verb]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        verbs = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(verb.help or "")) for name, verb in verbs if not verb.hidden])
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z`])", paragraph)[0]
+
+
+def _mark(value: bool) -> bool:
+    mark_formulas(value)
+    return value
+
+
+ExcelSafe = Annotated[
+    bool,
+    typer.Option(
+        "--excel-safe",
+        callback=_mark,
+        help="put an apostrophe before text in CSV files that a spreadsheet would run as a formula (= + - @)",
+    ),
+]
