@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 from medvl.core.errors import InputError
 
 MEGAPIXELS = 100.0  # of an image, or of one slice or frame, unless `data.max_megapixels` raises it
 SLICES = 10  # a whole volume may hold so many images of the largest size
 BYTES_A_PIXEL = 8
-GZIP = b"\x1f\x8b"
 
 _allowed = MEGAPIXELS
 
@@ -43,49 +38,6 @@ def check_size(sides: Sequence[int], path: Path, *, volume: bool = False) -> Non
         )
 
 
-def head_of(path: Path, size: int) -> bytes:
-    """The first bytes of a file, unpacked where it is gzip by content; fewer where it is shorter or damaged."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(size)
-            if head[:2] != GZIP:
-                return head
-            file.seek(0)
-            return zlib.decompressobj(31).decompress(file.read(16 * size), size)
-    except (OSError, EOFError, zlib.error):
-        return b""
-
-
-def is_gzip(path: Path) -> bool:
-    """Whether the content is gzip, whatever the suffix."""
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == GZIP
-    except OSError:
-        return False
-
-
-def open_plain(path: Path) -> BinaryIO:
-    """The file, or, of a gzip file, what it unpacks to.
-
-    Raises:
-        InputError: it unpacks to more than an image of the largest size can need, or is damaged.
-    """
-    if not is_gzip(path):
-        return path.open("rb")
-    limit = int(_allowed * 1e6 * BYTES_A_PIXEL)
-    try:
-        with gzip.open(path) as file:
-            content = file.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"a damaged gzip file ({type(error).__name__})",
-            file=path,
-            expected="a whole file",
-            remedy="export or copy it again",
-        ) from None
-    if len(content) > limit:
-        raise InputError(
-            f"it unpacks to more than {limit // 10**6} MB", file=path, expected="an image", remedy="unpack it first"
-        )
-    return io.BytesIO(content)
+def byte_limit() -> int:
+    """How many bytes a compressed image may unpack to."""
+    return int(_allowed * 1e6 * BYTES_A_PIXEL)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError
-from medvl.core.limits import check_size, open_plain
+from medvl.core.limits import check_size
+from medvl.data.packed import open_plain
 
 # What an archive of several arrays calls its image, and its mask.
 IMAGE_NAMES = ("image", "images", "img", "imgs", "arr_0")

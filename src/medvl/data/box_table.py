@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medvl.core.errors import Fault
 from medvl.data.cells import is_missing
+from medvl.data.packed import is_file
 from medvl.data.tables import read_table
 
 ABSENT = "none"
@@ -56,7 +57,7 @@ def boxes_file(manifest: Path, ids: Sequence[str]) -> tuple[dict[str, list[Box]]
     """
     path = manifest.with_name("boxes.csv")
     boxes: dict[str, list[Box]] = {}
-    if not path.is_file() or path == manifest:
+    if path == manifest or not is_file(path):
         return boxes, [], []
     table = read_table(path, needed=("id",))
     notes, faults = list(table.notes), list(table.faults)

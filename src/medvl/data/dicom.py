@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
-from medvl.core.limits import check_size, head_of, open_plain
+from medvl.core.limits import check_size
 from medvl.data.dicom_jpeg12 import decode_jpeg12
 from medvl.data.dicom_shown import modality_values, padding, shown, window_of
 from medvl.data.dicom_tags import Tags
 from medvl.data.image import Image
 from medvl.data.mask_colours import StoredMask
 from medvl.data.orientation import Orientation, orientation_of, orientation_of_cosines
+from medvl.data.packed import head_of, open_plain
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")

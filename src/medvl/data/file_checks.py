@@ -15,6 +15,7 @@ from medvl.core.errors import Fault, InputError
 from medvl.data.box_table import Box
 from medvl.data.images import image_size, kind_of, read_image
 from medvl.data.masks import read_meaning
+from medvl.data.packed import is_file
 from medvl.data.record import MaskRef, Record
 from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.volumes import volume_grid
@@ -92,7 +93,7 @@ def file_faults(
             return grids[path]
         grids[path] = None
         more = f" (and {uses[path] - 1} more rows)" if uses[path] > 1 else ""
-        if not path.is_file():
+        if not is_file(path):
             fault(f"{kind} {path} is missing{more}", record)
             return None
         try:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvl.core.files import write_text
+from medvl.data.packed import file_stat, in_pack, open_file
 
 if TYPE_CHECKING:
     from medvl.data.record import Record
 
 MARGIN_NS = 2_000_000_000  # a file that changed so shortly before it was hashed may have changed again unseen
+CHUNK = 1 << 20  # bytes read at once
 NUM_THREADS = 4  # hashing waits for the disk
 
 
@@ -55,7 +57,7 @@ class HashStore:
     def _hash(self, path: Path) -> str | None:
         name = os.path.abspath(path)
         try:
-            now, seen = time.time_ns(), os.stat(name)
+            now, seen = time.time_ns(), file_stat(path)
             key = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
             known = self._entries.get(name)
             if known is not None and known[:3] == key:
@@ -83,6 +85,12 @@ def image_hashes(records: Iterable[Record], store: HashStore | None = None) -> d
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes in hex. Of a file in a pack, InputError where they are not those that were packed."""
+    with open_file(path, check=False) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    found, packed = digest.hexdigest(), in_pack(path)
+    if packed is not None and packed[1] and found != packed[0].members[packed[1]].sha256:
+        raise packed[0].damaged(packed[0].members[packed[1]])
+    return found

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
-from medvl.core.limits import head_of
 from medvl.data.arrays import array_size, array_slices, read_array
 from medvl.data.dicom import dicom_frames, dicom_orientation, dicom_size, is_dicom, read_dicom
 from medvl.data.image import PERCENTILES, FloatArray, Image, nan_background, say_blank
 from medvl.data.orientation import STORED, Orientation
+from medvl.data.packed import exists, head_of, is_file
 from medvl.data.pictures import decode, num_pages, picture_size
 from medvl.data.volumes import read_volume, volume_size, volume_slices
 
@@ -150,8 +150,8 @@ def resample_map(values: FloatArray, size: tuple[int, int]) -> FloatArray:
 def kind_of(path: Path) -> Kind:
     """Which reader a file is for: by its content, and by its suffix where the content has no mark of its own."""
     name = path.name.lower()
-    if not path.is_file():
-        raise InputError("no such image" if not path.exists() else "not a file", file=path)
+    if not is_file(path):
+        raise InputError("no such image" if not exists(path) else "not a file", file=path)
     head = head_of(path, HEAD)
     if head[128:132] == b"DICM":
         return "dicom"

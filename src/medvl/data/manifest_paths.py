@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from medvl.core.errors import Fault
+from medvl.data.packed import exists, in_pack, names_in
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|file:/", re.IGNORECASE)
 
@@ -29,6 +30,8 @@ class PathFinder:
         self._other_case: list[str] = []
         self._absolute: list[str] = []
         self._too_long: list[str] = []
+        self._is_packed = in_pack(manifest) is not None
+        self._outside: list[str] = []
 
     def path(self, cell: str) -> Path:
         """The file that a cell means, whether it exists or not."""
@@ -53,12 +56,15 @@ class PathFinder:
         if self._too_long:
             what = f"{len(self._too_long)} paths are longer than a path can be, e.g. {self._too_long[0][:40]}..."
             faults.append(Fault(what, self._manifest, expected=f"at most {_MAX_NAME} bytes a name, {_MAX_PATH} in all"))
+        if self._outside:
+            what = f"{len(self._outside)} paths leave the pack, e.g. {self._outside[0]}"
+            faults.append(Fault(what, self._manifest, expected="paths of files in it"))
         if not self._absolute:
             return faults
         first = self._absolute[0]
         parts = re.split(r"[\\/]+", first)
         tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
-        near = next((tail for tail in tails if (self._folder / tail).exists()), None)
+        near = next((tail for tail in tails if exists(self._folder / tail)), None)
         what = f"{len(self._absolute)} paths are absolute paths of Windows or URLs of files, e.g. {first}"
         remedy = f"{near} is there: write it so" if near else "copy the files beside it and write e.g. images/a.png"
         return [*faults, Fault(what, self._manifest, expected="paths relative to the manifest", remedy=remedy)]
@@ -67,6 +73,9 @@ class PathFinder:
         path = self._folder / cell
         if len(cell) > _MAX_NAME // 4 and _is_too_long(path):
             self._too_long.append(cell)
+            return Path()
+        if self._is_packed and (Path(cell).is_absolute() or ".." in Path(cell).parts):
+            self._outside.append(cell)
             return Path()
         if _exists(path):
             return path
@@ -105,7 +114,7 @@ class PathFinder:
         if folder not in self._names:
             names: dict[str, list[str]] = defaultdict(list)
             try:
-                for name in sorted(os.listdir(folder)):
+                for name in names_in(folder):
                     names[_letters(name)].append(name)
             except OSError:  # no folder, or not to be read: nothing is in it
                 pass
@@ -127,6 +136,6 @@ def _letters(name: str) -> str:
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return exists(path)
     except (OSError, ValueError):  # a name that is too long, or that no system allows
         return False

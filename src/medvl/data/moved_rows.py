@@ -8,6 +8,7 @@ from pathlib import Path
 from medvl.data.box_table import cell_of
 from medvl.data.cells import is_missing
 from medvl.data.manifest_paths import PathFinder
+from medvl.data.packed import is_file
 from medvl.data.record import ABSENT, NOT_A_MASK, Manifest
 from medvl.data.records import read_rows
 
@@ -26,14 +27,14 @@ def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str,
         return columns, rows
     paths = [name for name in columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)]
     finder = PathFinder(source / manifest.path.name)
-    moves_boxes = (source / "boxes.csv").is_file()
+    moves_boxes = is_file(source / "boxes.csv")
     if moves_boxes and "boxes" not in columns:
         columns.append("boxes")
     for row, record in zip(rows, manifest.records, strict=True):
         for name in paths:
             cell = row[name]
             path = finder.path(cell) if cell else source
-            is_path = name in ("image", "mask") or path.is_file()  # mask_NAME may also be a remark
+            is_path = name in ("image", "mask") or is_file(path)  # mask_NAME may also be a remark
             if cell and cell.lower() != ABSENT and not is_missing(cell) and is_path and not Path(cell).is_absolute():
                 row[name] = Path(os.path.relpath(path, target)).as_posix()
         if moves_boxes:

@@ -16,7 +16,8 @@ from PIL import ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from medvl.core.errors import InputError, warn
-from medvl.core.limits import check_size, head_of, open_plain
+from medvl.core.limits import check_size
+from medvl.data.packed import head_of, open_plain
 
 READABLE = "PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY or NPZ"
 ORIENTATION = 0x0112  # tag of EXIF and TIFF

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 from medvl.core.errors import Fault, InputError
 from medvl.data.cells import Grid, cell_text
+from medvl.data.packed import open_file
 
 MAX_BYTES = 1 << 29  # of all parts of the file, unpacked
 HEADER_WITHIN = 30  # rows at the top, empty ones not counted
@@ -58,10 +59,11 @@ def read_xlsx(path: Path, needed: Sequence[str], notes: list[str], faults: list[
         _check_file(path)
         with python_warnings.catch_warnings():
             python_warnings.simplefilter("ignore")  # of drawings and rules that are no cells
-            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-            sheet = _choose_sheet(book, needed, path, notes)
-            facts = _facts(path, sheet)
-            yield from _rows(sheet, facts, path, needed, notes, faults)
+            with open_file(path) as file:
+                book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+                sheet = _choose_sheet(book, needed, path, notes)
+                facts = _facts(path, sheet)
+                yield from _rows(sheet, facts, path, needed, notes, faults)
     except (InputError, GeneratorExit):
         raise
     except Exception as error:  # zip, XML, key, index and value errors, as they come out of a damaged file
@@ -95,11 +97,11 @@ def write_xlsx(path: Path, names: list[str], rows: list[list[str]]) -> None:
 
 def _check_file(path: Path) -> None:
     """InputError for what must not be opened at all."""
-    with path.open("rb") as stream:
-        if stream.read(4) == _OLD:
-            raise InputError("an old .xls file, or one behind a password", file=path, remedy="save it as .xlsx")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file:
+            if file.read(4) == _OLD:
+                raise InputError("an old .xls file, or one behind a password", file=path, remedy="save it as .xlsx")
+            archive = zipfile.ZipFile(file)
             size = sum(item.file_size for item in archive.infolist())
             if size > MAX_BYTES:
                 raise InputError(f"{size:,} bytes when unpacked", file=path, expected=f"at most {MAX_BYTES:,}")
@@ -153,7 +155,7 @@ def _top(sheet: Any) -> list[list[str]]:
 def _facts(path: Path, sheet: Any) -> SheetFacts:
     facts = SheetFacts()
     member = str(sheet._worksheet_path).lstrip("/")  # openpyxl streams a sheet without its merged ranges
-    with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(member) as stream:
         for _, element in ElementTree.iterparse(stream, events=("end",)):
             if element.tag == f"{_MARKUP}c":
                 _note_formula(element, facts)

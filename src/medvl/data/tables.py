@@ -15,6 +15,7 @@ from medvl.core.errors import Fault, InputError
 from medvl.core.files import whole_file
 from medvl.core.plain_yaml import NO_TEXT
 from medvl.data.cells import Grid, cell_text
+from medvl.data.packed import is_file, open_file, table_of
 from medvl.data.spreadsheets import HEADER_WITHIN, read_xlsx, write_xlsx
 from medvl.data.text_tables import read_csv, read_jsonl, write_csv, write_jsonl
 
@@ -40,13 +41,16 @@ class Table:
 
 
 def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
-    """Read a table by its suffix. A table that cannot be opened is an InputError; faults of single rows are listed.
+    """Read a table by its suffix, of a pack its first one. Faults of single rows are listed.
 
     Args:
         needed: columns by which the header is known, where rows stand above it, and the sheet of a workbook.
+
+    Raises:
+        InputError: a table that cannot be opened.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = table_of(path)
+    if not is_file(path):
         raise InputError("no such file", file=path, expected="a table: " + ", ".join(SUFFIXES))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -142,11 +146,13 @@ def _parquet(path: Path) -> Grid:
     import pyarrow.parquet
 
     try:
-        metadata = pyarrow.parquet.read_metadata(path)
-        size = metadata.num_rows * metadata.num_columns
-        if size > _MAX_VALUES:
-            raise InputError(f"a table of {size:,} values", file=path, expected=f"at most {_MAX_VALUES:,}")
-        table = pyarrow.parquet.read_table(path)
+        with open_file(path) as file:
+            metadata = pyarrow.parquet.read_metadata(file)
+            size = metadata.num_rows * metadata.num_columns
+            if size > _MAX_VALUES:
+                raise InputError(f"a table of {size:,} values", file=path, expected=f"at most {_MAX_VALUES:,}")
+            file.seek(0)
+            table = pyarrow.parquet.read_table(file)
         columns = [column.to_pylist() for column in table.columns]
     except InputError:
         raise

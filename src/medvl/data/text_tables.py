@@ -13,6 +13,7 @@ from medvl.core.csv_cells import Writer, read_cell
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import parse_json
 from medvl.data.cells import Grid, cell_text
+from medvl.data.packed import open_file
 
 MAX_BYTES = 1 << 30
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -21,9 +22,12 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical ba
 
 def table_text(path: Path, warnings: list[str]) -> str:
     """The text of a file: UTF-8, or what a byte order mark says. InputError naming the encoding it seems to have."""
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"a table of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
-    data = path.read_bytes()
+    with open_file(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        if size > MAX_BYTES:
+            raise InputError(f"a table of {size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
+        file.seek(0)
+        data = file.read()
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and data[:1000].count(0) > len(data[:1000]) // 4:
         raise InputError("UTF-16 without a byte order mark, or no text at all", file=path, remedy="save it as UTF-8")

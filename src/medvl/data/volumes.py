@@ -6,9 +6,11 @@ way a slice is displayed.
 
 from __future__ import annotations
 
-import io
+import gzip
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
-from medvl.core.limits import head_of, is_gzip, open_plain
 from medvl.data.image import PERCENTILES, Image, nan_background
 from medvl.data.mask_colours import StoredMask
+from medvl.data.packed import head_of, in_pack, is_gzip, is_plain, open_file, open_plain
 from medvl.data.volume import MILLIMETRES, NiftiSlice, Part, Volume, shown, three_sides
 
 AXES = ("sagittal", "coronal", "axial")
@@ -162,13 +164,21 @@ def open_nifti(path: Path, *, as_slices: bool = False) -> Volume:
 def _nifti_image(path: Path) -> Any:
     import nibabel
 
-    name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz", ".hdr")) and is_gzip(path) == name.endswith(".gz"):
+    name, is_packed = path.name.lower(), in_pack(path) is not None
+    if is_packed and name.endswith(".hdr"):
+        folder = tempfile.TemporaryDirectory()
+        image = nibabel.load(_copied_out(path, Path(folder.name)))
+        weakref.finalize(image, folder.cleanup)  # the voxels are read when they are asked for
+        return image
+    if name.endswith((".nii", ".nii.gz", ".hdr")) and is_gzip(path) == name.endswith(".gz") and not is_packed:
         return nibabel.load(path)
-    with open_plain(path) as file:  # a suffix that does not say what the file is
-        content = file.read()
-    kind = nibabel.Nifti2Image if content[4:6] == b"n+" else nibabel.Nifti1Image
-    return kind.from_stream(io.BytesIO(content))
+    file: Any = open_file(path)
+    if is_gzip(path):
+        # With its own suffix it is unpacked as far as it is read, else (it may be anything) within bounds.
+        file = gzip.GzipFile(fileobj=file) if name.endswith(".nii.gz") else open_plain(path)
+    kind = nibabel.Nifti2Image if file.read(6)[4:6] == b"n+" else nibabel.Nifti1Image
+    file.seek(0)
+    return kind.from_stream(file)
 
 
 def _colour_axis(shape: tuple[int, ...], kind: Any, intent: int, as_slices: bool) -> int | None:
@@ -213,6 +223,8 @@ def open_itk(path: Path) -> Volume:
     Raises:
         InputError: unreadable; more than three axes; voxels that are neither a number nor three (a colour).
     """
+    import SimpleITK
+
     header = head_of(path, ITK_HEADER)
     plugin = "NrrdImageIO" if header[:4] == b"NRRD" else "MetaImageIO"
     form = "nrrd" if plugin == "NrrdImageIO" else "mha"
@@ -221,10 +233,14 @@ def open_itk(path: Path) -> Volume:
         num_axes = len(size)
         spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
         direction = np.array(reader.GetDirection()).reshape(num_axes, num_axes)
+        kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
     if num_axes > 3 and any(side != 1 for side in size[3:]):
         raise InputError(f"a file of shape {size}", file=path, expected="one volume of up to three axes")
     if parts not in (1, 3):
         raise InputError(f"{parts} numbers a voxel", file=path, expected="one, or three of a colour")
+    bits = re.search(r"(\d+)-bit", kind)
+    if bits is None or "complex" in kind:
+        raise InputError(f"voxels of {kind}", file=path, expected="one number a voxel, or a colour")
     used = min(num_axes, 3)
     affine = np.eye(4)
     affine[:used, :used] = (direction @ np.diag(spacing))[:used, :used]
@@ -232,8 +248,6 @@ def open_itk(path: Path) -> Volume:
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's axes run to the left and to the back
 
     def load(part: Part) -> NDArray[Any]:
-        import SimpleITK
-
         ranges = [one.indices(side) for one, side in zip(part, three_sides(size), strict=True)]
         with _itk_reader(path, plugin) as reader:
             reader.SetExtractIndex([ranges[i][0] if i < 3 else 0 for i in range(num_axes)])
@@ -243,30 +257,20 @@ def open_itk(path: Path) -> Volume:
         return np.asarray(voxels.reshape(*sides[::-1], *((3,) if parts == 3 else ())).swapaxes(0, 2))
 
     known = re.search(ITK_SPACING[plugin], header, re.MULTILINE | re.IGNORECASE) is not None
-    return Volume.of(
-        path, form, size[:3], affine, load, _itk_bits(path, plugin), is_colour=parts == 3, has_spacing=known
-    )
-
-
-def _itk_bits(path: Path, plugin: str) -> int:
-    import SimpleITK
-
-    with _itk_reader(path, plugin) as reader:
-        name = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
-    found = re.search(r"(\d+)-bit", name)
-    if found is None or "complex" in name:
-        raise InputError(f"voxels of {name}", file=path, expected="one number a voxel, or a colour")
-    return int(found[1])
+    return Volume.of(path, form, size[:3], affine, load, int(bits[1]), is_colour=parts == 3, has_spacing=known)
 
 
 @contextmanager
 def _itk_reader(path: Path, plugin: str) -> Iterator[Any]:
-    """A reader that has read the header; what SimpleITK raises inside becomes an InputError."""
+    """A reader that has read the header; what SimpleITK raises inside becomes an InputError.
+
+    SimpleITK reads files alone: of one in a pack, or in gzip, a copy stands in a temporary folder meanwhile.
+    """
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with tempfile.TemporaryDirectory() as folder:
-        source = path
+        source = path if in_pack(path) is None else _copied_out(path, Path(folder))
         if is_gzip(path):
             source = Path(folder) / path.name.removesuffix(".gz")
             with open_plain(path) as file:
@@ -286,3 +290,38 @@ def _itk_reader(path: Path, plugin: str) -> Iterator[Any]:
                 expected="a whole file, and the data file that a detached header names",
                 remedy="export or copy it again",
             ) from None
+
+
+def companions(path: Path) -> tuple[str, ...]:
+    """Names of the files that hold the voxels of a detached header (.nhdr, .mhd, .hdr); () where it holds them itself.
+
+    Raises:
+        InputError: a header whose voxels are in several files, or not beside it.
+    """
+    if path.name.lower().endswith(".hdr"):
+        names = [path.name[:-3] + ("IMG" if path.name.endswith("HDR") else "img")]
+    elif not _is_itk(path):
+        return ()
+    else:
+        head = head_of(path, 16 * ITK_HEADER)
+        if head[:4] == b"NRRD":
+            end = re.search(rb"\r?\n\r?\n", head)
+            head = head[: end.start()] if end else head
+            found = re.findall(rb"^data ?file:(.*)$", head, re.MULTILINE | re.IGNORECASE)
+        else:
+            found = re.findall(rb"^\s*ElementDataFile\s*[=:](.*)$", head, re.MULTILINE)[:1]
+            found = [] if found and found[0].strip() == b"LOCAL" else found or [b""]
+        names = [name.decode(errors="replace").strip() for name in found]
+    for name in names:
+        if "/" in name or not is_plain(name) or name in ("LIST", "LOCAL") or "%" in name or " " in name:
+            what = f"a header whose voxels are in {name or '(no file)'}"
+            raise InputError(what, file=path, expected="one file beside it", remedy="write it as one .nrrd or .mha")
+    return tuple(names)
+
+
+def _copied_out(path: Path, folder: Path) -> Path:
+    """Copy a file of a pack, and what belongs to it, into a folder."""
+    for name in (path.name, *companions(path)):
+        with open_file(path.with_name(name)) as source, (folder / name).open("wb") as target:
+            shutil.copyfileobj(source, target)
+    return folder / path.name

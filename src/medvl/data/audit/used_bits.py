@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 
 from medvl.core.errors import InputError
 from medvl.data.images import kind_of, read_image
+from medvl.data.packed import open_file
 from medvl.data.record import Record
 
 FEW_BITS = 14  # a quarter of the range or less
@@ -50,7 +51,7 @@ def used_bits(path: Path) -> int | None:
     try:
         if kind_of(path) != "picture":
             return None
-        with path.open("rb") as file, PILImage.open(file) as image:
+        with open_file(path) as file, PILImage.open(file) as image:
             if not (image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))):
                 return None
         found = read_image(path)
