@@ -11,9 +11,7 @@ from typer.testing import CliRunner, Result
 
 from medvl.cli.data import check
 from medvl.core.errors import InputError
-from medvl.data.importers import layouts
-from medvl.data.importers.doctor import examine
-from medvl.data.importers.layouts import LAYOUTS, Layout, Part
+from medvl.data.importers.layouts import Layout, Part, all_layouts, examine
 
 
 def run(*words: str) -> Result:
@@ -32,9 +30,9 @@ def files(folder: Path, *names: str) -> Path:
 def test_without_arguments_one_line_a_layout() -> None:
     done = run()
     lines = done.stdout.splitlines()
-    assert done.exit_code == 0 and len(lines) == len(LAYOUTS)
-    assert all(line.split()[0] == name for line, name in zip(lines, LAYOUTS, strict=True))
-    assert set(json.loads(run("--json").stdout)["layouts"]) == set(LAYOUTS)
+    assert done.exit_code == 0 and len(lines) == len(all_layouts())
+    assert all(line.split()[0] == name for line, name in zip(lines, all_layouts(), strict=True))
+    assert set(json.loads(run("--json").stdout)["layouts"]) == set(all_layouts())
 
 
 def test_what_a_layout_consists_of() -> None:
@@ -50,8 +48,8 @@ def test_a_complete_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     folder = files(tmp_path, "data.yaml", "train/labels/a.txt", "train/images/a.png")
     done = run("yolo", str(folder))
     assert done.exit_code == 0 and f"{folder}: complete" in done.stdout and "1 found, ok" in done.stdout
-    small = Layout("small", "two files", "siim:import_siim", (Part("both", ("*.x",), 2),), "here", "none", "none")
-    monkeypatch.setitem(layouts.LAYOUTS, "small", small)
+    small = Layout("small", "two files", (Part("both", ("*.x",), 2),), "here", "none", "none")
+    monkeypatch.setitem(all_layouts(), "small", small)
     assert run("small", str(files(tmp_path, "a.x", "deep/er/b.x"))).exit_code == 0
     (tmp_path / "a.x").unlink()
     done = run("small", str(tmp_path))
@@ -82,7 +80,7 @@ def test_links_and_hidden_files(tmp_path: Path) -> None:
     folder = files(tmp_path / "set", "data.yaml", ".hidden/images/x.png", "images/.y.png")
     (folder / "train").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(folder)
-    counts = {found.part.what: found.num_found for found in examine(LAYOUTS["yolo"], folder)}
+    counts = {found.part.what: found.num_found for found in examine(all_layouts()["yolo"], folder)}
     assert counts == {"classes and parts": 1, "labels": 1, "images": 1}
 
 

@@ -16,7 +16,7 @@ from medvl.data.importers import chexpert, covidx, nih, object_cxr, rsna
 from medvl.data.importers.chexpert import LABELS as CHEXPERT
 from medvl.data.importers.chexpert import import_chexpert
 from medvl.data.importers.covidx import import_covidx
-from medvl.data.importers.layouts import LAYOUTS
+from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.ms_cxr import import_ms_cxr
 from medvl.data.importers.nih import import_nih
 from medvl.data.importers.object_cxr import import_object_cxr, parse_shape
@@ -359,7 +359,7 @@ def test_counts_by_split_add_up(tmp_path: Path) -> None:
 
 def number_of(layout: str, what: str) -> int:
     """How many files of a part the published set has."""
-    (number,) = (part.num for part in LAYOUTS[layout].parts if part.what == what)
+    (number,) = (part.num for part in get_layout(layout).parts if part.what == what)
     assert number is not None
     return number
 

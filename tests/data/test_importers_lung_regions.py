@@ -116,7 +116,8 @@ def test_turned_images(tmp_path: Path, words: str, max_size: int | None) -> None
 def test_import(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = import_lung_regions(folder, out, max_size=30, licence="CC BY")
-    assert (result.num_images, result.num_rows, result.num_specks) == (3, 38 + 28 + 28, 1)
+    assert result.num_records == {"train": 38, "val": 28, "test": 28}
+    assert (result.counts["images"], result.counts["images_with_specks"]) == (3, 1)
     (fault,) = result.left_out
     assert fault.record == "d-1" and "1 large components" in fault.what
     records = load_manifest(result.manifest, need_text=True).records
@@ -209,7 +210,7 @@ def test_rows_without_a_mask_are_left_out_and_counted(folder: Path, tmp_path: Pa
     ]
     write_manifest(folder / "some.csv", rows)
     result = import_lung_regions(folder / "some.csv", tmp_path / "out")
-    assert (result.num_images, result.num_without_mask, result.left_out) == (1, 2, ())
+    assert (result.counts["images"], result.counts["rows_without_a_mask"], result.left_out) == (1, 2, ())
     write_manifest(folder / "none.csv", rows[1:])
     with pytest.raises(InputError):
         import_lung_regions(folder / "none.csv", tmp_path / "other")
@@ -224,7 +225,7 @@ def test_command_line(folder: Path, tmp_path: Path) -> None:
     words = ["data", "import", "lung-regions", str(folder), "--out", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1 and "left out:" in done.stderr and "[d-1]" in done.stderr
-    assert json.loads(done.stdout)["rows"] == 94
+    assert json.loads(done.stdout)["counts"]["phrases"] == 94
     target = tmp_path / "split.csv"
     done = CliRunner().invoke(
         app, ["data", "split", str(folder / "manifest.csv"), "--out", str(target), "--fractions", "0.5,0.5"]

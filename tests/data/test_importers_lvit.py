@@ -46,7 +46,7 @@ def small(num: int, split: str) -> list[tuple[str, str, str]]:
 def test_same_names_and_own_tables(tmp_path: Path) -> None:
     root = lay_out(tmp_path / "set", {split: small(3, split) for split in FOLDERS})
     result = import_lvit(root, tmp_path / "out" / "manifest.csv")
-    assert result.num_records == {"train": 3, "val": 3, "test": 3} and result.num_sentences == 9
+    assert result.num_records == {"train": 3, "val": 3, "test": 3} and result.counts["sentences"] == 9
     records = load_manifest(tmp_path / "out" / "manifest.csv", need_text=True).split("val")
     assert [record.text for record in records] == [f"The nuclei are val {i}." for i in range(3)]
     assert records[0].image.resolve() == (root / "Val_Folder" / "img" / "val0.jpg").resolve()
@@ -69,7 +69,7 @@ def test_names_in_two_splits_and_patients(tmp_path: Path) -> None:
     result = import_lvit(lay_out(tmp_path / "set", rows), tmp_path / "m.csv")
     records = load_manifest(tmp_path / "m.csv").records
     assert {record.id for record in records} >= {"train-1", "val-1", "test-1"}
-    assert Counter(record.patient for record in records)["S1"] == 3 and result.num_named_patients == 3
+    assert Counter(record.patient for record in records)["S1"] == 3 and result.counts["named_patients"] == 3
     assert any("1 file names stand in more than one split" in text for text in result.warnings)
 
 
@@ -135,7 +135,7 @@ def test_monuseg(shared_data: Path, tmp_path: Path) -> None:
     for split, rows in tables.items():
         write_table(tmp_path / "MoNuSeg" / FOLDERS[split] / f"{split.capitalize()}_text.xlsx", rows)
     result = import_lvit(tmp_path / "MoNuSeg", tmp_path / "m.csv")
-    assert result.num_records == {"train": 24, "val": 6, "test": 6} and result.num_named_patients == 36
+    assert result.num_records == {"train": 24, "val": 6, "test": 6} and result.counts["named_patients"] == 36
     found = {record.id: record for record in load_manifest(tmp_path / "m.csv", need_text=True).records}
     for record in source.records:
         assert found[record.id.removeprefix("mo-")].text == record.text
@@ -151,7 +151,7 @@ def test_qata(shared_data: Path, tmp_path: Path) -> None:
     for row in captions:
         rows[row["split"]].append((row["Image"].removeprefix("mask_"), row["Image"], row["Description"]))
     result = import_lvit(lay_out(tmp_path / "Covid19", rows, combined=True), tmp_path / "m.csv")
-    assert result.num_records == {"train": 5716, "val": 1429, "test": 2113} and result.num_sentences == 383
+    assert result.num_records == {"train": 5716, "val": 1429, "test": 2113} and result.counts["sentences"] == 383
     found = load_manifest(tmp_path / "m.csv", check_files=False, need_text=True).records
     texts = {record.id: record.text for record in found}
     assert len(texts) == 9258
@@ -161,4 +161,4 @@ def test_qata(shared_data: Path, tmp_path: Path) -> None:
     assert all(typo in joined for typo in ("lowerl", "mddle", "oneinfected"))
     train = {record.patient for record in found if record.split == "train"}
     val = {record.patient for record in found if record.split == "val"}
-    assert len(train & val) == 434 and result.num_named_patients > 4000
+    assert len(train & val) == 434 and result.counts["named_patients"] > 4000

@@ -19,7 +19,7 @@ from PIL import Image
 
 from medvl.core.errors import Fault
 from medvl.data.importers import chexpert, nih, openi, rsna, siim
-from medvl.data.importers.rle import relative_runs
+from medvl.data.importers.shapes import relative_runs
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 

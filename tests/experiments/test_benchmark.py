@@ -16,7 +16,7 @@ from medvl.cli import app
 from medvl.config import load_config
 from medvl.core.errors import InputError
 from medvl.data.importers import chexpert, covidx, nih
-from medvl.data.importers.layouts import LAYOUTS
+from medvl.data.importers.layouts import get_layout
 from medvl.experiments.benchmark import COLUMNS, FRACTIONS, OTHERWISE, PRETRAININGS, Column, column_of, run_benchmark
 from medvl.experiments.benchmark_given import Given
 from medvl.experiments.benchmark_page import as_csv, as_json, as_markdown
@@ -416,7 +416,7 @@ def test_with_no_set_at_all_a_dry_run_says_what_there_is_to_get(
     for column in published_table(table).columns:
         layout = column_of(published_table(table), column).layout
         assert f"then: medvl data import {layout} FOLDER --out DATA/{layout}/manifest.csv" in said
-        assert f"obtained: {LAYOUTS[layout].obtained}" in said
+        assert f"obtained: {get_layout(layout).obtained}" in said
 
 
 def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def import_(
     import sys
 
     from medvl.core.errors import InputError
-    from medvl.data.importers.layouts import LAYOUTS, get_layout
+    from medvl.data.importers.layouts import all_layouts, get_layout
 
     chosen = get_layout(layout)
     given: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
@@ -53,38 +53,18 @@ def import_(
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in chosen.options:
-            takers = ", ".join(other.name for other in LAYOUTS.values() if name in other.options)
+            takers = ", ".join(other.name for other in all_layouts().values() if name in other.options)
             raise InputError(f"--{name.replace('_', '-')} belongs to {takers}, not to {layout}")
-    chosen.check_out(folder, out)
-    left_out: tuple[object, ...] = ()
-    if layout == "lung-regions":
-        result = chosen.function()(folder, out, **options)
-        left_out = result.left_out
-        made: dict[str, object] = {"manifest": str(result.manifest), "images": result.num_images}
-        made |= {"rows": result.num_rows, "left_out": [str(fault) for fault in left_out]}
-        made["images_with_specks"] = result.num_specks
-        made["rows_without_a_mask"] = result.num_without_mask
-        text = f"{result.manifest}: {result.num_images} images, {result.num_rows} phrases, {len(left_out)} left out"
-        if result.num_without_mask:
-            text += f"; {result.num_without_mask} rows without a mask left out"
-        if result.num_specks:
-            text += f"; specks were dropped from {result.num_specks} masks"
-        for fault in left_out:
-            print(f"left out: {fault}", file=sys.stderr)
-    elif layout == "lvit":
-        found = chosen.function()(folder, out)
-        made = {"manifest": str(found.manifest), "records": found.num_records}
-        made |= {"sentences": found.num_sentences, "named_patients": found.num_named_patients}
-        made["warnings"] = list(found.warnings)
-        text = f"{found.manifest}: {_counted(found.num_records)}; {found.num_sentences} distinct sentences"
-    else:
-        found = chosen.run(folder, out, **options)
-        made = {"manifest": str(found.manifest), "records": found.num_records, "counts": found.counts}
-        made |= {"labels": list(chosen.labels()), "warnings": list(found.warnings)}
-        text = f"{found.manifest}: {_counted(found.num_records)}"
-        text += "".join(f"\n  {name.replace('_', ' ')}: {number}" for name, number in found.counts.items())
+    result = chosen.run(folder, out, **options)
+    made = {"manifest": str(result.manifest), "records": result.num_records, "counts": result.counts}
+    made |= {"labels": list(chosen.labels), "warnings": list(result.warnings)}
+    made["left_out"] = [str(fault) for fault in result.left_out]
+    text = f"{result.manifest}: {_counted(result.num_records)}"
+    text += "".join(f"\n  {name.replace('_', ' ')}: {number}" for name, number in result.counts.items())
+    for fault in result.left_out:
+        print(f"left out: {fault}", file=sys.stderr)
     print(json.dumps(made) if as_json else text)
-    if left_out:
+    if result.left_out:
         raise typer.Exit(code=1)
 
 
@@ -206,15 +186,15 @@ def check(
     """
     import json
 
-    from medvl.data.importers.doctor import examine
-    from medvl.data.importers.layouts import LAYOUTS, get_layout
+    from medvl.data.importers.layouts import all_layouts, examine, get_layout
 
     if layout is None:
+        layouts = all_layouts()
         if as_json:
-            print(json.dumps({"layouts": {known.name: known.title for known in LAYOUTS.values()}}))
+            print(json.dumps({"layouts": {known.name: known.title for known in layouts.values()}}))
             return
-        width = max(map(len, LAYOUTS))
-        for known in LAYOUTS.values():
+        width = max(map(len, layouts))
+        for known in layouts.values():
             print(f"{known.name:{width}}  {known.title}")
         return
     chosen = get_layout(layout)

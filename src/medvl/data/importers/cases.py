@@ -23,7 +23,6 @@ import numpy as np
 from medvl.core.errors import Fault, InputError, warn
 from medvl.data.box_table import Box
 from medvl.data.images import image_size
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.shapes import CocoRuns, Corners, Shape
 from medvl.data.record import ABSENT, NOT_A_MASK
 from medvl.data.records import write_manifest
@@ -56,6 +55,17 @@ class Case:
     view: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None  # (H, W) that the annotation was made for; another image size is a fault
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """The manifest that was written, and what became of the files that were found."""
+
+    manifest: Path
+    num_records: dict[str, int]  # by split
+    counts: dict[str, int] = field(default_factory=dict)  # what each rule kept, cut or left out
+    warnings: tuple[str, ...] = ()
+    left_out: tuple[Fault, ...] = ()  # images that do not fit the rule of the layout
 
 
 def write_cases(

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from medvl.core.errors import Fault, InputError
-from medvl.data.importers.cases import Case, safe_id, write_cases
+from medvl.data.importers.cases import Case, ImportResult, safe_id, write_cases
 from medvl.data.importers.published_splits import draw_groups
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, need_folder, stream_csv
 
 LABELS = (

@@ -5,7 +5,7 @@ annotations/instances_default.json; Label Studio: result.json; Roboflow: train/_
 word train, val or test in the name of the file, else of its folder, else there is none. An image is looked for beside
 its JSON, in FOLDER, FOLDER/images, in the sub-folder (also of images/) that the JSON is named after (train2017), then
 anywhere below by the end of its path.
-`segmentation` is a list of polygons (x, y, x, y, ...), or {"size", "counts"} of run lengths (`rle.coco_counts`);
+`segmentation` is a list of polygons (x, y, x, y, ...), or {"size", "counts"} of run lengths (`shapes.coco_counts`);
 iscrowd objects give masks and no box. Every image is taken to be searched for every category, as COCO is. What has no
 area (polygons on a line with their boxes, boxes of no width) is left out and counted; a box that is absent is made from
 the outline.
@@ -24,10 +24,9 @@ from typing import Any
 
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_json
-from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
+from medvl.data.importers.cases import Case, ImportResult, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import ImageFinder
 from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted, split_of_name
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import matching, need_folder
 from medvl.data.importers.shapes import CocoRuns, Corners, Polygon, polygon
 

@@ -23,10 +23,9 @@ import numpy as np
 
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
-from medvl.data.importers.cases import Case, capped, summed_up, unique_ids, write_cases
+from medvl.data.importers.cases import Case, ImportResult, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES
 from medvl.data.importers.instances import SPLITS, split_of_name
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import matching, need_folder, stream_csv, walk
 from medvl.data.importers.shapes import MaskFile
 from medvl.data.mask_colours import LabelValue, StoredMask, colours_of

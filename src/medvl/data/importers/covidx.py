@@ -16,9 +16,8 @@ from pathlib import Path
 
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
-from medvl.data.importers.cases import Case, safe_id, summed_up, write_cases
+from medvl.data.importers.cases import Case, ImportResult, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, shuffle_split
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, need_folder
 
 LABELS = ("normal", "pneumonia", "COVID-19")

@@ -26,10 +26,9 @@ import numpy as np
 
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_json
-from medvl.data.importers.cases import capped, summed_up, unique_ids, write_cases
+from medvl.data.importers.cases import ImportResult, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES, ImageFinder
 from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted, split_of_name
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import need_folder, walk
 from medvl.data.importers.shapes import Corners, Ellipse, Pixels, Polygon, Rectangle, polygon
 

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from medvl.core.errors import Fault, InputError, warn
 from medvl.core.files import whole_folder
 from medvl.data.images import image_orientation, read_image
+from medvl.data.importers.cases import ImportResult
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
 from medvl.data.masks import read_mask, resample_mask
 from medvl.data.orientation import UPRIGHT, Turn
@@ -46,21 +46,9 @@ _EVAL_ROWS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RegionImport:
-    """What was made, and the images that were left out because their mask does not fit the rule."""
-
-    manifest: Path
-    num_images: int
-    num_rows: int
-    num_specks: int  # images from which components below SMALL were dropped
-    left_out: tuple[Fault, ...]
-    num_without_mask: int  # rows that were left out because they have no lung mask
-
-
 def import_lung_regions(
     source: str | Path, out: str | Path, *, max_size: int | None = None, licence: str | None = None
-) -> RegionImport:
+) -> ImportResult:
     """Make a phrase-and-region set from any manifest with lung masks and splits.
 
     Args:
@@ -70,8 +58,11 @@ def import_lung_regions(
         max_size: shrink images to this longest side (JPEG, quality 90); without it they are copied as they are.
         licence: replaces the licence of the rows.
 
-    Images whose mask has another number of large components than two are left out, counted and reported; so are rows
-    without a mask (not annotated, or looked for and absent).
+    Images whose mask has another number of large components than two are left out and reported (`left_out`); so are
+    rows without a mask (not annotated, or looked for and absent).
+
+    `counts` of the result: images, phrases, images_with_specks (components below SMALL were dropped),
+    rows_without_a_mask.
     """
     source, out = Path(source), Path(out)
     source = source / "manifest.csv" if source.is_dir() else source
@@ -85,8 +76,9 @@ def import_lung_regions(
     with whole_folder(out) as work:
         for name in ("images", "maps"):
             (work / name).mkdir()
-        result = _write(source, records, work, max_size, licence)
-    return RegionImport(out / "manifest.csv", *result, num_without)
+        splits, counts, left_out = _write(source, records, work, max_size, licence)
+    counts["rows_without_a_mask"] = num_without
+    return ImportResult(out / "manifest.csv", splits, counts, left_out=left_out)
 
 
 def label_map(right: NDArray[np.bool_], left: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -178,7 +170,7 @@ def _check_rows(source: Path, records: Iterable[Record]) -> None:
 
 def _write(
     source: Path, records: Sequence[Record], out: Path, max_size: int | None, licence: str | None
-) -> tuple[int, int, int, tuple[Fault, ...]]:
+) -> tuple[dict[str, int], dict[str, int], tuple[Fault, ...]]:
     rows: list[dict[str, str]] = []
     maps: list[dict[str, str]] = []
     left_out: list[Fault] = []
@@ -216,7 +208,8 @@ def _write(
     write_manifest(out / "manifest_labels.csv", maps, ("id", "image", "mask", "patient", "split", "licence", "labels"))
     classes = {name: [value] for name, value in CLASSES.items()}
     (out / "classes.json").write_text(json.dumps(classes) + "\n", encoding="utf-8")
-    return len(maps), len(rows), num_specks, tuple(left_out)
+    counts = {"images": len(maps), "phrases": len(rows), "images_with_specks": num_specks}
+    return dict(Counter(row["split"] for row in rows)), counts, tuple(left_out)
 
 
 def _short_names(records: Sequence[Record]) -> list[str]:

@@ -3,6 +3,9 @@
 `Image` names the mask file. Two rules name masks: MoNuSeg's (the image's name as PNG) and QaTa-COV19's (`mask_X.png`
 for image `X.png`). One table `Train_Folder/Train_Val_text.xlsx` may serve train and val. Sentences are kept letter by
 letter, typing errors included.
+
+Source: the README of LViT's repository, which publishes the layout for QaTa-COV19-v2, MosMedData+ and MoNuSeg. The
+captions of QaTa-COV19 and the images and captions of MoNuSeg were met, of MosMedData+ never a file.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.cells import is_missing
 from medvl.data.file_checks import file_faults
+from medvl.data.importers.cases import ImportResult
 from medvl.data.importers.set_files import belongs, matching
 from medvl.data.record import MaskRef, Record
 from medvl.data.records import write_manifest
@@ -29,19 +33,11 @@ _COMBINED = "Train_Val_text"
 _PATIENT = re.compile(r"sub-([A-Za-z0-9]+)|(TCGA-[A-Za-z0-9]{2}-[A-Za-z0-9]{4})")
 
 
-@dataclass(frozen=True, slots=True)
-class LvitImport:
-    """What was written."""
-
-    manifest: Path
-    num_records: dict[str, int]  # by split
-    num_sentences: int  # distinct
-    num_named_patients: int  # records whose file name carries the patient; the others are their own patient
-    warnings: tuple[str, ...]
-
-
-def import_lvit(folder: str | Path, out: str | Path) -> LvitImport:
+def import_lvit(folder: str | Path, out: str | Path) -> ImportResult:
     """Write the manifest of a folder in LViT's layout. All faults are raised together and nothing is written then.
+
+    `counts` of the result: sentences (distinct), named_patients (records whose file name carries the patient; the
+    others are their own patient).
 
     Faults: a missing folder, table or column, an image without mask or sentence, a mask without image, a sentence
     without mask, a name that stands twice, an unreadable file, a mask of another size than its image.
@@ -59,13 +55,10 @@ def import_lvit(folder: str | Path, out: str | Path) -> LvitImport:
     for message in reader.warnings:
         warn(message)
     write_manifest(out, [_row(record, out.parent) for record in records], _COLUMNS)
-    return LvitImport(
-        manifest=out,
-        num_records={split: sum(record.split == split for record in records) for split in reader.splits},
-        num_sentences=len({record.text for record in records}),
-        num_named_patients=sum(_PATIENT.search(record.image.stem) is not None for record in records),
-        warnings=tuple(reader.warnings),
-    )
+    splits = {split: sum(record.split == split for record in records) for split in reader.splits}
+    counts = {"sentences": len({record.text for record in records})}
+    counts["named_patients"] = sum(_PATIENT.search(record.image.stem) is not None for record in records)
+    return ImportResult(out, splits, counts, tuple(reader.warnings))
 
 
 _COLUMNS = ("id", "image", "text", "mask", "patient", "split")

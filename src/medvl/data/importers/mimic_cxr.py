@@ -26,7 +26,7 @@ from typing import IO
 
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.file_checks import file_faults
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.cases import ImportResult
 from medvl.data.record import Record
 from medvl.data.records import write_manifest
 from medvl.data.reports.sections import CleanReport, parse_sections, report_text

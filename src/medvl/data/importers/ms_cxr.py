@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvl.core.errors import Fault, InputError
-from medvl.data.importers.cases import Case, boxed, safe_id, summed_up, write_cases
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.cases import Case, ImportResult, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.set_files import matching, need_folder, stream_csv
 from medvl.data.importers.shapes import Corners, Rectangle
 

@@ -22,9 +22,8 @@ from pathlib import Path
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
 from medvl.data.box_table import Box, make_box
-from medvl.data.importers.cases import Case, summed_up, write_cases
+from medvl.data.importers.cases import Case, ImportResult, summed_up, write_cases
 from medvl.data.importers.published_splits import draw_groups
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 
 LABELS = tuple(

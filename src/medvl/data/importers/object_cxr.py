@@ -16,9 +16,8 @@ from pathlib import Path
 
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
-from medvl.data.importers.cases import Case, boxed, safe_id, summed_up, write_cases
+from medvl.data.importers.cases import Case, ImportResult, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import shuffle_split
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvl.core.errors import Fault, InputError, warn
+from medvl.data.importers.cases import ImportResult
 from medvl.data.importers.mimic_cxr import image_faults
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import matching
 from medvl.data.record import Record
 from medvl.data.records import write_manifest

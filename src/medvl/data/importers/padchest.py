@@ -23,8 +23,7 @@ from pathlib import Path
 from medvl.core.errors import Fault, InputError
 from medvl.data.cells import is_missing
 from medvl.data.images import image_size
-from medvl.data.importers.cases import Case, safe_id, summed_up, write_cases
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.cases import Case, ImportResult, safe_id, summed_up, write_cases
 from medvl.data.importers.set_files import index_files, matching, need_folder, stream_csv
 from medvl.data.reports.sections import Sections, report_text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medvl.core.errors import InputError, warn
 from medvl.core.files import refuse_source
-from medvl.data.importers.result import ImportResult
+from medvl.data.importers.cases import ImportResult
 from medvl.data.moved_rows import moved_rows
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.reports.headings import unknown_titles

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvl.core.errors import Fault
-from medvl.data.importers.cases import Case, boxed, summed_up, write_cases
+from medvl.data.importers.cases import Case, ImportResult, boxed, summed_up, write_cases
 from medvl.data.importers.published_splits import train_val_test
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 from medvl.data.importers.shapes import Corners, Rectangle
 

@@ -3,6 +3,10 @@
 A pixel belongs to a rectangle or an ellipse that holds its centre; polygons and COCO's run lengths are painted by
 COCO's own raster (faster-coco-eval), which differs from that rule by at most pixels of the border.
 
+Run lengths go down the columns: the flat index of pixel (row, column) is column * H + row. Source of the relative ones:
+the SIIM-ACR competition's data page ("relative form of RLE: pixel locations are measured from the end of the previous
+run"; the first from pixel 0).
+
 Coordinates are those of the picture's plane: x to the right, y downwards, the pixel (row, column) covers
 column..column+1 and row..row+1. A shape is a small immutable object, so that a set of any size can be listed before
 the first mask is painted.
@@ -18,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import InputError
-from medvl.data.importers.rle import coco_counts, relative_runs
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
 
@@ -145,7 +148,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class RelativeRuns:
-    """SIIM-ACR's run lengths, see `rle.relative_runs`."""
+    """SIIM-ACR's run lengths, see `relative_runs`."""
 
     text: str
 
@@ -156,7 +159,7 @@ class RelativeRuns:
 
 @dataclass(frozen=True, slots=True)
 class CocoRuns:
-    """COCO's run lengths with the size they were made for, see `rle.coco_counts`."""
+    """COCO's run lengths with the size they were made for, see `coco_counts`."""
 
     counts: str | tuple[int, ...]
     size: tuple[int, int]  # (H, W)
@@ -180,3 +183,44 @@ def _inside(low: float, high: float, size: int) -> slice:
     """The pixels of one axis whose centre lies in low <= centre < high."""
     first, last = int(np.ceil(low - 0.5)), int(np.ceil(high - 0.5))
     return slice(min(max(first, 0), size), min(max(last, 0), size))
+
+
+def relative_runs(text: str, shape: tuple[int, int]) -> BoolArray:
+    """ "offset length offset length ..." -> (H, W) bool. An offset counts from the end of the run before it.
+
+    Raises:
+        InputError: not pairs of whole numbers, a negative offset, an empty run, or a run that leaves the mask.
+    """
+    try:
+        numbers = np.array([int(number) for number in text.split()], dtype=np.int64)
+    except ValueError:
+        numbers = np.empty(0, np.int64)
+    if numbers.size == 0 or numbers.size % 2 or (numbers[0::2] < 0).any() or (numbers[1::2] < 1).any():
+        raise InputError(f"not run lengths: {text[:40]!r}", expected="pairs of offset and length, length 1 or more")
+    size = shape[0] * shape[1]
+    if int(numbers.sum()) > size:
+        what = f"a run ends at pixel {int(numbers.sum())}"
+        raise InputError(what, expected=f"at most {size}, {shape[0]} rows x {shape[1]} columns")
+    return coco_counts([*numbers.tolist(), size - int(numbers.sum())], shape)
+
+
+def coco_counts(counts: str | Sequence[int], shape: tuple[int, int]) -> BoolArray:
+    """COCO's counts -> (H, W) bool: lengths of runs of 0 and 1 in turn, 0 first; or their compressed text.
+
+    Raises:
+        InputError: counts that are no numbers, are negative, or do not add up to H * W.
+    """
+    from faster_coco_eval.core import mask as coco
+
+    height, width = shape
+    try:
+        if isinstance(counts, str):
+            runs = {"size": [height, width], "counts": counts.encode("ascii")}
+        else:
+            if sum(counts) != height * width or min(counts) < 0:
+                raise ValueError(f"they add up to {sum(counts)} pixels")
+            runs = coco.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
+        return np.asarray(coco.decode(runs), dtype=np.bool_)
+    except (ValueError, TypeError, RuntimeError) as error:
+        what = f"not the run lengths of a COCO mask ({error})"
+        raise InputError(what, expected=f"{height * width} pixels, {height} rows x {width} columns") from None

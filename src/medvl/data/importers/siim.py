@@ -1,8 +1,8 @@
 """SIIM-ACR pneumothorax (Kaggle competition of 2019): train-rle.csv and one DICOM file an image.
 
 Columns `ImageId` (SOPInstanceUID) and `EncodedPixels`: -1 for no pneumothorax, else relative run lengths down the
-columns of a 1024 x 1024 image (`rle.relative_runs`). An image may stand in several rows, one for each lesion; its mask
-is their union. The files `<SOPInstanceUID>.dcm` may lie anywhere below the folder.
+columns of a 1024 x 1024 image (`shapes.relative_runs`). An image may stand in several rows, one for each lesion; its
+mask is their union. The files `<SOPInstanceUID>.dcm` may lie anywhere below the folder.
 Source: the competition's data page, siim-acr-pneumothorax-segmentation. The table was met whole (12,954 rows of 12,047
 images, 2,669 with a pneumothorax); DICOM files of this set never.
 
@@ -17,9 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medvl.core.errors import Fault
-from medvl.data.importers.cases import Case, summed_up, write_cases
+from medvl.data.importers.cases import Case, ImportResult, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, train_val_test
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
 from medvl.data.importers.shapes import RelativeRuns
 

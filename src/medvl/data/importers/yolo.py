@@ -22,9 +22,8 @@ from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
 from medvl.core.plain_yaml import read_yaml
 from medvl.data.images import image_size
-from medvl.data.importers.cases import boxed, capped, cut_box, unique_ids, write_cases
+from medvl.data.importers.cases import ImportResult, boxed, capped, cut_box, unique_ids, write_cases
 from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted
-from medvl.data.importers.result import ImportResult
 from medvl.data.importers.set_files import need_folder, walk
 from medvl.data.importers.shapes import Polygon, polygon
 
