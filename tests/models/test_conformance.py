@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medvl.models.monai import DynUNet
 from medvl.models.registry import MODELS, build_model, option_names
-from medvl.models.text_unet import PixelTextAttention
+from medvl.models.unet import PixelTextAttention
 from medvl.models.yolo import YOLO
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from medvl.core import errors
 from medvl.core.errors import InputError
-from medvl.models.lvit import LViT
-from medvl.models.plam import PLAM
+from medvl.models.lvit import PLAM, LViT
 from medvl.models.text_merge import cosine_basis, sincos_positions
 from medvl.models.unet import UNet
 from medvl.models.vit import PatchEmbedding, UpsampledBatchNorm2d, num_heads

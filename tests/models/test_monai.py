@@ -18,8 +18,7 @@ from medvl.core.errors import InputError
 from medvl.losses.segmentation import deep_supervision, segmentation_loss
 from medvl.models.monai import DynUNet, monai_networks
 from medvl.models.registry import MODELS, build_model, option_names
-from medvl.models.text_unet import PixelTextAttention, TextUNet, place_waves
-from medvl.models.unet import UNet
+from medvl.models.unet import PixelTextAttention, TextUNet, UNet, place_waves
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MONAI = ("unet_plus_plus", "attention_unet", "dynunet", "swin_unetr")

@@ -5,19 +5,18 @@ Shapes: B images, C channels, H W pixels, h w cells of the deepest map, D its ch
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
 from medvl.core.errors import InputError
-from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.encoder_unet import EncoderNetwork, InputNorm
+from medvl.models.encoders.registry import Pretrained
 
 
-class ImageClassifier(EncoderUNet):
+class ImageClassifier(EncoderNetwork):
     """The encoder of `EncoderUNet` (same sizes, padding and `input_norm`, same tensor names), and a linear head.
 
     Args:
-        size, in_channels, image_size, pretrained, input_norm: see `EncoderUNet`.
+        size, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
         num_classes: K.
         dropout: of the pooled features, in training.
     """
@@ -29,18 +28,16 @@ class ImageClassifier(EncoderUNet):
         in_channels: int = 1,
         num_classes: int = 1,
         image_size: int | tuple[int, int] = 224,
-        pretrained: Literal["none", "imagenet"] = "none",
-        input_norm: Literal["image", "none"] = "image",
+        pretrained: Pretrained = "none",
+        input_norm: InputNorm = "image",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
             size,
             in_channels=in_channels,
-            num_classes=num_classes,
             image_size=image_size,
             pretrained=pretrained,
             input_norm=input_norm,
-            decoder="none",
         )
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise InputError(f"dropout {dropout!r}", expected="a share from 0 to below 1")
@@ -56,6 +53,6 @@ class ImageClassifier(EncoderUNet):
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
 
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # one answer per image, no rows
+    def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K)."""
         return self.classify(self.pool(image))

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
-from torch import Tensor, nn
+from torch import Tensor
 
 from medvl.core.errors import InputError
-from medvl.models.text_merge import check_text
-from medvl.models.unet import check_image
+from medvl.models.base import ImageFeatures, SegmentationNetwork, expand_rows
 
 
-class CLIPSeg(nn.Module):
+class CLIPSeg(SegmentationNetwork):
     """One phrase, one mask: (B, C, H, W) and token features (N, L, D) -> logits (N, 1, H, W).
 
     Images of any size are resized to the folder's (S, S) and the logits back; grey ones are repeated to three channels.
@@ -51,7 +50,7 @@ class CLIPSeg(nn.Module):
         text_dim: int = 512,
         image_size: int | tuple[int, int] = 224,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels=in_channels, image_size=image_size)
         if size != "folder":
             raise InputError(f"clipseg has no size {size!r}", expected="model.size: folder")
         if num_classes != 1:
@@ -65,64 +64,43 @@ class CLIPSeg(nn.Module):
                 f"text features of width {text_dim} for a CLIPSeg of width {width}",
                 expected=f"text.encoder: hf:{folder}",
             )
-        self.image_size, self.in_channels, self.text_dim = image_size, in_channels, text_dim
+        self.text_dim = text_dim
         self.side = int(network.config.vision_config.image_size)
         self.layers = tuple(int(layer) for layer in network.config.extract_layers)
         self.vision = network.clip.vision_model.requires_grad_(False)
         self.text_projection = network.clip.text_projection.requires_grad_(False)
         self.decoder = network.decoder
 
-    def encode_image(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, C, H, W) -> the image tower's maps that the decoder reads, (B, P, width) each: the phrase plays no part.
-
-        Raises:
-            InputError: wrong number of channels.
-        """
-        check_image(image, self.in_channels)
+    def encode_padded(self, image: Tensor) -> ImageFeatures:
+        """(B, C, H, W) -> the image tower's maps that the decoder reads, (B, P, width) each."""
         image = F.interpolate(image.expand(-1, 3, -1, -1), (self.side, self.side), mode="bilinear", antialias=True)
         with torch.no_grad():
             hidden = self.vision(pixel_values=image, output_hidden_states=True).hidden_states
         return tuple(hidden[layer + 1] for layer in self.layers)  # hidden[0] are the embeddings
 
-    def decode(
+    def decode_rows(
         self,
-        image_features: tuple[Tensor, ...],
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        image_features: ImageFeatures,
+        text_features: Tensor | None,
+        text_mask: Tensor | None,
+        image_index: Tensor | None,
     ) -> Tensor:
-        """Maps of `encode_image` and one text per row -> logits (N, 1, H, W), H W = `size`, else (S, S).
-
-        Args:
-            text_features: (N, L, D); the last real token is the phrase's, as CLIP reads its end token.
-            text_mask: (N, L) bool, True = real token; None = all are.
-            image_index: (N,) int64, the image of each row; None when row n asks image n.
-        """
-        num_rows = image_features[0].shape[0] if image_index is None else image_index.shape[0]
-        text = check_text(text_features, text_mask, num_rows, self.text_dim)
+        """Maps of the image tower -> logits (N, 1, S, S). The last real token is the phrase's, as CLIP reads it."""
+        assert text_features is not None
+        num_rows, length, _ = text_features.shape
         if text_mask is None:
-            end = torch.full((num_rows,), text.shape[1] - 1, device=text.device)
+            end = torch.full((num_rows,), length - 1, device=text_features.device)
         else:
-            places = torch.arange(1, text.shape[1] + 1, device=text.device)
+            places = torch.arange(1, length + 1, device=text_features.device)
             end = (text_mask.long() * places).argmax(dim=1)  # (N,), the last real token: padding may stand before it
-        phrase = text[torch.arange(num_rows, device=end.device), end]  # (N, D)
-        maps = [x if image_index is None else x.index_select(0, image_index) for x in image_features]  # (N, P, width)
-        logits: Tensor = self.decoder(maps, self.text_projection(phrase)).logits.reshape(
-            num_rows, 1, self.side, self.side
-        )
-        return logits if size is None else F.interpolate(logits, size, mode="bilinear")  # (N, 1, H, W)
+        phrase = text_features[torch.arange(num_rows, device=end.device), end]  # (N, D)
+        maps = [expand_rows(x, image_index) for x in image_features]  # (N, P, width)
+        logits: Tensor = self.decoder(maps, self.text_projection(phrase)).logits
+        return logits.reshape(num_rows, 1, self.side, self.side)
 
-    def forward(
-        self,
-        image: Tensor,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-    ) -> Tensor:
-        """(B, C, H, W) and one text per row -> logits (N, 1, H, W); see `encode_image` and `decode`."""
-        size = (image.shape[2], image.shape[3])
-        return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
+    def fit(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, 1, S, S) -> (N, 1, H, W)."""
+        return F.interpolate(logits, size, mode="bilinear")
 
 
 def _from_folder(folder: str) -> Any:

@@ -17,12 +17,22 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
 from medvl.core.errors import InputError
-from medvl.models.encoders.registry import build_image_encoder
-from medvl.models.unet import ImageFeatures, check_image, double_conv
+from medvl.models.base import (
+    ImageFeatures,
+    ImageNetwork,
+    SegmentationNetwork,
+    check_choice,
+    check_positive,
+    standardize,
+)
+from medvl.models.encoders.base import ImageEncoder
+from medvl.models.encoders.registry import Pretrained, build_image_encoder
+from medvl.models.encoders.ucnn import double_conv
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)  # at the width of ResNet-18/50
 FULL_WIDTH = 64  # channels of the finest map of those
-MIN_CELLS = 2  # a side of the deepest map, so that a single image has batch statistics
+
+InputNorm = Literal["image", "none"]
 
 
 class DecoderBlock(nn.Module):
@@ -94,21 +104,52 @@ class LViTDecoder(nn.Module):
         return x
 
 
-class EncoderUNet(nn.Module):
-    """Image encoder, U-Net decoder with skips and one convolution: logits of K classes, no text.
+class EncoderNetwork(ImageNetwork):
+    """A network on an image encoder (`encoder`, whose tensor names all of them share), without what follows it.
 
     Args:
-        size: the image encoder: "nano" and "mini" (ResNet-18 of base width 16 and 32), "resnet18", "resnet50",
-            "efficientnet_lite0", "ucnn_nano", "ucnn_mini", "ucnn_T" (LViT's contracting path) or "hf:FOLDER-or-ID".
+        size: the image encoder: a name of `medvl.models.encoders.registry`.
         in_channels: channels of the image.
-        num_classes: K.
         image_size: (H, W) or side of the training images; any size can be fed, it is padded and cropped back.
         pretrained: "imagenet" loads packaged weights where there are any (efficientnet_lite0).
         input_norm: "image" brings each image to mean 0 and standard deviation 1 first; "none" takes it as it comes.
-        decoder: "unet", or "none" for the encoder alone (`decode` is then an error).
     """
 
-    uses_text = False
+    encoder: ImageEncoder
+
+    def __init__(
+        self,
+        size: str,
+        *,
+        in_channels: int,
+        image_size: int | tuple[int, int],
+        pretrained: Pretrained = "none",
+        input_norm: InputNorm = "image",
+    ) -> None:
+        super().__init__(in_channels=in_channels, image_size=image_size)
+        check_choice(type(self).__name__, "input_norm", input_norm, ("image", "none"))
+        self.size, self.input_norm = size, input_norm
+        self.encoder = build_image_encoder(size, in_channels=in_channels, pretrained=pretrained)
+        self.stride = self.encoder.strides[-1]
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), by `input_norm`."""
+        return standardize(image) if self.input_norm == "image" else image
+
+    def encode_padded(self, image: Tensor) -> ImageFeatures:
+        """(B, C, H', W') -> the encoder's maps, finest first."""
+        maps: ImageFeatures = self.encoder(image)
+        return maps
+
+
+class EncoderUNet(EncoderNetwork, SegmentationNetwork):
+    """Image encoder, U-Net decoder with skips and one convolution: logits of K classes, no text.
+
+    Args:
+        size, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
+        num_classes: K.
+        decoder: "unet", or "none" for the encoder alone (`decode` is then an error).
+    """
 
     def __init__(
         self,
@@ -117,85 +158,39 @@ class EncoderUNet(nn.Module):
         in_channels: int = 1,
         num_classes: int = 1,
         image_size: int | tuple[int, int] = 224,
-        pretrained: Literal["none", "imagenet"] = "none",
-        input_norm: Literal["image", "none"] = "image",
+        pretrained: Pretrained = "none",
+        input_norm: InputNorm = "image",
         decoder: Literal["unet", "none"] = "unet",
     ) -> None:
-        super().__init__()
-        for name, value, other in (("input_norm", input_norm, "image"), ("decoder", decoder, "unet")):
-            if value not in (other, "none"):
-                raise InputError(f"encoder_unet with {name} {value!r}", expected=f"{other} | none")
-        self.size, self.in_channels, self.image_size, self.input_norm = size, in_channels, image_size, input_norm
-        self.encoder = build_image_encoder(size, in_channels=in_channels, pretrained=pretrained)
+        super().__init__(
+            size, in_channels=in_channels, image_size=image_size, pretrained=pretrained, input_norm=input_norm
+        )
+        check_choice("EncoderUNet", "decoder", decoder, ("unet", "none"))
+        check_positive("EncoderUNet", num_classes=num_classes)
+        self.decoder: UNetDecoder | LViTDecoder | None = None
+        self.outc: nn.Conv2d | None = None
+        if decoder == "none":
+            return
         channels, strides = self.encoder.channels, self.encoder.strides
-        odd = any(b != 2 * a for a, b in pairwise(strides)) or strides[0] not in (1, 2, 4) or len(strides) < 3
-        if odd and decoder == "unet":
+        if any(b != 2 * a for a, b in pairwise(strides)) or strides[0] not in (1, 2, 4) or len(strides) < 3:
             raise InputError(
                 f"image encoder {size} has maps at strides {', '.join(map(str, strides))}",
                 expected="three or more strides that double, from 1, 2 or 4, for a U-Net decoder",
                 remedy="pretrain.decoder: none trains the encoder alone",
             )
-        self.decoder: UNetDecoder | LViTDecoder | None = None
-        self.outc: nn.Conv2d | None = None
-        if decoder == "unet":
-            self.decoder = LViTDecoder(channels) if strides[0] == 1 else UNetDecoder(channels, strides[0])
-            kernel = 1 if strides[0] == 1 else 3
-            self.outc = nn.Conv2d(self.decoder.channels, num_classes, kernel, padding=kernel // 2)
+        self.decoder = LViTDecoder(channels) if strides[0] == 1 else UNetDecoder(channels, strides[0])
+        kernel = 1 if strides[0] == 1 else 3
+        self.outc = nn.Conv2d(self.decoder.channels, num_classes, kernel, padding=kernel // 2)
 
-    @property
-    def stride(self) -> int:
-        """Of the deepest map."""
-        return self.encoder.strides[-1]
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest (H, W) that all maps divide evenly, with at least two cells a side."""
-        s = self.stride
-        return max(MIN_CELLS, -(-height // s)) * s, max(MIN_CELLS, -(-width // s)) * s
-
-    def encode_image(self, image: Tensor) -> ImageFeatures:
-        """(B, C, H, W) of any size, padded by edge replication -> the encoder's maps, finest first."""
-        check_image(image, self.in_channels)
-        if self.input_norm == "image":
-            image = standardize(image)
-        height, width = image.shape[2:]
-        new_height, new_width = self.padded_size(height, width)
-        if (new_height, new_width) != (height, width):
-            image = F.pad(image, (0, new_width - width, 0, new_height - height), mode="replicate")  # (B, C, H', W')
-        maps: ImageFeatures = self.encoder(image)
-        return maps
-
-    def decode(
+    def decode_rows(
         self,
         image_features: ImageFeatures,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        text_features: Tensor | None,
+        text_mask: Tensor | None,
+        image_index: Tensor | None,
     ) -> Tensor:
-        """Maps of `encode_image` -> logits (N, K, H, W), cropped to `size`; rows of one image are equal."""
-        if text_features is not None or text_mask is not None:
-            raise InputError("text given to a model that takes none", remedy="pass text_features=None")
+        """The encoder's maps -> logits (B, K, H', W')."""
         if self.decoder is None or self.outc is None:
             raise InputError("this model has no decoder", remedy="model.options.decoder: unet")
-        logits: Tensor = self.outc(self.decoder(image_features))  # (B, K, H', W')
-        if size is not None:
-            logits = logits[:, :, : size[0], : size[1]]  # (B, K, H, W)
-        return logits if image_index is None else logits.index_select(0, image_index)
-
-    def forward(
-        self,
-        image: Tensor,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-    ) -> Tensor:
-        """(B, C, H, W) -> logits (N, K, H, W); N = B without `image_index`. Text must be None."""
-        size = (image.shape[2], image.shape[3])
-        return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
-
-
-def standardize(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> the same with mean 0 and standard deviation 1 per image; a constant image becomes 0."""
-    mean = image.mean(dim=(1, 2, 3), keepdim=True)
-    std = image.std(dim=(1, 2, 3), keepdim=True, correction=0)
-    return (image - mean) / std.clamp(min=1e-3)
+        logits: Tensor = self.outc(self.decoder(image_features))
+        return logits

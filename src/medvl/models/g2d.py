@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.core.errors import InputError, nearest
-from medvl.models.encoder_unet import EncoderUNet
-from medvl.models.unet import ImageFeatures
+from medvl.core.errors import InputError
+from medvl.models.base import ImageFeatures, check_choice, check_positive
+from medvl.models.encoder_unet import EncoderUNet, InputNorm
+from medvl.models.encoders.registry import Pretrained
 from medvl.models.vit import Grid, resize_grid
 
 
@@ -179,19 +180,17 @@ class G2D(nn.Module):
         text_pool: Literal["first", "mean", "attention"] = "attention",
         text_norm: Literal["pooled", "tokens"] = "pooled",
         image_size: int | tuple[int, int] = 224,
-        pretrained: Literal["none", "imagenet"] = "none",
-        input_norm: Literal["image", "none"] = "image",
+        pretrained: Pretrained = "none",
+        input_norm: InputNorm = "image",
         pool_stride: int | None = None,
         pool_deeper: bool = True,
     ) -> None:
         super().__init__()
         self.size, self.in_channels = size, in_channels
-        _check("pool", pool, ("attention", "average"))
-        _check("text_pool", text_pool, ("first", "mean", "attention"))
-        _check("text_norm", text_norm, ("pooled", "tokens"))
-        for name, value in (("heads", heads), ("projection_dim", projection_dim)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"G2D with {name} {value!r}", expected="a whole number, at least 1")
+        check_choice("G2D", "pool", pool, ("attention", "average"))
+        check_choice("G2D", "text_pool", text_pool, ("first", "mean", "attention"))
+        check_choice("G2D", "text_norm", text_norm, ("pooled", "tokens"))
+        check_positive("G2D", heads=heads, projection_dim=projection_dim)
         self.text_dim, self.text_pool, self.text_norm = text_dim, text_pool, text_norm
         self.unet = EncoderUNet(
             size,
@@ -202,8 +201,7 @@ class G2D(nn.Module):
             input_norm=input_norm,
             decoder=decoder,
         )
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        height, width = self.unet.padded_size(height, width)
+        height, width = self.unet.padded_size(*self.unet.image_size)
         strides, channels = self.unet.encoder.strides, self.unet.encoder.channels
         stride = strides[-1] if pool_stride is None else pool_stride
         if stride not in strides:
@@ -311,13 +309,3 @@ class G2D(nn.Module):
             return tokens.mean(dim=1)
         keep = text_mask[:, :, None].to(tokens.dtype)  # (B, L, 1)
         return (tokens * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
-
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        like = nearest(str(value), choices)
-        raise InputError(
-            f"G2D has no {name} {value!r}",
-            expected=" | ".join(choices),
-            remedy=f"did you mean {like}?" if like else None,
-        )

@@ -11,14 +11,28 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.core.errors import InputError, nearest
-from medvl.models.plam import PLAM, PlamMode
+from medvl.core.errors import InputError
+from medvl.models.base import (
+    ImageFeatures,
+    SegmentationNetwork,
+    check_choice,
+    check_positive,
+    expand_rows,
+    padded_size,
+    text_keep_mask,
+)
+from medvl.models.encoder_unet import InputNorm
+from medvl.models.encoders.base import ImageEncoder
+from medvl.models.encoders.registry import Pretrained
+from medvl.models.encoders.ucnn import STRIDE, UCNNEncoder, double_conv, level_widths
 from medvl.models.pyramid_cnn import PyramidCNN
-from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary, check_text, text_keep_mask
-from medvl.models.unet import STRIDE, CNNEncoder, ImageFeatures, double_conv, level_widths, padded_size
+from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary
 from medvl.models.vit import DownStage, Grid, Reconstruct, UpStage
+
+PlamMode = Literal["both", "avg", "max", "none"]
 
 SIZES: dict[str, tuple[int, int]] = {  # base width, transformer blocks per stage
     "nano": (8, 1),
@@ -29,7 +43,37 @@ SIZES: dict[str, tuple[int, int]] = {  # base width, transformer blocks per stag
 }
 
 
-class LViT(nn.Module):
+class PLAM(nn.Module):
+    """One weight per pixel, from the mean and the maximum over CHANNELS of two ReLU(Conv1x1) maps.
+
+    a = mean_c ReLU(W_a x), m = max_c ReLU(W_m x), weight = MLP([a, m, a + m]), output = weight * x. The weight is not
+    bounded and may be negative, as released. "avg" and "max" keep one of the two maps (the MLP then has one input).
+    """
+
+    def __init__(self, width: int, mode: Literal["both", "avg", "max"] = "both") -> None:
+        super().__init__()
+        self.mode = mode
+        if mode != "max":
+            self.conv_avg = nn.Conv2d(width, width, kernel_size=1, bias=False)
+        if mode != "avg":
+            self.conv_max = nn.Conv2d(width, width, kernel_size=1, bias=False)
+        self.bottleneck = nn.Sequential(nn.Linear(3 if mode == "both" else 1, 6), nn.ReLU(), nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        parts = []
+        if self.mode != "max":
+            parts.append(F.relu(self.conv_avg(x)).mean(dim=1))  # (N, H, W)
+        if self.mode != "avg":
+            parts.append(F.relu(self.conv_max(x).amax(dim=1)))  # (N, H, W); ReLU and max commute
+        if self.mode == "both":
+            parts.append(parts[0] + parts[1])
+        weight = self.bottleneck(torch.stack(parts, dim=3)).permute(0, 3, 1, 2)  # (N, 1, H, W)
+        weighted: Tensor = x * weight
+        return weighted
+
+
+class LViT(SegmentationNetwork):
     """Text-guided segmentation of images of any size (`slots`: of one size), returning logits.
 
     The defaults are the released LViT-T without its 10 M dead parameters; golden results hold for them.
@@ -53,9 +97,6 @@ class LViT(nn.Module):
             "resnet50", "efficientnet_lite0"; see `PyramidCNN`).
         pretrained: "imagenet" loads packaged weights of that image encoder, where there are any.
         input_norm: whether that image encoder sees each image at mean 0 and deviation 1, as in `EncoderUNet`.
-
-    Attributes:
-        uses_text: whether text features must be given.
     """
 
     def __init__(
@@ -75,49 +116,36 @@ class LViT(nn.Module):
         patch: int = 16,
         mlp_tail: Literal["released", "plain"] = "released",
         cnn: str = "ucnn",
-        pretrained: Literal["none", "imagenet"] = "none",
-        input_norm: Literal["image", "none"] = "image",
+        pretrained: Pretrained = "none",
+        input_norm: InputNorm = "image",
     ) -> None:
-        super().__init__()
-        _check_choice("size", size, SIZES)
-        _check_choice("text_merge", text_merge, ("slots", "attention", "none"))
-        _check_choice("plam", plam, ("both", "avg", "max", "none"))
-        _check_choice("mlp_tail", mlp_tail, ("released", "plain"))
-        _check_choice("patch", patch, (8, 16))
-        for name, value in (("depth", depth), ("num_slots", num_slots), ("num_classes", num_classes)):
-            if value is not None and value < 1:
-                raise InputError(f"LViT with {name} {value}", expected="at least 1")
+        super().__init__(in_channels=in_channels, image_size=image_size, stride=STRIDE)
+        for name, value, choices in (
+            ("size", size, SIZES),
+            ("text_merge", text_merge, ("slots", "attention", "none")),
+            ("plam", plam, ("both", "avg", "max", "none")),
+            ("mlp_tail", mlp_tail, ("released", "plain")),
+            ("patch", patch, (8, 16)),
+            ("input_norm", input_norm, ("image", "none")),
+        ):
+            check_choice("LViT", name, value, choices)
+        check_positive("LViT", depth=depth, num_slots=num_slots, num_classes=num_classes, text_dim=text_dim)
         if attention_bias is not None and text_merge != "attention":
             raise InputError("attention_bias is an option of text_merge: attention", remedy="leave it out")
         if num_slots is not None and text_merge != "slots":
             raise InputError("num_slots is an option of text_merge: slots", remedy="leave it out")
-        base, default_depth = SIZES[size]
-        widths = level_widths(base)
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if text_merge == "slots" and padded_size(height, width) != (height, width):
-            raise InputError(
-                f"image_size {height}x{width} for token slots",
-                expected=f"multiples of {STRIDE}, e.g. {'x'.join(str(side) for side in padded_size(height, width))}",
-            )
-        self.image_size: tuple[int, int] = (height, width)
         self.patch, self.text_merge, self.text_dim = patch, text_merge, text_dim
         self.uses_text = text_merge != "none"
-        grid = self._grid(*padded_size(height, width))
-        depth = default_depth if depth is None else depth
-        block: dict[str, Any] = {"depth": depth, "dropout": dropout, "mlp_tail": mlp_tail}
+        if text_merge == "slots":
+            self.fixed_size = self._size_for_slots()
+        base, default_depth = SIZES[size]
+        widths = level_widths(base)
+        grid = self._grid(*self.padded_size(*self.image_size))
+        block: dict[str, Any] = {"depth": depth or default_depth, "dropout": dropout, "mlp_tail": mlp_tail}
         levels = range(4)
         patches = [patch >> k for k in levels]
 
-        if cnn == "ucnn" and pretrained != "none":
-            raise InputError("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
-        _check_choice("input_norm", input_norm, ("image", "none"))
-        if cnn == "ucnn" and input_norm != "image":
-            raise InputError("input_norm is an option of another cnn than ucnn", remedy="data.normalize")
-        self.encoder: CNNEncoder | PyramidCNN = (
-            CNNEncoder(in_channels, widths)
-            if cnn == "ucnn"
-            else PyramidCNN(cnn, in_channels, widths, pretrained, input_norm)
-        )
+        self.encoder = _image_encoder(cnn, base, in_channels, pretrained, input_norm)
         self.vit_down = nn.ModuleList(DownStage(widths[k], patches[k], grid, first=k == 0, **block) for k in levels)
         self.vit_up = nn.ModuleList(UpStage(widths[k], deepest=k == 3, **block) for k in levels)
         self.reconstruct = nn.ModuleList(Reconstruct(widths[k], patches[k]) for k in levels)
@@ -150,68 +178,29 @@ class LViT(nn.Module):
         model.load_state_dict(state)
         return model.eval()
 
-    def encode_image(self, image: Tensor) -> ImageFeatures:
-        """(B, C, H, W) -> x1 .. x5, the CNN's maps: all that does not depend on the text.
-
-        Raises:
-            InputError: wrong number of channels; with `slots` also another size than `image_size`.
-        """
-        size = (int(image.shape[-2]), int(image.shape[-1]))
-        if self.text_merge == "slots" and size != self.image_size:
-            raise InputError(
-                f"images of {size[0]}x{size[1]} pixels for a model with token slots",
-                expected=f"{self.image_size[0]}x{self.image_size[1]}",
-                remedy="resize the images, or use text_merge: attention, which takes any size",
-            )
-        features: ImageFeatures = self.encoder(image)
-        return features
-
-    def decode(
+    def decode_rows(
         self,
         image_features: ImageFeatures,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        text_features: Tensor | None,
+        text_mask: Tensor | None,
+        image_index: Tensor | None,
     ) -> Tensor:
-        """Maps of `encode_image` and one text per row -> logits (N, K, H, W).
-
-        Args:
-            image_features: x1 .. x5 of B images.
-            text_features: (N, L, D), or None for a model without text.
-            text_mask: (N, L) bool, True = real token; None = all are.
-            image_index: (N,) int64, the image of each row; None when row n asks image n.
-            size: (H, W) to crop to, the size of the image given to `encode_image`; None = not cropped.
-        """
-        self._check_text(text_features, text_mask, image_index, image_features[0].shape[0])
-        rows = image_index if self.uses_text else None  # without text, rows of one image are equal: expanded last
+        """x1 .. x5, the CNN's maps, and one text per row -> logits (N, K, H', W')."""
         skips, x = image_features[:4], image_features[4]
         grid = self._grid(skips[0].shape[2], skips[0].shape[3])
-        tokens = self._down(skips, grid, text_features, text_mask, rows)
+        tokens = self._down(skips, grid, text_features, text_mask, image_index)
         z: Tensor | None = None
         merged: list[Tensor] = []
         for k in reversed(range(4)):
             z = self.vit_up[k](tokens[k], z)  # (N, P, C_k)
-            merged.append(_add_upsampled(_expand(skips[k], rows), self.reconstruct[k](z, grid)))  # (N, C_k, H_k, W_k)
-        x = _expand(x, rows)
+            small = self.reconstruct[k](z, grid)  # (N, C_k, h, w)
+            merged.append(_add_upsampled(expand_rows(skips[k], image_index), small))  # (N, C_k, H_k, W_k)
+        x = expand_rows(x, image_index)
         for k, skip in zip(reversed(range(4)), merged, strict=True):
-            x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = self.up[k](torch.cat([self.plam[k](skip), x], dim=1))  # (N, out_k, H_k, W_k)
         logits: Tensor = self.outc(x)
-        if size is not None:
-            logits = logits[:, :, : size[0], : size[1]]  # (N, K, H, W)
-        return logits if self.uses_text else _expand(logits, image_index)
-
-    def forward(
-        self,
-        image: Tensor,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-    ) -> Tensor:
-        """(B, C, H, W) and one text per row -> logits (N, K, H, W); see `encode_image` and `decode`."""
-        size = (image.shape[2], image.shape[3])
-        return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
+        return logits
 
     def _down(
         self,
@@ -233,30 +222,37 @@ class LViT(nn.Module):
             x = stage.embed(skips[k])  # (B, P, C_k)
             later = rows  # where the tokens still stand once per image, they are expanded after their blocks
             if self.text_merge == "attention":
-                x = self.attend[k](_expand(x, rows), text_features, keep, summary, grid)  # (N, P, C_k)
+                x = self.attend[k](expand_rows(x, rows), text_features, keep, summary, grid)  # (N, P, C_k)
                 later = None
             elif self.text_merge == "slots" and k == 0:
-                x = _expand(x, rows) + self.slots(text_features, text_mask)  # (N, P, C_0)
+                x = expand_rows(x, rows) + self.slots(text_features, text_mask)  # (N, P, C_0)
             levels.append(stage(x, levels[-1] if levels else None, later))  # (N, P, C_k)
         return levels
 
     def _grid(self, height: int, width: int) -> Grid:
         return height // self.patch, width // self.patch
 
-    def _check_text(
-        self, text_features: Tensor | None, text_mask: Tensor | None, image_index: Tensor | None, num_images: int
-    ) -> None:
-        if not self.uses_text:
-            if text_features is not None or text_mask is not None:
-                raise InputError("text given to a model that takes none", remedy="pass text_features=None")
-            return
-        num_rows = num_images if image_index is None else image_index.shape[0]
-        check_text(text_features, text_mask, num_rows, self.text_dim)
+    def _size_for_slots(self) -> tuple[int, int]:
+        size = self.image_size
+        if padded_size(*size, STRIDE) != size:
+            raise InputError(
+                f"image_size {size[0]}x{size[1]} for token slots",
+                expected=f"multiples of {STRIDE}, e.g. {'x'.join(map(str, padded_size(*size, STRIDE)))}",
+            )
+        return size
 
 
-def _expand(x: Tensor, image_index: Tensor | None) -> Tensor:
-    """One entry per image -> one per row."""
-    return x if image_index is None else x.index_select(0, image_index)
+def _image_encoder(
+    name: str, base: int, in_channels: int, pretrained: Pretrained, input_norm: InputNorm
+) -> ImageEncoder:
+    """The CNN branch: LViT's own contracting path, or another image encoder in its place."""
+    if name != "ucnn":
+        return PyramidCNN(name, in_channels, level_widths(base), pretrained, input_norm)
+    if pretrained != "none":
+        raise InputError("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
+    if input_norm != "image":
+        raise InputError("input_norm is an option of another cnn than ucnn", remedy="data.normalize")
+    return UCNNEncoder(base, in_channels=in_channels)
 
 
 def _add_upsampled(x: Tensor, small: Tensor) -> Tensor:
@@ -265,13 +261,3 @@ def _add_upsampled(x: Tensor, small: Tensor) -> Tensor:
     h, w = small.shape[2:]
     blocks = x.reshape(n, c, h, height // h, w, width // w) + small[:, :, :, None, :, None]  # (N, C, h, p, w, p)
     return blocks.reshape(n, c, height, width)  # (N, C, H, W)
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        like = nearest(str(value), [str(choice) for choice in choices])
-        raise InputError(
-            f"LViT has no {name} {value!r}",
-            expected=" | ".join(str(choice) for choice in choices),
-            remedy=f"did you mean {like}?" if like else None,
-        )

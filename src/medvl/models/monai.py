@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.core.errors import InputError, nearest
-from medvl.models.unet import ImageFeatures, check_image
+from medvl.core.errors import InputError
+from medvl.models.base import ImageFeatures, SegmentationNetwork, check_choice, check_positive
 
 
 def monai_networks() -> Any:
@@ -36,99 +36,54 @@ def monai_networks() -> Any:
         ) from None
 
 
-def check_size(network: str, size: str, sizes: dict[str, Any]) -> None:
-    """InputError unless `size` is one of `sizes`."""
-    if size not in sizes:
-        like = nearest(size, sizes)
-        raise InputError(
-            f"{network} has no size {size!r}",
-            expected=" | ".join(sizes),
-            remedy=f"did you mean {like}?" if like else None,
-        )
-
-
-class TextFreeNetwork(nn.Module):
-    """A network that sees only the image, behind the call of the text-guided ones; text must be None.
-
-    All its work is done by `encode_image`, once per image: `decode` crops the logits and repeats them row by row.
+class MonaiNetwork(SegmentationNetwork):
+    """A network that sees only the image and does all its work in `encode_image`, once per image.
 
     Args:
+        size: one of `SIZES`.
         in_channels: channels of the image.
         num_classes: K.
-        image_size: (H, W) or side of the training images, kept as an attribute; any size can be fed.
-        stride: of the deepest level. Images are padded by edge replication to multiples of it, and to twice it, so
-            that the deepest level has the four pixels that norms of a single image need; the logits are cropped back.
+        image_size: (H, W) or side of the training images; any size can be fed, it is padded and cropped back.
+        stride: of the deepest level.
 
     Raises:
-        InputError: no channel or no class.
+        InputError: unknown size, no channel or no class.
     """
 
-    uses_text = False
+    net: Any
 
-    def __init__(self, *, in_channels: int, num_classes: int, image_size: int | tuple[int, int], stride: int) -> None:
-        super().__init__()
-        for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
-            if value < 1:
-                raise InputError(f"a network with {name} {value}", expected="at least 1")
-        self.in_channels, self.image_size, self.stride = in_channels, image_size, stride
+    def __init__(
+        self, size: str, *, in_channels: int, num_classes: int, image_size: int | tuple[int, int], stride: int
+    ) -> None:
+        check_choice(type(self).__name__, "size", size, self.SIZES)
+        super().__init__(in_channels=in_channels, image_size=image_size, stride=stride)
+        check_positive(type(self).__name__, num_classes=num_classes)
 
-    def heads(self, image: Tensor) -> ImageFeatures:
+    def encode_padded(self, image: Tensor) -> ImageFeatures:
         """(B, C, H', W') -> logits (B, K, H', W'), then those of lower heads, (B, K, H' / 2**s, W' / 2**s)."""
-        raise TypeError(f"{type(self).__name__} has no heads")
+        logits: Tensor = self.net(image)
+        return (logits,)
 
-    def encode_image(self, image: Tensor) -> ImageFeatures:
-        """(B, C, H, W) of any size -> logits of each head, the first at full size (B, K, H', W').
-
-        Raises:
-            InputError: wrong number of channels.
-        """
-        check_image(image, self.in_channels)
-        height, width = image.shape[2:]
-        least, stride = 2 * self.stride, self.stride
-        new_height, new_width = (max(least, -(-side // stride) * stride) for side in (height, width))
-        if (new_height, new_width) != (height, width):
-            image = F.pad(image, (0, new_width - width, 0, new_height - height), mode="replicate")  # (B, C, H', W')
-        return self.heads(image)
-
-    def decode(
+    def decode_rows(
         self,
         image_features: ImageFeatures,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        text_features: Tensor | None,
+        text_mask: Tensor | None,
+        image_index: Tensor | None,
     ) -> Tensor:
-        """Logits of `encode_image` -> (N, K, H, W) cropped to `size`, or (N, S, K, H, W) where there are S > 1 heads.
+        """Logits of each head -> (B, K, H', W'), or (B, S, K, H', W') where there are S > 1 heads.
 
-        Lower heads are brought to full size by nearest neighbour. Rows of one image are equal.
-
-        Raises:
-            InputError: text given.
+        Lower heads are brought to full size by nearest neighbour.
         """
-        if text_features is not None or text_mask is not None:
-            raise InputError("text given to a model that takes none", remedy="pass text_features=None")
         logits = image_features[0]  # (B, K, H', W')
         if len(image_features) > 1:
             full = (logits.shape[2], logits.shape[3])
             lower = [F.interpolate(head, size=full, mode="nearest") for head in image_features[1:]]
             logits = torch.stack([logits, *lower], dim=1)  # (B, S, K, H', W')
-        if size is not None:
-            logits = logits[..., : size[0], : size[1]]  # (B, K, H, W) or (B, S, K, H, W)
-        return logits if image_index is None else logits.index_select(0, image_index)
-
-    def forward(
-        self,
-        image: Tensor,
-        text_features: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        image_index: Tensor | None = None,
-    ) -> Tensor:
-        """(B, C, H, W) -> logits (N, K, H, W), N = B without `image_index`; S heads in training as in `decode`."""
-        size = (image.shape[2], image.shape[3])
-        return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
+        return logits
 
 
-class UNetPlusPlus(TextFreeNetwork):
+class UNetPlusPlus(MonaiNetwork):
     """UNet++ with nested skip connections (Zhou et al., arXiv 1807.10165), by MONAI: instance norm, leaky ReLU.
 
     Without the paper's deep supervision: the heads of the shorter paths are left out, the last one (X 0,4) predicts.
@@ -136,7 +91,7 @@ class UNetPlusPlus(TextFreeNetwork):
     Args:
         size: "nano" (base width 8, 0.57 M parameters), "mini" (16, 2.3 M) or "T" (32, 9.1 M: the paper's widths
             32, 64, 128, 256, 512; LViT's table gives 74.5 M, so it is not of this layout).
-        in_channels, num_classes, image_size: see `TextFreeNetwork`.
+        in_channels, num_classes, image_size: see `MonaiNetwork`.
 
     Raises:
         InputError: unknown size; MONAI is missing.
@@ -152,8 +107,7 @@ class UNetPlusPlus(TextFreeNetwork):
         num_classes: int = 1,
         image_size: int | tuple[int, int] = 224,
     ) -> None:
-        check_size("UNet++", size, self.SIZES)
-        super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=16)
+        super().__init__(size, in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=16)
         base = self.SIZES[size]
         widths = tuple(base * factor for factor in (1, 2, 4, 8, 16, 1))  # five levels, then that of the last node
         # a bias before a norm has no effect
@@ -167,18 +121,18 @@ class UNetPlusPlus(TextFreeNetwork):
         layer: nn.Module = self.net.final_conv_0_4
         return layer
 
-    def heads(self, image: Tensor) -> ImageFeatures:
+    def encode_padded(self, image: Tensor) -> ImageFeatures:
         """(B, C, H', W') -> one head, (B, K, H', W')."""
         return (self.net(image)[-1],)
 
 
-class AttentionUNet(TextFreeNetwork):
+class AttentionUNet(MonaiNetwork):
     """Attention U-Net, gates on the skip connections (Oktay et al., arXiv 1804.03999), by MONAI: batch norm, ReLU.
 
     Args:
         size: "nano" (base width 8, 0.50 M parameters), "mini" (16, 2.0 M) or "T" (64, 31.7 M: widths 64, 128, 256,
             512, 1024; LViT's table gives 34.9 M, so it is of another implementation).
-        in_channels, num_classes, image_size: see `TextFreeNetwork`.
+        in_channels, num_classes, image_size: see `MonaiNetwork`.
 
     Raises:
         InputError: unknown size; MONAI is missing.
@@ -194,8 +148,7 @@ class AttentionUNet(TextFreeNetwork):
         num_classes: int = 1,
         image_size: int | tuple[int, int] = 224,
     ) -> None:
-        check_size("Attention U-Net", size, self.SIZES)
-        super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=16)
+        super().__init__(size, in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=16)
         widths = tuple(self.SIZES[size] * factor for factor in (1, 2, 4, 8, 16))
         self.net = monai_networks().AttentionUnet(2, in_channels, num_classes, channels=widths, strides=(2, 2, 2, 2))
 
@@ -205,12 +158,8 @@ class AttentionUNet(TextFreeNetwork):
         layer: nn.Module = self.net.model[-1].conv
         return layer
 
-    def heads(self, image: Tensor) -> ImageFeatures:
-        """(B, C, H', W') -> one head, (B, K, H', W')."""
-        return (self.net(image),)
 
-
-class DynUNet(TextFreeNetwork):
+class DynUNet(MonaiNetwork):
     """nnU-Net's plain network with deep supervision (Isensee et al., arXiv 1904.08128), built of MONAI's DynUNet.
 
     Six levels, as nnU-Net plans them for 224 px: strided convolutions, instance norm, leaky ReLU, widths doubled up to
@@ -223,7 +172,7 @@ class DynUNet(TextFreeNetwork):
         size: "nano" (widths 8 to 80, 0.67 M parameters), "mini" (12 to 192, 2.9 M) or "T" (32 to 512, 20.6 M: nnU-Net's
             in 2-D; LViT's table gives 19.1 M).
         deep_supervision: whether lower levels predict in training; if not, logits are (N, K, H, W) there too.
-        in_channels, num_classes, image_size: see `TextFreeNetwork`.
+        in_channels, num_classes, image_size: see `MonaiNetwork`.
 
     Raises:
         InputError: unknown size; MONAI is missing.
@@ -242,12 +191,11 @@ class DynUNet(TextFreeNetwork):
         image_size: int | tuple[int, int] = 224,
         deep_supervision: bool = True,
     ) -> None:
-        check_size("DynUNet", size, self.SIZES)
-        base, widest = self.SIZES[size]
         levels = range(self.NUM_LEVELS)
         super().__init__(
-            in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=2 ** levels[-1]
+            size, in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=2 ** levels[-1]
         )
+        base, widest = self.SIZES[size]
         net = monai_networks().DynUNet(
             spatial_dims=2,
             in_channels=in_channels,
@@ -271,7 +219,7 @@ class DynUNet(TextFreeNetwork):
         layer: nn.Module = self.output_block.conv.conv
         return layer
 
-    def heads(self, image: Tensor) -> ImageFeatures:
+    def encode_padded(self, image: Tensor) -> ImageFeatures:
         """(B, C, H', W') -> logits (B, K, H', W'); in train mode also those of strides 2, 4 and 8."""
         skips: list[Tensor] = []
         x = image
@@ -289,14 +237,14 @@ class DynUNet(TextFreeNetwork):
         return (logits, *(head(level) for head, level in zip(self.lower_heads, reversed(levels), strict=False)))
 
 
-class SwinUNETR(TextFreeNetwork):
+class SwinUNETR(MonaiNetwork):
     """Swin UNETR in 2-D: shifted-window transformer, CNN decoder (Hatamizadeh et al., arXiv 2201.01266), by MONAI.
 
     There is no nano: the narrowest that MONAI builds has 12 features.
 
     Args:
         size: "mini" (12 features, 1.6 M parameters) or "T" (48, 25.1 M: the paper's width).
-        in_channels, num_classes, image_size: see `TextFreeNetwork`.
+        in_channels, num_classes, image_size: see `MonaiNetwork`.
 
     Raises:
         InputError: unknown size; MONAI or einops is missing.
@@ -312,8 +260,7 @@ class SwinUNETR(TextFreeNetwork):
         num_classes: int = 1,
         image_size: int | tuple[int, int] = 224,
     ) -> None:
-        check_size("Swin UNETR", size, self.SIZES)
-        super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=32)
+        super().__init__(size, in_channels=in_channels, num_classes=num_classes, image_size=image_size, stride=32)
         self.net = monai_networks().SwinUNETR(
             in_channels=in_channels, out_channels=num_classes, feature_size=self.SIZES[size], spatial_dims=2
         )
@@ -323,7 +270,3 @@ class SwinUNETR(TextFreeNetwork):
         """The last convolution, to the logits."""
         layer: nn.Module = self.net.out.conv.conv
         return layer
-
-    def heads(self, image: Tensor) -> ImageFeatures:
-        """(B, C, H', W') -> one head, (B, K, H', W')."""
-        return (self.net(image),)

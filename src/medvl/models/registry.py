@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from torch import nn
 
 from medvl.core.errors import InputError, nearest
+from medvl.models.base import SegmentationNetwork
 from medvl.models.clipseg import CLIPSeg
 from medvl.models.encoder_unet import EncoderUNet
 from medvl.models.lvit import LViT
 from medvl.models.monai import AttentionUNet, DynUNet, SwinUNETR, UNetPlusPlus
-from medvl.models.text_unet import TextUNet
-from medvl.models.unet import UNet
+from medvl.models.unet import TextUNet, UNet
 
-MODELS: dict[str, type[nn.Module]] = {
+MODELS: dict[str, type[SegmentationNetwork]] = {
     "lvit": LViT,
     "unet": UNet,
     "encoder_unet": EncoderUNet,
@@ -48,7 +48,7 @@ def constructor_names(network: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(network).parameters)
 
 
-def build_model(name: str, **options: Any) -> nn.Module:
+def build_model(name: str, **options: Any) -> SegmentationNetwork:
     """The network `name` with the constructor arguments `options`; it returns logits and has `uses_text`.
 
     Raises:

@@ -21,39 +21,12 @@ NUM_BASIS = 4  # cosines along each axis of the grid
 MIN_ATTENTION_WIDTH = 64  # narrow levels attend in a wider space than their own
 
 
-def text_keep_mask(text_features: Tensor, text_mask: Tensor | None) -> Tensor:
-    """(N, L) bool, True = real token; without a mask every token is real."""
-    if text_mask is None:
-        return torch.ones(text_features.shape[:2], dtype=torch.bool, device=text_features.device)
-    return text_mask.to(torch.bool)
-
-
 def tokens_in_front(text_features: Tensor, text_mask: Tensor) -> Tensor:
     """(N, L, D), (N, L) -> (N, L, D): the real tokens first, in their order, then zeros, wherever padding stood."""
     keep = text_mask.to(torch.bool)
     order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)  # (N, L)
     kept = text_features * keep.to(text_features.dtype)[:, :, None]
     return kept.gather(1, order[:, :, None].expand_as(kept))
-
-
-def check_text(text_features: Tensor | None, text_mask: Tensor | None, num_rows: int, text_dim: int) -> Tensor:
-    """The text features. InputError unless there is one text (L, text_dim) per row, with a mask that fits it."""
-    wanted = f"({num_rows}, tokens, {text_dim})"
-    if text_features is None:
-        raise InputError(
-            "no text features for a text-guided model",
-            expected=wanted,
-            remedy="encode a text, an empty one if need be",
-        )
-    if text_features.ndim != 3 or text_features.shape[2] != text_dim or text_features.shape[0] != num_rows:
-        raise InputError(
-            f"text features of shape {tuple(text_features.shape)}",
-            expected=wanted,
-            remedy="one text per row; pass image_index where several rows ask one image",
-        )
-    if text_mask is not None and text_mask.shape != text_features.shape[:2]:
-        raise InputError(f"a text mask of shape {tuple(text_mask.shape)}", expected=str(tuple(text_features.shape[:2])))
-    return text_features
 
 
 class SlotMerge(nn.Module):

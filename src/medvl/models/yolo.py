@@ -7,14 +7,14 @@ three maps) places. A place's 5 + K logits are x, y, w, h, objectness, classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
 from medvl.core.errors import InputError
-from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.encoder_unet import EncoderNetwork, InputNorm
+from medvl.models.encoders.registry import Pretrained
 
 # Of YOLOv3 (Redmon & Farhadi, arXiv 1804.02767) at 416 px, coarsest map first; in pixels (w, h).
 ANCHORS = (
@@ -64,14 +64,14 @@ class Embedding(nn.Module):
         return self.out(self.blocks[5](x)), x
 
 
-class YOLO(EncoderUNet):
+class YOLO(EncoderNetwork):
     """The encoder of `EncoderUNet` (same sizes, padding and `input_norm`, same tensor names) and YOLOv3's head.
 
     The last three maps are used; with ResNet-50 at 224 px these are 28, 14 and 7 cells a side, and the head is that of
     MGCA and G2D (reference: G2D, section 5.2). Anchors are a buffer: they are stored with the weights.
 
     Args:
-        size, in_channels, image_size, pretrained, input_norm: see `EncoderUNet`.
+        size, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
         num_classes: K.
         head_channels: of the coarsest block, halved from map to map; None = half of the deepest map's, 32 to 512 (512
             with resnet50, as published).
@@ -86,18 +86,16 @@ class YOLO(EncoderUNet):
         in_channels: int = 1,
         num_classes: int = 1,
         image_size: int | tuple[int, int] = 224,
-        pretrained: Literal["none", "imagenet"] = "none",
-        input_norm: Literal["image", "none"] = "image",
+        pretrained: Pretrained = "none",
+        input_norm: InputNorm = "image",
         head_channels: int | None = None,
     ) -> None:
         super().__init__(
             size,
             in_channels=in_channels,
-            num_classes=num_classes,
             image_size=image_size,
             pretrained=pretrained,
             input_norm=input_norm,
-            decoder="none",
         )
         strides = self.encoder.strides[-3:]
         if len(strides) < 3 or strides[1] != 2 * strides[0] or strides[2] != 2 * strides[1]:
@@ -122,7 +120,7 @@ class YOLO(EncoderUNet):
                 bias = block.out.bias.view(NUM_ANCHORS, 5 + num_classes)  # type: ignore[union-attr, operator]
                 bias.zero_()
                 bias[:, 4] = torch.tensor(P_OBJECT / (1 - P_OBJECT)).log()
-        self.register_buffer("anchors", published_anchors(_pair(image_size)))  # (3, A, 2)
+        self.register_buffer("anchors", published_anchors(self.image_size))  # (3, A, 2)
 
     def set_anchors(self, anchors: Sequence[Sequence[float]]) -> None:
         """Nine (w, h) in pixels; the largest three by area go to the coarsest map, and so on.
@@ -136,7 +134,7 @@ class YOLO(EncoderUNet):
         grouped = torch.tensor(values).reshape(3, NUM_ANCHORS, 2)
         self.anchors.copy_(grouped.flip(1))  # within a map the smallest first, as published
 
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # places, not rows
+    def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) of any size -> logits (B, P, 5 + K): map by map, coarsest first; cell by cell; anchor by anchor.
 
         The picture is padded on the right and below to multiples of the last stride; those cells are places too.
@@ -186,7 +184,3 @@ class YOLO(EncoderUNet):
         if self.num_classes > 1:
             scores = scores * logits[..., 5:].sigmoid()
         return boxes, scores
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -31,7 +31,7 @@ from medvl.core.errors import Fault, InputError, warn
 from medvl.core.files import whole_file
 from medvl.models.encoders.base import ImageEncoder, fit_channels
 from medvl.models.encoders.registry import ENCODERS
-from medvl.models.unet import CNNEncoder
+from medvl.models.encoders.ucnn import UCNNEncoder
 
 RESNETS: dict[str, tuple[bool, tuple[int, int, int, int]]] = {  # name -> bottleneck blocks, depths
     "resnet18": (False, (2, 2, 2, 2)),
@@ -113,7 +113,7 @@ def encoder_weights(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
     return _layout(family, prefix, tensors) or f"unknown prefix {prefix!r}", inner
 
 
-def load_encoder(encoder: ImageEncoder | CNNEncoder, path: str | Path) -> Report:
+def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
     """Fill `encoder` from a file (.pth, .pt, .bin, .ckpt, .tar, .safetensors), a MODEL or RUN folder, or medvl:NAME.
 
     Kernels for three channels are summed for grey images (exact: a grey image fed three times gives the same map), and
@@ -356,9 +356,9 @@ def _encoder_name(weights: Mapping[str, Tensor]) -> str | None:
     return name if name in ENCODERS else None
 
 
-def _other_network(encoder: ImageEncoder | CNNEncoder, like: str | None) -> tuple[str, str | None]:
+def _other_network(encoder: ImageEncoder, like: str | None) -> tuple[str, str | None]:
     """What the recipe asks for, and what to write in it for the encoder `like` that the file holds."""
-    if not isinstance(encoder, CNNEncoder):
+    if not isinstance(encoder, UCNNEncoder):
         words = f"{type(encoder).__name__} with maps of {', '.join(map(str, encoder.channels))} channels"
         return words, f"model.size: {like}, as in the file (of lvit it is model.options.cnn)" if like else None
     words = f"LViT's own contracting path (model.options.cnn: ucnn) of base width {encoder.inc.conv.out_channels}"

@@ -15,7 +15,7 @@ from medvl.models.encoders.base import ImageEncoder, fit_channels
 from medvl.models.encoders.efficientnet import PACKAGE, EfficientNetLite0, SameConv2d, imagenet_file
 from medvl.models.encoders.registry import ENCODERS, build_image_encoder
 from medvl.models.lvit import LViT
-from medvl.models.unet import CNNEncoder, level_widths
+from medvl.models.unet import UNet
 
 CHANNELS = {
     "nano": (16, 16, 32, 64, 128),
@@ -136,11 +136,11 @@ def test_ucnn_is_the_contracting_path_of_lvit() -> None:
     lvit = LViT("nano", in_channels=1, text_dim=8, image_size=32)
     weights = {k.removeprefix("encoder."): v for k, v in lvit.state_dict().items() if k.startswith("encoder.")}
     assert weights.keys() == encoder.state_dict().keys()
-    path = CNNEncoder(1, level_widths(8)).eval()
-    path.load_state_dict(encoder.state_dict())
+    unet = UNet("nano", in_channels=1).eval()
+    unet.encoder.load_state_dict(encoder.state_dict())
     image = torch.randn(2, 1, 32, 48)
     with torch.no_grad():
-        for ours, theirs in zip(encoder(image), path(image), strict=True):
+        for ours, theirs in zip(encoder(image), unet.encode_image(image), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
         assert encoder(torch.randn(1, 1, 16, 16))[-1].shape == (1, 64, 1, 1)  # no padding behind the caller's back
 

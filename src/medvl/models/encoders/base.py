@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medvl.core.errors import InputError
-from medvl.models.unet import check_image
+from medvl.models.base import check_image
 
 
 class ImageEncoder(nn.Module):

@@ -10,8 +10,7 @@ from typing import Literal
 
 from medvl.core.errors import InputError, nearest
 from medvl.models.encoders.base import ImageEncoder
-from medvl.models.encoders.ucnn import UCNNEncoder
-from medvl.models.unet import BASES
+from medvl.models.encoders.ucnn import BASES, UCNNEncoder
 
 Pretrained = Literal["none", "imagenet"]
 
@@ -33,7 +32,7 @@ def _efficientnet(in_channels: int, pretrained: bool) -> ImageEncoder:
 
 
 def _ucnn(size: str) -> Callable[[int, bool], ImageEncoder]:
-    return lambda in_channels, pretrained: UCNNEncoder(size, in_channels=in_channels)
+    return lambda in_channels, pretrained: UCNNEncoder(BASES[size], in_channels=in_channels)
 
 
 ENCODERS: dict[str, Callable[[int, bool], ImageEncoder]] = {
