@@ -3,7 +3,11 @@
 AP as COCO defines it: detections in the order of their scores over all images; each takes the true box of its class
 that it overlaps most among those not yet taken, if the IoU is at least the threshold; precision is made falling and
 averaged over the recalls 0, 0.01, ... 1. mAP is the mean over IoU thresholds, then over the classes that have true
-boxes. `coco_ap` of faster-coco-eval gives the same numbers (tests/metrics/test_detection_metrics.py).
+boxes.
+
+COCO's own numbers are faster-coco-eval's (`coco_ap`). `Ranking` is for what that library cannot do: 2,000 resampled
+sets of patients at once, for the intervals, and the AP of every image by itself. With every image once it gives the
+library's numbers, to rounding (tests/metrics/test_detection_metrics.py).
 
 Shapes: n images, K classes, T thresholds, m true boxes, d detections of an image, D of all, P patients.
 """
@@ -19,11 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812  (the field's name)
 from numpy.typing import NDArray
 
-from medvl.losses.boxes import box_iou
 from medvl.metrics.classification import resampled
 from medvl.metrics.statistics import NUM_DRAWS, Interval, ratio_intervals
 
@@ -83,7 +84,7 @@ def match(image: ImageBoxes, ious: Sequence[float]) -> tuple[NDArray[np.bool_], 
     """
     num = len(image.scores)
     right = np.zeros((len(ious), num), dtype=np.bool_)
-    overlap = box_iou(torch.from_numpy(image.boxes), torch.from_numpy(image.true_boxes)).numpy()  # (d, m)
+    overlap = _box_iou(image.boxes, image.true_boxes)  # (d, m)
     overlap = np.where(image.classes[:, None] == image.true_classes[None, :], overlap, -1.0)
     if not num or not len(image.true_classes):
         return right, np.zeros(num)
@@ -122,17 +123,17 @@ class Ranking:
         """Weights of the images (S, n), S weightings at once -> (S, K, T); NaN of a class without true boxes."""
         num = len(weights)
         result = np.full((num, len(self.parts), self.num_ious), math.nan)
-        levels = torch.from_numpy(RECALLS).expand(num, self.num_ious, -1).contiguous()  # (S, T, 101)
         for k, (right, owner, true) in enumerate(self.parts):
             num_true = weights @ true  # (S,)
-            weight = torch.from_numpy(weights[:, owner])  # (S, D)
-            tp = (weight[:, None] * torch.from_numpy(right)).cumsum(dim=2)  # (S, T, D)
-            precision = tp / weight.cumsum(dim=1).clamp(min=1e-12)[:, None]
-            falling = precision.flip(2).cummax(dim=2).values.flip(2) if len(owner) else precision
-            padded = F.pad(falling, (0, 1))  # beyond the last recall: 0
-            recall = tp / torch.from_numpy(num_true).clamp(min=1e-12)[:, None, None]
-            places = torch.searchsorted((recall + 1e-12).contiguous(), levels)  # (S, T, 101)
-            result[:, k] = padded.gather(2, places).mean(dim=2).numpy()
+            weight = weights[:, owner]  # (S, D)
+            tp = (weight[:, None] * right).cumsum(axis=2)  # (S, T, D)
+            precision = tp / np.maximum(weight.cumsum(axis=1), 1e-12)[:, None]
+            falling = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
+            padded = np.pad(falling, ((0, 0), (0, 0), (0, 1)))  # beyond the last recall: 0
+            recall = tp / np.maximum(num_true, 1e-12)[:, None, None] + 1e-12
+            rows = zip(np.concatenate(padded), np.concatenate(recall), strict=True)  # S * T of them
+            means = [values[np.searchsorted(levels, RECALLS)].mean() for values, levels in rows]
+            result[:, k] = np.reshape(means, (num, self.num_ious))
             result[num_true <= 0, k] = math.nan
         return result
 
@@ -263,8 +264,8 @@ def image_row(image: ImageBoxes, threshold: float) -> dict[str, float | int]:
     }
 
 
-def coco_ap(images: Sequence[ImageBoxes], num_classes: int) -> tuple[float, float]:
-    """AP over IoU .50 to .95 and at .50 by faster-coco-eval; NaN where there is no true box."""
+def coco_ap(images: Sequence[ImageBoxes], num_classes: int, ious: Sequence[float] | None = None) -> tuple[float, float]:
+    """AP over `ious` (None: .50 to .95) and at .50 by faster-coco-eval; NaN where there is no true box."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     if not any(len(image.true_classes) for image in images):
@@ -276,7 +277,7 @@ def coco_ap(images: Sequence[ImageBoxes], num_classes: int) -> tuple[float, floa
         "categories": [{"id": k + 1, "name": str(k)} for k in range(num_classes)],
         "annotations": [],
     }
-    found = []
+    detections = []
     for i, image in enumerate(images):
         for box, k in zip(image.true_boxes, image.true_classes, strict=True):
             sides = _xywh(box)
@@ -291,14 +292,26 @@ def coco_ap(images: Sequence[ImageBoxes], num_classes: int) -> tuple[float, floa
                 }
             )
         for box, score, k in zip(image.boxes, image.scores, image.classes, strict=True):
-            found.append({"image_id": i + 1, "category_id": int(k) + 1, "bbox": _xywh(box), "score": float(score)})
+            detections.append({"image_id": i + 1, "category_id": int(k) + 1, "bbox": _xywh(box), "score": float(score)})
     with contextlib.redirect_stdout(io.StringIO()):
-        own = COCO(truth)
-        evaluation = COCOeval_faster(own, own.loadRes(found), "bbox")
+        reference = COCO(truth)
+        evaluation = COCOeval_faster(reference, reference.loadRes(detections), "bbox")
+        if ious is not None:
+            evaluation.params.iouThrs = np.asarray(ious)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return float(evaluation.stats[0]), float(evaluation.stats[1])
+
+
+def _box_iou(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Intersection over union of each pair: (d, 4), (m, 4) -> (d, m) in [0, 1]; boxes without area overlap nothing."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])  # (d, m, 2)
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = (high - low).clip(min=0).prod(axis=2)  # (d, m)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - common
+    return np.asarray(np.divide(common, union, out=np.zeros_like(union), where=union > 0))
 
 
 def _xywh(box: FloatArray) -> list[float]:
