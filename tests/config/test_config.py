@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from medvl.config import Config, config_dict, find_recipe, load_config, make_config, save_config
+from medvl.config.differences import differences, flat
 from medvl.config.fidelity import method_of, preset_values
 from medvl.core.errors import InputError
 from medvl.experiments.sweep import is_sweep, load_sweep
@@ -29,14 +30,12 @@ def test_all_faults_are_reported_together() -> None:
 @pytest.mark.parametrize("preset", ["paper", "released", "medvl"])
 def test_presets_fill_what_a_recipe_leaves_open(preset: str) -> None:
     config = make_config({"fidelity": preset, "train": {"lr_min": 1e-9}})
-    plain = config_dict(config)
+    plain = flat(config_dict(config))
     for row in method_of("lvit").switches:
         if row.key == "train.lr_min":
             continue
-        value = plain
-        for part in row.key.split("."):
-            value = value[part]
-        assert value == getattr(row, preset), row.key
+        ((key, expected),) = flat({row.key: getattr(row, preset)}).items()
+        assert plain[key] == expected, key
     assert config.train.lr_min == 1e-9
 
 
@@ -161,6 +160,19 @@ RANGES = {
     "data.constant_text": ("both lungs", False, "a\ud800"),
     "objective.dice_weight": (1, -1, "nan", "inf"),
     "objective.focal_gamma": (2, "inf", -1),
+    "objective.ce_balance": ("plain", "even", True),
+    "objective.terms": (
+        [{"name": "dice", "weight": 1, "form": "batch"}],
+        [],
+        None,
+        {},
+        [3],
+        [{"weight": 1}],
+        [{"name": "dice", "weight": -1}],
+        [{"name": "dice", "weight": True}],
+        [{"name": "dice", "weight": 0}],
+        [{"name": "dice", "smooth": float("nan")}],
+    ),
     "detect.anchors": ("fit", [[1, -1]], [[1]], [1]),
     "text.dim": (8, 0, -8),
     "text.max_tokens": (5, -1, 0),
@@ -195,8 +207,41 @@ def test_every_value_has_a_range(key: str) -> None:
 def test_values_that_contradict_each_other() -> None:
     with pytest.raises(InputError, match="lr_min"):
         make_config({"train": {"lr": 1e-4, "lr_min": 1e-3}})
-    with pytest.raises(InputError, match="both 0"):
+    with pytest.raises(InputError, match=r"objective\.terms"):
         make_config({"objective": {"dice_weight": 0, "ce_weight": 0}})
+
+
+def test_the_old_keys_of_the_objective_are_read_as_terms(tmp_path: Path) -> None:
+    old = {"dice_weight": 1, "ce_weight": 10, "ce_balance": "plain", "dice": "log_batch", "focal_gamma": 2}
+    new = [
+        {"name": "dice", "weight": 1, "form": "log_batch"},
+        {"name": "cross_entropy", "weight": 10, "balance": "plain", "focal_gamma": 2},
+    ]
+    first, second = make_config({"objective": old}), make_config({"objective": {"terms": new}})
+    assert first.objective == second.objective and config_dict(first) == config_dict(second)
+    for key, value in old.items():
+        with pytest.raises(InputError):
+            make_config({"objective": {"terms": new, key: value}})
+    save_config(first, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == first
+    whole = config_dict(second)
+    assert differences({**whole, "objective": old}, whole) == {}
+    del old["dice"], old["focal_gamma"]  # unknown to the oldest configurations
+    assert set(differences({**whole, "objective": old}, whole)) == {
+        "objective.terms.dice.form", "objective.terms.cross_entropy.focal_gamma"
+    }  # fmt: skip
+    only_dice = config_dict(make_config({"objective": {"terms": new[:1]}}))
+    assert "objective.terms.cross_entropy.weight" in differences(only_dice, whole)
+    assert differences({**whole, "objective": {}}, whole) == {}
+
+
+@pytest.mark.parametrize(("preset", "balance"), [("medvl", "plain"), ("paper", "plain"), ("released", "balanced")])
+def test_a_preset_gives_the_balance_of_the_cross_entropy(preset: str, balance: str) -> None:
+    for section in {}, {"terms": [{"name": "cross_entropy", "focal_gamma": 2}]}:
+        terms = make_config({"fidelity": preset, "objective": section}).objective.terms
+        assert terms[-1].name == "cross_entropy" and terms[-1].options["balance"] == balance
+    other = make_config({"fidelity": preset, "objective": {"terms": [{"name": "cross_entropy", "balance": "x"}]}})
+    assert other.objective.terms[0].options["balance"] == "x"
 
 
 def test_overrides_are_values_or_text(tmp_path: Path) -> None:

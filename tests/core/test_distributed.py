@@ -32,12 +32,7 @@ from medvl.losses.pixel_alignment import (
     reconstruction_loss,
     released_pixel_alignment_loss,
 )
-from medvl.losses.segmentation import (
-    batch_dice_loss_from_logits,
-    class_balanced_bce_from_logits,
-    cross_entropy_from_logits,
-    dice_loss_from_logits,
-)
+from medvl.losses.segmentation import cross_entropy_loss, dice_loss
 from medvl.models.batch_norm import batch_norm_over_ranks, convert_batch_norm
 from medvl.models.vit import UpsampledBatchNorm2d
 
@@ -114,10 +109,10 @@ def loss_of(module: nn.Module, step: int, rows: slice) -> Tensor:
     image, text, logits = module(data["image"], data["text"])
     same = same_pairs(TEXTS[rows], PATIENTS[rows], "cpu", equal_rows=True)
     vla = gathered_info_nce(image, text, same=same, sigma=0.5, equal_rows=True)["loss"]
-    bce = class_balanced_bce_from_logits(logits[:, 1:], data["target"], data["annotated"])
-    ce = cross_entropy_from_logits(logits, data["target"], data["annotated"], balanced=True)
-    dice = dice_loss_from_logits(logits[:, 1:], data["target"])  # a mean over a rank's own rows
-    of_batch = batch_dice_loss_from_logits(logits[:, 1:], data["target"], data["annotated"], log=True)
+    bce = cross_entropy_loss(logits[:, 1:], data["target"], data["annotated"])
+    ce = cross_entropy_loss(logits, data["target"], data["annotated"], mode="multiclass")
+    dice = dice_loss(logits[:, 1:], data["target"])  # a mean over a rank's own rows
+    of_batch = dice_loss(logits[:, 1:], data["target"], data["annotated"], form="log_batch")
     return vla + bce + ce + dice + of_batch
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from medvl.config import make_config
 from medvl.config.sections import DetectConfig
-from medvl.losses import segmentation as overlap
 from medvl.losses.contrastive import info_nce
 from medvl.losses.detection import detection_loss
 from medvl.losses.language_vision import lv_loss
@@ -19,6 +20,7 @@ from medvl.losses.pixel_alignment import (
     reconstruction_loss,
     released_pixel_alignment_loss,
 )
+from medvl.losses.segmentation import segmentation_loss, weighted_terms
 from medvl.models.yolo import published_anchors
 from medvl.tasks.classify.task import label_loss
 
@@ -38,12 +40,13 @@ def halves(channels: int) -> Tensor:
     return target
 
 
-def segmentation(mode: str, dice: str, balance: str, gamma: float) -> Callable[[Tensor], Tensor]:
+def segmentation(mode: Any, form: str, balance: str, gamma: float) -> Callable[[Tensor], Tensor]:
+    terms = [{"name": "dice", "form": form}, {"name": "cross_entropy", "balance": balance, "focal_gamma": gamma}]
+    objective = make_config({"objective": {"mode": mode, "terms": terms}}).objective
+
     def loss(logits: Tensor) -> Tensor:
         target = halves(2).to(logits.dtype)
-        return overlap.segmentation_loss(
-            logits, target, ANNOTATED, mode=mode, dice=dice, ce_balance=balance, focal_gamma=gamma
-        )["loss"]
+        return segmentation_loss(logits, target, ANNOTATED, mode=mode, terms=weighted_terms(objective))["loss"]
 
     return loss
 
@@ -64,10 +67,9 @@ FORMS = [("binary", "squared", "balanced", 0), ("multilabel", "batch", "plain", 
          ("multiclass", "squared", "balanced", 0), ("multiclass", "log_batch", "plain", 2)]  # fmt: skip
 LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     **{
-        f"{mode}-{dice}": (segmentation(mode, dice, balance, gamma), normal(2, 2 + (mode == "multiclass"), SIDE, SIDE))
-        for mode, dice, balance, gamma in FORMS
+        f"{mode}-{form}": (segmentation(mode, form, balance, gamma), normal(2, 2 + (mode == "multiclass"), SIDE, SIDE))
+        for mode, form, balance, gamma in FORMS
     },
-    "released": (lambda x: overlap.released_segmentation_loss(x, halves(2).to(x.dtype)), normal(2, 2, SIDE, SIDE)),
     "lv": (lambda x: lv_loss(x.sigmoid(), halves(2).to(x.dtype), ANNOTATED), normal(2, 2, SIDE, SIDE)),
     "pixels": (lambda x: pixel_alignment_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)),
     "pixels-released": (

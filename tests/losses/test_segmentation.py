@@ -6,36 +6,47 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from medvl.config import make_config
 from medvl.core.errors import InputError
-from medvl.losses import segmentation as overlap
+from medvl.losses import segmentation
+from medvl.losses.segmentation import (
+    cross_entropy_loss,
+    deep_supervision,
+    deep_supervision_weights,
+    dice_loss,
+    loss_term,
+    segmentation_loss,
+    weighted_terms,
+)
 
-BINARY: dict[str, Callable[..., Tensor]] = {
-    "dice": overlap.dice_loss_from_logits,
-    "balanced": overlap.class_balanced_bce_from_logits,
-    "plain": overlap.bce_from_logits,
-    "released": overlap.released_segmentation_loss,
-    "batch_dice": overlap.batch_dice_loss_from_logits,
-    "log_dice": partial(overlap.batch_dice_loss_from_logits, log=True),
-    "focal": partial(overlap.bce_from_logits, focal_gamma=2.0),
-    "balanced_focal": partial(overlap.class_balanced_bce_from_logits, focal_gamma=0.5),
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "dice": dice_loss,
+    "batch_dice": partial(dice_loss, form="batch"),
+    "log_dice": partial(dice_loss, form="log_batch"),
+    "plain": partial(cross_entropy_loss, balance="plain"),
+    "balanced": cross_entropy_loss,
+    "focal": partial(cross_entropy_loss, balance="plain", focal_gamma=2.0),
+    "balanced_focal": partial(cross_entropy_loss, focal_gamma=0.5),
+    "sum": lambda *args, mode: segmentation_loss(*args, mode=mode)["loss"],
 }
-MULTICLASS: dict[str, Callable[..., Tensor]] = {
-    "dice": overlap.multiclass_dice_loss_from_logits,
-    "plain": overlap.cross_entropy_from_logits,
-    "balanced": lambda *args: overlap.cross_entropy_from_logits(*args, balanced=True),
-    "batch_dice": partial(overlap.multiclass_dice_loss_from_logits, form="batch"),
-    "log_dice": partial(overlap.multiclass_dice_loss_from_logits, form="log_batch"),
-    "focal": partial(overlap.cross_entropy_from_logits, focal_gamma=2.0),
-}
-ALL = [("binary", name, loss, 0) for name, loss in BINARY.items()] + [
-    ("multiclass", name, loss, 1) for name, loss in MULTICLASS.items()
-]
-each_loss = pytest.mark.parametrize(("loss", "extra"), [row[2:] for row in ALL], ids=["-".join(row[:2]) for row in ALL])
+each_loss = pytest.mark.parametrize(
+    ("loss", "extra"),
+    [
+        pytest.param(partial(loss, mode=mode), extra, id=f"{mode}-{name}")
+        for mode, extra in (("binary", 0), ("multiclass", 1))
+        for name, loss in LOSSES.items()
+    ],
+)
+
+
+def terms_of(*terms: dict[str, Any], mode: str = "binary") -> tuple[segmentation.WeightedTerm, ...]:
+    return weighted_terms(make_config({"objective": {"mode": mode, "terms": list(terms)}}).objective)
 
 
 def example(extra: int, n: int = 3, k: int = 2, side: int = 4) -> tuple[Tensor, Tensor]:
@@ -52,7 +63,7 @@ def test_dice_is_the_released_formula() -> None:
     for n, k in product(range(3), range(2)):
         wp, wt = 0.5 * p[n, k], 0.5 * target[n, k]
         total += 1 - (2 * (wp * wt).sum() + 1e-5) / ((wp**2).sum() + (wt**2).sum() + 1e-5)
-    assert overlap.dice_loss_from_logits(logits, target).item() == pytest.approx(float(total) / 6, rel=1e-12)
+    assert dice_loss(logits, target).item() == pytest.approx(float(total) / 6, rel=1e-12)
 
 
 def test_focal_loss_by_hand() -> None:
@@ -60,12 +71,12 @@ def test_focal_loss_by_hand() -> None:
     target = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64).reshape(1, 1, 2, 2)
     p = [1 / (1 + math.exp(-x)) for x in (0.0, 2.0, -1.0, 3.0)]
     true = [p[0], p[1], 1 - p[2], 1 - p[3]]
+    two = torch.stack([torch.zeros_like(logits[:, 0]), logits[:, 0]], dim=1)  # a softmax over 0 and x is a sigmoid of x
     for gamma in (0.0, 0.5, 2.0):
         expected = sum(-((1 - q) ** gamma) * math.log(q) for q in true) / 4
-        assert overlap.bce_from_logits(logits, target, focal_gamma=gamma).item() == pytest.approx(expected, rel=1e-12)
-    two = torch.stack([torch.zeros_like(logits[:, 0]), logits[:, 0]], dim=1)  # a softmax over 0 and x is a sigmoid of x
-    found = overlap.cross_entropy_from_logits(two, target, focal_gamma=2.0)
-    torch.testing.assert_close(found, overlap.bce_from_logits(logits, target, focal_gamma=2.0))
+        for given, mode in (logits, "binary"), (two, "multiclass"):
+            actual = cross_entropy_loss(given, target, mode=mode, balance="plain", focal_gamma=gamma)
+            assert actual.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_dice_of_the_batch_is_one_ratio_over_all_its_pixels() -> None:
@@ -73,17 +84,10 @@ def test_dice_of_the_batch_is_one_ratio_over_all_its_pixels() -> None:
     p, dice = logits.sigmoid(), []
     for k in range(2):
         dice.append((2 * (p[:, k] * target[:, k]).sum() + 1) / (p[:, k].sum() + target[:, k].sum() + 1))
-    expected = 1 - (dice[0] + dice[1]) / 2
-    torch.testing.assert_close(overlap.batch_dice_loss_from_logits(logits, target), expected)
-    expected = -(dice[0].log() + dice[1].log()) / 2
-    torch.testing.assert_close(overlap.batch_dice_loss_from_logits(logits, target, log=True), expected)
-    empty = overlap.batch_dice_loss_from_logits(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+    torch.testing.assert_close(dice_loss(logits, target, form="batch"), 1 - (dice[0] + dice[1]) / 2)
+    torch.testing.assert_close(dice_loss(logits, target, form="log_batch"), -(dice[0].log() + dice[1].log()) / 2)
+    empty = dice_loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), form="batch")
     assert empty.item() == pytest.approx(1 - 1 / 9)  # no foreground: half a pixel of probability in each of 16
-
-
-def test_dice_of_the_batch_in_half_precision_does_not_overflow() -> None:
-    logits = torch.full((2, 1, 300, 300), 5.0, dtype=torch.float16)  # sums of 180,000: above float16
-    assert overlap.batch_dice_loss_from_logits(logits, torch.ones_like(logits)).item() == pytest.approx(0, abs=0.01)
 
 
 def test_the_loss_of_mgca() -> None:
@@ -92,10 +96,8 @@ def test_the_loss_of_mgca() -> None:
     true = torch.where(target > 0, p, 1 - p)
     focal = ((1 - true) ** 2 * -true.log()).mean()
     dice = (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
-    found = overlap.segmentation_loss(
-        logits, target, dice_weight=1, ce_weight=10, ce_balance="plain", dice="log_batch", focal_gamma=2
-    )
-    torch.testing.assert_close(found["loss"], 10 * focal - dice.log())
+    terms = weighted_terms(make_config({"protocol": "mgca_segmentation"}).objective)
+    torch.testing.assert_close(segmentation_loss(logits, target, terms=terms)["loss"], 10 * focal - dice.log())
 
 
 def test_balanced_bce_is_the_released_formula_over_the_whole_batch() -> None:
@@ -104,23 +106,22 @@ def test_balanced_bce_is_the_released_formula_over_the_whole_batch() -> None:
     p = logits.sigmoid()
     bce = -(target * p.log() + (1 - target) * (1 - p).log())
     expected = 0.5 * bce[target == 1].mean() + 0.5 * bce[target == 0].mean()
-    torch.testing.assert_close(overlap.class_balanced_bce_from_logits(logits, target), expected)
+    torch.testing.assert_close(cross_entropy_loss(logits, target), expected)
 
 
 def test_balanced_bce_of_an_empty_batch_is_half_the_mean() -> None:
     logits, target = example(0, k=1)
-    loss = overlap.class_balanced_bce_from_logits(logits, 0 * target)
-    torch.testing.assert_close(loss, 0.5 * overlap.bce_from_logits(logits, 0 * target))
+    plain = cross_entropy_loss(logits, 0 * target, balance="plain")
+    torch.testing.assert_close(cross_entropy_loss(logits, 0 * target), 0.5 * plain)
 
 
 def test_cross_entropy_is_the_usual_one_when_all_is_annotated() -> None:
     logits, target = example(1)
     labels = (target * torch.tensor([1, 2])[None, :, None, None]).sum(1).long()
-    expected = torch.nn.functional.cross_entropy(logits, labels)
-    torch.testing.assert_close(overlap.cross_entropy_from_logits(logits, target), expected)
-    each = [torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels == k].mean() for k in range(3)]
-    balanced = overlap.cross_entropy_from_logits(logits, target, balanced=True)
-    torch.testing.assert_close(balanced, torch.stack(each).mean())
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(cross_entropy_loss(logits, target, mode="multiclass", balance="plain"), each.mean())
+    expected = torch.stack([each[labels == k].mean() for k in range(3)]).mean()
+    torch.testing.assert_close(cross_entropy_loss(logits, target, mode="multiclass"), expected)
 
 
 def test_cross_entropy_of_a_partly_annotated_row_sums_what_is_unknown() -> None:
@@ -129,7 +130,8 @@ def test_cross_entropy_of_a_partly_annotated_row_sums_what_is_unknown() -> None:
     probs = logits.softmax(1)
     unknown = probs[:, 0] + probs[:, 2]
     expected = -torch.where(target[:, 0] > 0, probs[:, 1], unknown).log().mean()
-    torch.testing.assert_close(overlap.cross_entropy_from_logits(logits, target, annotated), expected)
+    actual = cross_entropy_loss(logits, target, annotated, mode="multiclass", balance="plain")
+    torch.testing.assert_close(actual, expected)
 
 
 @each_loss
@@ -197,54 +199,112 @@ def test_gradients_are_right(loss: Callable[..., Tensor], extra: int) -> None:
 
 
 @pytest.mark.parametrize(("mode", "extra"), [("binary", 0), ("multilabel", 0), ("multiclass", 1)])
-@pytest.mark.parametrize("balance", ["balanced", "plain"])
-def test_segmentation_loss_is_the_weighted_sum(mode: str, extra: int, balance: str) -> None:
+def test_segmentation_loss_is_the_weighted_sum(mode: Any, extra: int) -> None:
     logits, target = example(extra)
-    losses = MULTICLASS if extra else BINARY
-    got = overlap.segmentation_loss(logits, target, mode=mode, dice_weight=0.3, ce_weight=2.0, ce_balance=balance)
-    dice, ce = losses["dice"](logits, target), losses[balance](logits, target)
-    torch.testing.assert_close(got["loss"], 0.3 * dice + 2.0 * ce)
-    torch.testing.assert_close(got["dice_loss"], dice)
-    torch.testing.assert_close(got["ce_loss"], ce)
+    dice = {"name": "dice", "weight": 0.3}
+    entropies = [{"name": "cross_entropy", "weight": 2, "balance": balance} for balance in ("balanced", "plain")]
+    losses = segmentation_loss(logits, target, mode=mode, terms=terms_of(dice, *entropies, mode=mode))
+    expected = [LOSSES[name](logits, target, mode=mode) for name in ("dice", "balanced", "plain")]
+    torch.testing.assert_close(losses.pop("loss"), 0.3 * expected[0] + 2.0 * (expected[1] + expected[2]))
+    assert losses == dict(zip(("dice_loss", "ce_loss", "ce_2_loss"), expected, strict=True))
 
 
-def test_the_default_objective_is_the_released_loss() -> None:
+def test_the_default_is_the_released_loss() -> None:
     logits, target = example(0)
-    expected = overlap.released_segmentation_loss(logits, target)
-    torch.testing.assert_close(overlap.segmentation_loss(logits, target)["loss"], expected)
+    expected = 0.5 * dice_loss(logits, target) + 0.5 * cross_entropy_loss(logits, target)
+    assert torch.equal(segmentation_loss(logits, target)["loss"], expected)
+
+
+def choices() -> list[Any]:
+    """Every registered term with every choice that its options have, in every mode that it is for."""
+    cases = []
+    for term in segmentation.TERMS.values():
+        fields = {name: get_args(one.annotation) for name, one in term.options.model_fields.items()}
+        words = {name: values for name, values in fields.items() if values and isinstance(values[0], str)}
+        for mode, *values in product(term.modes, *words.values()):
+            options = dict(zip(words, values, strict=True))
+            cases.append(pytest.param(term, mode, options, id=" ".join((term.name, mode, *values))))
+    return cases
+
+
+@pytest.mark.parametrize(("term", "mode", "options"), choices())
+def test_a_term_pools_the_batch_or_is_a_mean_over_rows_as_it_says(
+    term: segmentation.LossTerm, mode: str, options: dict[str, Any]
+) -> None:
+    logits, target = example(mode == "multiclass")
+    target[0, :, 1:] = 0
+    rows = [term.loss(logits[n : n + 1], target[n : n + 1], mode=mode, **options) for n in range(len(logits))]
+    is_mean = torch.isclose(term.loss(logits, target, mode=mode, **options), torch.stack(rows).mean(), rtol=1e-9)
+    assert bool(is_mean) != term.pools_batch(options)
+
+
+def test_a_registered_term_has_typed_options_and_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmentation, "TERMS", dict(segmentation.TERMS))
+
+    @loss_term("brier", modes=("binary", "multilabel"), log_name="squares")
+    def brier(
+        logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, mode: str = "binary", hard: bool = False
+    ) -> Tensor:
+        return ((logits.sigmoid().round() if hard else logits.sigmoid()) - target).square().mean()
+
+    logits, target = example(0)
+    for hard in (False, True):
+        losses = segmentation_loss(logits, target, terms=terms_of({"name": "brier", "weight": 3, "hard": hard}))
+        torch.testing.assert_close(losses["loss"], 3 * brier(logits, target, hard=hard))
+        torch.testing.assert_close(losses["squares_loss"], brier(logits, target, hard=hard))
+    with pytest.raises(InputError):
+        terms_of({"name": "brier"}, mode="multiclass")
+    with pytest.raises(InputError):
+        terms_of({"name": "brier", "hard": 3})
+
+
+@pytest.mark.parametrize(
+    ("term", "nearest"),
+    [
+        ({"name": "dise"}, "dice"),
+        ({"name": "cross_entropy", "focal_gama": 2}, "focal_gamma"),
+        ({"name": "dice", "form": "round"}, None),
+        ({"name": "cross_entropy", "focal_gamma": -1}, None),
+        ({"name": "cross_entropy", "focal_gamma": True}, None),
+        ({"name": "cross_entropy", "focal_gamma": float("nan")}, None),
+    ],
+)
+def test_a_wrong_term_is_refused(term: dict[str, Any], nearest: str | None) -> None:
+    with pytest.raises(InputError) as caught:
+        terms_of(term)
+    assert nearest is None or nearest in str(caught.value.faults[0].remedy)
 
 
 def test_deep_supervision_by_hand() -> None:
-    assert overlap.deep_supervision_weights(1) == (1.0,)
-    assert overlap.deep_supervision_weights(3) == pytest.approx((4 / 7, 2 / 7, 1 / 7), rel=1e-15)
+    assert deep_supervision_weights(1) == (1.0,)
+    assert deep_supervision_weights(3) == pytest.approx((4 / 7, 2 / 7, 1 / 7), rel=1e-15)
     logits, target = example(0)
     heads = torch.stack([logits, -logits, 0 * logits], dim=1).requires_grad_()
-    loss = partial(overlap.segmentation_loss, target=target)
+    loss = partial(segmentation_loss, target=target)
     each = [loss(head) for head in heads.unbind(dim=1)]
-    got = overlap.deep_supervision(loss, heads)
+    losses = deep_supervision(loss, heads)
     for name in ("loss", "dice_loss", "ce_loss"):
         expected = (4 * each[0][name] + 2 * each[1][name] + each[2][name]) / 7
-        torch.testing.assert_close(got[name], expected)
-    got["loss"].backward()
+        torch.testing.assert_close(losses[name], expected)
+    losses["loss"].backward()
     assert heads.grad is not None
     assert (heads.grad.flatten(2).abs().sum(2) > 0).all()  # of every row and head
-    assert not got["dice_loss"].requires_grad
+    assert not losses["dice_loss"].requires_grad
 
 
 def test_deep_supervision_of_one_head_is_the_loss() -> None:
     logits, target = example(0)
-    loss = partial(overlap.segmentation_loss, target=target)
+    loss = partial(segmentation_loss, target=target)
     for given in (logits, logits[:, None]):
-        assert torch.equal(overlap.deep_supervision(loss, given)["loss"], loss(logits)["loss"])
-    with pytest.raises(InputError, match=r"expected \(N, K, H, W\) or \(N, S, K, H, W\)"):
-        overlap.deep_supervision(loss, logits[0])
-    with pytest.raises(InputError, match="at least 1"):
-        overlap.deep_supervision(loss, logits[:, None][:, :0])
+        assert torch.equal(deep_supervision(loss, given)["loss"], loss(logits)["loss"])
+    for wrong in (logits[0], logits[:, None][:, :0]):
+        with pytest.raises(InputError):
+            deep_supervision(loss, wrong)
 
 
 def test_wrong_shapes() -> None:
     logits, target = example(0)
-    with pytest.raises(InputError, match="target of shape"):
-        overlap.dice_loss_from_logits(logits, target[:, :1])
-    with pytest.raises(InputError, match="annotated of shape"):
-        overlap.dice_loss_from_logits(logits, target, torch.ones(3, 1, dtype=torch.bool))
+    with pytest.raises(InputError):
+        dice_loss(logits, target[:, :1])
+    with pytest.raises(InputError):
+        dice_loss(logits, target, torch.ones(3, 1, dtype=torch.bool))

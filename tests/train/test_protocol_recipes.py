@@ -100,7 +100,7 @@ def test_medklip_segmentation_trains_the_encoder_too(
 ) -> None:
     words = ["train.epochs=1", "train.batch_size=12"]
     plan, said = run_recipe(films, "segment_medklip.yaml", tmp_path / "run", *words, capsys=capsys)
-    assert plan["protocol"]["own"]["train.batch_size"] == [12, 64] and "objective.dice batch" in said
+    assert plan["protocol"]["own"]["train.batch_size"] == [12, 64] and "objective.terms.dice.form batch" in said
     start = load_file(films / "g2d" / "model.safetensors")
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     moved = [name for name in weights if name.startswith("encoder.") and name.endswith("weight")]

@@ -8,7 +8,6 @@ from medvl.config.config import (
     Config,
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     PretrainConfig,
     SemiConfig,
     TextConfig,
@@ -23,6 +22,7 @@ from medvl.config.config import (
     save_config,
     split_init,
 )
+from medvl.config.objective import ObjectiveConfig
 
 __all__ = [
     "ASSET_PREFIX",

@@ -33,7 +33,8 @@ def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str 
                 faults += key_faults(value, kind, source, f"{name}.")
             continue
         leaves = _leaves(value)
-        if not any(word in str(kind) for word in ("bool", "Any")) and any(isinstance(leaf, bool) for leaf in leaves):
+        can_be_bool = any(word in str(kind) for word in ("bool", "Any", "TermConfig"))
+        if not can_be_bool and any(isinstance(leaf, bool) for leaf in leaves):
             what = f"{name}: {shown(value)} is true or false"
             faults.append(Fault(what, file=source, expected="a number or text", remedy='quote a word: "no"'))
         elif any(isinstance(leaf, str) and NO_TEXT.search(leaf) for leaf in leaves):
@@ -56,8 +57,8 @@ def cross_faults(config: Config, source: str) -> list[Fault]:
     if train.first_best_epoch > train.epochs:
         what = f"train.first_best_epoch {train.first_best_epoch} is after the last epoch, {train.epochs}"
         fault(what, "at most train.epochs")
-    if config.task == "segment" and objective.dice_weight == objective.ce_weight == 0:
-        fault("objective.dice_weight and objective.ce_weight are both 0", "one above 0: nothing would be learned")
+    if config.task == "segment" and not any(term.weight for term in objective.terms):
+        fault("no term of objective.terms has a weight above 0", "one at least: nothing would be learned")
     for name, pair in (("scale", config.data.augment.scale), ("crop_area", config.data.augment.crop_area)):
         if pair is not None and pair[0] > pair[1]:
             fault(f"data.augment.{name}: {pair[0]:g} is above {pair[1]:g}", "the smaller one first")

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from medvl.config.augment import AugmentConfig, Border
 from medvl.config.checks import cross_faults, key_faults, shown
 from medvl.config.fidelity import Preset, preset_values
+from medvl.config.objective import OLD_KEYS, ObjectiveConfig, OldObjective, balance_by_default, check_one_way
 from medvl.config.overrides import apply_override
 from medvl.config.protocols import protocol_values
 from medvl.config.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
@@ -99,22 +100,10 @@ class ModelConfig:
 
 
 @dataclass(config=SECTION)
-class ObjectiveConfig:
-    """Supervised loss on logits: dice_weight * Dice + ce_weight * cross entropy (reference LViT: 1/2 each)."""
-
-    mode: Literal["binary", "multilabel", "multiclass"] = "binary"
-    dice_weight: Weight = 0.5
-    ce_weight: Weight = 0.5
-    ce_balance: Literal["balanced", "plain"] = "balanced"  # foreground and background weigh the same over the batch
-    dice: Literal["squared", "batch", "log_batch"] = "squared"  # per row; or 1 - D, or -log D, over the whole batch
-    # the cross entropy's pixels weigh (1 - p of what is true) ** gamma
-    focal_gamma: Annotated[float, Ge(0), Le(100)] = 0.0
-
-
-@dataclass(config=SECTION)
 class SemiConfig:
     """Training on unlabelled records: L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV).
 
+    Dice + CE stands for the terms of `objective`: their weights keep their ratios and have the mean `weight`.
     With `epi` and `lv_bank` none, records without a mask take no part.
     """
 
@@ -129,8 +118,8 @@ class SemiConfig:
     )
     storage: Literal["float16", "uint8"] = "float16"
     weight: Weight = 1.0
-    # balanced (LViT's own, for masks) calls foreground what is likelier than its share: pseudo labels that are made of
-    # such predictions grow from visit to visit
+    # Of the cross entropy against pseudo labels. `balanced` (LViT's own, for masks) calls foreground what is likelier
+    # than its share: pseudo labels that are made of such predictions grow from visit to visit.
     ce_balance: Literal["plain", "balanced"] = "plain"
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
     lv_similarity: Literal["encoder", "findings"] = "encoder"
@@ -309,6 +298,7 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
     """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open."""
     tree = _deep_copy(raw)
     _move_border(tree, source)
+    check_one_way(tree.get("objective"), source)
     if tree.get("protocol") is not None:
         for key, value in protocol_values(tree, source).items():
             _set_default(tree, key, value)
@@ -328,23 +318,42 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
         if key.startswith("model.options.") and not own:
             continue  # those switches are the method's own network's
         _set_default(tree, key, value)
-    faults = key_faults(tree, Config, source)
-    if faults:
-        raise InputError(faults)
-    try:
-        config = TypeAdapter(Config).validate_python(tree)
-    except ValidationError as error:
-        raise InputError(
-            [
-                Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']} (found {shown(item['input'])})", file=source)
-                for item in error.errors()
-            ]
-        ) from None
+    _old_objective(tree, source)
+    config: Config = _validated(tree, Config, source)
     faults = cross_faults(config, source)
     if faults:
         raise InputError(faults)
     allow_megapixels(config.data.max_megapixels)
     return config
+
+
+def _validated(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> Any:
+    """The section that `tree` describes; InputError with every fault of keys and values."""
+    faults = key_faults(tree, section, source, prefix)
+    if faults:
+        raise InputError(faults)
+    try:
+        return TypeAdapter(section).validate_python(tree)
+    except ValidationError as error:
+        raise InputError(
+            [
+                Fault(
+                    f"{prefix}{'.'.join(map(str, item['loc']))}: {item['msg']} (found {shown(item['input'])})",
+                    file=source,
+                )
+                for item in error.errors()
+            ]
+        ) from None
+
+
+def _old_objective(tree: dict[str, Any], source: str) -> None:
+    """Put the keys of `objective` that recipes, protocols and presets have from before the terms into terms."""
+    section = tree.get("objective")
+    old = {key: section.pop(key) for key in OLD_KEYS if key in section} if isinstance(section, dict) else {}
+    if isinstance(section, dict) and "terms" not in section and old:
+        section["terms"] = _validated(old, OldObjective, source, "objective.").terms()
+    elif isinstance(section, dict) and "ce_balance" in old:  # the terms are the recipe's, the balance a preset's
+        balance_by_default(section, old["ce_balance"])
 
 
 def _move_border(tree: dict[str, Any], source: str) -> None:

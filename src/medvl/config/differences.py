@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from medvl.config.objective import OLD_KEYS, numbered
+
 # How and where a run is computed, not what: they may differ between runs of the same settings.
 MACHINE_KEYS = frozenset(
     {
@@ -22,15 +24,29 @@ PATH_KEYS = (  # values are paths, or `medvl:NAME`
     "init", "data.manifest", "data.also_labelled", "text.cache_dir", "text.tokenizer", "text.init",
     "classify.cache_dir",
 )  # fmt: skip
-OPTIONS = "model.options."  # the only open mapping; a key missing there is a difference
+_TERMS = "objective.terms"
+_OPTIONS = "model.options."  # may have any keys, as the terms may: one missing there is a difference
+_NEW_NAMES = {f"objective.{old}": f"{_TERMS}.{term}.{key}" for old, (term, key) in OLD_KEYS.items()}
+# Options of terms that the oldest configurations do not know.
+_SINCE = {_NEW_NAMES["objective.dice"]: "squared", _NEW_NAMES["objective.focal_gamma"]: 0.0}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"data": {"resize": "stretch"}} -> {"data.resize": "stretch"}."""
+    """{"data": {"resize": "stretch"}} -> {"data.resize": "stretch"}.
+
+    A term of the objective is named: `objective.terms.dice.weight`, of a second one `objective.terms.dice_2.weight`;
+    the keys that the terms replaced are under those names too.
+    """
     result: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        result |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{name}.")
+        elif name == _TERMS:
+            terms = zip(numbered([term["name"] for term in value]), value, strict=True)
+            result |= {f"{name}.{label}.{k}": v for label, term in terms for k, v in term.items() if k != "name"}
+        else:
+            result[_NEW_NAMES.get(name, name)] = value
     return result
 
 
@@ -40,15 +56,18 @@ def differences(
     """{key: (value there, value here)} of two configurations (nested or flat).
 
     A key that only one of them has is no difference (an older version of medvl did not know it), except an option of
-    the network.
+    the network or of a term of the objective.
     """
     first, second = flat(there), flat(here)
+    pairs = {key: (first.get(key, _SINCE.get(key)), second.get(key, _SINCE.get(key))) for key in {*first, *second}}
+    both_have_terms = all(any(key.startswith(_TERMS) for key in one) for one in (first, second))
+    any_keys = (_OPTIONS, _TERMS) if both_have_terms else _OPTIONS
     return {
-        key: (first.get(key), second.get(key))
-        for key in sorted({*first, *second})
+        key: pairs[key]
+        for key in sorted(pairs)
         if key not in ignore
-        and first.get(key) != second.get(key)
-        and ((key in first and key in second) or key.startswith(OPTIONS))
+        and pairs[key][0] != pairs[key][1]
+        and ((key in first and key in second) or key.startswith(any_keys))
     }
 
 

@@ -146,7 +146,7 @@ def protocol_plan(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     protocol, _ = find_protocol(config["protocol"])
     values = flat(config)
-    wanted = protocol_values(config)
+    wanted = flat(protocol_values(config))
     sets = {key: value for key, value in wanted.items() if values.get(key) == value}
     overridden = {key: [values.get(key), value] for key, value in wanted.items() if key not in sets}
     plan = {"name": config["protocol"], "sets": sets, "own": overridden, "differs": list(protocol.differs)}

@@ -1,73 +1,242 @@
-"""Supervised segmentation losses on logits: Dice in three forms, binary and categorical cross entropy, focal or not.
+"""The loss of segmentation on logits: a weighted sum of terms out of one registry.
 
-Shapes: N rows, K classes, H W pixels. `annotated` (N, K) bool says which (row, class) pairs have a reference; the
-others add neither loss nor gradient, whatever their target holds (NaN too). Nothing is read back from the device.
-Everything is computed in float32 at least: logits in half precision give the value of the same logits in float32.
+A new term is one function with `@loss_term("name")` above it:
 
-Over several ranks the balanced cross entropies and the Dice of the batch are those of the whole batch, the same number
-on every rank (see `medvl.core.distributed`), so every rank must call them. The others are means over a rank's own
-annotated pairs.
+    @loss_term("jaccard")
+    def jaccard_loss(logits, target, annotated=None, *, mode="binary", smooth: float = 1.0): ...
+
+`objective: {terms: [{name: jaccard, weight: 0.5, smooth: 2}]}` then trains with it, on labelled and on unlabelled
+records and on every head of a deeply supervised network. Its keyword arguments are its options: their annotations say
+what a configuration may give them.
+
+Shapes: N rows, K classes, H W pixels. Logits are (N, K, H, W), in mode "multiclass" (N, 1 + K, H, W) with the
+background first; "binary" and "multilabel" have one sigmoid per class, "multiclass" has one softmax. Targets
+(N, K, H, W) are in {0, 1}, in mode "multiclass" at most one class per pixel. `annotated` (N, K) bool says which
+(row, class) pairs have a reference (None = all); the others add neither loss nor gradient, whatever their target holds
+(NaN too). Nothing is read back from the device. Everything is computed in float32 at least: logits in half precision
+give the value of the same logits in float32.
+
+Over several ranks a term that pools the batch is that of the whole batch, the same number on every rank (see
+`medvl.core.distributed`), so every rank must call it. The others are means over a rank's own annotated pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
+from medvl.config.objective import Gamma, Mode, ObjectiveConfig, TermConfig, numbered
 from medvl.core.device import full_floats
 from medvl.core.distributed import sum_over_ranks
-from medvl.core.errors import InputError
+from medvl.core.errors import InputError, nearest
 
 RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
 RELEASED_EPSILON = 1e-5
 SMOOTH = 1.0  # of the Dice of the batch: MGCA's and MedKLIP's programs
+MODES: tuple[Mode, ...] = get_args(Mode)
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 
 
-def dice_loss_from_logits(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-    """Soft Dice loss per (row, class) with squared denominators, averaged over the annotated pairs.
+@dataclass(frozen=True)
+class LossTerm:
+    """A registered term: its function, what it is suited for, and its options."""
 
-    1 - (2 w sum(p t) + e) / (w sum(p^2) + w sum(t^2) + e) with w = 0.25, e = 1e-5: the released WeightedDiceLoss.
+    name: str
+    loss: Callable[..., Tensor]
+    modes: tuple[Mode, ...]
+    pools: bool | Mapping[str, Sequence[object]]
+    log_name: str
+    options: type[BaseModel]
+
+    def pools_batch(self, options: Mapping[str, object]) -> bool:
+        """Whether a row's loss depends on the other rows of the batch; else the loss is a mean over rows."""
+        if isinstance(self.pools, bool):
+            return self.pools
+        given = {name: options.get(name, self.options.model_fields[name].default) for name in self.pools}
+        return any(value in self.pools[name] for name, value in given.items())
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term as a run uses it."""
+
+    term: LossTerm
+    weight: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+TERMS: dict[str, LossTerm] = {}
+
+
+def loss_term(
+    name: str,
+    *,
+    modes: tuple[Mode, ...] = MODES,
+    pools: bool | Mapping[str, Sequence[object]] = False,
+    log_name: str | None = None,
+) -> Callable[[Loss], Loss]:
+    """Register a function as the term `name` of `objective.terms`.
+
+    The function: (logits, target, annotated, *, mode, options with annotations and defaults) -> scalar.
 
     Args:
-        logits: (N, K, H, W), any range.
-        target: (N, K, H, W) in {0, 1}.
-        annotated: (N, K) bool; None = all.
-
-    Returns:
-        Scalar in [0, 1]; 0 where nothing is annotated.
+        modes: what it is defined for; another `objective.mode` is an error.
+        pools: whether it pools the pixels of all rows of the batch, or the values of options with which it does. A term
+            that does not is a mean over rows.
+        log_name: in the log it is `<log_name>_loss`; None = `name`.
     """
-    logits, target, annotated = _known(logits, target, annotated)
-    return _dice(logits.sigmoid(), target, annotated)
+
+    def register(loss: Loss) -> Loss:
+        parameters = inspect.signature(loss, eval_str=True).parameters.values()
+        options: dict[str, Any] = {
+            one.name: (one.annotation, ... if one.default is one.empty else one.default)
+            for one in parameters
+            if one.kind is one.KEYWORD_ONLY and one.name != "mode"
+        }
+        model = create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **options)
+        TERMS[name] = LossTerm(name, loss, modes, pools, log_name or name, model)
+        return loss
+
+    return register
 
 
-def batch_dice_loss_from_logits(
-    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, log: bool = False
+def weighted_terms(objective: ObjectiveConfig) -> tuple[WeightedTerm, ...]:
+    """The terms of a configuration, with every option.
+
+    Raises:
+        InputError: an unknown term or option (the nearest is named), a value out of range, a mode that the term does
+            not have.
+    """
+    return tuple(_weighted(term, objective.mode) for term in objective.terms)
+
+
+def _weighted(given: TermConfig, mode: Mode) -> WeightedTerm:
+    term = TERMS.get(given.name)
+    if term is None:
+        raise _unknown(f"objective.terms: unknown term {given.name}", given.name, TERMS)
+    if mode not in term.modes:
+        raise InputError(
+            f"objective.terms: {term.name} is not defined for objective.mode: {mode}", expected=", ".join(term.modes)
+        )
+    fields = term.options.model_fields
+    for name, value in given.options.items():
+        if name not in fields:
+            raise _unknown(f"objective.terms: {term.name} has no option {name}", name, fields)
+        if isinstance(value, bool) and "bool" not in str(fields[name].annotation):
+            raise InputError(f"objective.terms: {term.name}.{name}: {value} is true or false", expected="a value")
+    try:
+        options = term.options(**given.options)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']} (found {one['input']!r})" for one in error.errors()]
+        raise InputError(f"objective.terms: {term.name}.{'; '.join(faults)}") from None
+    return WeightedTerm(term, given.weight, {name: getattr(options, name) for name in fields})
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    known = list(known)
+    like = nearest(name, known)
+    return InputError(what, expected=", ".join(known) or "none", remedy=f"did you mean {like}?" if like else None)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor | None = None,
+    *,
+    mode: Mode = "binary",
+    terms: Sequence[WeightedTerm] | None = None,
+) -> dict[str, Tensor]:
+    """`loss`, the sum of the terms times their weights, with graph; and each term, unweighted and detached.
+
+    Args:
+        terms: as `weighted_terms` gives them; None = those of the released LViT, one half Dice and one half balanced
+            cross entropy. MGCA's MixedLoss is {name: dice, form: log_batch, weight: 1} and {name: cross_entropy,
+            balance: plain, focal_gamma: 2, weight: 10}.
+    """
+    terms = weighted_terms(ObjectiveConfig(mode)) if terms is None else terms
+    names = numbered([one.term.log_name for one in terms])
+    values = [one.term.loss(logits, target, annotated, mode=mode, **one.options) for one in terms]
+    total = terms[0].weight * values[0]
+    for one, value in zip(terms[1:], values[1:], strict=True):
+        total = total + one.weight * value
+    return {"loss": total, **{f"{name}_loss": value.detach() for name, value in zip(names, values, strict=True)}}
+
+
+@loss_term("dice", pools={"form": ("batch", "log_batch")})
+def dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor | None = None,
+    *,
+    mode: Mode = "binary",
+    form: Literal["squared", "batch", "log_batch"] = "squared",
 ) -> Tensor:
-    """1 - D, or with `log` -log D, of the soft Dice D over all pixels of the batch (of all ranks) at once.
+    """Soft Dice loss of the K classes; 0 where nothing is annotated.
 
-    D = (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) per class, the loss averaged over the classes that are annotated
-    anywhere in the batch (0 if none is). -log D is the Dice term of MGCA's MixedLoss, 1 - D that of MedKLIP's
-    DiceBCELoss. Args and shapes as in `dice_loss_from_logits`. Without a foreground anywhere D falls with sum(p).
+    "squared": 1 - (2 w sum(p t) + e) / (w sum(p^2) + w sum(t^2) + e) with w = 0.25, e = 1e-5 per (row, class), averaged
+    over the annotated pairs: the released WeightedDiceLoss, in [0, 1].
+
+    "batch", "log_batch": 1 - D, or -log D, of D = (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) per class over all pixels of
+    the batch (of all ranks), averaged over the classes that are annotated anywhere in it. 1 - D is the Dice term of
+    MedKLIP's DiceBCELoss, -log D that of MGCA's MixedLoss. Without a foreground anywhere D falls with sum(p).
     """
-    logits, target, annotated = _known(logits, target, annotated)
-    return _batch_dice(logits.sigmoid(), target, annotated, log)
+    logits, target, annotated = known_pairs(logits, target, annotated, mode)
+    probs = class_probs(logits, mode)
+    if form == "squared":
+        w, e = RELEASED_PIXEL_WEIGHT, RELEASED_EPSILON
+        p, t = probs.flatten(2), target.flatten(2)  # (N, K, H*W)
+        overlap = 2 * w * (p * t).sum(dim=2) + e
+        loss = 1 - overlap / (w * (p * p).sum(dim=2) + w * (t * t).sum(dim=2) + e)  # (N, K)
+        return mean_where(loss, annotated)
+    counts = annotated[:, :, None, None].to(probs.dtype)  # (N, K, 1, 1)
+    dims = (0, 2, 3)
+    p, t = probs * counts, target.to(probs.dtype)
+    parts = torch.stack([(p * t).sum(dims), p.sum(dims) + t.sum(dims), counts.sum(dims)])
+    overlap, total, num = sum_over_ranks(parts).unbind()  # (K,) each, of the whole batch
+    dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
+    return mean_where(-dice.log() if form == "log_batch" else 1 - dice, num > 0)
 
 
-def class_balanced_bce_from_logits(
-    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, focal_gamma: float = 0.0
+@loss_term("cross_entropy", pools={"balance": ("balanced",)}, log_name="ce")
+def cross_entropy_loss(
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor | None = None,
+    *,
+    mode: Mode = "binary",
+    balance: Literal["balanced", "plain"] = "balanced",
+    focal_gamma: Gamma = 0.0,
 ) -> Tensor:
-    """Binary cross entropy in which foreground and background weigh one half each, over the whole batch of all ranks.
+    """Cross entropy of each class (one sigmoid per class), or of background and classes (mode "multiclass").
 
-    0.5 sum_fg(bce) / (N_fg + 1e-12) + 0.5 sum_bg(bce) / (N_bg + 1e-12), the released WeightedBCE; per class, then
-    averaged over the classes that are annotated anywhere in the batch. Without foreground half of the mean remains.
+    One sigmoid per class, "balanced": 0.5 sum_fg(bce) / (N_fg + 1e-12) + 0.5 sum_bg(bce) / (N_bg + 1e-12) per class
+    over the batch of all ranks, the released WeightedBCE, then averaged over the classes that are annotated anywhere in
+    it (without foreground half of the mean remains). "plain": the mean over the pixels of the annotated pairs.
 
-    Args and shapes as in `dice_loss_from_logits`; `focal_gamma` as in `bce_from_logits`.
+    One softmax, "balanced": background and every class present in the batch (of all ranks) weigh the same. "plain":
+    every pixel does. Where classes of a row are not annotated, a pixel outside the annotated ones is background or one
+    of them, and nobody knows which: its loss is -log of their summed probability (the marginal loss of partly labelled
+    sets). A row without any annotated class counts nothing.
+
+    Args:
+        focal_gamma: above 0 each pixel weighs (1 - p_t) ** gamma, p_t the (summed) probability of what is true: the
+            focal loss without alpha (Lin et al., arXiv 1708.02002).
     """
-    logits, target, annotated = _known(logits, target, annotated)
-    pixel = _pixel_bce(logits, target, focal_gamma)  # (N, K, H, W)
+    logits, target, annotated = known_pairs(logits, target, annotated, mode)
+    if mode == "multiclass":
+        return _categorical(logits, target, annotated, balance == "balanced", focal_gamma)
+    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")  # (N, K, H, W)
+    if focal_gamma:  # whose gradient is finite whatever the logit
+        pixel = pixel * (focal_gamma * F.logsigmoid(-logits * (2 * target - 1))).exp()
+    if balance == "plain":
+        return mean_where(pixel.mean(dim=(2, 3)), annotated)
     counts = annotated[:, :, None, None].to(pixel.dtype)  # (N, K, 1, 1)
     foreground = (target > 0.5).to(pixel.dtype) * counts
     background = counts - foreground  # (N, K, H, W) in {0, 1}
@@ -75,62 +244,11 @@ def class_balanced_bce_from_logits(
     parts = [(pixel * foreground).sum(dims), foreground.sum(dims), (pixel * background).sum(dims), background.sum(dims)]
     of_fg, num_fg, of_bg, num_bg = sum_over_ranks(torch.stack(parts)).unbind()  # (K,) each, of the whole batch
     loss = 0.5 * of_fg / (num_fg + 1e-12) + 0.5 * of_bg / (num_bg + 1e-12)  # (K,)
-    return _mean(loss, num_fg + num_bg > 0)
+    return mean_where(loss, num_fg + num_bg > 0)
 
 
-def bce_from_logits(
-    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, focal_gamma: float = 0.0
-) -> Tensor:
-    """Binary cross entropy, averaged over the pixels of the annotated (row, class) pairs; shapes as above.
-
-    With `focal_gamma` each pixel weighs (1 - p_t) ** gamma, p_t the probability of what is true: the focal loss without
-    alpha (Lin et al., arXiv 1708.02002); MGCA's MixedLoss has gamma 2.
-    """
-    logits, target, annotated = _known(logits, target, annotated)
-    return _mean(_pixel_bce(logits, target, focal_gamma).mean(dim=(2, 3)), annotated)
-
-
-def multiclass_dice_loss_from_logits(
-    logits: Tensor, target: Tensor, annotated: Tensor | None = None, *, form: str = "squared"
-) -> Tensor:
-    """Soft Dice loss of the K named classes under a softmax with background.
-
-    Args:
-        logits: (N, 1 + K, H, W), background first.
-        target: (N, K, H, W) in {0, 1}, at most one class per pixel.
-        annotated: (N, K) bool; None = all.
-        form: "squared" as `dice_loss_from_logits`, "batch" and "log_batch" as `batch_dice_loss_from_logits`.
-    """
-    logits, target, annotated = _known(logits, target, annotated, background=True)
-    probs = logits.softmax(dim=1)[:, 1:]
-    if form == "squared":
-        return _dice(probs, target, annotated)
-    return _batch_dice(probs, target, annotated, form == "log_batch")
-
-
-def cross_entropy_from_logits(
-    logits: Tensor,
-    target: Tensor,
-    annotated: Tensor | None = None,
-    *,
-    balanced: bool = False,
-    focal_gamma: float = 0.0,
-) -> Tensor:
-    """Categorical cross entropy over background and K classes.
-
-    Where classes of a row are not annotated, a pixel outside the annotated ones is background or one of them, and
-    nobody knows which: the loss is then -log of their summed probability (the marginal loss of partly labelled sets).
-    A row without any annotated class counts nothing.
-
-    Args:
-        logits: (N, 1 + K, H, W), background first.
-        target: (N, K, H, W) in {0, 1}, at most one class per pixel.
-        annotated: (N, K) bool; None = all.
-        balanced: background and every class present in the batch (of all ranks) weigh the same; otherwise every pixel
-            does.
-        focal_gamma: as in `bce_from_logits`, p_t being the (summed) probability whose -log is the loss.
-    """
-    logits, target, annotated = _known(logits, target, annotated, background=True)
+def _categorical(logits: Tensor, target: Tensor, annotated: Tensor, is_balanced: bool, focal_gamma: float) -> Tensor:
+    """The cross entropy of one softmax over background and K classes."""
     log_probs = logits.log_softmax(dim=1)  # (N, 1 + K, H, W)
     open_classes = F.pad(~annotated, (1, 0), value=True)  # (N, 1 + K): background and what nobody annotated
     rest = log_probs.masked_fill(~open_classes[:, :, None, None], -torch.inf).logsumexp(dim=1)  # (N, H, W)
@@ -143,56 +261,15 @@ def cross_entropy_from_logits(
     counted = annotated.any(dim=1)[:, None, None, None].to(log_probs.dtype)
     dims = (0, 2, 3)
     loss, number = (of_class * counted).sum(dims), (members * counted).sum(dims)  # (1 + K,)
-    if balanced:
+    if is_balanced:
         loss, number = sum_over_ranks(torch.stack([loss, number])).unbind()  # of the whole batch
-        return _mean(loss / number.clamp(min=1), number > 0)
+        return mean_where(loss / number.clamp(min=1), number > 0)
     return loss.sum() / number.sum().clamp(min=1)
 
 
-def released_segmentation_loss(logits: Tensor, target: Tensor, annotated: Tensor | None = None) -> Tensor:
-    """The released supervised loss: one half Dice, one half class-balanced binary cross entropy."""
-    return 0.5 * dice_loss_from_logits(logits, target, annotated) + 0.5 * class_balanced_bce_from_logits(
-        logits, target, annotated
-    )
-
-
-def segmentation_loss(
-    logits: Tensor,
-    target: Tensor,
-    annotated: Tensor | None = None,
-    *,
-    mode: str = "binary",
-    dice_weight: float = 0.5,
-    ce_weight: float = 0.5,
-    ce_balance: str = "balanced",
-    dice: str = "squared",
-    focal_gamma: float = 0.0,
-) -> dict[str, Tensor]:
-    """The supervised objective: `loss` = dice_weight * Dice + ce_weight * cross entropy, and its two parts, detached.
-
-    Args:
-        logits: (N, K, H, W); with mode="multiclass" (N, 1 + K, H, W), background first.
-        target: (N, K, H, W) in {0, 1}; anything where not annotated.
-        annotated: (N, K) bool; None = all.
-        mode: "binary" and "multilabel" (one sigmoid per class) or "multiclass" (one softmax with background).
-        ce_balance: "balanced" (foreground and background, or the classes, weigh the same) or "plain" (the pixels do).
-        dice: "squared" (per row and class), "batch" (1 - D over the batch) or "log_batch" (-log D over the batch).
-        focal_gamma: 0 = cross entropy, above = focal loss.
-
-    MGCA's MixedLoss is dice="log_batch", dice_weight=1, ce_weight=10, focal_gamma=2, ce_balance="plain".
-    """
-    balanced = ce_balance == "balanced"
-    if mode == "multiclass":
-        overlap = multiclass_dice_loss_from_logits(logits, target, annotated, form=dice)
-        ce = cross_entropy_from_logits(logits, target, annotated, balanced=balanced, focal_gamma=focal_gamma)
-    else:
-        if dice == "squared":
-            overlap = dice_loss_from_logits(logits, target, annotated)
-        else:
-            overlap = batch_dice_loss_from_logits(logits, target, annotated, log=dice == "log_batch")
-        entropy = class_balanced_bce_from_logits if balanced else bce_from_logits
-        ce = entropy(logits, target, annotated, focal_gamma=focal_gamma)
-    return {"loss": dice_weight * overlap + ce_weight * ce, "dice_loss": overlap.detach(), "ce_loss": ce.detach()}
+def _focus(log_probs: Tensor, gamma: float) -> Tensor:
+    """(1 - p) ** gamma; the bound keeps the gradient finite at p = 1 for a gamma below 1."""
+    return (-torch.expm1(log_probs)).clamp(min=torch.finfo(log_probs.dtype).eps) ** gamma
 
 
 def deep_supervision_weights(num_heads: int) -> tuple[float, ...]:
@@ -232,46 +309,14 @@ def deep_supervision(loss: Callable[[Tensor], dict[str, Tensor]], logits: Tensor
     }
 
 
-def _dice(probs: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
-    w, e = RELEASED_PIXEL_WEIGHT, RELEASED_EPSILON
-    p, t = probs.flatten(2), target.flatten(2)  # (N, K, H*W)
-    overlap = 2 * w * (p * t).sum(dim=2) + e
-    loss = 1 - overlap / (w * (p * p).sum(dim=2) + w * (t * t).sum(dim=2) + e)  # (N, K)
-    return _mean(loss, annotated)
-
-
-def _batch_dice(probs: Tensor, target: Tensor, annotated: Tensor, log: bool) -> Tensor:
-    counts = annotated[:, :, None, None].to(probs.dtype)  # (N, K, 1, 1)
-    dims = (0, 2, 3)
-    p, t = probs * counts, target.to(probs.dtype)
-    parts = torch.stack([(p * t).sum(dims), p.sum(dims) + t.sum(dims), counts.sum(dims)])
-    overlap, total, num = sum_over_ranks(parts).unbind()  # (K,) each, of the whole batch
-    dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
-    return _mean(-dice.log() if log else 1 - dice, num > 0)
-
-
-def _pixel_bce(logits: Tensor, target: Tensor, focal_gamma: float) -> Tensor:
-    """Binary cross entropy per pixel, times (1 - p_t) ** gamma, whose gradient is finite whatever the logit."""
-    pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    if focal_gamma:
-        pixel = pixel * (focal_gamma * F.logsigmoid(-logits * (2 * target - 1))).exp()
-    return pixel
-
-
-def _focus(log_probs: Tensor, gamma: float) -> Tensor:
-    """(1 - p) ** gamma; the bound keeps the gradient finite at p = 1 for a gamma below 1."""
-    return (-torch.expm1(log_probs)).clamp(min=torch.finfo(log_probs.dtype).eps) ** gamma
-
-
-def _known(
-    logits: Tensor, target: Tensor, annotated: Tensor | None, *, background: bool = False
+def known_pairs(
+    logits: Tensor, target: Tensor, annotated: Tensor | None, mode: Mode = "binary"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits in float32 at least, the target with zeros where not annotated in their type, `annotated` as a tensor.
-
-    `background`: the logits' first class is it, and the target has none.
+    """What a term starts with: logits in float32 at least; the target in their type, zeros where not annotated;
+    `annotated` as a tensor. InputError where the shapes do not fit.
     """
     logits = full_floats(logits)
-    shape = (logits.shape[0], logits.shape[1] - background, *logits.shape[2:])
+    shape = (logits.shape[0], logits.shape[1] - (mode == "multiclass"), *logits.shape[2:])
     if target.shape != shape:
         raise InputError(f"a target of shape {tuple(target.shape)}", expected=f"{shape}, as the classes' logits")
     if annotated is None:
@@ -282,6 +327,12 @@ def _known(
     return logits, known, annotated
 
 
-def _mean(values: Tensor, keep: Tensor) -> Tensor:
+def class_probs(logits: Tensor, mode: Mode = "binary") -> Tensor:
+    """Logits (N, K or 1 + K, H, W) -> probabilities (N, K, H, W) of the named classes, float32 at least."""
+    logits = full_floats(logits)
+    return logits.softmax(dim=1)[:, 1:] if mode == "multiclass" else logits.sigmoid()
+
+
+def mean_where(values: Tensor, keep: Tensor) -> Tensor:
     """Mean of the kept entries; 0 with a zero gradient where there is none."""
     return torch.where(keep, values, 0).sum() / keep.sum().clamp(min=1)

@@ -20,7 +20,7 @@ class Bright(SegmentTask):
     """A task whose logits are the image's own, so that nothing is trained."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config, None, None)  # type: ignore[arg-type]
 
     def logits(self, batch: Batch, module: object = None) -> Tensor:
         return 4 * batch.image[batch.image_index]  # (N, 1, H, W)

@@ -6,17 +6,19 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from medvl.config import Config, load_config
+from medvl.config.ranges import Positive, Weight
 from medvl.core import errors
 from medvl.core.errors import InputError
 from medvl.data.dataset import Batch, SegmentDataset, collate
@@ -27,6 +29,7 @@ from medvl.data.records import load_manifest
 from medvl.data.sampler import MixedSampler
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
+from medvl.losses import segmentation
 from medvl.tasks.segment import semi as semi_segment
 from medvl.tasks.segment.data import prepare
 from medvl.tasks.segment.semi import SemiSegmentTask
@@ -408,6 +411,7 @@ def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> N
         (["semi.lv_bank=captions", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
          r"captions has one class, and there are 2; remedy: semi.lv_bank: labelled"),
         (["semi.lv_bank=labelled", "data.manifest=silent.csv"], r"bank of the LV loss is empty"),
+        (["semi.epi=labels", "objective.terms=[{name: dise}]"], r"unknown term dise.*did you mean dice"),
         (["semi.epi=labels", "data.balance=siim"], r"data.balance: siim with semi.*remedy: data.balance: none"),
     ],
 )  # fmt: skip
@@ -554,6 +558,95 @@ def test_the_original_text_retrieves_and_its_mask_moves_with_the_row(
         mask = masks["left" if "left" in record.text else "right"]
         want = mask[:, ::-1] if move == "flip" else np.rot90(mask, -1)
         np.testing.assert_allclose(found[n, 0], want if record.id in task._ids else 0, atol=1e-4)
+
+
+@pytest.fixture
+def focal_tversky(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
+    """(1 - TI) ** (1 / gamma), TI = (TP + e) / (TP + alpha FN + beta FP + e): Abraham and Khan, arXiv 1810.07842."""
+    monkeypatch.setattr(segmentation, "TERMS", dict(segmentation.TERMS))
+
+    @segmentation.loss_term("focal_tversky")
+    def loss(
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        annotated: torch.Tensor | None = None,
+        *,
+        mode: Any = "binary",
+        alpha: Weight = 0.7,
+        beta: Weight = 0.3,
+        gamma: Positive = 4 / 3,
+    ) -> torch.Tensor:
+        logits, target, annotated = segmentation.known_pairs(logits, target, annotated, mode)
+        p, t = segmentation.class_probs(logits, mode).flatten(2), target.flatten(2)  # (N, K, H*W)
+        hit, missed, false = (p * t).sum(2), ((1 - p) * t).sum(2), (p * (1 - t)).sum(2)
+        index = (hit + 1e-5) / (hit + alpha * missed + beta * false + 1e-5)
+        return segmentation.mean_where((1 - index).clamp(min=1e-7) ** (1 / gamma), annotated)
+
+    return loss
+
+
+def test_focal_tversky_by_brute_force(focal_tversky: Callable[..., torch.Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 3, 3, generator=generator, dtype=torch.float64)
+    target = (torch.rand(2, 2, 3, 3, generator=generator) < 0.4).double()
+    expected = []
+    for n, k in ((0, 0), (0, 1), (1, 0)):
+        hit = missed = false = 1e-5 / 2
+        for x, t in zip(logits[n, k].flatten().tolist(), target[n, k].flatten().tolist(), strict=True):
+            p = 1 / (1 + np.exp(-x))
+            hit, missed, false = hit + p * t, missed + (1 - p) * t, false + p * (1 - t)
+        expected.append((1 - (hit + 5e-6) / (hit + 0.6 * (missed - 5e-6) + 0.2 * (false - 5e-6) + 5e-6)) ** 0.5)
+    target[1, 1] = torch.nan
+    annotated = torch.tensor([[True, True], [True, False]])
+    actual = focal_tversky(logits, target, annotated, alpha=0.6, beta=0.2, gamma=2.0)
+    assert actual.item() == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_pseudo_labels_are_trained_with_the_terms_of_the_objective(
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    focal_tversky: Callable[..., torch.Tensor],
+    heads: int,
+) -> None:
+    options = ["semi.epi=labels", "semi.ramp=0", "semi.weight=0.7", "semi.ce_balance=balanced"]
+    terms = "{name: focal_tversky, weight: 0.3, alpha: 0.9}, {name: cross_entropy, weight: 0.1, focal_gamma: 2}"
+    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, [*options, f"objective.terms=[{terms}]"])
+    label = torch.zeros_like(batch.target)
+    label[..., :12, :20] = 1
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((len(label), heads, *label.shape[1:]), generator=generator)
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: 0.9 * label)
+    monkeypatch.setattr(task, "logits", lambda *_: logits[:, 0] if heads == 1 else logits)
+    losses = task.training_step(batch)
+
+    def expected(head: torch.Tensor, target: torch.Tensor, pairs: torch.Tensor, balance: str) -> torch.Tensor:
+        entropy = segmentation.cross_entropy_loss(head, target, pairs, balance=balance, focal_gamma=2.0)
+        return 0.3 * focal_tversky(head, target, pairs, alpha=0.9) + 0.1 * entropy
+
+    of_heads = [expected(head, batch.target, batch.annotated, "plain") for head in logits.unbind(1)]
+    sup = of_heads[0] if heads == 1 else (2 * of_heads[0] + of_heads[1]) / 3
+    unsup = expected(logits[:, 0], label, ~batch.annotated, "balanced") * 2 / 0.4 * 0.7  # the mean weight is 0.7
+    torch.testing.assert_close(losses["sup_loss"], sup)
+    torch.testing.assert_close(losses["unsup_loss"], unsup)
+    torch.testing.assert_close(losses["loss"], sup + unsup)
+
+
+def test_a_semi_supervised_run_with_focal_tversky(
+    tiny_recipe: Path, tmp_path: Path, focal_tversky: Callable[..., torch.Tensor]
+) -> None:
+    """The loss of the pseudo labels changes with its options."""
+    logged = []
+    for alpha in (0.7, 0.2):
+        terms = f"objective.terms=[{{name: focal_tversky, alpha: {alpha}}}]"
+        still = ["train.max_steps=3", "semi.ramp=0", "semi.lv_bank=none", "train.epochs=1"]
+        run = train(load_config(tiny_recipe, [*SEMI, *still, terms]), tmp_path / str(alpha))
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        logged.append([row for row in rows if row["kind"] == "task"][-1])
+        assert load_config(run / "config.yaml").objective.terms[0].options == {"alpha": alpha}
+    assert all(0 < row["unsup_loss"] < 1 for row in logged)
+    assert logged[0]["unsup_loss"] != pytest.approx(logged[1]["unsup_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("balance", ["plain", "balanced"])

@@ -2,10 +2,10 @@
 
     L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV)
 
-(with `objective.mode: multiclass` against the most probable class). The last two act on (row, class) pairs without a
-mask. The pseudo label P is read from the store, moved by the record's own affine, mixed with the prediction of this
-step, and used; what goes back into the store is the prediction moved back to the record's grid. Where a flip exchanges
-classes (`data/class_flips.py`), both ways do.
+(with `objective.mode: multiclass` against the most probable class). Dice + CE are the terms of the objective, see
+`unlabelled_terms`. The last two act on (row, class) pairs without a mask. The pseudo label P is read from the store,
+moved by the record's own affine, mixed with the prediction of this step, and used; what goes back into the store is the
+prediction moved back to the record's grid. Where a flip exchanges classes (`data/class_flips.py`), both ways do.
 
 Shapes: N rows, K classes, H W the model's grid.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medvl.config import Config, as_read
+from medvl.config.objective import CROSS_ENTROPY
 from medvl.core.device import to_device
 from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json
@@ -40,7 +42,7 @@ from medvl.data.record import Record
 from medvl.data.text_input import TextInput
 from medvl.losses.language_vision import ContrastiveBank, caption_bank, empty_bank, lv_loss
 from medvl.losses.pseudo_labels import PseudoLabelStore, beta_at
-from medvl.losses.segmentation import segmentation_loss
+from medvl.losses.segmentation import WeightedTerm, segmentation_loss, weighted_terms
 from medvl.models.ema import update_average
 from medvl.tasks.segment.similarity import encoder_similarity, findings_similarity
 from medvl.tasks.segment.task import SegmentTask, TextGuidedSegmenter, class_masks, probs_from_logits
@@ -76,6 +78,7 @@ class SemiSegmentTask(SegmentTask):
             InputError: no record is unlabelled, or the bank of the LV loss cannot be made.
         """
         super().__init__(config, module, text)
+        self.terms_of_unlabelled = unlabelled_terms(config)
         self.classes, self.hidden, self.folder, self._encoder = tuple(classes), hidden, folder, encoder
         is_open = {r.id: r.id in hidden or any(r.masks.get(name) is None for name in classes) for r in records}
         self._labelled = [r for r in records if not is_open[r.id]]
@@ -149,17 +152,9 @@ class SemiSegmentTask(SegmentTask):
         if semi.epi != "none":
             soft = self._pseudo_labels(batch, logits.detach())  # (N, K, H, W)
             target = class_masks(soft, objective.mode).to(logits.dtype)
-            unsup = segmentation_loss(
-                logits,
-                target,
-                open_pairs,
-                mode=objective.mode,
-                dice_weight=semi.weight,
-                ce_weight=semi.weight,
-                ce_balance=semi.ce_balance,
-                dice=objective.dice,
-                focal_gamma=objective.focal_gamma,
-            )["loss"]
+            unsup = segmentation_loss(logits, target, open_pairs, mode=objective.mode, terms=self.terms_of_unlabelled)[
+                "loss"
+            ]
             total = total + ramp * unsup
             parts["unsup_loss"] = unsup.detach()
             share = (target.flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
@@ -398,6 +393,22 @@ class SemiSegmentTask(SegmentTask):
                 view = self._view(batch.affines[n])
                 result[n] = self._moved(view, mask)
         return torch.from_numpy(result)
+
+
+def unlabelled_terms(config: Config) -> tuple[WeightedTerm, ...]:
+    """The terms of the objective for pseudo labels.
+
+    Their weights keep their ratios, and the mean of those above 0 is `semi.weight`. The cross entropy has the balance
+    of `semi.ce_balance`.
+    """
+    terms = weighted_terms(config.objective)
+    number, total = sum(one.weight > 0 for one in terms), sum(one.weight for one in terms)
+    result = []
+    for one in terms:
+        balance = {"balance": config.semi.ce_balance} if one.term.name == CROSS_ENTROPY else {}
+        weight = config.semi.weight * (number * one.weight / total)
+        result.append(replace(one, weight=weight, options=one.options | balance))
+    return tuple(result)
 
 
 def hidden_mask(record: Record, name: str, config: Config) -> NDArray[np.bool_] | None:

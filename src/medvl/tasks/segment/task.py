@@ -23,7 +23,7 @@ from medvl.core.learner import Task
 from medvl.data.context import ContextRules
 from medvl.data.dataset import Batch
 from medvl.data.text_input import TextInput
-from medvl.losses.segmentation import deep_supervision, segmentation_loss
+from medvl.losses.segmentation import deep_supervision, segmentation_loss, weighted_terms
 from medvl.models.context_tokens import ContextTokens
 from medvl.models.registry import build_model, option_names
 from medvl.text.base import TextEncoder
@@ -214,7 +214,9 @@ class SegmentTask(Task):
     module: TextGuidedSegmenter
 
     def __init__(self, config: Config, module: TextGuidedSegmenter, text: TextInput) -> None:
+        """InputError where `objective` names a term or an option that there is not."""
         self.config, self.module, self.text = config, module, text
+        self.terms = weighted_terms(config.objective)
 
     def logits(self, batch: Batch, module: nn.Module | None = None) -> Tensor:
         """Logits (N, K, H, W) of a batch, by `module` (e.g. the averaged weights) or the task's own."""
@@ -247,16 +249,6 @@ class SegmentTask(Task):
         return SegmentTask(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
 
     def _loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        objective = self.config.objective
-        loss = partial(
-            segmentation_loss,
-            target=batch.target,
-            annotated=batch.annotated,
-            mode=objective.mode,
-            dice_weight=objective.dice_weight,
-            ce_weight=objective.ce_weight,
-            ce_balance=objective.ce_balance,
-            dice=objective.dice,
-            focal_gamma=objective.focal_gamma,
-        )
+        mode = self.config.objective.mode
+        loss = partial(segmentation_loss, target=batch.target, annotated=batch.annotated, mode=mode, terms=self.terms)
         return deep_supervision(loss, logits)  # networks with one head give (N, K, H, W)
