@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.cli.options import OLD_SPELLINGS
+from medvl.config import recipe_names
+from medvl.core.errors import InputError
 
 GROUP: Any = typer.main.get_command(app)
 
@@ -81,6 +83,15 @@ def test_bad_input_is_one_line_and_exit_code_2() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere.yaml: no such recipe")
     assert "Traceback" not in done.stderr
+
+
+def test_train_without_a_recipe_says_what_to_do() -> None:
+    for words in (["train"], ["train", "--out", "nowhere"], ["train", "train.lr=1"]):
+        done = CliRunner().invoke(app, words)
+        assert isinstance(done.exception, InputError) and done.exception.exit_code == 2
+        message = str(done.exception)
+        assert "medvl fit TABLE" in message and all(name in message for name in recipe_names())
+    assert {"lvit_semi", "g2d", "detect"} <= set(recipe_names()) and "ladder" not in recipe_names()
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,19 @@ def train(
     """Train a recipe into a run folder. The plan (data, size, time, memory) is printed first."""
     import sys
 
-    from medvl.config import load_config
+    from medvl.config import load_config, recipe_names
     from medvl.core.errors import InputError
     from medvl.train.run import train as run
     from medvl.train.run_folder import can_resume, how_to_go_on
 
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         overrides, recipe = [str(recipe), *(overrides or [])], None
+    if recipe is None and not resume:
+        raise InputError(
+            "no recipe",
+            expected=f"a YAML file, or one of the recipes that come with medvl: {', '.join(recipe_names())}",
+            remedy="e.g. medvl train lvit_regions --out runs/lvit_regions; from a table alone: medvl fit TABLE --out RUN",
+        )
     if out is None and recipe is not None:
         out = Path("runs") / recipe.stem
     if out is None:
@@ -37,9 +43,9 @@ def train(
     config = None if recipe is None else load_config(recipe, overrides or ())
     if accept_changed_data and not resume:
         raise InputError("--accept-changed-data without --resume", expected="both, or neither")
-    words = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     try:
-        run(config, out, resume=resume, dry_run=dry_run, accept_changed_data=accept_changed_data, command=words)
+        run(config, out, resume=resume, dry_run=dry_run, accept_changed_data=accept_changed_data, command=command)
     except KeyboardInterrupt as stop:
         print(how_to_go_on(out), file=sys.stderr)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None

@@ -19,6 +19,7 @@ from medvl.config.config import (
     make_config,
     manifest_path,
     recipe_folder,
+    recipe_names,
     save_config,
     split_init,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "make_config",
     "manifest_path",
     "recipe_folder",
+    "recipe_names",
     "save_config",
     "split_init",
 ]

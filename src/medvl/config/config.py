@@ -249,6 +249,12 @@ def recipe_folder() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "recipes"
 
 
+def recipe_names() -> list[str]:
+    """The recipes to train with that come with medvl, without the sweeps: `medvl train NAME`."""
+    files = sorted(recipe_folder().glob("*.yaml"))
+    return [file.stem for file in files if "\nrecipe:" not in file.read_text(encoding="utf-8")]
+
+
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe: a path, or the name of one that comes with medvl (`lvit_semi`, `lvit_semi.yaml`).
 
