@@ -71,6 +71,9 @@ def import_(
 def split(
     manifest: Annotated[Path, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet")],
     out: Annotated[Path, typer.Option(help="manifest to write; with --folds one file per fold beside it")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="names of other columns: data.columns={image: Path, patient: PatientID}")
+    ] = None,
     by: Annotated[str, typer.Option(help="what stays together: patient, study or any column")] = "patient",
     fractions: Annotated[str, typer.Option(help="train,val[,test]")] = "0.7,0.1,0.2",
     folds: Annotated[int | None, typer.Option(help="cross-validation: val is one fold, train the others")] = None,
@@ -83,13 +86,23 @@ def split(
     import json
 
     from medvl.core.errors import InputError
+    from medvl.data.columns import table_columns
     from medvl.data.splits import split_manifest
 
     try:
         parts = [float(part) for part in fractions.split(",")]
     except ValueError:
         raise InputError(f"--fractions is {fractions}", expected="numbers, e.g. 0.7,0.1,0.2") from None
-    files = split_manifest(manifest, out, by=by, fractions=parts, folds=folds, keep_test=keep_test, seed=seed)
+    files = split_manifest(
+        manifest,
+        out,
+        by=by,
+        fractions=parts,
+        folds=folds,
+        keep_test=keep_test,
+        seed=seed,
+        columns=table_columns(overrides or ()),
+    )
     if as_json:
         rows = [
             {"manifest": str(f.path), "records": f.num_records, "groups": f.num_groups, "split_hash": f.split_hash}
@@ -141,6 +154,7 @@ def audit(
         reading = {"text_column": data.text_column, "classes": data.classes, "window": data.window}
         reading |= {"empty_means_absent": data.empty_means_absent, "mask_rule": data.mask_rule}
         reading["slices"] = data.slice_index if choice is None else choice
+        reading["columns"] = data.columns or (None if recipe is None else {})  # without a recipe they are guessed
     if text_column is not None:
         reading["text_column"] = text_column
     if classes is not None:

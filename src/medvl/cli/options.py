@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +51,12 @@ class VerbGroup(TyperGroup):
         verbs = [(name, self.commands[name]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, _first_sentence(verb.help or "")) for name, verb in verbs if not verb.hidden])
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """-> what is no override, and the `data.KEY=VALUE` among the words; a file of such a name is a file."""
+    overrides = [word for word in words if word.startswith("data.") and "=" in word and not Path(word).exists()]
+    return [word for word in words if word not in overrides], overrides
 
 
 def _first_sentence(text: str) -> str:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.options import ExcelSafe
+from medvl.cli.options import ExcelSafe, split_overrides
 
 SOURCES_HELP = (
     "images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY), folders (with all folders below), globs in quotes, "
-    "manifests"
+    "manifests; data.columns={image: Path} reads a table with other names"
 )
 SLICE_HELP = "of volumes and files of several frames: a number from 0, or all"
 
@@ -48,6 +48,7 @@ def predict(
 
     from medvl.core.errors import InputError
     from medvl.core.limits import allow_megapixels
+    from medvl.data.columns import table_columns
     from medvl.data.slices import parse_slice
     from medvl.inference.batch import predict_files
 
@@ -59,9 +60,10 @@ def predict(
         if not equals:
             raise InputError(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
         given[name.strip()] = value.strip()
+    images, overrides = split_overrides(sources)
     rows = predict_files(
         model,
-        sources,
+        images,
         text or [],
         out,
         threshold=threshold,
@@ -69,6 +71,7 @@ def predict(
         context=given,
         choice=parse_slice(slices),
         text_column=text_column,
+        columns=table_columns(overrides),
     )
     if as_json:
         print(json.dumps({"predictions": rows, "out": str(out)}))

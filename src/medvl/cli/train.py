@@ -32,7 +32,7 @@ def train(
         raise InputError(
             "no recipe",
             expected=f"a YAML file, or one of the recipes that come with medvl: {', '.join(recipe_names())}",
-            remedy="e.g. medvl train lvit_regions --out runs/lvit_regions; from a table alone: medvl fit TABLE --out RUN",
+            remedy="e.g. medvl train lvit_regions --out runs/lvit; or, from a table alone, medvl fit TABLE --out RUN",
         )
     if out is None and recipe is not None:
         out = Path("runs") / recipe.stem

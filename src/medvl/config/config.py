@@ -35,6 +35,8 @@ class DataConfig:
     """What is read and how it is shown to the model."""
 
     manifest: str = ""  # path of the manifest, relative to the recipe; `medvl:cxr_regions` is the shipped set
+    # medvl's name -> the table's, where they differ: {id: Filename, image: Path, patient: PatientID}
+    columns: dict[str, str] = field(default_factory=dict)
     text_column: str = "text"
     constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side

@@ -11,7 +11,6 @@ from pathlib import Path
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.data.clean_cells import CellKind, CleanCells
 from medvl.data.record import SPLITS
-from medvl.data.records import SHIPPED
 from medvl.data.tables import read_table
 
 VAL_ONE_IN = 10  # where a manifest names no validation rows, that share of its texts, by their hash
@@ -83,8 +82,6 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     Raises:
         InputError: not a table, no such column, an unknown split, or no text at all.
     """
-    if str(manifest).startswith(SHIPPED):
-        manifest = Path(__file__).parents[1] / "assets" / str(manifest).removeprefix(SHIPPED) / "manifest.csv"
     table = read_table(manifest, needed=(text_column,))
     if text_column not in table.columns:
         like = nearest(text_column, table.columns)

@@ -7,20 +7,20 @@ from pathlib import Path
 
 from medvl.data.box_table import cell_of
 from medvl.data.cells import is_missing
+from medvl.data.columns import read_columns
 from medvl.data.manifest_paths import PathFinder
 from medvl.data.packed import is_file
 from medvl.data.record import ABSENT, NOT_A_MASK, Manifest
-from medvl.data.records import read_rows
 
 
 def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """-> columns and rows, one per record in its order: paths relative to `out`, boxes of a boxes.csv in a column.
+    """-> columns by medvl's names and rows, one per record in its order: paths relative to `out`, boxes in a column.
 
     Args:
         manifest: loaded without faults.
         out: the manifest that will be written.
     """
-    table = read_rows(manifest.path)
+    table = read_columns(manifest.path, manifest.columns)
     source, target = manifest.path.parent.resolve(), out.parent.resolve()
     columns, rows = list(table.columns), [dict(row) for _, row in table.rows]
     if source == target:

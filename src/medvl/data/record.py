@@ -71,6 +71,7 @@ class Manifest:
     records: tuple[Record, ...]
     classes: tuple[str, ...]
     warnings: tuple[str, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)  # `data.columns` by which the table was read
 
     def split(self, name: str) -> tuple[Record, ...]:
         """The records of one split. InputError when there is none, naming the splits there are."""

@@ -11,14 +11,13 @@ from pathlib import Path
 from medvl.core.errors import Fault, nearest
 from medvl.data.box_table import Box, box_cell, boxes_file, joined
 from medvl.data.clean_cells import CellKind, CleanCells
+from medvl.data.columns import ALIASES, NAMES, guess_columns, shown
 from medvl.data.manifest_paths import PathFinder
 from medvl.data.mask_colours import LabelValue, is_colour, label_value
 from medvl.data.record import ABSENT, NOT_A_MASK, SPLITS, MaskRef, Record
 from medvl.data.tables import Table
 
 UNKNOWN_COLUMN = "labels_unknown"  # labels of which nothing is known; see data/class_labels.py
-_KNOWN = tuple("id image text mask mask_values boxes labels patient study view split licence".split())
-_ALIASES = {"group": "patient", "label": "labels"}
 _UNSAFE_ID = re.compile(r'[\x00-\x1f<>:"/\\|?*]|^\.|\s$')
 
 
@@ -77,7 +76,7 @@ class RecordReader:
 
     def _kinds(self) -> dict[str, CellKind]:
         """Columns of this table -> what their cells are, where that matters to what no cell may be."""
-        kinds: dict[str, CellKind] = {name: "value" for name in (*_KNOWN, *_ALIASES, self.text_column)}
+        kinds: dict[str, CellKind] = {name: "value" for name in (*NAMES, *ALIASES, self.text_column)}
         kinds |= {"id": "key", "patient": "group", "group": "group", "study": "group"}
         kinds |= {"labels": "list", "label": "list", UNKNOWN_COLUMN: "list"}
         kinds |= dict.fromkeys(("mask", "boxes", *self.columns.values()), "absence")
@@ -86,25 +85,26 @@ class RecordReader:
     def _columns(self) -> bool:
         """Check the header and choose the columns; False when no row can be read."""
         have = self.table.columns
-        for name, alias in ((known, alias) for alias, known in _ALIASES.items()):
+        for name, alias in ((known, alias) for alias, known in ALIASES.items()):
             if name in have and alias in have:
                 self.warnings.append(f"{self.table.path}: both {name} and {alias} are there; {name} is taken")
-        meant = {_ALIASES.get(name, name) for name in have}
+        meant = {ALIASES.get(name, name) for name in have}
         required = ["id", "image"]
         if self.text_column != "text" or self.need_text:
             required.append(self.text_column)
         for name in required:
             if name not in have:
-                others = {other.lower(): other for other in have if other not in _KNOWN}
+                others = {other.lower(): other for other in have if other not in NAMES}
                 like = nearest(name, others)
-                remedy = _did_you_mean(None if like is None else others[like])
+                guess = guess_columns(have).columns
+                remedy = shown(guess) if name in guess else _did_you_mean(None if like is None else others[like])
                 self.fault(f"no column {name}", 1, expected=f"columns {', '.join(required)}", remedy=remedy)
         for name in have:  # a misspelt column would be dropped without a word
-            absent = [known for known in _KNOWN if known not in meant and known not in required]
+            absent = [known for known in NAMES if known not in meant and known not in required]
             if name.startswith("mask_"):  # a class of its own, however short its name
                 absent = [known for known in absent if known == "mask_values"]
             close = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
-            if close and name not in _ALIASES and name != self.text_column:
+            if close and name not in ALIASES and name != self.text_column:
                 self.fault(f"unknown column {name}", 1, remedy=f"did you mean {close[0]}? Rename it either way")
         mask_columns = {name.removeprefix("mask_"): name for name in have if name.startswith("mask_")}
         mask_columns = {name: column for name, column in mask_columns.items() if column not in NOT_A_MASK}
@@ -137,8 +137,8 @@ class RecordReader:
                 remedy = _did_you_mean(nearest(name, self.classes))
                 what = f"empty_means_absent names no class: {name}"
                 self.fault(what, expected=", ".join(self.classes), remedy=remedy)
-        aliases = {alias for alias, known in _ALIASES.items() if known not in have}
-        used = {*_KNOWN, *aliases} - {"text", "mask"} | {self.text_column, *self.columns.values()}
+        aliases = {alias for alias, known in ALIASES.items() if known not in have}
+        used = {*NAMES, *aliases} - {"text", "mask"} | {self.text_column, *self.columns.values()}
         self.extra = tuple(name for name in have if name not in used)
         return "id" in have and "image" in have and all(column in have for column in self.columns.values())
 

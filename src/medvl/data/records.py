@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from medvl.core.errors import Fault, InputError, warn
+from medvl.data.columns import read_columns
 from medvl.data.file_checks import file_faults
 from medvl.data.mask_colours import LabelValue
 from medvl.data.record import Manifest
 from medvl.data.record_rows import RecordReader
 from medvl.data.slices import SliceChoice
-from medvl.data.tables import Table, read_table, write_table
+from medvl.data.tables import write_table
 
-SHIPPED = "medvl:"  # prefix of the sets in assets/: medvl:cxr_regions
+if TYPE_CHECKING:
+    from medvl.config import DataConfig
 
 
 def load_manifest(
@@ -27,6 +29,8 @@ def load_manifest(
     constant_text: str | None = None,
     check_files: bool | Literal["full"] = True,
     need_text: bool = False,
+    columns: Mapping[str, str] | None = None,
+    make_ids: bool = False,
 ) -> Manifest:
     """Read a manifest (a file, or `medvl:cxr_regions`). All its faults are raised together as one InputError.
 
@@ -38,6 +42,7 @@ def load_manifest(
         check_files: open each distinct file once, its header only; "full" decodes the pixels.
         constant_text: stands wherever a record has no text.
         need_text: an empty text is a fault.
+        columns, make_ids: names of the table's columns, see `data/columns.py`.
     """
     manifest, faults = read_manifest(
         path,
@@ -46,6 +51,8 @@ def load_manifest(
         empty_means_absent=empty_means_absent,
         check_files=check_files,
         need_text=need_text,
+        columns=columns,
+        make_ids=make_ids,
     )
     if faults:
         raise InputError(faults)
@@ -74,26 +81,42 @@ def read_manifest(
     need_text: bool = False,
     slices: SliceChoice = None,
     window: tuple[float, float] | None = None,
+    columns: Mapping[str, str] | None = None,
+    make_ids: bool = False,
 ) -> tuple[Manifest, tuple[Fault, ...]]:
     """As `load_manifest`, but gives the faults beside the rows that can be read (the audit wants both).
 
     Args:
         slices, window: how the pixels of volumes are read with `check_files="full"`.
     """
-    if str(path).startswith(SHIPPED):
-        path = Path(__file__).parents[1] / "assets" / str(path).removeprefix(SHIPPED) / "manifest.csv"
-    table = read_rows(path)
+    table = read_columns(path, columns, make_ids=make_ids)
     reader = RecordReader(table, text_column, classes, tuple(empty_means_absent), need_text)
     records = reader.records()
     if check_files and not reader.finder.faults():
         reader.faults += file_faults(table.path, records, full=check_files == "full", slices=slices, window=window)
-    manifest = Manifest(table.path, tuple(records), reader.classes, tuple(reader.warnings))
+    manifest = Manifest(table.path, tuple(records), reader.classes, tuple(reader.warnings), dict(columns or {}))
     return manifest, (*table.faults, *reader.faults)
 
 
-def read_rows(path: str | Path) -> Table:
-    """The rows of a manifest as they stand: the header is known by its columns id and image."""
-    return read_table(path, needed=("id", "image"))
+def configured_manifest(
+    data: DataConfig, path: str | Path | None = None, *, check_files: bool | Literal["full"] = True
+) -> Manifest:
+    """Load the manifest of a configuration, or another one, read the same way.
+
+    Raises:
+        InputError: no manifest is named; its faults.
+    """
+    if path is None and not data.manifest:
+        raise InputError("no manifest", expected="data.manifest in the recipe or data.manifest=FILE")
+    return load_manifest(
+        path or data.manifest,
+        text_column=data.text_column,
+        classes=data.classes,
+        empty_means_absent=data.empty_means_absent,
+        constant_text=data.constant_text,
+        check_files=check_files,
+        columns=data.columns,
+    )
 
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Sequence[str] | None = None) -> None:

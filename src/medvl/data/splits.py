@@ -37,6 +37,7 @@ def split_manifest(
     folds: int | None = None,
     keep_test: bool = False,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> list[SplitFile]:
     """Write `path` with a new column split to `out`; with `folds`, one file per fold (`out` + `_fold0` ...).
 
@@ -46,10 +47,12 @@ def split_manifest(
         folds: cross-validation instead: in file k the groups of fold k are val, the others train.
         keep_test: rows that are test or holdout already stay so; the others are split.
 
+        columns: names of the table's columns, see `data/columns.py`; what is written has medvl's names.
+
     Every part gets annotated groups (masks, else boxes, else labels) where there are enough.
     Texts, masks and further columns are kept; paths are rewritten relative to `out`, boxes move into a column.
     """
-    manifest, out = load_manifest(path, check_files=False), Path(out)
+    manifest, out = load_manifest(path, check_files=False, columns=columns), Path(out)
     groups = _groups(manifest, by)
     kept = _kept(manifest, groups, by) if keep_test else {}
     if not keep_test and any(record.split for record in manifest.records):

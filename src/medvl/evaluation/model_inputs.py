@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medvl.config import ASSET_PREFIX, Config, DataConfig, config_dict, load_config, make_config, manifest_path
+from medvl.config import Config, DataConfig, config_dict, load_config, make_config, manifest_path
 from medvl.config.overrides import parse_override
 from medvl.core.errors import InputError, nearest
 from medvl.data.context import add_context, column_kinds, say_unknown
 from medvl.data.record import Manifest, Record
-from medvl.data.records import load_manifest
+from medvl.data.records import configured_manifest
 from medvl.data.text_coverage import TextCoverage, text_coverage
 from medvl.data.trained_images import read_stages
 from medvl.evaluation.case_metrics import MGCA_BATCH
@@ -21,7 +21,7 @@ from medvl.inference.model_folder import find_model, weights_hash
 
 # What may differ between training and evaluation without making another model of it.
 READING_KEYS = (
-    "text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality",
+    "columns", "text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality",
     "context_missing", "context_shuffle",
 )  # fmt: skip
 
@@ -53,15 +53,7 @@ class Inputs:
         path = path or self.training_manifest
         if path is None:
             raise InputError("no manifest", expected="a manifest after the model or folder")
-        if str(path).startswith(ASSET_PREFIX):
-            path = manifest_path(Config(data=DataConfig(manifest=str(path))))
-        manifest = load_manifest(
-            path,
-            text_column=self.data.text_column,
-            classes=self.data.classes,
-            empty_means_absent=self.data.empty_means_absent,
-            constant_text=self.data.constant_text,
-        )
+        manifest = configured_manifest(self.data, path)
         manifest = add_context(manifest, self.data, self.context_seed, needed=False)
         if isinstance(self.source, PredictorSource) and (rules := self.source.predictor.context) is not None:
             rules.check(manifest.records, manifest.path)
@@ -131,13 +123,7 @@ def read_as_trained(config: Config, manifest: str | Path, overrides: Sequence[st
     tree = config_dict(config)
     changed = {**tree["data"], **parse_overrides(overrides)}
     data = make_config({**tree, "data": changed}, source="overrides").data
-    path = Path(manifest)
-    if str(manifest).startswith(ASSET_PREFIX):
-        path = manifest_path(Config(data=DataConfig(manifest=str(manifest))))
-    found = load_manifest(
-        path, text_column=data.text_column, classes=data.classes, empty_means_absent=data.empty_means_absent
-    )
-    return found, data
+    return configured_manifest(data, manifest), data
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

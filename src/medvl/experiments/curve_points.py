@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medvl.config import ASSET_PREFIX, config_dict, load_config, make_config, manifest_path
+from medvl.config import ASSET_PREFIX, config_dict, load_config, make_config
 from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest
-from medvl.data.records import load_manifest
+from medvl.data.records import configured_manifest
 from medvl.evaluation.model_inputs import is_model
 from medvl.evaluation.scored_runs import open_runs
 
@@ -151,16 +151,10 @@ def _recount(path: Path, cell: Mapping[str, Any], given: Path | None, opened: di
             remedy=f"say where its manifest {name} is: --manifest FILE",
         )
     data = config.data
-    key = json.dumps([data.text_column, data.classes, data.empty_means_absent, data.constant_text, name])
+    key = json.dumps([data.columns, data.text_column, data.classes, data.empty_means_absent, data.constant_text, name])
     if key not in opened:
-        opened[key] = load_manifest(
-            given or manifest_path(config),
-            text_column=data.text_column,
-            classes=data.classes,
-            empty_means_absent=data.empty_means_absent,
-            constant_text=data.constant_text,
-            check_files=False,  # a count needs no pixels, and the table may be here without its images
-        )
+        # A count needs no pixels, and the table may be here without its images.
+        opened[key] = configured_manifest(data, given, check_files=False)
     same = cell.get("manifest") == name  # else it was scored on another manifest, whose hash says nothing here
     if same and opened[key].content_hash() != cell["manifest_hash"]:
         raise InputError(

@@ -33,13 +33,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from medvl.config import Config, as_read, load_config, manifest_path
+from medvl.config import Config, as_read, load_config
 from medvl.core.errors import InputError
 from medvl.data.context import Context, add_context
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest, Record
-from medvl.data.records import load_manifest, write_manifest
+from medvl.data.records import configured_manifest, write_manifest
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import find_model, load_model, verb_for
 from medvl.losses.pseudo_labels import PseudoLabelStore
@@ -365,14 +365,7 @@ def _rows(
 
 def _manifest(config: Config) -> Manifest:
     data = config.data
-    manifest = load_manifest(
-        manifest_path(config),
-        text_column=data.text_column,
-        classes=data.classes,
-        empty_means_absent=data.empty_means_absent,
-        constant_text=data.constant_text,
-        check_files=False,  # it would open the masks
-    )
+    manifest = configured_manifest(data, check_files=False)  # else it would open the masks
     return add_context(manifest, data, config.train.seed, needed=True)
 
 

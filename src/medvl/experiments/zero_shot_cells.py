@@ -19,7 +19,6 @@ from annotated_types import Ge, Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from medvl.config import ASSET_PREFIX, Config, DataConfig, manifest_path
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.core.files import write_json
 from medvl.data.record import Manifest
@@ -157,6 +156,4 @@ def score_asked(asked: Asked, run: Path, out: Path, device: str) -> dict[str, An
 
 
 def _manifest(name: str, **reading: Any) -> Manifest:
-    if name.startswith(ASSET_PREFIX):
-        return load_manifest(manifest_path(Config(data=DataConfig(manifest=name))), **reading)
-    return load_manifest(Path(name), **reading)
+    return load_manifest(name, **reading)

@@ -7,7 +7,7 @@ shows only while it is read is left out: the table holds what was done, and `Unf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +35,7 @@ def predict_files(
     context: Context | None = None,
     choice: SliceChoice = None,
     text_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
     task: str | None = None,
 ) -> list[Row]:
     """Ask a model about every image of `sources` (see `list_images`); returns the rows of the table that is written.
@@ -44,7 +45,7 @@ def predict_files(
         threshold: None = 0.5 for masks and classes, `detect.score_threshold` for boxes.
         context: the clinical variables beside the texts, {"age": "63"}, of all images; a manifest has its own columns.
         choice: of volumes and files of several frames, `--slice`: a number, or "all" for one mask volume each.
-        text_column: of a manifest; None = the one that the model was trained with.
+        text_column, columns: of a manifest, as in `data`; None = those that the model was trained with.
         task: of which the model must be; None = any that answers about one image.
 
     Raises:
@@ -58,7 +59,14 @@ def predict_files(
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
     column = text_column or config.data.text_column
-    images = list_images(sources, choice=choice, default_slice=config.data.slice_index, text_column=column, out=out)
+    images = list_images(
+        sources,
+        choice=choice,
+        default_slice=config.data.slice_index,
+        text_column=column,
+        columns=config.data.columns if columns is None else columns,
+        out=out,
+    )
     answerer: Answerer
     if config.task == "segment":
         from medvl.tasks.segment.predict import MaskFiles

@@ -11,23 +11,22 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medvl.config import load_config
 from medvl.core.errors import Fault, InputError, warn
 from medvl.core.progress import track
+from medvl.data.columns import image_stem, read_columns, short_id
 from medvl.data.images import IMAGE_SUFFIXES, image_size
 from medvl.data.record import Manifest, Record
-from medvl.data.record_rows import RecordReader
-from medvl.data.records import SHIPPED, load_manifest
+from medvl.data.records import load_manifest
 from medvl.data.slices import SliceChoice, slices_of
+from medvl.data.tables import SHIPPED
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
-from medvl.data.tables import Table, read_table
 from medvl.inference.model_folder import find_model
 
-MAX_NAME_BYTES = 150  # what follows in a file name has room
 _APPLE_DOUBLE = "._"  # macOS writes such a file beside each one on a foreign disk
 
 
@@ -56,6 +55,7 @@ def list_images(
     choice: SliceChoice = None,
     default_slice: int | None = None,
     text_column: str = "text",
+    columns: Mapping[str, str] | None = None,
     out: Path | None = None,
 ) -> list[InputImage]:
     """The images of files, folders, globs and manifests, in that order, each once.
@@ -66,6 +66,7 @@ def list_images(
     Args:
         choice: `--slice`, see `medvl.data.slices`.
         text_column: of manifests; where a manifest does not have it, `text`.
+        columns: of manifests with other names, as `data.columns`.
         out: is not searched, where it lies in a folder that is given.
 
     Raises:
@@ -75,7 +76,7 @@ def list_images(
     faults: list[Fault] = []
     for source in sources:
         try:
-            images += _images_of(source, text_column, out, faults)
+            images += _images_of(source, text_column, columns or {}, out, faults)
         except InputError as error:
             faults += error.faults
     images = _without_repeats(images)
@@ -113,10 +114,12 @@ def default_slice(model: str | Path) -> int | None:
     return load_config(find_model(model) / "config.yaml").data.slice_index
 
 
-def _images_of(source: str | Path, text_column: str, out: Path | None, faults: list[Fault]) -> list[InputImage]:
+def _images_of(
+    source: str | Path, text_column: str, columns: Mapping[str, str], out: Path | None, faults: list[Fault]
+) -> list[InputImage]:
     path = Path(source)
     if is_manifest(source) and not path.is_dir():
-        return _of_manifest(source, text_column)
+        return _of_manifest(source, text_column, columns)
     if path.is_dir():
         return _kept(str(path), _walk(path, out), faults, "with all folders below")
     if not path.exists() and any(mark in str(source) for mark in "*?["):
@@ -129,36 +132,15 @@ def _images_of(source: str | Path, text_column: str, out: Path | None, faults: l
     if path.name.startswith(_APPLE_DOUBLE):
         warn("passed over: a ._ file of macOS, no image", place=path)
         return []
-    return [InputImage(_stem(path), path)]
+    return [InputImage(image_stem(path), path)]
 
 
-def _of_manifest(source: str | Path, text_column: str) -> list[InputImage]:
+def _of_manifest(source: str | Path, text_column: str, columns: Mapping[str, str]) -> list[InputImage]:
     """The rows of a table; one without a column id is named by its images."""
-    if str(source).startswith(SHIPPED):
-        records = load_manifest(source, classes=[]).records
-        return [InputImage(record.id, record.image, record=record) for record in records]
-    table = read_table(source, needed=("image",))
-    column = text_column if text_column in table.columns else "text"
-    if "id" in table.columns or "image" not in table.columns:
-        records = load_manifest(source, text_column=column, classes=[]).records
-    else:
-        reader = RecordReader(_with_ids(table), column, [], (), False)
-        records = tuple(reader.records())
-        if faults := [*table.faults, *reader.faults]:
-            raise InputError(faults)
-        for message in reader.warnings:
-            warn(message)
+    header = read_columns(source, columns, make_ids=True).columns
+    column = text_column if text_column in header else "text"
+    records = load_manifest(source, text_column=column, classes=[], columns=columns, make_ids=True).records
     return [InputImage(record.id, record.image, record=record) for record in records]
-
-
-def _with_ids(table: Table) -> Table:
-    stems = [_stem(Path(row["image"].replace("\\", "/"))).lstrip(".") for _, row in table.rows]
-    several = {stem for stem, num in Counter(stems).items() if num > 1}
-    rows = tuple(
-        (line, {"id": _cut(f"{stem}-{line}" if stem in several else stem), **row})
-        for stem, (line, row) in zip(stems, table.rows, strict=True)
-    )
-    return replace(table, columns=("id", *table.columns), rows=rows)
 
 
 def _walk(folder: Path, out: Path | None) -> list[Path]:
@@ -193,7 +175,7 @@ def _kept(source: str, files: Sequence[Path], faults: list[Fault], how: str) -> 
                 continue
             faults += error.faults
             continue
-        images.append(InputImage(_stem(path), path))
+        images.append(InputImage(image_stem(path), path))
     others = f"; {passed} files that are no images are passed over" if passed else ""
     print(f"{source}: {len(images)} images, {how}{others}", file=sys.stderr)
     if not images and not faults:
@@ -228,14 +210,6 @@ def _without_repeats(images: Sequence[InputImage]) -> list[InputImage]:
     return list(kept.values())
 
 
-def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    lower = name.lower()
-    suffix = next((end for end in IMAGE_SUFFIXES if lower.endswith(end)), "")
-    stem = name[: len(name) - len(suffix)] if suffix else name
-    return stem or name
-
-
 def _names(images: Sequence[InputImage]) -> list[str]:
     """A name for each: its own, and as many of its folders before it as tell it from the others of that name."""
     folders = [Path(os.path.abspath(image.path)).parent.parts[1:] for image in images]
@@ -246,7 +220,7 @@ def _names(images: Sequence[InputImage]) -> list[str]:
     depth = dict.fromkeys(bases, 0)
     for _ in range(max(len(parts) for parts in folders) + 1):
         names = [
-            _cut("-".join([*parts[max(0, len(parts) - depth[base]) :], base]))
+            short_id("-".join([*parts[max(0, len(parts) - depth[base]) :], base]))
             for parts, base in zip(folders, bases, strict=True)
         ]
         equal = _equal(names)
@@ -266,10 +240,3 @@ def _equal(names: Sequence[str]) -> list[list[int]]:
         if name in groups:
             groups[name].append(i)
     return list(groups.values())
-
-
-def _cut(name: str) -> str:
-    if len(name.encode()) <= MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"

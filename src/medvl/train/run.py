@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from medvl.config import Config, TrainConfig, config_dict, manifest_path, save_config
+from medvl.config import Config, TrainConfig, config_dict, save_config
 from medvl.config.protocols import protocol_plan
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError
@@ -25,7 +25,7 @@ from medvl.core.provenance import machine, versions
 from medvl.data.context import add_context
 from medvl.data.hashes import HashStore, image_hashes
 from medvl.data.record import Manifest
-from medvl.data.records import load_manifest
+from medvl.data.records import configured_manifest
 from medvl.data.trained_images import count_seen, stage_of
 from medvl.data.workers import clear_worker_errors
 from medvl.evaluation.seen_images import say_seen
@@ -150,15 +150,7 @@ def _without_caches(config: Config) -> Config:
 
 def open_manifest(config: Config, path: Path | None = None) -> Manifest:
     """Load the manifest of a configuration (or another one, read the same way)."""
-    if path is None and not config.data.manifest:
-        raise InputError("no manifest", expected="data.manifest in the recipe or data.manifest=FILE")
-    manifest = load_manifest(
-        path or manifest_path(config),
-        text_column=config.data.text_column,
-        classes=config.data.classes,
-        empty_means_absent=config.data.empty_means_absent,
-        constant_text=config.data.constant_text,
-    )
+    manifest = configured_manifest(config.data, path)
     return add_context(manifest, config.data, config.train.seed, needed=True)
 
 

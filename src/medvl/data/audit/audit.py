@@ -18,6 +18,7 @@ from medvl.data.audit.masks import mask_counts, mask_line, mask_remarks, mask_su
 from medvl.data.audit.orientation import orientation_remarks
 from medvl.data.audit.reports import ReportAudit, audit_reports
 from medvl.data.audit.used_bits import dark_images
+from medvl.data.columns import guess_table
 from medvl.data.hashes import image_hashes
 from medvl.data.mask_colours import LabelValue
 from medvl.data.mask_meaning import MaskRule
@@ -82,6 +83,7 @@ def audit_manifest(
     slices: SliceChoice = None,
     window: tuple[float, float] | None = None,
     mask_rule: MaskRule = "area",
+    columns: Mapping[str, str] | None = None,
 ) -> Audit:
     """Audit a manifest; its faults are collected, not raised. Every image and mask is decoded, and it is said
     what was decided about the masks.
@@ -95,7 +97,12 @@ def audit_manifest(
         max_tokens: also count the texts longer than this.
         slices, window, mask_rule: how volumes and masks are read, as in training: `data.slice_index` (or "all"),
             `data.window`, `data.mask_rule`.
+        columns: names of the table's columns, as `data.columns`; None = guessed by the usual names, and said.
     """
+    guess = None
+    if columns is None:
+        guess = guess_table(path, text_column)
+        columns = guess.columns
     manifest, faults = read_manifest(
         path,
         text_column=text_column,
@@ -104,10 +111,12 @@ def audit_manifest(
         check_files="full",
         slices=slices,
         window=window,
+        columns=columns,
     )
     records = manifest.records
     findings = [AuditFinding("fault", "error", (fault.record,) if fault.record else (), str(fault)) for fault in faults]
     findings += [AuditFinding("manifest", "warning", (), message) for message in manifest.warnings]
+    findings += [AuditFinding("columns", "info", (), line) for line in (guess.lines() if guess else ())]
     leaks = [*_patient_leaks(records), *_content_leaks(records)]
     findings += leaks
     findings += _text_findings(records, max_tokens)
@@ -133,6 +142,7 @@ def audit_manifest(
         "masks": {name: mask_counts(records, name, summaries) for name in manifest.classes},
         "splits": {name: _split_counts(rows, manifest.classes, empty) for name, rows in _by_split(records).items()},
         "split_hash": manifest.split_hash(),
+        "columns": dict(manifest.columns),
     }
     return Audit(manifest.path, tuple(findings), counts, leak=any(finding.severity == "error" for finding in leaks))
 
