@@ -45,12 +45,12 @@ SAME = torch.tensor([
 def test_by_hand() -> None:
     image = torch.tensor([[2.0, 0.0], [0.0, 0.5]])
     text = torch.tensor([[3.0, 0.0], [4.0, 3.0]])  # unit: (1, 0), (0.8, 0.6)
-    got = info_nce(image, text, sigma=0.5)
+    actual = info_nce(image, text, sigma=0.5)
     to_text = (math.log(1 + math.exp(-0.4)) + math.log(1 + math.exp(-1.2))) / 2  # cosines 1, 0.8 | 0, 0.6
     to_image = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(0.4))) / 2
-    assert got["image_to_text"].item() == pytest.approx(to_text, rel=1e-6)
-    assert got["text_to_image"].item() == pytest.approx(to_image, rel=1e-6)
-    assert got["loss"].item() == pytest.approx((to_text + to_image) / 2, rel=1e-6)
+    assert actual["image_to_text"].item() == pytest.approx(to_text, rel=1e-6)
+    assert actual["text_to_image"].item() == pytest.approx(to_image, rel=1e-6)
+    assert actual["loss"].item() == pytest.approx((to_text + to_image) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("same", [None, SAME, torch.zeros(5, 5, dtype=torch.bool), torch.ones(5, 5, dtype=torch.bool)])
@@ -58,11 +58,11 @@ def test_against_brute_force(same: Tensor | None) -> None:
     image, text = pairs()
     to_text, to_image = brute_force(image, text, 0.07, same)
     for reduction, factor in (("mean", 0.5), ("sum", 1.0)):
-        got = info_nce(image, text, same=same, reduction=reduction)  # type: ignore[arg-type]
-        assert got["image_to_text"].item() == pytest.approx(to_text, abs=1e-12)
-        assert got["text_to_image"].item() == pytest.approx(to_image, abs=1e-12)
-        assert got["loss"].item() == pytest.approx(factor * (to_text + to_image), abs=1e-12)
-    assert not got["image_to_text"].requires_grad and not got["text_to_image"].requires_grad
+        actual = info_nce(image, text, same=same, reduction=reduction)  # type: ignore[arg-type]
+        assert actual["image_to_text"].item() == pytest.approx(to_text, abs=1e-12)
+        assert actual["text_to_image"].item() == pytest.approx(to_image, abs=1e-12)
+        assert actual["loss"].item() == pytest.approx(factor * (to_text + to_image), abs=1e-12)
+    assert not actual["image_to_text"].requires_grad and not actual["text_to_image"].requires_grad
 
 
 def test_without_any_negative_there_is_no_loss_and_no_gradient() -> None:
@@ -116,8 +116,8 @@ def test_half_precision_is_computed_in_float32() -> None:
     image, text = (x.bfloat16() for x in pairs(num=5, dim=64))
     exact = info_nce(image.float(), text.float())["loss"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = info_nce(image, text)["loss"]
-    assert got.dtype == torch.float32 and torch.equal(got, exact)
+        actual = info_nce(image, text)["loss"]
+    assert actual.dtype == torch.float32 and torch.equal(actual, exact)
 
 
 def test_on_one_process_gathering_changes_nothing() -> None:
@@ -130,27 +130,26 @@ def test_on_one_process_gathering_changes_nothing() -> None:
 def test_same_pairs() -> None:
     texts = ["No effusion.", "no  effusion.\n", "Left effusion.", "", "", "No effusion"]
     patients = ["p1", "p2", "p1", "p3", "p4", "p5"]
-    got = same_pairs(texts, patients, "cpu")
+    actual = same_pairs(texts, patients, "cpu")
     expected = torch.eye(6, dtype=torch.bool)
     for i, j in ((0, 1), (0, 2), (3, 4)):
         expected[i, j] = expected[j, i] = True
-    assert torch.equal(got, expected)
+    assert torch.equal(actual, expected)
     assert same_pairs(["p1", "x"], ["y", "p1"], "cpu").sum() == 2  # a text is not compared with a patient
     assert same_pairs([], [], "cpu").shape == (0, 0)
 
 
-def test_faults_are_named() -> None:
+def test_faults_are_refused() -> None:
     image, text = pairs()
-    with pytest.raises(InputError, match=r"shape \(5, 4\) and \(4, 4\)"):
-        info_nce(image, text[:4])
-    with pytest.raises(InputError, match="image and text vectors"):
-        info_nce(image[:0], text[:0])
-    with pytest.raises(InputError, match=r"expected torch.bool \(5, 5\)"):
-        info_nce(image, text, same=SAME[:4])
-    with pytest.raises(InputError, match=r"expected torch.bool"):
-        info_nce(image, text, same=SAME.long())
-    with pytest.raises(InputError, match="a number above 0"):
-        info_nce(image, text, sigma=0.0)
+    for args, options in (
+        ((image, text[:4]), {}),
+        ((image[:0], text[:0]), {}),
+        ((image, text), {"same": SAME[:4]}),
+        ((image, text), {"same": SAME.long()}),
+        ((image, text), {"sigma": 0.0}),
+    ):
+        with pytest.raises(InputError):
+            info_nce(*args, **options)  # type: ignore[arg-type]
 
 
 # --- batches in pieces ---------------------------------------------------------------------------------------------
@@ -185,9 +184,9 @@ def batch() -> list[tuple[Tensor, Tensor]]:
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
-    found = [p.grad for p in module.parameters()]
-    assert all(grad is not None and (grad != 0).any() for grad in found)
-    return found  # type: ignore[return-value]
+    grads = [p.grad for p in module.parameters()]
+    assert all(grad is not None and (grad != 0).any() for grad in grads)
+    return grads  # type: ignore[return-value]
 
 
 def run_cached(module: TwoTowers, *, extra: bool = False) -> Tensor:
@@ -284,21 +283,21 @@ def test_cached_embeddings_under_one_autocast_still_reach_the_weights() -> None:
 def test_cached_embeddings_refuse_a_wrong_order() -> None:
     module, chunks = network(), batch()
     cached = CachedEmbeddings(2, module)
-    with pytest.raises(InputError, match="replay before embed"), cached.replay(0):
+    with pytest.raises(InputError), cached.replay(0):  # before embed
         pass
     image, text = cached.embed(lambda i: module(*chunks[i]))
-    with pytest.raises(InputError, match="without replay"):
+    with pytest.raises(InputError):  # without replay
         cached.surrogate(0, module(*chunks[0]))
     with cached.replay(0):
         again = module(*chunks[0])
-    with pytest.raises(InputError, match="no gradient yet"):
+    with pytest.raises(InputError):  # no gradient yet
         cached.surrogate(0, again)
     info_nce(image, text)["loss"].backward()
-    with pytest.raises(InputError, match=r"expected \(3, 4\)"):
-        cached.surrogate(0, [x[:2] for x in again])
-    with pytest.raises(InputError, match="micro-batch 1 without replay"):
-        cached.surrogate(1, again)
-    with pytest.raises(InputError, match="at least 1"):
+    for index, embeddings in ((0, [x[:2] for x in again]), (1, again)):
+        with pytest.raises(InputError):
+            cached.surrogate(index, embeddings)
+    assert cached.surrogate(0, again).requires_grad
+    with pytest.raises(InputError):
         CachedEmbeddings(0)
 
 
@@ -310,13 +309,13 @@ def test_retrieval_by_hand() -> None:
     image = torch.eye(12)
     image[0] = 10 * text[1] + text[0]  # its own text comes second
     image[2] = 6 * text[3] + 5 * text[4] + 4 * text[5] + 3 * text[6] + 2 * text[7] + text[2]  # sixth
-    got = retrieval(image, text, torch.eye(12, dtype=torch.bool))
-    assert got["i2t_r1"] == pytest.approx(10 / 12)
-    assert got["i2t_r5"] == pytest.approx(11 / 12)
-    assert got["i2t_r10"] == pytest.approx(1)
-    assert got["t2i_r1"] == pytest.approx(1)  # of text 0 image 0 is the only one that is not orthogonal
-    assert [got[f"chance_r{k}"] for k in (1, 5, 10)] == pytest.approx([1 / 12, 5 / 12, 10 / 12])
-    assert set(got) == {f"{d}_r{k}" for d in ("i2t", "t2i", "chance") for k in (1, 5, 10)}
+    actual = retrieval(image, text, torch.eye(12, dtype=torch.bool))
+    assert actual["i2t_r1"] == pytest.approx(10 / 12)
+    assert actual["i2t_r5"] == pytest.approx(11 / 12)
+    assert actual["i2t_r10"] == pytest.approx(1)
+    assert actual["t2i_r1"] == pytest.approx(1)  # of text 0 image 0 is the only one that is not orthogonal
+    assert [actual[f"chance_r{k}"] for k in (1, 5, 10)] == pytest.approx([1 / 12, 5 / 12, 10 / 12])
+    assert set(actual) == {f"{d}_r{k}" for d in ("i2t", "t2i", "chance") for k in (1, 5, 10)}
 
 
 def test_any_image_of_the_same_text_is_a_hit() -> None:
@@ -324,9 +323,9 @@ def test_any_image_of_the_same_text_is_a_hit() -> None:
     same = torch.eye(4, dtype=torch.bool)
     assert retrieval(image, text, same)["i2t_r1"] == pytest.approx(0.5)
     same[0, 1] = same[1, 0] = True  # ... and say the same
-    got = retrieval(image, text, same)
-    assert got["i2t_r1"] == got["t2i_r1"] == pytest.approx(1)
-    assert got["chance_r1"] == pytest.approx((2 / 4 + 2 / 4 + 1 / 4 + 1 / 4) / 4)
+    actual = retrieval(image, text, same)
+    assert actual["i2t_r1"] == actual["t2i_r1"] == pytest.approx(1)
+    assert actual["chance_r1"] == pytest.approx((2 / 4 + 2 / 4 + 1 / 4 + 1 / 4) / 4)
 
 
 def groups(num: int, seed: int) -> Tensor:
@@ -337,39 +336,39 @@ def groups(num: int, seed: int) -> Tensor:
 def test_chance_is_exact() -> None:
     same = groups(9, 0)
     image, text = pairs(num=9)
-    got = retrieval(image, text, same)
+    actual = retrieval(image, text, same)
     for k in (1, 5, 9):
         draws = list(combinations(range(9), k))
         expected = np.mean([np.mean([bool(same[i, list(draw)].any()) for draw in draws]) for i in range(9)])
-        assert got[f"chance_r{10 if k == 9 else k}"] == pytest.approx(expected, abs=1e-12)
+        assert actual[f"chance_r{10 if k == 9 else k}"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_retrieval_against_a_sort() -> None:
     same = groups(40, 1)
     image, text = pairs(num=40)
-    got = retrieval(image, text, same)
+    actual = retrieval(image, text, same)
     unit = nn.functional.normalize
     scores = unit(image, dim=1) @ unit(text, dim=1).T
     for direction, table in (("i2t", scores), ("t2i", scores.T)):
         order = table.argsort(dim=1, descending=True)
         for k in (1, 5, 10):
             expected = same.gather(1, order[:, :k]).any(dim=1).double().mean()
-            assert got[f"{direction}_r{k}"] == pytest.approx(expected.item(), abs=1e-12)
+            assert actual[f"{direction}_r{k}"] == pytest.approx(expected.item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("num", [1, 3, 30])
 def test_a_collapsed_model_scores_exactly_chance(num: int) -> None:
-    got = retrieval(torch.ones(num, 3), 2 * torch.ones(num, 3), groups(num, 2))
+    actual = retrieval(torch.ones(num, 3), 2 * torch.ones(num, 3), groups(num, 2))
     for direction in ("i2t", "t2i"):
         for k in (1, 5, 10):
-            assert got[f"{direction}_r{k}"] == pytest.approx(got[f"chance_r{k}"], abs=1e-12)
+            assert actual[f"{direction}_r{k}"] == pytest.approx(actual[f"chance_r{k}"], abs=1e-12)
 
 
 def test_ties_count_on_average() -> None:
     text = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
     image = torch.tensor([[1.0, 0], [1, 0], [1, 0], [1, 0]])
-    got = retrieval(image, text, torch.eye(4, dtype=torch.bool))
-    assert got["i2t_r1"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 0) / 4)
+    actual = retrieval(image, text, torch.eye(4, dtype=torch.bool))
+    assert actual["i2t_r1"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 3 + 0) / 4)
 
 
 def test_retrieval_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,18 +378,18 @@ def test_retrieval_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     assert retrieval(image, text, groups(23, 3)) == pytest.approx(whole, abs=1e-12)
 
 
-def test_retrieval_names_faults() -> None:
+def test_retrieval_refuses_faults() -> None:
     image, text = pairs()
     same = torch.eye(5, dtype=torch.bool)
-    with pytest.raises(InputError, match=r"\(N, D\) twice"):
-        retrieval(image, text, same[:4])
-    with pytest.raises(InputError, match=r"\(N, D\) twice"):
-        retrieval(image[:0], text[:0], same[:0, :0])
-    one_sided = same.clone()
+    one_sided, not_finite = same.clone(), image.clone()
     one_sided[0, 1] = True
-    for wrong in (one_sided, ~same):
-        with pytest.raises(InputError, match="no equality"):
-            retrieval(image, text, wrong)
-    image[0, 0] = float("nan")
-    with pytest.raises(InputError, match="not finite"):
-        retrieval(image, text, same)
+    not_finite[0, 0] = float("nan")
+    for wrong in (
+        (image, text, same[:4]),
+        (image[:0], text[:0], same[:0, :0]),
+        (image, text, one_sided),
+        (image, text, ~same),
+        (not_finite, text, same),
+    ):
+        with pytest.raises(InputError):
+            retrieval(*wrong)

@@ -1,4 +1,4 @@
-"""YOLOv3's targets and loss, by hand."""
+"""YOLOv3's targets and loss, by hand; overlap and suppression of boxes by hand and against plain loops."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medvl.config.sections import DetectConfig
-from medvl.losses.detection import assign, detection_loss
+from medvl.losses.detection import assign, box_iou, detection_loss, nms, size_iou
 from medvl.models.yolo import YOLO
 
 GRIDS = [(32, 2, 2), (16, 4, 4), (8, 8, 8)]  # 64 px: 12 + 48 + 192 places
@@ -30,11 +32,11 @@ def test_a_single_box() -> None:
     """Centre (37, 22), 24 x 12: the second anchor of the middle map fits exactly."""
     boxes = batch((1, 25, 16, 49, 28))
     target = assign(boxes, ANCHORS, GRIDS, how="best")
-    here = place(1, 1, 2, 1)
-    assert target.object.nonzero().tolist() == [[0, here]]
-    assert target.box[0, here].tolist() == pytest.approx([37 / 16 - 2, 22 / 16 - 1, 0, 0], abs=1e-6)
-    assert target.class_index[0, here] == 1 and target.class_index.sum() == 1 and target.num_taken == 0
-    assert not target.no_object[0, here] and target.no_object.shape == (1, 252)
+    at = place(1, 1, 2, 1)
+    assert target.object.nonzero().tolist() == [[0, at]]
+    assert target.box[0, at].tolist() == pytest.approx([37 / 16 - 2, 22 / 16 - 1, 0, 0], abs=1e-6)
+    assert target.class_index[0, at] == 1 and target.class_index.sum() == 1 and target.num_taken == 0
+    assert not target.no_object[0, at] and target.no_object.shape == (1, 252)
 
 
 def test_each_map_has_its_best_anchor() -> None:
@@ -64,10 +66,10 @@ def test_no_boxes_at_all() -> None:
     target = assign(batch(), ANCHORS, GRIDS)
     assert not target.object.any() and target.no_object.all() and target.num_taken == 0
     logits = torch.randn(1, 252, 7, dtype=torch.float64, requires_grad=True)
-    found = detection_loss(logits, batch(), ANCHORS, GRIDS, PLAIN)
+    losses = detection_loss(logits, batch(), ANCHORS, GRIDS, PLAIN)
     means = [F.softplus(part).mean() for part in logits[..., 4].split([12, 48, 192], dim=1)]
-    assert float(found["loss"].detach()) == pytest.approx(0.5 * float(sum(means).detach()))  # only the no-object term
-    found["loss"].backward()
+    assert float(losses["loss"].detach()) == pytest.approx(0.5 * float(sum(means).detach()))  # only the no-object term
+    losses["loss"].backward()
     assert logits.grad is not None and logits.grad[..., 4].abs().min() > 0
     assert logits.grad[..., :4].abs().max() == 0 and logits.grad[..., 5:].abs().max() == 0
 
@@ -89,24 +91,24 @@ def test_the_loss_is_what_the_formula_says() -> None:
     boxes = batch((1, 25, 16, 49, 28))
     logits = torch.randn(1, 252, 7, dtype=torch.float64)
     config = DetectConfig(assign="best", lambda_xy=2, lambda_wh=3, lambda_conf=5, lambda_cls=7, lambda_noobj=0.25)
-    here, num = place(1, 1, 2, 1), 48
-    x, y, w, h, confidence, first, second = logits[0, here]
+    at, num = place(1, 1, 2, 1), 48
+    x, y, w, h, confidence, first, second = logits[0, at]
     tx, ty = torch.tensor([37 / 16 - 2, 22 / 16 - 1], dtype=torch.float64)
     bce = F.binary_cross_entropy_with_logits
     xy = (bce(x, tx) + bce(y, ty)) / num
     wh = (w**2 + h**2) / num
     conf = F.softplus(-confidence) / num
     keep = torch.ones(252, dtype=torch.bool)
-    keep[here] = False  # 16x16 fits 24x12 with 192/352 = 0.545 > 0.5: ignored
+    keep[at] = False  # 16x16 fits 24x12 with 192/352 = 0.545 > 0.5: ignored
     keep[place(1, 1, 2, 0)] = False
     for start, stop in ((0, 12), (12, 60), (60, 252)):
         part = logits[0, start:stop, 4][keep[start:stop]]
         conf = conf + 0.25 * F.softplus(part).sum() / (stop - start)
     cls = (F.softplus(first) + F.softplus(-second)) / 2 / num
-    found = detection_loss(logits, boxes, ANCHORS, GRIDS, config)
+    losses = detection_loss(logits, boxes, ANCHORS, GRIDS, config)
     for name, value in (("xy", xy), ("wh", wh), ("conf", conf), ("cls", cls)):
-        assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
-    assert float(found["loss"]) == pytest.approx(float(2 * xy + 3 * wh + 5 * conf + 7 * cls), rel=1e-6)
+        assert float(losses[name]) == pytest.approx(float(value), rel=1e-6), name
+    assert float(losses["loss"]) == pytest.approx(float(2 * xy + 3 * wh + 5 * conf + 7 * cls), rel=1e-6)
 
 
 @pytest.mark.parametrize("how", ["each_scale", "best"])
@@ -119,7 +121,7 @@ def test_the_targets_are_what_decodes_to_the_boxes(how: str) -> None:
     logits[..., 2:4] = target.box[..., 2:]
     decoded = model.decode_boxes(logits, 64, 64)[0][target.object]
     true = boxes[0, :3, 1:]
-    distance = (decoded[:, None] - true[None]).abs().amax(dim=2)  # (found, 3)
+    distance = (decoded[:, None] - true[None]).abs().amax(dim=2)  # (losses, 3)
     assert distance.amin(dim=1).max() < 1e-3 and distance.amin(dim=0).max() < 1e-3
     assert len(decoded) == (9 if how == "each_scale" else 3)
 
@@ -138,15 +140,72 @@ def test_gradients_are_right() -> None:
 
 def test_extreme_logits_stay_finite() -> None:
     logits = torch.full((1, 252, 6), 500.0, requires_grad=True)
-    found = detection_loss(logits, batch((0, 25, 16, 49, 28)), ANCHORS, GRIDS, PLAIN)
-    found["loss"].backward()
-    assert found["loss"].isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+    losses = detection_loss(logits, batch((0, 25, 16, 49, 28)), ANCHORS, GRIDS, PLAIN)
+    losses["loss"].backward()
+    assert losses["loss"].isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
 
 def test_nothing_is_read_back_from_the_device() -> None:
     """On the meta device there is nothing to read: a branch on a value would raise."""
     logits = torch.empty(2, 252, 7, device="meta", requires_grad=True)
     boxes = torch.empty(2, 5, 5, device="meta")
-    found = detection_loss(logits, boxes, ANCHORS.to("meta"), GRIDS, PLAIN)
-    found["loss"].backward()
+    losses = detection_loss(logits, boxes, ANCHORS.to("meta"), GRIDS, PLAIN)
+    losses["loss"].backward()
     assert logits.grad is not None and logits.grad.shape == logits.shape
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    width, height = (min(a[2 + i], b[2 + i]) - max(a[i], b[i]) for i in (0, 1))
+    common = max(0.0, width) * max(0.0, height)
+    union = sum((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)) - common
+    return common / union if union > 0 else 0.0
+
+
+def plain_nms(boxes: list[list[float]], scores: list[float], classes: list[int], limit: float) -> list[int]:
+    left = sorted(range(len(boxes)), key=lambda i: -scores[i])  # Python's sort is stable
+    kept = []
+    while left:
+        first, *left = left
+        kept.append(first)
+        left = [i for i in left if classes[i] != classes[first] or iou(boxes[i], boxes[first]) < limit]
+    return kept
+
+
+def test_overlap_by_hand() -> None:
+    first = torch.tensor([[0.0, 0, 2, 2], [5, 5, 5, 9]])
+    second = torch.tensor([[1.0, 0, 3, 2], [0, 0, 2, 2], [2, 0, 4, 2], [5, 5, 5, 9]])
+    assert box_iou(first, second)[0].tolist() == pytest.approx([1 / 3, 1, 0, 0])
+    assert box_iou(first, second)[1].tolist() == [0, 0, 0, 0]  # without area
+    assert size_iou(torch.tensor([[4.0, 2]]), torch.tensor([[4.0, 2], [2, 4], [8, 2]])).tolist() == [
+        pytest.approx([1, 4 / 12, 0.5])
+    ]
+
+
+def test_suppression_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 10], [20, 0, 30, 10]])
+    scores = torch.tensor([0.5, 0.9, 0.4, 0.9, 0.1])
+    classes = torch.tensor([0, 0, 0, 1, 0])
+    # 1 beats 0 and 2 (IoU 1/2 is enough); 3 is another class and, of equal score, stands after 1; 4 is elsewhere.
+    assert nms(boxes, scores, classes, 0.5).tolist() == [1, 3, 4]
+    assert nms(boxes, scores, classes, 0.51).tolist() == [1, 3, 2, 4]
+    assert nms(boxes[:0], scores[:0], classes[:0], 0.5).tolist() == []
+
+
+corner = st.integers(0, 6)
+box = st.tuples(corner, corner, st.integers(1, 5), st.integers(1, 5)).map(lambda v: [*v[:2], v[0] + v[2], v[1] + v[3]])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(box, st.sampled_from([0.25, 0.5, 0.75]), st.integers(0, 1)), max_size=14),
+    st.sampled_from([0.25, 0.5, 1.0]),
+)
+def test_suppression_is_that_of_plain_loops(rows: list[tuple[list[float], float, int]], limit: float) -> None:
+    boxes, scores, classes = ([row[i] for row in rows] for i in range(3))
+    kept = nms(
+        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        torch.tensor(scores, dtype=torch.float64),
+        torch.tensor(classes, dtype=torch.int64),
+        limit,
+    )
+    assert kept.tolist() == plain_nms(boxes, scores, classes, limit)

@@ -88,12 +88,12 @@ LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
 def test_half_precision_gives_the_value_of_float32(name: str, dtype: torch.dtype) -> None:
     loss, inputs = LOSSES[name]
     half = inputs.to(dtype).requires_grad_()
-    found = loss(half)
+    value = loss(half)
     # the loss of the same numbers; lv is given probabilities, which are rounded before it
     want = loss(half.detach().float()) if name != "lv" else lv_loss(
         half.detach().sigmoid().float(), halves(2), ANNOTATED
     )  # fmt: skip
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(want.item(), rel=1e-6)
-    found.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(want.item(), rel=1e-6)
+    value.backward()
     assert half.grad is not None and bool(half.grad.isfinite().all())

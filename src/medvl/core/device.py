@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,10 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
 def full_floats(x: Tensor) -> Tensor:
     """`x` in float32 at least: sums over pixels overflow float16 and lose their last digits in bfloat16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context with autocast off, for what half precision would change: thresholds, sums over a batch."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

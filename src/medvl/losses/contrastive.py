@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medvl.core.device import full_floats, to_device
+from medvl.core.device import full_floats, full_precision, to_device
 from medvl.core.distributed import gather_with_grad
 from medvl.core.errors import InputError
 
@@ -60,8 +60,7 @@ def info_nce(
     if sigma <= 0:
         raise InputError(f"a temperature sigma of {sigma}", expected="a number above 0")
     num = image.shape[0]
-    device = "cpu" if image.device.type == "meta" else image.device.type  # shapes alone have no autocast
-    with torch.autocast(device, enabled=False):
+    with full_precision(image.device):
         logits = _unit(image) @ _unit(text).T / sigma  # (B, B), images down
         if same is not None:
             if same.shape != logits.shape or same.dtype != torch.bool:
@@ -114,8 +113,8 @@ def same_pairs(
         (B, B) bool, symmetric, true on the diagonal.
     """
     rows = [[_hash(plain_text(text)), _hash(patient)] for text, patient in zip(texts, patients, strict=True)]
-    own = to_device(torch.tensor(rows, dtype=torch.int64).view(-1, 2), device)  # (B_r, 2)
-    keys = gather_with_grad(own, equal_rows=equal_rows)  # (B, 2)
+    hashes = to_device(torch.tensor(rows, dtype=torch.int64).view(-1, 2), device)  # (B_r, 2)
+    keys = gather_with_grad(hashes, equal_rows=equal_rows)  # (B, 2)
     return (keys[:, None] == keys[None]).any(dim=2)  # (B, B)
 
 
@@ -217,12 +216,12 @@ class CachedEmbeddings:
         start = sum(self._sizes[:index])
         given = (embeddings,) if isinstance(embeddings, Tensor) else tuple(embeddings)
         total = torch.zeros((), device=given[0].device)
-        for whole, own in zip(self.embeddings, given, strict=True):
+        for whole, part in zip(self.embeddings, given, strict=True):
             assert whole.grad is not None
             grad = whole.grad[start : start + self._sizes[index]]  # (B_i, D)
-            if own.shape != grad.shape:
-                raise InputError(f"embeddings of shape {tuple(own.shape)}", expected=f"{tuple(grad.shape)}, as before")
-            total = total + (own.to(grad.dtype) * grad).sum()
+            if part.shape != grad.shape:
+                raise InputError(f"embeddings of shape {tuple(part.shape)}", expected=f"{tuple(grad.shape)}, as before")
+            total = total + (part.to(grad.dtype) * grad).sum()
         return total
 
 

@@ -1,4 +1,4 @@
-"""YOLOv3's loss on logits, as MGCA and G2D train detection (reference: G2D, section 5.2).
+"""YOLOv3's loss on logits, as MGCA and G2D train detection (reference: G2D, section 5.2), and what boxes need.
 
     L = sum over the three maps of  l_xy BCE(x, y) + l_wh MSE(w, h) + l_conf (BCE(objects) + l_noobj BCE(no objects))
         + l_cls BCE(classes)
@@ -6,7 +6,9 @@
 each a mean over all places of the map in the batch, of which those without a box count as zero (except in the last
 but one term). So a coarse map's places weigh more than a fine one's, as in that program.
 
-Shapes: B images, M boxes at most, A = 3 anchors a map, K classes, P places (see `models/yolo.py`).
+A box is (x0, y0, x1, y1), edges in pixels. torchvision is no part of it.
+
+Shapes: B images, M boxes at most, A = 3 anchors a map, K classes, P places (see `models/yolo.py`); n m boxes.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
 from medvl.config.sections import DetectConfig
 from medvl.core.device import full_floats, to_device
-from medvl.losses.boxes import size_iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +130,41 @@ def detection_loss(
     weights = {"xy": config.lambda_xy, "wh": config.lambda_wh, "conf": config.lambda_conf, "cls": config.lambda_cls}
     loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, "num_taken": target.num_taken}
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of each pair: (n, 4), (m, 4) -> (n, m) in [0, 1]; boxes without area overlap nothing."""
+    low = torch.maximum(first[:, None, :2], second[None, :, :2])  # (n, m, 2)
+    high = torch.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = (high - low).clamp(min=0).prod(dim=2)  # (n, m)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - common
+    return torch.where(union > 0, common / union.clamp(min=1e-12), torch.zeros_like(union))
+
+
+def size_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU of boxes laid on one corner: sizes (..., 2), anchors (A, 2) -> (..., A)."""
+    common = torch.minimum(sizes[..., None, :], anchors).prod(dim=-1)  # (..., A)
+    return common / (sizes.prod(dim=-1)[..., None] + anchors.prod(dim=-1) - common)
+
+
+def nms(boxes: Tensor, scores: Tensor, classes: Tensor, max_iou: float) -> Tensor:
+    """Greedy non-maximum suppression of each class by itself; -> indices of the boxes that are kept.
+
+    The highest score is kept, those of its class that overlap it by `max_iou` or more go, and so on with what is left.
+    Of equal scores the one that stands first comes first; the result is in that order too.
+
+    Args:
+        boxes, scores, classes: (n, 4), (n,), (n,).
+    """
+    order = torch.sort(scores, descending=True, stable=True).indices  # (n,)
+    boxes, classes = boxes[order], classes[order]
+    beats = (box_iou(boxes, boxes) >= max_iou) & (classes[:, None] == classes[None, :])
+    rows = torch.triu(beats, diagonal=1).cpu().numpy()  # (n, n): row i removes later boxes
+    gone = np.zeros(len(rows), dtype=np.bool_)
+    kept = []
+    for i, row in enumerate(rows):
+        if not gone[i]:
+            kept.append(i)
+            gone |= row
+    return order[torch.tensor(kept, dtype=torch.int64, device=order.device)]

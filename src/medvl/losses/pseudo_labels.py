@@ -60,7 +60,7 @@ class PseudoLabelStore:
             (folder / "journal.bin").unlink(missing_ok=True)
         index_path = folder / "index.json"
         if not index_path.is_file():
-            raise InputError("no pseudo labels here", file=folder, expected="the store of an interrupted run")
+            raise InputError("no pseudo labels", file=folder, expected="the store of an interrupted run")
         if not (folder / "pixel_visits.npy").is_file():
             raise InputError(
                 "these pseudo labels do not say how often each pixel was seen: an older version wrote them",

@@ -11,7 +11,6 @@ Shapes: B images, M masks an image (1, or one per head), H W pixels, h w attenti
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor
 
 from medvl.config.sections import PseudoMaskConfig
+from medvl.core.device import full_precision
 from medvl.core.errors import InputError
 
 PERCENTILES = {"p95": 95, "p85": 85, "p75": 75, "median": 50}
@@ -277,13 +277,6 @@ def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
     return torch.where(distance <= math.ceil(SIGMAS * sigma), (-0.5 * (distance / sigma) ** 2).exp(), 0.0)
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A context with autocast off: half precision would move thresholds."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
 def _check(
     attention: Tensor, size: tuple[int, int], body: Tensor | None, config: PseudoMaskConfig, covers: tuple[int, int]
 ) -> None:
@@ -296,7 +289,7 @@ def _check(
     if not config.body_mask:
         return
     if body is None:
-        raise InputError("a body mask is asked for but none is given", remedy="give body, or set body_mask: false")
+        raise InputError("no body for the body mask", remedy="give body, or set body_mask: false")
     expected = (attention.shape[0], *size)
     if tuple(body.shape) != expected or body.dtype != torch.bool:
         raise InputError(f"a body mask of shape {tuple(body.shape)}, {body.dtype}", expected=f"{expected} bool")

@@ -21,8 +21,7 @@ from medvl.core.learner import Task
 from medvl.data.box_labels import BoxLabels
 from medvl.data.dataset import MOVED_OUT, Batch
 from medvl.data.text_input import TextInput
-from medvl.losses.boxes import nms
-from medvl.losses.detection import detection_loss
+from medvl.losses.detection import detection_loss, nms
 from medvl.metrics.detection import COCO_IOUS, PUBLISHED_IOUS, ImageBoxes, average_precision, mean_ap
 from medvl.models.registry import construct
 from medvl.models.yolo import YOLO

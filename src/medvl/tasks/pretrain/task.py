@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from medvl.config import Config
+from medvl.core.device import full_precision
 from medvl.core.distributed import gather_objects, gather_with_grad
 from medvl.core.errors import DivergedError, InputError, warn
 from medvl.core.learner import Task
@@ -39,7 +40,7 @@ from medvl.losses.pixel_alignment import (
     reconstruction_loss,
     released_pixel_alignment_loss,
 )
-from medvl.losses.pseudo_mask import PseudoMask, full_precision, pseudo_mask
+from medvl.losses.pseudo_mask import PseudoMask, pseudo_mask
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.registry import construct, constructor_names
 from medvl.tasks.pretrain.panels import Panel, draw_panel
