@@ -33,11 +33,13 @@ class Calls(Dataset[int]):
 
 
 def refuse() -> int:
-    raise InputError("damaged (OSError: cut off)", file="a.png", record="c1", expected="a picture", remedy="copy it")
+    raise InputError.damaged(
+        "damaged (OSError: cut off)", file="a.png", record="c1", expected="a picture", remedy="copy it"
+    )
 
 
 def refuse_two() -> int:
-    raise InputError([Fault("damaged", file="a.png"), Fault("damaged", file="b.png")])
+    raise InputError([Fault.damaged("cut off", file="a.png"), Fault.missing_file("gone", file="b.png")])
 
 
 def die() -> int:
@@ -61,7 +63,8 @@ def ask(call: Callable[[], int], num_workers: int = 1) -> InputError:
 
 @pytest.mark.parametrize("call", [refuse, refuse_two])
 def test_an_error_of_a_worker_is_that_of_the_process_itself(call: Callable[[], int]) -> None:
-    assert str(ask(call)) == str(ask(call, num_workers=0))
+    here, there = ask(call, num_workers=0), ask(call)
+    assert str(there) == str(here) and there.kinds[0] == here.kinds[0]
 
 
 def test_a_dead_worker_and_full_shared_memory() -> None:

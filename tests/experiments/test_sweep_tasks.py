@@ -124,7 +124,7 @@ def test_what_was_asked_is_asked_again_only_when_it_changes(swept: Path, monkeyp
 
     def ask(self: Any, run: Path, out: Path, device: str) -> dict[str, Any]:
         asked.append(run.name)
-        raise InputError("asked")
+        raise InputError.empty("asked")
 
     monkeypatch.setattr(zero_shot_cells.AskClasses, "score", ask)
     data = swept.parent.parent / "data"

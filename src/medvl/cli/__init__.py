@@ -103,7 +103,8 @@ def main() -> None:
         what = f"cannot be written or read ({error.strerror or type(error).__name__})"
         remedy = _ROOM if error.errno in _NO_ROOM else _OTHER_PLACE
         print_warnings()
-        print(f"error: {InputError(what, file=os.fsdecode(name) if named else None, remedy=remedy)}", file=sys.stderr)
+        place = os.fsdecode(name) if named else None
+        print(f"error: {InputError.unreadable(what, file=place, remedy=remedy)}", file=sys.stderr)
         sys.exit(InputError.exit_code)
     except Exception as error:  # click's own usage errors know how to show themselves
         show = getattr(error, "show", None)

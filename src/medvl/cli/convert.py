@@ -28,10 +28,12 @@ def convert(
     from medvl.weights.external import convert_encoder, write_tensors
 
     if out.resolve() == source.resolve():
-        raise InputError("--out is the source itself", file=out, remedy="choose another file")
+        raise InputError.exists("--out is the source itself", file=out, remedy="choose another file")
     own = _own_folder(source)
     if own is not None and out.exists() and own in out.resolve().parents:
-        raise InputError(f"--out is a file of the source's own folder {own}", file=out, remedy="choose another file")
+        raise InputError.exists(
+            f"--out is a file of the source's own folder {own}", file=out, remedy="choose another file"
+        )
     network, tensors, report = convert_encoder(source, to)
     write_tensors(out, tensors)
     fed = _fed(source)

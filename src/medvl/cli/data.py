@@ -54,7 +54,7 @@ def import_(
     for name in options:
         if name not in chosen.options:
             takers = ", ".join(other.name for other in all_layouts().values() if name in other.options)
-            raise InputError(f"--{name.replace('_', '-')} belongs to {takers}, not to {layout}")
+            raise InputError.conflict(f"--{name.replace('_', '-')} belongs to {takers}, not to {layout}")
     result = chosen.run(folder, out, **options)
     made = {"manifest": str(result.manifest), "records": result.num_records, "counts": result.counts}
     made |= {"labels": list(chosen.labels), "warnings": list(result.warnings)}
@@ -92,7 +92,7 @@ def split(
     try:
         parts = [float(part) for part in fractions.split(",")]
     except ValueError:
-        raise InputError(f"--fractions is {fractions}", expected="numbers, e.g. 0.7,0.1,0.2") from None
+        raise InputError.malformed(f"--fractions is {fractions}", expected="numbers, e.g. 0.7,0.1,0.2") from None
     files = split_manifest(
         manifest,
         out,
@@ -146,7 +146,7 @@ def audit(
     from medvl.data.slices import parse_slice
 
     if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"--max-tokens is {max_tokens}", expected="at least 1")
+        raise InputError.out_of_range(f"--max-tokens is {max_tokens}", expected="at least 1")
     choice = parse_slice(slices)
     reading: dict[str, Any] = {"slices": choice}
     if recipe is not None or overrides:

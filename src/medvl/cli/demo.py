@@ -35,7 +35,9 @@ def demo(
     start = time.monotonic()
     if out.exists():
         if not (out / "demo.txt").is_file():
-            raise InputError("the folder exists and is not an earlier demo", file=out, remedy="choose another --out")
+            raise InputError.exists(
+                "the folder exists and is not an earlier demo", file=out, remedy="choose another --out"
+            )
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / "demo.txt").write_text("made by medvl demo; the next demo replaces this folder\n", encoding="utf-8")

@@ -83,7 +83,7 @@ def evaluate(
     task = task_of(source)
     if choice == "all" and (probe or probe_rows is not None or task in ("classify", "detect")):
         what = "--probe" if task in (None, "segment") else f"a model of task: {task}"
-        raise InputError(f"--slice all with {what}", file=source, expected="one slice: --slice N")
+        raise InputError.unsupported(f"--slice all with {what}", file=source, expected="one slice: --slice N")
     if task in ("classify", "detect"):
         given = {
             "--empty-mask": empty_mask is not EmptyMask.one,
@@ -98,7 +98,7 @@ def evaluate(
         return
     inputs = open_inputs(source, words, device=device)
     if inputs.model_folder is None and (threshold or probe or update_card):
-        raise InputError(
+        raise InputError.conflict(
             "a folder of masks has no threshold, no text and no card",
             file=source,
             remedy="leave out --threshold, --probe and --update-card",
@@ -235,7 +235,9 @@ def _without_masks(
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
         kind = {"classify": "classifier", "detect": "detector"}[task]
-        raise InputError(f"{', '.join(wrong)} for a {kind}", file=source, remedy="leave it out: it is about masks")
+        raise InputError.conflict(
+            f"{', '.join(wrong)} for a {kind}", file=source, remedy="leave it out: it is about masks"
+        )
     value = None if threshold in (None, "val") else _number(threshold)
     if out.exists():
         config = load_config(find_model(source) / "config.yaml")
@@ -243,7 +245,7 @@ def _without_masks(
         keep_other_results(out, model_hash=weights_hash(source), manifest_hash=records.content_hash(), split=split)
     if task == "detect":
         if threshold == "val":
-            raise InputError("--threshold val for a detector", file=source, expected="a score from 0 to 1")
+            raise InputError.conflict("--threshold val for a detector", file=source, expected="a score from 0 to 1")
         summary = detector.evaluate_detector(
             source, manifest, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
         )
@@ -272,7 +274,7 @@ def _number(threshold: str | None) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 1.0:
-        raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1, or val")
+        raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1, or val")
     return value
 
 

@@ -79,7 +79,7 @@ def benchmark(
         return
     published = published_table(table)
     if data is None:
-        raise InputError("no folder of the sets", expected="--data DIR, which holds LAYOUT/manifest.csv")
+        raise InputError.missing("no folder of the sets", expected="--data DIR, which holds LAYOUT/manifest.csv")
     given = Given(
         data=data,
         out=out or Path("runs") / table,
@@ -116,7 +116,7 @@ def _runs(words: list[str]) -> dict[str, Path]:
     for word in words:
         name, equals, path = word.partition("=")
         if not equals or not name or not path or name in found:
-            raise InputError(f"--run {word}", expected="NAME=RUN, each name once")
+            raise InputError.malformed(f"--run {word}", expected="NAME=RUN, each name once")
         found[name] = Path(path)
     return found
 
@@ -131,7 +131,7 @@ def _fractions(words: str | None) -> list[float] | None:
     except ValueError:
         found = []
     if not found or any(value not in (0.01, 0.1, 1.0) for value in found):
-        raise InputError(f"--fractions {words}", expected="of 0.01, 0.1 and 1, with commas between them")
+        raise InputError.out_of_range(f"--fractions {words}", expected="of 0.01, 0.1 and 1, with commas between them")
     return found
 
 
@@ -278,7 +278,7 @@ def pretrain_text(
     from medvl.experiments.masked_language import pretrain_text as run
 
     if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"--max-tokens is {max_tokens}", expected="at least 1")
+        raise InputError.out_of_range(f"--max-tokens is {max_tokens}", expected="at least 1")
     result = run(
         read_corpus(manifest, text_column),
         out,

@@ -103,7 +103,9 @@ def classify(
         print(f"protocol {protocol.value}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=sys.stderr)
     choice = parse_slice(slices)
     if choice == "all":
-        raise InputError("--slice all", expected="one slice: a probability is of one image", remedy="--slice N")
+        raise InputError.unsupported(
+            "--slice all", expected="one slice: a probability is of one image", remedy="--slice N"
+        )
     if len(sources) == 1 and is_manifest(sources[0]):
         records = load_manifest(sources[0])
     else:
@@ -173,7 +175,7 @@ def ground(
     if not scored:
         given = [f"--{name}" for name, value in of_manifest.items() if value is not None]
         if given:
-            raise InputError(
+            raise InputError.conflict(
                 f"{', '.join(given)} with images that are not scored",
                 file=sources[0],
                 expected="a manifest with masks",
@@ -181,7 +183,7 @@ def ground(
             )
         if out is None:
             expected = '--text "right upper zone" and --out FOLDER'
-            raise InputError("grounding in images", file=sources[0], expected=expected)
+            raise InputError.missing("grounding in images", file=sources[0], expected=expected)
         from medvl.tasks.pretrain.predict import ground_files
 
         options: dict[str, Any] = {"threshold": threshold, "sigma": sigma, "how": how.value}
@@ -191,13 +193,19 @@ def ground(
         return
     source = scored[0]
     if len(sources) > 1:
-        raise InputError("a manifest with masks among other inputs", file=source, expected="it alone: it is scored")
+        raise InputError.conflict(
+            "a manifest with masks among other inputs", file=source, expected="it alone: it is scored"
+        )
     if text:
-        raise InputError("--text with a manifest", file=source, remedy="--phrase PHRASE, or --phrase-column COLUMN")
+        raise InputError.conflict(
+            "--text with a manifest", file=source, remedy="--phrase PHRASE, or --phrase-column COLUMN"
+        )
     if choice == "all":
-        raise InputError("--slice all with a manifest of masks", file=source, expected="one slice: --slice N")
+        raise InputError.unsupported(
+            "--slice all with a manifest of masks", file=source, expected="one slice: --slice N"
+        )
     if phrase is not None and phrase_column is not None:
-        raise InputError("--phrase and --phrase-column", expected="one of them")
+        raise InputError.conflict("--phrase and --phrase-column", expected="one of them")
     from medvl.core.files import keep_other_results
     from medvl.tasks.pretrain.grounding import FORMAT, as_text, grounding
 

@@ -58,7 +58,7 @@ def predict(
     for word in context or []:
         name, equals, value = word.partition("=")
         if not equals:
-            raise InputError(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
+            raise InputError.malformed(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
         given[name.strip()] = value.strip()
     images, overrides = split_overrides(sources)
     rows = predict_files(

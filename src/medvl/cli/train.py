@@ -29,7 +29,7 @@ def train(
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         overrides, recipe = [str(recipe), *(overrides or [])], None
     if recipe is None and not resume:
-        raise InputError(
+        raise InputError.missing(
             "no recipe",
             expected=f"a YAML file, or one of the recipes that come with medvl: {', '.join(recipe_names())}",
             remedy="e.g. medvl train lvit_regions --out runs/lvit; or, from a table alone, medvl fit TABLE --out RUN",
@@ -37,12 +37,12 @@ def train(
     if out is None and recipe is not None:
         out = Path("runs") / recipe.stem
     if out is None:
-        raise InputError("no run folder", expected="--out RUN")
+        raise InputError.missing("no run folder", expected="--out RUN")
     if resume and overrides:
-        raise InputError("a resumed run keeps its configuration", remedy="drop the key=value overrides")
+        raise InputError.conflict("a resumed run keeps its configuration", remedy="drop the key=value overrides")
     config = None if recipe is None else load_config(recipe, overrides or ())
     if accept_changed_data and not resume:
-        raise InputError("--accept-changed-data without --resume", expected="both, or neither")
+        raise InputError.conflict("--accept-changed-data without --resume", expected="both, or neither")
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     try:
         run(config, out, resume=resume, dry_run=dry_run, accept_changed_data=accept_changed_data, command=command)

@@ -8,12 +8,10 @@ from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvl.core.errors import Fault, nearest
-from medvl.core.plain_yaml import NO_TEXT
+from medvl.core.plain_yaml import NO_TEXT, shown
 
 if TYPE_CHECKING:
     from medvl.config import Config
-
-_SHOWN = 60  # characters of a value in a message
 
 
 def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> list[Fault]:
@@ -25,7 +23,7 @@ def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str 
         if key not in fields:
             like = nearest(str(key), fields)
             remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(fields)}"
-            faults.append(Fault(f"unknown key {name}", file=source, remedy=remedy))
+            faults.append(Fault.unknown_key(f"unknown key {name}", file=source, remedy=remedy))
             continue
         kind = fields[key].annotation
         if isinstance(kind, type) and is_dataclass(kind):
@@ -36,11 +34,11 @@ def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str 
         can_be_bool = any(word in str(kind) for word in ("bool", "Any", "TermConfig"))
         if not can_be_bool and any(isinstance(leaf, bool) for leaf in leaves):
             what = f"{name}: {shown(value)} is true or false"
-            faults.append(Fault(what, file=source, expected="a number or text", remedy='quote a word: "no"'))
+            faults.append(Fault.malformed(what, file=source, expected="a number or text", remedy='quote a word: "no"'))
         elif any(isinstance(leaf, str) and NO_TEXT.search(leaf) for leaf in leaves):
-            faults.append(Fault(f"{name}: {shown(value)} holds a character that no text has", file=source))
+            faults.append(Fault.malformed(f"{name}: {shown(value)} holds a character that no text has", file=source))
         elif any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in leaves):
-            faults.append(Fault(f"{name}: {shown(value)}", file=source, expected="a finite number"))
+            faults.append(Fault.not_finite(f"{name}: {shown(value)}", file=source, expected="a finite number"))
     return faults
 
 
@@ -50,7 +48,7 @@ def cross_faults(config: Config, source: str) -> list[Fault]:
     faults = []
 
     def fault(what: str, expected: str) -> None:
-        faults.append(Fault(what, file=source, expected=expected))
+        faults.append(Fault.conflict(what, file=source, expected=expected))
 
     if train.schedule != "constant" and 0 < train.lr < train.lr_min:
         fault(f"train.lr_min {train.lr_min:g} is above train.lr {train.lr:g}", "at most train.lr")
@@ -63,12 +61,6 @@ def cross_faults(config: Config, source: str) -> list[Fault]:
         if pair is not None and pair[0] > pair[1]:
             fault(f"data.augment.{name}: {pair[0]:g} is above {pair[1]:g}", "the smaller one first")
     return faults
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
 def _leaves(value: Any) -> list[Any]:

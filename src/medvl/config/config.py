@@ -12,17 +12,17 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medvl.config.augment import AugmentConfig, Border
-from medvl.config.checks import cross_faults, key_faults, shown
+from medvl.config.checks import cross_faults, key_faults
 from medvl.config.fidelity import Preset, preset_values
 from medvl.config.objective import OLD_KEYS, ObjectiveConfig, OldObjective, balance_by_default, check_one_way
 from medvl.config.overrides import apply_override
 from medvl.config.protocols import protocol_values
 from medvl.config.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.config.sections import DetectConfig, PseudoMaskConfig
-from medvl.core.errors import Fault, InputError, nearest, warn
+from medvl.core.errors import InputError, nearest, warn
 from medvl.core.files import write_text
 from medvl.core.limits import allow_megapixels
-from medvl.core.plain_yaml import read_yaml, yaml_text
+from medvl.core.plain_yaml import read_yaml, validation_faults, yaml_text
 
 ASSET_PREFIX = "medvl:"
 G2D_PREFIX = "g2d:"
@@ -271,7 +271,7 @@ def find_recipe(name: str | Path) -> Path:
         return folder / path.with_suffix(".yaml")
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     like = nearest(path.stem, names)
-    raise InputError(
+    raise InputError.missing_file(
         "no such recipe",
         file=path,
         expected=f"a YAML file, or one of the recipes that come with medvl: {', '.join(names)}",
@@ -290,7 +290,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     raw = read_yaml(path)
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise InputError("a recipe is a mapping of sections", file=path, expected="data:, model:, train: ...")
+        raise InputError.malformed("a recipe is a mapping of sections", file=path, expected="data:, model:, train: ...")
     _absolute(raw, path.parent)
     for override in overrides:
         apply_override(raw, override)
@@ -343,15 +343,7 @@ def _validated(tree: Mapping[str, Any], section: type, source: str, prefix: str 
     try:
         return TypeAdapter(section).validate_python(tree)
     except ValidationError as error:
-        raise InputError(
-            [
-                Fault(
-                    f"{prefix}{'.'.join(map(str, item['loc']))}: {item['msg']} (found {shown(item['input'])})",
-                    file=source,
-                )
-                for item in error.errors()
-            ]
-        ) from None
+        raise InputError(validation_faults(error, source, prefix)) from None
 
 
 def _old_objective(tree: dict[str, Any], source: str) -> None:
@@ -372,7 +364,7 @@ def _move_border(tree: dict[str, Any], source: str) -> None:
         return
     old = augment.pop("border")
     if data.setdefault("border", old) != old:
-        raise InputError(
+        raise InputError.conflict(
             f"data.border: {data['border']} and data.augment.border: {old}",
             file=source,
             expected="one rule for what stands beyond the picture",

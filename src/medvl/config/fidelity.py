@@ -61,7 +61,7 @@ def preset_values(preset: str, source: str = "configuration", method: str = "lvi
     names = get_args(Preset)
     if preset not in names:
         like = nearest(str(preset), names)
-        raise InputError(
+        raise InputError.unknown(
             f"unknown fidelity {preset!r}",
             file=source,
             expected=" | ".join(names),

@@ -81,7 +81,7 @@ def check_one_way(section: object, source: str) -> None:
     """InputError where a recipe gives both `terms` and a key that they replaced."""
     both = [key for key in OLD_KEYS if key in section] if isinstance(section, Mapping) and "terms" in section else []
     if both:
-        raise InputError(
+        raise InputError.conflict(
             f"objective.terms and objective.{', objective.'.join(both)}",
             file=source,
             expected="the terms alone, with their weights and options",

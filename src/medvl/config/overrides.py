@@ -12,7 +12,7 @@ def parse_override(override: str, example: str = "train.lr=1e-3") -> tuple[str, 
     """`a.b=VALUE` -> the key and the value, read as YAML; what is no YAML is text. InputError without `=` or key."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise InputError(f"override {override[:80]!r} is not key=value", expected=f"e.g. {example}")
+        raise InputError.malformed(f"override {override[:80]!r} is not key=value", expected=f"e.g. {example}")
     try:
         return key, parse_yaml(text)
     except InputError:  # a path with ": " in it, a lone bracket
@@ -27,6 +27,6 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise InputError(f"override {override[:80]!r}: {parent} is not a section")
+            raise InputError.malformed(f"override {override[:80]!r}: {parent} is not a section")
         node = child
     node[leaf] = value

@@ -88,7 +88,7 @@ def all_protocols(folder: Path = FOLDER) -> dict[str, Protocol]:
     for path in sorted(folder.glob("*.yaml")):
         for protocol in read_typed(path, _File).protocols:
             if protocol.name in protocols:
-                raise InputError(f"protocol {protocol.name} stands twice", file=path)
+                raise InputError.duplicate(f"protocol {protocol.name} stands twice", file=path)
             protocols[protocol.name] = protocol
     return protocols
 
@@ -99,7 +99,7 @@ def find_protocol(name: str, source: object = "configuration") -> tuple[Protocol
     protocols = all_protocols()
     if key not in protocols:
         like = nearest(key, protocols)
-        raise InputError(
+        raise InputError.unknown(
             f"unknown protocol {key!r}",
             file=str(source),
             expected=", ".join(protocols),
@@ -108,7 +108,7 @@ def find_protocol(name: str, source: object = "configuration") -> tuple[Protocol
     protocol = protocols[key]
     if ":" in str(name) and which not in protocol.sets:
         expected = " | ".join(f"{key}:{one}" for one in protocol.sets) or f"{key} alone: it has no settings by set"
-        raise InputError(f"protocol {key} knows no set {which!r}", file=str(source), expected=expected)
+        raise InputError.unknown(f"protocol {key} knows no set {which!r}", file=str(source), expected=expected)
     return protocol, which or None
 
 
@@ -122,7 +122,7 @@ def protocol_values(tree: Mapping[str, Any], source: str = "configuration") -> d
     if protocol.task == ZERO_SHOT or tree.get("task", protocol.task) != protocol.task:
         asker = f"task: {tree['task']}" if "task" in tree else "a recipe"
         fitting = [name for name, one in all_protocols().items() if one.task == tree.get("task", "segment")]
-        raise InputError(
+        raise InputError.mismatch(
             f"protocol {protocol.name} is of {protocol.task}, not of {asker}",
             file=source,
             expected=", ".join(fitting) or None,

@@ -25,7 +25,7 @@ def usable_device(name: str | torch.device, option: str = "--device") -> torch.d
         device = None
     kinds = {torch.device(one).type for one in here}
     if device is None or device.type not in kinds or (device.type == "cuda" and str(device) not in ("cuda", *here)):
-        raise InputError(f"{option} {name} is not here", expected=f"one of {', '.join(here)}")
+        raise InputError.no_resource(f"{option} {name} is not here", expected=f"one of {', '.join(here)}")
     return device
 
 

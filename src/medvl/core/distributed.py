@@ -58,7 +58,9 @@ def gather_with_grad(x: Tensor, *, equal_rows: bool = False) -> Tensor:
         InputError: `x` is a scalar, which has no rows.
     """
     if x.ndim == 0:
-        raise InputError("a scalar to gather over ranks", expected="(rows, ...)", remedy="sum_over_ranks, or x[None]")
+        raise InputError.wrong_shape(
+            "a scalar to gather over ranks", expected="(rows, ...)", remedy="sum_over_ranks, or x[None]"
+        )
     if world_size() == 1:
         return x
     counts = [x.shape[0]] * world_size()

@@ -31,7 +31,7 @@ def keep_other_results(out: Path | None, **same: str) -> None:
         held, others = {}, list(same)
     if others:
         known = [f"{key} {held[key]}" for key in ("model", "split", "manifest", "target", "format") if key in held]
-        raise InputError(
+        raise InputError.exists(
             f"holds other results ({', '.join(known) or 'not readable'}; {', '.join(others)} would differ)",
             file=out, expected="a new folder, or one of the same results", remedy="--out DIR",
         )  # fmt: skip
@@ -44,7 +44,7 @@ def refuse_source(source: str | Path, out: str | Path) -> None:
     """InputError where `out` is the file `source`, by whatever name: writing would destroy what it is made of."""
     source, out = Path(source), Path(out)
     if source.resolve() == out.resolve() or (source.exists() and out.exists() and source.samefile(out)):
-        raise InputError("--out is the source itself", file=out, expected=NEW_OUT, remedy="another --out")
+        raise InputError.exists("--out is the source itself", file=out, expected=NEW_OUT, remedy="another --out")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -241,11 +241,13 @@ def read_text(path: str | Path, expected: str) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError("no such file", file=path, expected=expected) from None
+        raise InputError.missing_file("no such file", file=path, expected=expected) from None
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, expected=expected) from None
+        raise InputError.unreadable(f"cannot be read ({error.strerror})", file=path, expected=expected) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text ({error.reason})", file=path, remedy="save the file as UTF-8") from None
+        raise InputError.damaged(
+            f"not UTF-8 text ({error.reason})", file=path, remedy="save the file as UTF-8"
+        ) from None
 
 
 def parse_json(text: str, *, file: str | Path, line: int | None = None) -> Any:
@@ -256,14 +258,14 @@ def parse_json(text: str, *, file: str | Path, line: int | None = None) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         at = error.lineno if line is None else line
-        raise InputError(f"not valid JSON: {error.msg}, column {error.colno}", file=file, line=at) from None
+        raise InputError.damaged(f"not valid JSON: {error.msg}, column {error.colno}", file=file, line=at) from None
     except RecursionError:
-        raise InputError("JSON that is nested too deeply", file=file, line=line, expected=_SHALLOW) from None
+        raise InputError.damaged("JSON that is nested too deeply", file=file, line=line, expected=_SHALLOW) from None
     except UnicodeEncodeError:
         what = "half of a surrogate pair, which is no character"
-        raise InputError(what, file=file, line=line, expected="\\ud83d\\ude00, both halves") from None
+        raise InputError.damaged(what, file=file, line=line, expected="\\ud83d\\ude00, both halves") from None
     except _DigitsError as error:
-        raise InputError(str(error), file=file, line=line, expected=f"at most {MAX_DIGITS} digits") from None
+        raise InputError.damaged(str(error), file=file, line=line, expected=f"at most {MAX_DIGITS} digits") from None
     return value
 
 

@@ -27,9 +27,11 @@ def check_size(sides: Sequence[int], path: Path, *, volume: bool = False) -> Non
     limit = _allowed * (SLICES if volume else 1)
     what = " x ".join(str(side) for side in sides)
     if min(sides, default=0) < 1:
-        raise InputError(f"an image of {what} pixels", file=path, expected="at least one pixel", remedy="leave it out")
+        raise InputError.empty(
+            f"an image of {what} pixels", file=path, expected="at least one pixel", remedy="leave it out"
+        )
     if num > limit * 1e6:
-        raise InputError(
+        raise InputError.too_large(
             f"{what} pixels are {num / 1e6:.0f} megapixels",
             file=path,
             expected=f"at most {limit:g}, so that a damaged or malicious file cannot fill the memory",

@@ -8,17 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50  # a recipe has 4
 MAX_NODES = 100_000  # with every alias (*name) written out
 MAX_DIGITS = 100
+_SHOWN = 60  # characters of a value in a message
 NO_TEXT = re.compile("[\0\ud800-\udfff]")  # half a character (a surrogate), or the end of a C string
 T = TypeVar("T")
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
@@ -32,7 +36,9 @@ def read_yaml(path: str | Path) -> Any:
     """
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise InputError(f"YAML of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
+        raise InputError.too_large(
+            f"YAML of {path.stat().st_size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}"
+        )
     return parse_yaml(read_text(path, "a YAML file"), path)
 
 
@@ -48,8 +54,36 @@ def read_typed(path: str | Path, kind: type[T]) -> T:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
-        raise InputError([Fault(f"{place}: {what}", file=path) for place, what in places]) from None
+        raise InputError(validation_faults(error, path)) from None
+
+
+def validation_faults(error: ValidationError, file: str | Path | None, prefix: str = "") -> list[Fault]:
+    """What pydantic finds wrong, a fault for each value; `prefix` stands before its key."""
+    return [
+        Fault(
+            f"{prefix}{'.'.join(map(str, item['loc']))}: {item['msg']} (found {shown(item['input'])})",
+            file,
+            kind=_kind_of_validation(item["type"]),
+        )
+        for item in error.errors()
+    ]
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def _kind_of_validation(name: str) -> FaultKind:
+    if name == "missing":
+        return FaultKind.MISSING
+    if name in ("unexpected_keyword_argument", "extra_forbidden"):
+        return FaultKind.UNKNOWN_KEY
+    if name == "literal_error":
+        return FaultKind.UNKNOWN
+    is_limit = name.startswith(("greater_than", "less_than", "too_", "multiple_of"))
+    return FaultKind.OUT_OF_RANGE if is_limit else FaultKind.MALFORMED
 
 
 def parse_yaml(text: str, file: str | Path | None = None) -> Any:
@@ -69,9 +103,9 @@ def parse_yaml(text: str, file: str | Path | None = None) -> Any:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
         what = " ".join(part for part in (error.context, error.problem, error.note) if part)
-        raise InputError(f"not valid YAML: {what}", file=file, line=line) from None
+        raise InputError.damaged(f"not valid YAML: {what}", file=file, line=line) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # characters no YAML may hold; "\UFFFFFFFF"
-        raise InputError(f"not valid YAML: {_one_line(error)}", file=file) from None
+        raise InputError.damaged(f"not valid YAML: {_one_line(error)}", file=file) from None
 
 
 def yaml_text(value: Any, **options: Any) -> str:
@@ -145,7 +179,7 @@ for _kind, _pattern, _signs in _NUMBERS:
 def _size(node: yaml.Node, sizes: dict[int, int], file: str | Path | None) -> int:
     """How many nodes stand below `node`, aliases written out. InputError on one that holds itself."""
     if sizes.get(id(node)) == 0:  # begun, not ended
-        raise InputError("an alias (*) stands within what it names", file=file, line=node.start_mark.line + 1)
+        raise InputError.damaged("an alias (*) stands within what it names", file=file, line=node.start_mark.line + 1)
     if id(node) not in sizes:
         sizes[id(node)] = 0
         below = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -153,7 +187,7 @@ def _size(node: yaml.Node, sizes: dict[int, int], file: str | Path | None) -> in
         size = 1 + sum(_size(part, sizes, file) for part in parts)
         if size > MAX_NODES:
             what = f"more than {MAX_NODES:,} values, its aliases (*) written out"
-            raise InputError(what, file=file, line=node.start_mark.line + 1)
+            raise InputError.damaged(what, file=file, line=node.start_mark.line + 1)
         sizes[id(node)] = size
     return sizes[id(node)]
 

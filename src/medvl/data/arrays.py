@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.core.errors import InputError
+from medvl.core.errors import FaultKind, InputError
 from medvl.core.limits import check_size
 from medvl.data.packed import open_plain
 
@@ -40,7 +40,13 @@ def read_array(path: Path, *, slice_index: int | None = None, labels: bool = Fal
         if num > 1 and (slice_index is None or not 0 <= slice_index < num):
             what = f"a stack of {num} images" if slice_index is None else f"image {slice_index} of {num}"
             remedy = "an image in colour is (H, W, 3)" if num in (3, 4) else "choose one of them"
-            raise InputError(what, file=path, expected=f"data.slice_index (--slice) from 0 to {num - 1}", remedy=remedy)
+            raise InputError(
+                what,
+                kind=FaultKind.AMBIGUOUS if slice_index is None else FaultKind.OUT_OF_RANGE,
+                file=path,
+                expected=f"data.slice_index (--slice) from 0 to {num - 1}",
+                remedy=remedy,
+            )
         values = np.lib.format.read_array(file, allow_pickle=False)
     array: NDArray[Any] = values.reshape(num, *size, *((colours,) if colours else ()))[
         slice_index or 0 if num > 1 else 0
@@ -83,7 +89,9 @@ def _layout(shape: tuple[int, ...], path: Path) -> tuple[int, tuple[int, int], i
         return shape[0], (shape[1], shape[2]), 0
     if len(shape) == 4 and shape[3] in (3, 4):
         return shape[0], (shape[1], shape[2]), shape[3]
-    raise InputError(f"an array of shape {shape}", file=path, expected="(H, W), (H, W, 3) or a stack (N, H, W)")
+    raise InputError.wrong_shape(
+        f"an array of shape {shape}", file=path, expected="(H, W), (H, W, 3) or a stack (N, H, W)"
+    )
 
 
 @contextmanager
@@ -103,7 +111,7 @@ def _opened(path: Path, labels: bool) -> Iterator[tuple[BinaryIO, tuple[int, ...
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each raise their own
-        raise InputError(
+        raise InputError.damaged(
             f"unreadable array: damaged or cut off ({type(error).__name__})",
             file=path,
             expected="a whole .npy or .npz of numbers",
@@ -119,7 +127,7 @@ def _member(archive: zipfile.ZipFile, path: Path, labels: bool) -> str:
     for name in wanted:
         if name in names:
             return names[name]
-    raise InputError(
+    raise InputError.ambiguous(
         f"an archive of the arrays {', '.join(names) or '(none)'}",
         file=path,
         expected=f"one array, or one called {wanted[0]}",
@@ -135,5 +143,5 @@ def _header(file: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if file.seekable():
         file.seek(0)
     if kind.kind not in "buif":
-        raise InputError(f"an array of {kind}", file=path, expected="numbers", remedy="save it as numbers")
+        raise InputError.unsupported(f"an array of {kind}", file=path, expected="numbers", remedy="save it as numbers")
     return tuple(int(side) for side in shape), kind

@@ -39,7 +39,7 @@ def body_mask_with_flag(image: FloatArray) -> tuple[BoolArray, bool]:
         InputError: another number of dimensions.
     """
     if image.ndim not in (2, 3):
-        raise InputError(f"an image of shape {image.shape}", expected="(H, W) or (C, H, W)")
+        raise InputError.wrong_shape(f"an image of shape {image.shape}", expected="(H, W) or (C, H, W)")
     grey = image if image.ndim == 2 else image.mean(axis=0)
     levels = (np.clip(grey, 0, 1) * 255).round().astype(np.uint8)
     smooth = cv2.GaussianBlur(levels, (0, 0), max(grey.shape[0] / BLUR, 0.5))

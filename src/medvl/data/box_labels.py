@@ -84,7 +84,7 @@ def find_box_classes(manifest: Manifest, records: Sequence[Record], config: Conf
         known, remedy = tuple(sorted(seen)), "data.boxes_from: masks takes the bounding boxes of masks"
     if not seen:
         what = "mask" if config.data.boxes_from == "masks" else "box"
-        raise InputError(
+        raise InputError.empty(
             f"no record of the train split has a {what}",
             file=manifest.path,
             expected="a column boxes, or a boxes.csv beside the manifest",
@@ -95,9 +95,9 @@ def find_box_classes(manifest: Manifest, records: Sequence[Record], config: Conf
         if name not in seen:
             like = nearest(name, seen)
             said = f"did you mean {like}?" if like else f"there are: {', '.join(sorted(seen)[:MAX_LISTED])}"
-            faults.append(Fault(f"detect.classes: no box of the train split is called {name}", remedy=said))
+            faults.append(Fault.unknown(f"detect.classes: no box of the train split is called {name}", remedy=said))
     if wanted is not None and (not wanted or len(set(wanted)) < len(wanted)):
-        faults.append(Fault(f"detect.classes is {wanted}", expected="one class or more, each once"))
+        faults.append(Fault.malformed(f"detect.classes is {wanted}", expected="one class or more, each once"))
     if faults:
         raise InputError(faults)
     classes = tuple(wanted) if wanted is not None else tuple(name for name in known if seen[name])
@@ -185,7 +185,7 @@ def fit_anchors(labels: BoxLabels, config: Config, num: int = 9) -> list[list[fl
             sides.append((box.x1 - box.x0, box.y1 - box.y0))
     points = np.array(sides, dtype=np.float64).reshape(-1, 2)  # (n, 2)
     if len(np.unique(points.round(6), axis=0)) < num:
-        raise InputError(
+        raise InputError.empty(
             f"detect.anchors: fit with boxes of {len(np.unique(points.round(6), axis=0))} different sizes",
             expected=f"at least {num} in the training boxes",
             remedy="detect.anchors: published, or nine pairs [w, h]",

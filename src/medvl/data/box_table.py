@@ -43,7 +43,7 @@ def box_cell(text: str, file: Path, line: int, record: str) -> tuple[list[Box], 
         box = make_box(words[0], words[1:]) if len(words) == 5 else None
         if box is None:
             expected = "label x0 y0 x1 y1 with x0 < x1, y0 < y1"
-            faults.append(Fault(f"box {part.strip()!r}", file, line, record, expected))
+            faults.append(Fault.malformed(f"box {part.strip()!r}", file, line, record, expected))
         else:
             found.append(box)
     return found, False, faults
@@ -65,13 +65,17 @@ def boxes_file(manifest: Path, ids: Sequence[str]) -> tuple[dict[str, list[Box]]
     missing = [name for name in ("id", label, *CORNERS) if name not in table.columns]
     if missing:
         expected = "id, cls, x0, y0, x1, y1"
-        return boxes, notes, [*faults, Fault(f"no column {', '.join(missing)}", path, 1, expected=expected)]
+        return (
+            boxes,
+            notes,
+            [*faults, Fault.missing_column(f"no column {', '.join(missing)}", path, 1, expected=expected)],
+        )
     lines: dict[str, int] = {}
     absent: dict[str, int] = {}
     for line, row in table.rows:
         name, corners = row["id"], [row[corner] for corner in CORNERS]
         if not name:
-            faults.append(Fault("no id", path, line))
+            faults.append(Fault.missing("no id", path, line))
             continue
         lines.setdefault(name, line)
         if row[label].lower() == ABSENT and not any(corners):
@@ -79,12 +83,14 @@ def boxes_file(manifest: Path, ids: Sequence[str]) -> tuple[dict[str, list[Box]]
             continue
         box = None if is_missing(row[label]) else make_box(row[label], corners)
         if box is None:
-            faults.append(Fault("not a box", path, line, name, "numbers with x0 < x1 and y0 < y1, and a label"))
+            faults.append(
+                Fault.malformed("not a box", path, line, name, "numbers with x0 < x1 and y0 < y1, and a label")
+            )
         else:
             boxes.setdefault(name, []).append(box)
     for name, line in absent.items():
         if boxes.setdefault(name, []):
-            faults.append(Fault("none beside boxes", path, line, name, expected="one or the other"))
+            faults.append(Fault.conflict("none beside boxes", path, line, name, expected="one or the other"))
     return _matched(boxes, lines, ids, path, notes, faults), notes, faults
 
 
@@ -117,13 +123,13 @@ def _matched(
         else:
             what = f"ids {', '.join(names)} could be {' or '.join(sorted(candidates))} of the manifest"
             remedy = "write the same ids in both files (a spreadsheet drops leading zeros: format the column as text)"
-            faults.append(Fault(what, path, lines[names[0]], remedy=remedy))
+            faults.append(Fault.ambiguous(what, path, lines[names[0]], remedy=remedy))
     if matched:
         what = f"{len(matched)} ids differ from the manifest's in leading zeros, and are matched"
         notes.append(f"{path}: {what}, e.g. {matched[0]}")
     if unknown and not rows_of and ids:
         what = f"none of its {len(boxes)} ids is in the manifest, e.g. {unknown[0]}"
-        faults.append(Fault(what, path, lines[unknown[0]], expected=f"ids such as {ids[0]}"))
+        faults.append(Fault.mismatch(what, path, lines[unknown[0]], expected=f"ids such as {ids[0]}"))
     elif unknown:
         notes.append(f"{path}: {len(unknown)} ids that the manifest does not have, e.g. {min(unknown)}")
     return rows_of

@@ -45,7 +45,7 @@ class ClassFlips:
         words = class_words(classes)
         untrue = [name for name, text in zip(classes, words, strict=True) if _has_place(text)] if turn else []
         if untrue:
-            raise InputError(
+            raise InputError.conflict(
                 f"a quarter turn makes the class {untrue[0]} untrue: it names a side or a height, or may do so",
                 expected="augmentation without quarter turns",
                 remedy="data.augment.scheme: medvl, or none" if released else "data.augment.p_rot90: 0",
@@ -110,7 +110,7 @@ def _order(classes: Sequence[str], words: Sequence[str], left_right: bool, up_do
             order[k] = matches[0]
             continue
         keys = [key for key, on in (("p_flip_lr", left_right), ("p_flip_ud", up_down)) if on]
-        raise InputError(
+        raise InputError.mismatch(
             what,
             expected="a class for each side that another class names, or no flips",
             remedy=f"{' and '.join(f'data.augment.{key}: 0' for key in keys)}, or add the other class",

@@ -83,7 +83,7 @@ def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str
     """
     seen = Counter(name for row in records for name in (*row.labels, *_unknown(row)))
     if not seen:
-        raise InputError(
+        raise InputError.empty(
             "no record of the train split has a label",
             expected="names in the column labels, with | between; none where it was looked for and absent",
             remedy="medvl data import reads the label tables of public sets",
@@ -94,9 +94,9 @@ def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str
             if name not in seen and name.lower() != ABSENT:
                 like = nearest(name, seen)
                 remedy = f"did you mean {like}?" if like else f"labels there: {', '.join(sorted(seen)[:MAX_LISTED])}"
-                faults.append(Fault(f"classify.{key}: no record of the train split has {name}", remedy=remedy))
+                faults.append(Fault.unknown(f"classify.{key}: no record of the train split has {name}", remedy=remedy))
     for name in sorted(set(config.classes or []) & set(config.negative_names)):
-        faults.append(Fault(f"{name} is in classify.classes and in classify.negative_names"))
+        faults.append(Fault.conflict(f"{name} is in classify.classes and in classify.negative_names"))
     listed = bool(config.classes) or config.labels == "multiclass"
     nothing = set() if listed else {name for name in seen if says_nothing(name)}
     for name in sorted(nothing - set(config.negative_names)):
@@ -106,15 +106,19 @@ def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str
         )
     classes = tuple(config.classes or sorted(set(seen) - set(config.negative_names) - nothing))
     if len(set(classes)) < len(classes):
-        faults.append(Fault("classify.classes names a class twice"))
+        faults.append(Fault.duplicate("classify.classes names a class twice"))
     if not classes and not faults:
-        faults.append(Fault("every label says that there is none", expected="at least one class"))
+        faults.append(Fault.empty("every label says that there is none", expected="at least one class"))
     if config.labels == "multiclass" and config.negative_names:
         faults.append(
-            Fault("classify.negative_names with labels: multiclass", remedy="there such a name is a class of its own")
+            Fault.conflict(
+                "classify.negative_names with labels: multiclass", remedy="there such a name is a class of its own"
+            )
         )
     if config.labels == "multiclass" and len(classes) < 2:
-        faults.append(Fault("labels: multiclass with one class", expected="two or more", remedy="labels: multilabel"))
+        faults.append(
+            Fault.empty("labels: multiclass with one class", expected="two or more", remedy="labels: multilabel")
+        )
     if faults:
         raise InputError(faults)
     warn_spellings(classes, "classify.classes")
@@ -158,7 +162,7 @@ def class_labels(
             num_same += 1
             if _label_key(before) != _label_key(record):
                 what = f"the labels differ from those of {before.id}, which has the same image"
-                faults.append(Fault(what, file, record.line, record.id, expected="the same labels"))
+                faults.append(Fault.mismatch(what, file, record.line, record.id, expected="the same labels"))
             continue
         named = set(record.labels) - {*classes, *config.negative_names}
         others.update(name for name in named if config.labels == "multiclass" or not says_nothing(name))
@@ -173,7 +177,11 @@ def class_labels(
             rows.append(row)
             num_absent += not np.nan_to_num(row).any()
     if faults:
-        more = [Fault(f"and {len(faults) - MAX_LISTED} more", file)] if len(faults) > MAX_LISTED else []
+        more = (
+            [Fault(f"and {len(faults) - MAX_LISTED} more", file, kind=faults[0].kind)]
+            if len(faults) > MAX_LISTED
+            else []
+        )
         raise InputError(faults[:MAX_LISTED] + more)
     values = np.stack(rows) if rows else np.zeros((0, len(classes)), dtype=np.float32)
     counts = {
@@ -287,15 +295,19 @@ def _row(record: Record, classes: Sequence[str], config: ClassifyConfig) -> tupl
     there, unknown = set(record.labels), set(_unknown(record))
     row = np.array([1 if name in there else np.nan if name in unknown else 0 for name in classes], dtype=np.float32)
     if there & unknown:
-        return row, Fault(f"{', '.join(sorted(there & unknown))} is in labels and in {UNKNOWN_COLUMN}")
+        return row, Fault.conflict(f"{', '.join(sorted(there & unknown))} is in labels and in {UNKNOWN_COLUMN}")
     found = [name for name in classes if name in there]
     negative = there & set(config.negative_names)
     if negative and found:
-        return row, Fault(f"{', '.join(sorted(negative))} beside {', '.join(found)}", expected="one or the other")
+        return row, Fault.conflict(
+            f"{', '.join(sorted(negative))} beside {', '.join(found)}", expected="one or the other"
+        )
     if config.labels == "multilabel":
         return row, None
     if len(found) == 1:
         return (row == 1).astype(np.float32), None
     names = ", ".join(found or sorted(there) or ["none"])
     what = f"{len(found)} classes (labels: {names})" + ("" if there else "; none says that there is no label")
-    return row, Fault(what, expected=f"exactly one of {', '.join(classes)}", remedy="classify.labels: multilabel")
+    return row, Fault.malformed(
+        what, expected=f"exactly one of {', '.join(classes)}", remedy="classify.labels: multilabel"
+    )

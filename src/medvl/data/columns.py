@@ -66,7 +66,9 @@ class ColumnGuess:
         if self.ambiguous:
             example = {**self.columns, **{name: several[0] for name, several in self.ambiguous.items()}}
             what = "; ".join(f"{name} may be {' or '.join(several)}" for name, several in self.ambiguous.items())
-            raise InputError(f"columns: {what}", file=path, line=1, expected="one of them", remedy=shown(example))
+            raise InputError.malformed(
+                f"columns: {what}", file=path, line=1, expected="one of them", remedy=shown(example)
+            )
 
 
 def shown(columns: Mapping[str, str]) -> str:
@@ -88,7 +90,7 @@ def table_columns(overrides: Sequence[str]) -> dict[str, str] | None:
         key, columns = parse_override(override, "data.columns={image: Path}")
         names = columns.items() if isinstance(columns, dict) else [(0, 0)]
         if key != "data.columns" or not all(isinstance(word, str) for pair in names for word in pair):
-            raise InputError(f"{override[:80]!r}", expected="data.columns={image: Path, patient: PatientID}")
+            raise InputError.malformed(f"{override[:80]!r}", expected="data.columns={image: Path, patient: PatientID}")
     return columns
 
 
@@ -154,7 +156,7 @@ def _check_names(columns: Mapping[str, str], path: str | Path) -> None:
         if name not in NAMES and not name.startswith("mask_"):
             like = nearest(name, NAMES)
             remedy = f"did you mean {like}?" if like else None
-            raise InputError(
+            raise InputError.unknown(
                 f"data.columns: unknown name {name}",
                 file=path,
                 expected=f"medvl's name: the table's; medvl's are {', '.join(NAMES)}, mask_NAME",
@@ -164,7 +166,7 @@ def _check_names(columns: Mapping[str, str], path: str | Path) -> None:
     if twice:
         names = [name for name, column in columns.items() if column == twice[0]]
         remedy = "leave out id: it is made of the image's name" if set(names) == {"id", "image"} else None
-        raise InputError(
+        raise InputError.duplicate(
             f"data.columns: {' and '.join(names)} are both {twice[0]}",
             file=path,
             expected="each column once",
@@ -182,7 +184,9 @@ def _renamed(table: Table, columns: Mapping[str, str]) -> Table:
             like = nearest(column, table.columns)
             remedy = f"did you mean {like}?" if like else None
             there = ", ".join(table.columns)
-            faults.append(Fault(f"data.columns: no column {column} for {name}", table.path, 1, None, there, remedy))
+            faults.append(
+                Fault.missing_column(f"data.columns: no column {column} for {name}", table.path, 1, None, there, remedy)
+            )
     if faults:
         raise InputError(faults)
     notes = list(table.notes)

@@ -182,7 +182,7 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
     kinds = column_kinds(data)
     if not kinds:
         if data.context_shuffle or data.context_missing:
-            raise InputError(
+            raise InputError.conflict(
                 "data.context_shuffle or context_missing without data.context_columns", remedy="leave it out"
             )
         return manifest
@@ -190,7 +190,7 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
     absent = [name for name in kinds if name not in there]
     if absent and needed:
         like = nearest(absent[0], there)
-        raise InputError(
+        raise InputError.missing_column(
             f"no column {', '.join(absent)} for data.context_columns",
             file=manifest.path,
             expected=f"some of {', '.join(there)}",
@@ -212,7 +212,7 @@ def _learn(name: str, kind: str, records: Sequence[Record], file: Path, faults: 
     read = [number for cell, _ in filled if (number := _number_or_none(cell)) is not None]
 
     def fault(what: str, remedy: str) -> None:
-        faults.append(Fault(f"column {name} {what}", file=file, remedy=remedy))
+        faults.append(Fault.empty(f"column {name} {what}", file=file, remedy=remedy))
 
     if not filled:
         fault("has no value in the train split", "leave it out of data.context_columns")
@@ -250,7 +250,7 @@ def _of_others(manifest: Manifest, cells: Sequence[Context], seed: int) -> list[
     result = list(cells)
     for split, patients in groups.items():
         if len(patients) < 2:
-            raise InputError(
+            raise InputError.empty(
                 f"data.context_shuffle and one patient in the {split} split",
                 file=manifest.path,
                 expected="at least two patients in each split",
@@ -291,12 +291,16 @@ def _unreadable_cells(names: Sequence[str], records: Iterable[Record], file: Pat
             cell = record.context.get(name, "")
             if cell.strip() and _number_or_none(cell) is None:
                 faults.append(_unreadable(name, cell, file, record))
-    more = [Fault(f"and {len(faults) - NUM_LISTED} more", file=file)] if len(faults) > NUM_LISTED else []
+    more = (
+        [Fault(f"and {len(faults) - NUM_LISTED} more", kind=faults[0].kind, file=file)]
+        if len(faults) > NUM_LISTED
+        else []
+    )
     return [*faults[:NUM_LISTED], *more]
 
 
 def _unreadable(name: str, cell: str, file: Path | None = None, record: Record | None = None) -> Fault:
-    return Fault(
+    return Fault.malformed(
         f"column {name}: {cell!r} is no number",
         file=file,
         line=None if record is None else record.line,

@@ -37,7 +37,7 @@ class Corpus:
         if not found:
             counts = Counter(own or "(none)" for _, own in self.rows)
             there = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
-            raise InputError(f"no text in split {split}", file=self.path, expected=f"one of: {there}, all")
+            raise InputError.empty(f"no text in split {split}", file=self.path, expected=f"one of: {there}, all")
         return found
 
     def patients(self, split: str) -> list[str] | None:
@@ -87,7 +87,9 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
         like = nearest(text_column, table.columns)
         there = f"one of the columns: {', '.join(table.columns)}"
         remedy = f"did you mean {like}? --text-column names the column" if like else "--text-column names the column"
-        raise InputError(f"no column {text_column}", file=table.path, line=1, expected=there, remedy=remedy)
+        raise InputError.missing_column(
+            f"no column {text_column}", file=table.path, line=1, expected=there, remedy=remedy
+        )
     faults = list(table.faults)
     rows, patients, num_empty = [], [], 0
     patient_column = next((name for name in ("patient", "group") if name in table.columns), None)
@@ -97,7 +99,7 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
         row = cleaned.row(cells)
         split = row.get("split", "")
         if split and split not in SPLITS:
-            faults.append(Fault(f"unknown split {split}", table.path, line, row.get("id"), ", ".join(SPLITS)))
+            faults.append(Fault.unknown(f"unknown split {split}", table.path, line, row.get("id"), ", ".join(SPLITS)))
         if row[text_column].strip():
             rows.append((row[text_column], split))
             patients.append((row[patient_column] if patient_column else "") or f"line {line}")
@@ -106,7 +108,7 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     if faults:
         raise InputError(faults)
     if not rows:
-        raise InputError(f"no text in column {text_column}", file=table.path, expected="report texts")
+        raise InputError.empty(f"no text in column {text_column}", file=table.path, expected="report texts")
     for note in (*table.notes, *(f"{table.path}: {note}" for note in cleaned.notes())):
         warn(note)
     return Corpus(table.path, tuple(rows), num_empty, tuple(patients))

@@ -148,7 +148,7 @@ class SegmentDataset(Dataset[Sample]):
     ) -> None:
         """`body`: also find the body in each image as augmented (here, so that it runs in the loader's workers)."""
         if not records:
-            raise InputError("no records to read", expected="at least one record in this split")
+            raise InputError.empty("no records to read", expected="at least one record in this split")
         self.config, self.seed, self.train, self.hidden, self.all_rows = config, seed, train, hidden, all_rows
         self.classes, self.body = tuple(classes), body
         self._flips = ClassFlips(self.classes, config.augment) if train else None
@@ -157,7 +157,7 @@ class SegmentDataset(Dataset[Sample]):
             groups.setdefault(record.image, []).append(record)
         self.groups: list[tuple[Record, ...]] = [tuple(rows) for rows in groups.values()]
         if config.draw_by is not None and config.draw_by not in records[0].extra:
-            raise InputError(
+            raise InputError.unknown(
                 f"data.draw_by names no column: {config.draw_by}",
                 expected=f"one of {', '.join(records[0].extra) or '(there are no further columns)'}",
                 remedy="data.draw_by=null draws all rows alike",
@@ -270,7 +270,7 @@ def load_mask(reference: MaskRef, image: Image, config: DataConfig) -> NDArray[n
         return np.zeros(image.pixels.shape[:2], dtype=bool)
     mask = read_mask(reference.path, reference.values, slice_index=config.slice_index, rule=config.mask_rule)
     if mask.shape != image.pixels.shape[:2]:
-        raise InputError(
+        raise InputError.mismatch(
             f"the mask is {mask.shape[0]}x{mask.shape[1]} pixels",
             file=reference.path,
             expected=f"{image.pixels.shape[0]}x{image.pixels.shape[1]}, as its image {image.path}",

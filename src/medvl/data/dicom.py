@@ -79,7 +79,7 @@ def read_dicom(path: Path, *, window: tuple[float, float] | None = None, frame: 
                 pixels = np.where(pad, np.float32(0), pixels)
         spacing = _spacing_mm(tags)
     if not np.isfinite(pixels).all():
-        raise InputError(
+        raise InputError.not_finite(
             "pixels that are not finite",
             file=path,
             expected="numbers in RescaleSlope, RescaleIntercept and WindowCenter",
@@ -147,11 +147,11 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         what = f"unreadable DICOM ({type(error).__name__})"
-        raise InputError(what, file=path, expected="a whole DICOM image", remedy="export it again") from None
+        raise InputError.damaged(what, file=path, expected="a whole DICOM image", remedy="export it again") from None
 
 
 def _without_image(path: Path) -> InputError:
-    return InputError("a DICOM without an image", file=path, expected="pixel data", remedy="leave it out")
+    return InputError.unsupported("a DICOM without an image", file=path, expected="pixel data", remedy="leave it out")
 
 
 def _num_frames(dataset: Any, path: Path) -> int:
@@ -167,11 +167,11 @@ def _frame(dataset: Any, path: Path, frame: int | None) -> NDArray[Any]:
     num_frames = _num_frames(dataset, path)
     check_size((int(dataset.Rows), int(dataset.Columns)), path)
     if num_frames > 1 and frame is None:
-        raise InputError(
+        raise InputError.ambiguous(
             f"a DICOM of {num_frames} frames", file=path, expected=f"data.slice_index from 0 to {num_frames - 1}"
         )
     if frame is not None and not 0 <= frame < num_frames:
-        raise InputError(f"frame {frame} of {num_frames}", file=path, expected=f"0 to {num_frames - 1}")
+        raise InputError.out_of_range(f"frame {frame} of {num_frames}", file=path, expected=f"0 to {num_frames - 1}")
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         if syntax == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
@@ -179,7 +179,7 @@ def _frame(dataset: Any, path: Path, frame: int | None) -> NDArray[Any]:
         pixels: NDArray[Any] = np.asarray(pixel_array(dataset, index=frame or 0))
         return pixels
     except Exception as error:  # pydicom's decoders raise whatever their plugins do
-        raise InputError(
+        raise InputError.damaged(
             f"the pixels cannot be decoded ({type(error).__name__}, {syntax.name})",
             file=path,
             expected="whole pixel data in a syntax that pydicom, GDCM or OpenJPEG decodes",

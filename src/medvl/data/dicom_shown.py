@@ -37,7 +37,7 @@ def modality_values(stored: Values, tags: Tags) -> Values:
     slope, intercept = tags.usable("RescaleSlope"), tags.usable("RescaleIntercept")
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     if slope == 0:
-        raise InputError(
+        raise InputError.out_of_range(
             "a RescaleSlope of 0, which makes all pixels one value",
             file=tags.path,
             expected="numbers in RescaleSlope, RescaleIntercept and WindowCenter",

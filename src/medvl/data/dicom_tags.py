@@ -91,7 +91,7 @@ class Tags:
             return None
         small = name in FACTORS and 0 < abs(numbers[0]) < 1 / LARGEST
         if not math.isfinite(numbers[0]) or abs(numbers[0]) > LARGEST or small:
-            raise InputError(
+            raise InputError.out_of_range(
                 f"a {name} that is {'absurdly small' if small else 'not finite or absurdly large'}",
                 file=self.path,
                 expected="numbers in RescaleSlope, RescaleIntercept, WindowCenter and WindowWidth",

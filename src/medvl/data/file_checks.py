@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.data.box_table import Box
 from medvl.data.images import image_size, kind_of, read_image
 from medvl.data.masks import read_meaning
@@ -85,8 +85,10 @@ def file_faults(
     grids: dict[Path, Grid | None] = {}
     compared: set[tuple[Path, Path]] = set()
 
-    def fault(what: str, record: Record, expected: str | None = None, remedy: str | None = None) -> None:
-        faults.append(Fault(what, manifest, record.line, record.id, expected, remedy))
+    def fault(
+        kind: FaultKind, what: str, record: Record, expected: str | None = None, remedy: str | None = None
+    ) -> None:
+        faults.append(Fault(what, manifest, record.line, record.id, expected, remedy, kind=kind))
 
     def opened(path: Path, kind: str, record: Record, mask: MaskRef | None = None) -> Grid | None:
         if path in grids:
@@ -94,7 +96,7 @@ def file_faults(
         grids[path] = None
         more = f" (and {uses[path] - 1} more rows)" if uses[path] > 1 else ""
         if not is_file(path):
-            fault(f"{kind} {path} is missing{more}", record)
+            fault(FaultKind.MISSING_FILE, f"{kind} {path} is missing{more}", record)
             return None
         try:
             grid = Grid.of(path)
@@ -107,7 +109,7 @@ def file_faults(
             grids[path] = grid
         except InputError as error:
             first = error.faults[0]
-            fault(f"{kind} {path} cannot be read{more}: {first.what}", record, first.expected, first.remedy)
+            fault(first.kind, f"{kind} {path} cannot be read{more}: {first.what}", record, first.expected, first.remedy)
         return grids[path]
 
     for record in records:
@@ -120,10 +122,10 @@ def file_faults(
             difference = None if native is None or grid is None else grid.difference(native)
             if difference:
                 expected = f"{difference[1]}, as its image {record.image}"
-                fault(f"mask {mask.path} {difference[0]}", record, expected, _REMEDY)
+                fault(FaultKind.MISMATCH, f"mask {mask.path} {difference[0]}", record, expected, _REMEDY)
         outside = next((box for box in record.boxes if native and not _inside(box, native.size)), None)
         if native and outside:
-            fault(f"{outside} leaves the image", record, _text(native.size))
+            fault(FaultKind.OUT_OF_RANGE, f"{outside} leaves the image", record, _text(native.size))
     return faults
 
 

@@ -241,7 +241,7 @@ def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> N
         return
     for text in texts:
         if names_side(text):
-            raise InputError(
+            raise InputError.missing(
                 f"data.laterality is not set, and a text names a side: {text[:80]!r}",
                 expected="patient (reports), viewer, or image (as the picture is displayed)",
                 remedy="set data.laterality in the recipe",
@@ -254,7 +254,7 @@ def refuse_sides(texts: Sequence[str], image: Image, laterality: Laterality | No
         return
     for text in texts:
         if names_side(text):
-            raise InputError(
+            raise InputError.conflict(
                 f"a text names a side of a lateral or oblique image ({image.orientation.source}): {text[:80]!r}",
                 file=image.path,
                 expected="a frontal or axial image, whose left and right are the patient's",

@@ -57,7 +57,7 @@ class Image:
     def as_channels(self, num_channels: int) -> FloatArray:
         """-> (C, H, W): grey is repeated, colour becomes luminance for one channel. InputError for C not 1 or 3."""
         if num_channels not in (1, 3):
-            raise InputError(f"{num_channels} channels", file=self.path, expected="1 or 3")
+            raise InputError.malformed(f"{num_channels} channels", file=self.path, expected="1 or 3")
         pixels = self.pixels
         if pixels.ndim == 2:
             return np.repeat(pixels[None], num_channels, axis=0)  # (C, H, W)
@@ -81,7 +81,7 @@ def nan_background(values: FloatArray, path: Path) -> NDArray[np.bool_] | None:
     background: NDArray[np.bool_] = np.isnan(values)
     infinite = ~(np.abs(values) <= LARGEST) & ~background
     if infinite.any() or background.all():
-        raise InputError(
+        raise InputError.not_finite(
             f"{int(infinite.sum() or background.sum())} pixels are not finite",
             file=path,
             expected="numbers, and NaN only in the background",

@@ -72,7 +72,9 @@ def _read(path: Path, window: tuple[float, float] | None, slice_index: int | Non
         warn("the alpha channel is left out", place=path)
         array = array[:, :, :3]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise InputError(f"an image of shape {array.shape}", file=path, expected="one (grey) or three (RGB) channels")
+        raise InputError.wrong_shape(
+            f"an image of shape {array.shape}", file=path, expected="one (grey) or three (RGB) channels"
+        )
     bits = 1 if array.dtype == np.bool_ else 8 * array.dtype.itemsize
     with np.errstate(over="ignore"):
         values = array.astype(np.float32)
@@ -151,7 +153,7 @@ def kind_of(path: Path) -> Kind:
     """Which reader a file is for: by its content, and by its suffix where the content has no mark of its own."""
     name = path.name.lower()
     if not is_file(path):
-        raise InputError("no such image" if not exists(path) else "not a file", file=path)
+        raise InputError.missing_file("no such image" if not exists(path) else "not a file", file=path)
     head = head_of(path, HEAD)
     if head[128:132] == b"DICM":
         return "dicom"

@@ -30,7 +30,7 @@ def training_records(records: Sequence[Record], config: Config) -> tuple[list[Re
     balance: dict[str, Any] = {}
     if data.balance == "siim":
         if config.semi.on:
-            raise InputError(
+            raise InputError.conflict(
                 "data.balance: siim with semi: it reads every training mask, and unlabelled records must have none",
                 expected="one of the two",
                 remedy="data.balance: none, or semi.epi: none and semi.lv_bank: none",
@@ -82,7 +82,7 @@ def balanced(
     negative = annotated - positive
     if not positive or not negative:
         kind = "with" if negative else "without"
-        raise InputError(
+        raise InputError.empty(
             f"data.balance: siim, and no training image {kind} foreground",
             expected="images of both kinds (an image without: mask `none`, or an empty mask file)",
             remedy="data.balance: none",
@@ -131,17 +131,19 @@ def labelled_from(file: str | Path, records: Sequence[Record]) -> frozenset[str]
     table = read_table(file)
     faults = list(table.faults)
     if "patient" not in table.columns:
-        raise InputError("no column patient", file=table.path, line=1, expected="the table that medvl x suggest writes")
+        raise InputError.missing_column(
+            "no column patient", file=table.path, line=1, expected="the table that medvl x suggest writes"
+        )
     annotated = {record.patient for record in records if any(mask is not None for mask in record.masks.values())}
     found: dict[str, int] = {}
     for line, row in table.rows:
         patient = row["patient"]
         if not patient:
-            faults.append(Fault("no patient", table.path, line))
+            faults.append(Fault.missing("no patient", table.path, line))
         elif patient not in annotated:
             like = nearest(patient, annotated)
             faults.append(
-                Fault(
+                Fault.unknown(
                     f"patient {patient} has no mask in the training split",
                     table.path,
                     line,
@@ -150,7 +152,7 @@ def labelled_from(file: str | Path, records: Sequence[Record]) -> frozenset[str]
             )
         found.setdefault(patient, line)
     if not found and not faults:
-        faults.append(Fault("no patient is named", table.path, expected="at least one row below the header"))
+        faults.append(Fault.empty("no patient is named", table.path, expected="at least one row below the header"))
     if faults:
         raise InputError(faults)
     return frozenset(found)

@@ -55,10 +55,14 @@ class PathFinder:
         faults = []
         if self._too_long:
             what = f"{len(self._too_long)} paths are longer than a path can be, e.g. {self._too_long[0][:40]}..."
-            faults.append(Fault(what, self._manifest, expected=f"at most {_MAX_NAME} bytes a name, {_MAX_PATH} in all"))
+            faults.append(
+                Fault.out_of_range(
+                    what, self._manifest, expected=f"at most {_MAX_NAME} bytes a name, {_MAX_PATH} in all"
+                )
+            )
         if self._outside:
             what = f"{len(self._outside)} paths leave the pack, e.g. {self._outside[0]}"
-            faults.append(Fault(what, self._manifest, expected="paths of files in it"))
+            faults.append(Fault.malformed(what, self._manifest, expected="paths of files in it"))
         if not self._absolute:
             return faults
         first = self._absolute[0]
@@ -67,7 +71,10 @@ class PathFinder:
         near = next((tail for tail in tails if exists(self._folder / tail)), None)
         what = f"{len(self._absolute)} paths are absolute paths of Windows or URLs of files, e.g. {first}"
         remedy = f"{near} is there: write it so" if near else "copy the files beside it and write e.g. images/a.png"
-        return [*faults, Fault(what, self._manifest, expected="paths relative to the manifest", remedy=remedy)]
+        return [
+            *faults,
+            Fault.malformed(what, self._manifest, expected="paths relative to the manifest", remedy=remedy),
+        ]
 
     def _find(self, cell: str) -> Path:
         path = self._folder / cell

@@ -78,7 +78,7 @@ def single_plane(
     if plane is not None:
         return plane, "colour"
     colours = ", ".join(colours_of(stored)[:8])
-    raise InputError(
+    raise InputError.ambiguous(
         "a mask in several colours" + (f": {colours}" if colours else ""),
         file=stored.path,
         expected="grey, one colour on black or white, or a table of colours",
@@ -118,7 +118,9 @@ def _of_palette(
 ) -> tuple[NDArray[Any], Source | None]:
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=len(palette)))
     if len(used) and used[-1] >= len(palette):
-        raise InputError("indices beyond the palette", file=stored.path, expected=f"0 to {len(palette) - 1}")
+        raise InputError.out_of_range(
+            "indices beyond the palette", file=stored.path, expected=f"0 to {len(palette) - 1}"
+        )
     colours = palette[used]  # (n, 4)
     if len(used) > 1 and (colours == colours[0]).all():
         return indices, "indices"  # the colours tell nothing apart
@@ -219,7 +221,7 @@ def _pixels(stored: StoredMask) -> tuple[NDArray[np.uint8], BoolArray]:
     elif values.dtype != np.uint8:
         high = float(values.max()) if values.size else 0.0
         if high > 255 or float(values.min()) < 0:
-            raise InputError(
+            raise InputError.malformed(
                 f"values from {values.min():g} to {high:g}", file=stored.path, expected="colours of 0 to 255"
             )
         values = np.rint(values * (255 if values.dtype.kind == "f" and high <= 1 else 1)).astype(np.uint8)

@@ -91,7 +91,7 @@ def numbers(plane: NDArray[Any], stored: StoredMask) -> NDArray[Any]:
         plane = np.nan_to_num(plane, nan=0.0, posinf=np.inf, neginf=-np.inf)
         bad = int((~np.isfinite(plane)).sum())
         if bad:
-            raise InputError(
+            raise InputError.not_finite(
                 f"{bad} pixels of the mask are no finite number",
                 file=stored.path,
                 expected="a label in every pixel",
@@ -101,7 +101,7 @@ def numbers(plane: NDArray[Any], stored: StoredMask) -> NDArray[Any]:
         if (np.abs(plane - whole) <= 1e-3).all():
             plane = whole.astype(np.int64)
     if plane.dtype.kind != "u" and plane.size and plane.min() < 0:
-        raise InputError(
+        raise InputError.out_of_range(
             f"a mask with negative values, down to {plane.min():g}",
             file=stored.path,
             expected="0 for the background, values above 0 for the mask",
@@ -253,7 +253,7 @@ def _jpeg(stored: StoredMask, plane: NDArray[Any], shown: tuple[str, ...], notes
 
 def _several_values(stored: StoredMask, levels: NDArray[np.float64], top: int) -> InputError:
     areas = f"areas near {', '.join(f'{level:.0f}' for level in levels)}" if len(levels) else "no areas of one value"
-    return InputError(
+    return InputError.ambiguous(
         f"a mask stored as JPEG, or made of one, that is neither one label nor empty: {areas}, up to {top}",
         file=stored.path,
         expected="labels in a lossless format, such as PNG",
@@ -266,7 +266,7 @@ def _declared(stored: StoredMask, plane: NDArray[Any], declared: tuple[LabelValu
     if stored.lossy:
         return _nearest(stored, plane, declared)
     if plane.dtype.kind == "f":
-        raise InputError(
+        raise InputError.malformed(
             "a mask with values that are not whole numbers",
             file=stored.path,
             expected="labels, of which mask_values selects some",
@@ -281,7 +281,7 @@ def _nearest(stored: StoredMask, plane: NDArray[Any], declared: tuple[LabelValue
     """(H, W) of a JPEG: the pixels that are nearer to a declared value than to 0 and the file's other values."""
     wanted = np.array([int(value) for value in declared], dtype=np.float64)
     if np.diff(np.sort(wanted), prepend=0).min() < _APART_IN_JPEG:
-        raise InputError(
+        raise InputError.ambiguous(
             f"mask_values {'|'.join(map(str, declared))} of a mask stored as JPEG, which blurs them into each other",
             file=stored.path,
             expected=f"values at least {_APART_IN_JPEG} apart, or a lossless format",

@@ -95,11 +95,11 @@ def read_labels(path: str | Path, *, slice_index: int | None = None, slice_axis:
     if labels.ndim == 3:
         grey = labels[:, :, : max(1, labels.shape[2] - (labels.shape[2] in (2, 4)))]
         if not (grey == grey[:, :, :1]).all():
-            raise InputError("a mask in colour", file=path, expected="a grey or palette image of labels")
+            raise InputError.ambiguous("a mask in colour", file=path, expected="a grey or palette image of labels")
         labels = grey[:, :, 0]
     labels = numbers(labels, stored)
     if labels.dtype.kind == "f":
-        raise InputError(
+        raise InputError.malformed(
             "a mask with values that are not whole numbers", file=path, expected="labels", remedy="threshold it first"
         )
     return labels

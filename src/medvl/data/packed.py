@@ -85,7 +85,7 @@ class Pack:
 
     def damaged(self, member: Member) -> InputError:
         """What is raised for a file whose bytes are not those that were packed."""
-        return InputError(
+        return InputError.damaged(
             f"a damaged pack: {member.name} ({member.member}) does not hold the bytes that were packed",
             file=self.path,
             expected=f"{member.size} bytes from byte {member.offset} with the SHA-256 {member.sha256[:16]}...",
@@ -138,7 +138,7 @@ def read_pack(path: Path) -> Pack:
             with path.open("rb") as file:
                 _packs[path] = key, _index(path, file, seen.st_size)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, expected="a pack") from None
+        raise InputError.unreadable(f"cannot be read ({error.strerror})", file=path, expected="a pack") from None
     return _packs[path][1]
 
 
@@ -149,11 +149,13 @@ def _index(path: Path, file: BinaryIO, size: int) -> Pack:
             raise ValueError
         place = json.loads(head[BLOCK:])
         if place["format"] != FORMAT:
-            raise InputError(f"a pack of the form {place['format']!r}", file=path, expected=FORMAT, remedy=_REMEDY)
+            raise InputError.unsupported(
+                f"a pack of the form {place['format']!r}", file=path, expected=FORMAT, remedy=_REMEDY
+            )
         index = Member(INDEX, INDEX, place["offset"], place["size"], place["sha256"])
         if index.offset + index.size > size:
             what = f"a pack that is cut off: {INDEX} ends at byte {index.offset + index.size}, the file at {size}"
-            raise InputError(what, file=path, expected="a whole pack", remedy="copy it again")
+            raise InputError.damaged(what, file=path, expected="a whole pack", remedy="copy it again")
         file.seek(index.offset)
         content = file.read(index.size)
         if hashlib.sha256(content).hexdigest() != index.sha256:
@@ -163,11 +165,13 @@ def _index(path: Path, file: BinaryIO, size: int) -> Pack:
         for member in pack.members.values():
             if not is_plain(member.name) or not 0 <= member.offset <= member.offset + member.size <= index.offset:
                 what = f"a pack with {member.name!r} at bytes {member.offset} to {member.offset + member.size}"
-                raise InputError(what, file=path, expected="files in it, under names that stay in it")
+                raise InputError.malformed(what, file=path, expected="files in it, under names that stay in it")
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, IndexError):
-        raise InputError("no pack", file=path, expected="a tar that medvl data pack wrote", remedy=_REMEDY) from None
+        raise InputError.damaged(
+            "no pack", file=path, expected="a tar that medvl data pack wrote", remedy=_REMEDY
+        ) from None
     return pack
 
 
@@ -268,14 +272,14 @@ def open_plain(path: Path) -> BinaryIO:
         with file, gzip.open(file) as unpacked:
             content = unpacked.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
+        raise InputError.damaged(
             f"a damaged gzip file ({type(error).__name__})",
             file=path,
             expected="a whole file",
             remedy="export or copy it again",
         ) from None
     if len(content) > limit:
-        raise InputError(
+        raise InputError.too_large(
             f"it unpacks to more than {limit // 10**6} MB", file=path, expected="an image", remedy="unpack it first"
         )
     return io.BytesIO(content)

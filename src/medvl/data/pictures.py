@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medvl.core.errors import InputError, warn
+from medvl.core.errors import FaultKind, InputError, warn
 from medvl.core.limits import check_size
 from medvl.data.packed import head_of, open_plain
 
@@ -76,7 +76,7 @@ def decode(path: Path, *, labels: bool = False, page: int | None = None) -> Deco
     if array.dtype == np.int32 and not labels:  # Pillow's mode I: 16-bit files of some writers
         low, high = int(array.min()), int(array.max())
         if low < 0 or high > 65535:
-            raise InputError(
+            raise InputError.unsupported(
                 f"integers from {low} to {high}", file=path, expected="0 to 255 or 0 to 65535", remedy="rescale them"
             )
         array = array.astype(np.uint16)
@@ -193,7 +193,11 @@ def _page(page: int | None, pages: int, path: Path) -> int:
     if page is None or not 0 <= page < pages:
         what = f"a file of {pages} pages" if page is None else f"page {page} of {pages}"
         raise InputError(
-            what, file=path, expected=f"data.slice_index (--slice) from 0 to {pages - 1}", remedy="choose one of them"
+            what,
+            kind=FaultKind.AMBIGUOUS if page is None else FaultKind.OUT_OF_RANGE,
+            file=path,
+            expected=f"data.slice_index (--slice) from 0 to {pages - 1}",
+            remedy="choose one of them",
         )
     return page
 
@@ -220,4 +224,10 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         detail = error.strerror
     else:
         detail = f"damaged or cut off ({error})"
-    return InputError(f"unreadable image: {detail}", file=path, expected=READABLE, remedy=remedy)
+    return InputError(
+        f"unreadable image: {detail}",
+        kind=FaultKind.UNREADABLE if isinstance(error, OSError) and error.strerror else FaultKind.DAMAGED,
+        file=path,
+        expected=READABLE,
+        remedy=remedy,
+    )

@@ -79,7 +79,7 @@ class Manifest:
         if not found:
             counts = Counter(record.split or "(none)" for record in self.records)
             there = ", ".join(f"{key} ({number})" for key, number in sorted(counts.items()))
-            raise InputError(
+            raise InputError.unknown(
                 f"no record in split {name}",
                 file=self.path,
                 expected=f"one of: {there}",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvl.core.errors import Fault, nearest
+from medvl.core.errors import Fault, FaultKind, nearest
 from medvl.data.box_table import Box, box_cell, boxes_file, joined
 from medvl.data.clean_cells import CellKind, CleanCells
 from medvl.data.columns import ALIASES, NAMES, guess_columns, shown
@@ -42,8 +42,12 @@ class RecordReader:
         self.finder = PathFinder(self.table.path)
         self.warnings += self.table.notes
 
-    def fault(self, what: str, line: int | None = None, record: str | None = None, **more: str | None) -> None:
-        self.faults.append(Fault(what, self.table.path, line, record, more.get("expected"), more.get("remedy")))
+    def fault(
+        self, kind: FaultKind, what: str, line: int | None = None, record: str | None = None, **more: str | None
+    ) -> None:
+        self.faults.append(
+            Fault(what, self.table.path, line, record, more.get("expected"), more.get("remedy"), kind=kind)
+        )
 
     def records(self) -> list[Record]:
         """Every row with an id and an image; the rest are faults."""
@@ -60,15 +64,21 @@ class RecordReader:
         for line, row in rows:
             record = self._record(line, row, boxes)
             if record.id in seen:
-                self.fault(f"duplicate id, first on line {seen[record.id]}", line, record.id)
+                self.fault(FaultKind.DUPLICATE, f"duplicate id, first on line {seen[record.id]}", line, record.id)
             seen.setdefault(record.id, line)
             found.append(record)
         if not self.table.rows and not self.table.faults:
-            self.fault("no records", expected="at least one row below the header")
+            self.fault(FaultKind.EMPTY, "no records", expected="at least one row below the header")
         if self.need_text:
             for record in found:
                 if not record.text:
-                    self.fault(f"no text in column {self.text_column}", record.line, record.id, expected="a text")
+                    self.fault(
+                        FaultKind.MISSING,
+                        f"no text in column {self.text_column}",
+                        record.line,
+                        record.id,
+                        expected="a text",
+                    )
         self.warnings += self.finder.notes()
         self.faults += self.finder.faults()
         self._patients(found)
@@ -98,14 +108,25 @@ class RecordReader:
                 like = nearest(name, others)
                 guess = guess_columns(have).columns
                 remedy = shown(guess) if name in guess else _did_you_mean(None if like is None else others[like])
-                self.fault(f"no column {name}", 1, expected=f"columns {', '.join(required)}", remedy=remedy)
+                self.fault(
+                    FaultKind.MISSING_COLUMN,
+                    f"no column {name}",
+                    1,
+                    expected=f"columns {', '.join(required)}",
+                    remedy=remedy,
+                )
         for name in have:  # a misspelt column would be dropped without a word
             absent = [known for known in NAMES if known not in meant and known not in required]
             if name.startswith("mask_"):  # a class of its own, however short its name
                 absent = [known for known in absent if known == "mask_values"]
             close = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
             if close and name not in ALIASES and name != self.text_column:
-                self.fault(f"unknown column {name}", 1, remedy=f"did you mean {close[0]}? Rename it either way")
+                self.fault(
+                    FaultKind.UNKNOWN_KEY,
+                    f"unknown column {name}",
+                    1,
+                    remedy=f"did you mean {close[0]}? Rename it either way",
+                )
         mask_columns = {name.removeprefix("mask_"): name for name in have if name.startswith("mask_")}
         mask_columns = {name: column for name, column in mask_columns.items() if column not in NOT_A_MASK}
         if self.wanted is None:
@@ -118,7 +139,7 @@ class RecordReader:
                 remedy = "data.classes=null: each column is a class" if mask_columns else None
                 masks = f"; there are {', '.join(mask_columns.values())}" if mask_columns else ""
                 what = f"label maps, of which the classes ({', '.join(self.wanted)}) are values{masks}"
-                self.fault("no column mask", 1, expected=what, remedy=remedy)
+                self.fault(FaultKind.MISSING_COLUMN, "no column mask", 1, expected=what, remedy=remedy)
             if "mask_values" in have:
                 self.warnings.append(f"{self.table.path}: mask_values is not used, the classes name their values")
         else:
@@ -130,13 +151,15 @@ class RecordReader:
                     choices = ["mask"] * ("mask" in have) + list(mask_columns)
                     like = nearest(name.removeprefix("mask_"), choices) or (choices[0] if len(choices) == 1 else None)
                     masks = f"one of the columns with masks: {', '.join(choices) or '(none)'}"
-                    self.fault(f"no column {column}", 1, expected=masks, remedy=_did_you_mean(like))
+                    self.fault(
+                        FaultKind.MISSING_COLUMN, f"no column {column}", 1, expected=masks, remedy=_did_you_mean(like)
+                    )
         self.classes = tuple(self.columns)
         for name in self.empty_means_absent:
             if name not in self.classes:
                 remedy = _did_you_mean(nearest(name, self.classes))
                 what = f"empty_means_absent names no class: {name}"
-                self.fault(what, expected=", ".join(self.classes), remedy=remedy)
+                self.fault(FaultKind.UNKNOWN, what, expected=", ".join(self.classes), remedy=remedy)
         aliases = {alias for alias, known in ALIASES.items() if known not in have}
         used = {*NAMES, *aliases} - {"text", "mask"} | {self.text_column, *self.columns.values()}
         self.extra = tuple(name for name in have if name not in used)
@@ -145,26 +168,36 @@ class RecordReader:
     def _record(self, line: int, row: Mapping[str, str], boxes: Mapping[str, list[Box]]) -> Record:
         name = row["id"]
         if not name:
-            self.fault("no id", line)
+            self.fault(FaultKind.MISSING, "no id", line)
         elif _UNSAFE_ID.search(name) or len(name.encode()) > 150:
             expected = 'up to 150 bytes, no leading dot, none of / \\ : * ? " < > |'
-            self.fault("the id cannot be a file name", line, name, expected=expected)
+            self.fault(FaultKind.MALFORMED, "the id cannot be a file name", line, name, expected=expected)
         if not row["image"]:
-            self.fault("no image", line, name or None, expected="a path relative to the manifest")
+            self.fault(FaultKind.MISSING, "no image", line, name or None, expected="a path relative to the manifest")
         split = row.get("split") or None
         if split is not None and split not in SPLITS:
             remedy = _did_you_mean(nearest(split, SPLITS))
-            self.fault(f"unknown split {split}", line, name, expected=", ".join(SPLITS), remedy=remedy)
+            self.fault(
+                FaultKind.UNKNOWN, f"unknown split {split}", line, name, expected=", ".join(SPLITS), remedy=remedy
+            )
         cell_of_labels = row.get("labels", row.get("label", ""))
         labels = tuple(label.strip() for label in cell_of_labels.split("|") if label.strip())
         no_label = any(label.lower() == ABSENT for label in labels)
         if no_label and len(labels) > 1:
-            self.fault(f"labels: {ABSENT} beside a label", line, name, expected=f"{ABSENT} alone, or labels")
+            self.fault(
+                FaultKind.CONFLICT,
+                f"labels: {ABSENT} beside a label",
+                line,
+                name,
+                expected=f"{ABSENT} alone, or labels",
+            )
         cell = box_cell(row.get("boxes", ""), self.table.path, line, name)
         self.faults += cell[2]
         found, absent, contradict = joined(cell, boxes, name)
         if contradict:
-            self.fault("boxes and boxes.csv: one says none", line, name, expected="the same in both")
+            self.fault(
+                FaultKind.CONFLICT, "boxes and boxes.csv: one says none", line, name, expected="the same in both"
+            )
         return Record(
             id=name,
             image=self.finder.path(row["image"]) if row["image"] else Path(),
@@ -211,7 +244,7 @@ class RecordReader:
         if len({is_colour(value) for value in values}) != 1:
             cell = "|".join(map(str, cells))
             expected = "whole numbers of at least 1 (0 is the background), or colours, with | between: 1|2|3, #ff0000"
-            self.fault(f"{what} is {cell!r}", line, record, expected=expected)
+            self.fault(FaultKind.MALFORMED, f"{what} is {cell!r}", line, record, expected=expected)
             return ()
         return values
 

@@ -107,7 +107,7 @@ def configured_manifest(
         InputError: no manifest is named; its faults.
     """
     if path is None and not data.manifest:
-        raise InputError("no manifest", expected="data.manifest in the recipe or data.manifest=FILE")
+        raise InputError.missing("no manifest", expected="data.manifest in the recipe or data.manifest=FILE")
     return load_manifest(
         path or data.manifest,
         text_column=data.text_column,

@@ -70,7 +70,7 @@ class LengthSampler(BatchSampler):
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
         self.rank, self.world_size = rank, world_size
         if len(self.lengths) < batch_size * world_size:
-            raise InputError(
+            raise InputError.empty(
                 f"{len(self.lengths)} items do not fill one batch of {batch_size * world_size}",
                 remedy="a smaller train.batch_size",
             )
@@ -118,9 +118,9 @@ class MixedSampler(BatchSampler):
     ) -> None:
         """`num_batches` None: one pass over the kind that needs more batches."""
         if not labelled:
-            raise InputError("no labelled image to train on", expected="at least one record with a mask")
+            raise InputError.empty("no labelled image to train on", expected="at least one record with a mask")
         if unlabelled and batch_size < 2:
-            raise InputError("train.batch_size: 1", expected="at least 2: half of a batch is unlabelled")
+            raise InputError.out_of_range("train.batch_size: 1", expected="at least 2: half of a batch is unlabelled")
         self._pools = [np.asarray(labelled), np.asarray(unlabelled)]
         self._sizes = [batch_size - batch_size // 2, batch_size // 2] if len(unlabelled) else [batch_size, 0]
         self.seed = seed

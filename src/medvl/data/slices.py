@@ -20,7 +20,7 @@ def parse_slice(word: str | None) -> SliceChoice:
     except ValueError:
         number = -1
     if number < 0:
-        raise InputError(f"--slice {word}", expected="the number of a slice, from 0, or all")
+        raise InputError.malformed(f"--slice {word}", expected="the number of a slice, from 0, or all")
     return number
 
 
@@ -40,12 +40,12 @@ def slices_of(path: Path, choice: SliceChoice, default: int | None = None) -> tu
         return (None,)
     index = default if choice is None else choice
     if index is None:
-        raise InputError(
+        raise InputError.ambiguous(
             f"a file of {num} slices or frames",
             file=path,
             expected="the choice of one, or all of them",
             remedy=f"--slice N (0 to {num - 1}), or --slice all",
         )
     if not 0 <= index < num:
-        raise InputError(f"slice {index} of {num}", file=path, expected=f"--slice 0 to {num - 1}, or all")
+        raise InputError.out_of_range(f"slice {index} of {num}", file=path, expected=f"--slice 0 to {num - 1}, or all")
     return (index,) if num > 1 else (None,)

@@ -64,7 +64,7 @@ def split_manifest(
     annotated = _annotated_groups(manifest, groups)
     if folds is not None:
         if folds < 2:
-            raise InputError(f"--folds is {folds}", expected="at least 2")
+            raise InputError.out_of_range(f"--folds is {folds}", expected="at least 2")
         numbers = assign_groups(free, [1 / folds] * folds, seed, annotated)
         _check_filled(numbers, [str(fold) for fold in range(folds)], manifest, by)
         targets = [out.with_name(f"{out.stem}_fold{fold}{out.suffix}") for fold in range(folds)]
@@ -77,9 +77,9 @@ def split_manifest(
         return files
     if len(fractions) not in (2, 3) or any(part <= 0 for part in fractions) or abs(sum(fractions) - 1) > 1e-6:
         found = ",".join(f"{part:g}" for part in fractions)
-        raise InputError(f"--fractions is {found}", expected="train,val[,test], above 0, with the sum 1")
+        raise InputError.out_of_range(f"--fractions is {found}", expected="train,val[,test], above 0, with the sum 1")
     if keep_test and len(fractions) == 3:
-        raise InputError("--keep-test with three fractions", remedy="give two, e.g. --fractions 0.85,0.15")
+        raise InputError.conflict("--keep-test with three fractions", remedy="give two, e.g. --fractions 0.85,0.15")
     refuse_source(manifest.path, out)
     names = NAMES[: len(fractions)]
     numbers = assign_groups(free, fractions, seed, annotated)
@@ -157,7 +157,7 @@ def _groups(manifest: Manifest, by: str) -> dict[str, str]:
     for record in manifest.records:
         value = _value(manifest, record, by)
         if not value:
-            faults.append(Fault(f"no {by}", manifest.path, record.line, record.id))
+            faults.append(Fault.missing(f"no {by}", manifest.path, record.line, record.id))
         keys[record.id] = f"{by}:{value}"
         parent[find(keys[record.id])] = find(f"image:{record.image}")
     if faults:
@@ -180,7 +180,9 @@ def _value(manifest: Manifest, record: Record, by: str) -> str:
         choices = ["patient", "study", "id", *record.extra]
         like = nearest(by, choices)
         remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"no column {by}", file=manifest.path, expected=", ".join(choices), remedy=remedy)
+        raise InputError.missing_column(
+            f"no column {by}", file=manifest.path, expected=", ".join(choices), remedy=remedy
+        )
     return record.extra[by]
 
 
@@ -190,7 +192,7 @@ def _kept(manifest: Manifest, groups: Mapping[str, str], by: str) -> dict[str, s
         found.setdefault(groups[record.id], set()).add(record.split if record.split in KEPT else "")
     torn = sorted(group for group, splits in found.items() if len(splits) > 1)
     if torn:
-        raise InputError(
+        raise InputError.leak(
             f"{len(torn)} groups by {by} are in test or holdout and elsewhere, e.g. {torn[0]}",
             file=manifest.path,
             remedy="split without --keep-test, or see medvl data audit",
@@ -201,7 +203,7 @@ def _kept(manifest: Manifest, groups: Mapping[str, str], by: str) -> dict[str, s
 def _check_filled(numbers: Mapping[str, int], names: Sequence[str], manifest: Manifest, by: str) -> None:
     empty = [name for i, name in enumerate(names) if i not in numbers.values()]
     if empty:
-        raise InputError(
+        raise InputError.empty(
             f"{len(numbers)} groups by {by} are too few: nothing is left for {', '.join(empty)}", file=manifest.path
         )
 

@@ -68,7 +68,7 @@ def read_xlsx(path: Path, needed: Sequence[str], notes: list[str], faults: list[
         raise
     except Exception as error:  # zip, XML, key, index and value errors, as they come out of a damaged file
         what = f"cannot be read as XLSX ({type(error).__name__}: {str(error)[:200]})"
-        raise InputError(what, file=path, remedy="open it in a spreadsheet program and save it again") from None
+        raise InputError.damaged(what, file=path, remedy="open it in a spreadsheet program and save it again") from None
     finally:
         if book is not None:
             book.close()
@@ -83,7 +83,9 @@ def write_xlsx(path: Path, names: list[str], rows: list[list[str]]) -> None:
     for row in (names, *rows):
         for value in row:
             if ILLEGAL_CHARACTERS_RE.search(value):
-                raise InputError(f"XLSX cannot hold control characters: {value!r}", file=path, remedy="write CSV")
+                raise InputError.malformed(
+                    f"XLSX cannot hold control characters: {value!r}", file=path, remedy="write CSV"
+                )
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet("manifest")
     for row in (names, *rows):
@@ -100,19 +102,23 @@ def _check_file(path: Path) -> None:
     try:
         with open_file(path) as file:
             if file.read(4) == _OLD:
-                raise InputError("an old .xls file, or one behind a password", file=path, remedy="save it as .xlsx")
+                raise InputError.unsupported(
+                    "an old .xls file, or one behind a password", file=path, remedy="save it as .xlsx"
+                )
             archive = zipfile.ZipFile(file)
             size = sum(item.file_size for item in archive.infolist())
             if size > MAX_BYTES:
-                raise InputError(f"{size:,} bytes when unpacked", file=path, expected=f"at most {MAX_BYTES:,}")
+                raise InputError.too_large(
+                    f"{size:,} bytes when unpacked", file=path, expected=f"at most {MAX_BYTES:,}"
+                )
             for item in archive.infolist():
                 if item.filename.endswith((".xml", ".rels")):
                     with archive.open(item) as part:
                         if re.search(rb"<!(DOCTYPE|ENTITY)", part.read(4096), re.IGNORECASE):
                             what = f"{item.filename} declares entities, as no spreadsheet program writes them"
-                            raise InputError(what, file=path)
+                            raise InputError.unsupported(what, file=path)
     except zipfile.BadZipFile as error:
-        raise InputError(f"cannot be read as XLSX ({error})", file=path) from None
+        raise InputError.damaged(f"cannot be read as XLSX ({error})", file=path) from None
 
 
 def _choose_sheet(book: Any, needed: Sequence[str], path: Path, notes: list[str]) -> Any:
@@ -120,11 +126,11 @@ def _choose_sheet(book: Any, needed: Sequence[str], path: Path, notes: list[str]
         sheet.reset_dimensions()  # some programs store a range smaller than the sheet
     filled = {sheet.title: rows for sheet in book.worksheets if (rows := _top(sheet))}
     if not filled:
-        raise InputError("no sheet with anything in it", file=path, expected="a table")
+        raise InputError.empty("no sheet with anything in it", file=path, expected="a table")
     fitting = [title for title, rows in filled.items() if any(set(needed) <= set(row) for row in rows)]
     shown = [title for title in fitting if book[title].sheet_state == "visible"] or fitting
     if needed and len(shown) > 1:
-        raise InputError(
+        raise InputError.ambiguous(
             f"{len(shown)} sheets hold a table: {', '.join(shown)}",
             file=path,
             expected=f"one sheet with the columns {', '.join(needed)}",
@@ -132,7 +138,7 @@ def _choose_sheet(book: Any, needed: Sequence[str], path: Path, notes: list[str]
         )
     if needed and not shown and len(filled) > 1:
         what = f"no sheet has the columns {', '.join(needed)} (sheets: {', '.join(filled)})"
-        raise InputError(what, file=path, remedy="name the columns so in the sheet of the table")
+        raise InputError.missing_column(what, file=path, remedy="name the columns so in the sheet of the table")
     title = shown[0] if needed and shown else next(iter(filled))
     if len(filled) > 1:
         others = ", ".join(name for name in filled if name != title)
@@ -204,7 +210,7 @@ def _rows(
     if facts.uncomputed:
         row, column = facts.uncomputed[0]
         what = f"{len(facts.uncomputed)} cells hold formulas that were never computed (the first: column {column})"
-        raise InputError(what, file=path, line=row, remedy=_COMPUTE)
+        raise InputError.empty(what, file=path, line=row, remedy=_COMPUTE)
     first: dict[int, str] = {}  # column -> the value of its merged range
     until: dict[int, int] = {}  # column -> the last row of it
     starts = {(row, column): last for row, last, column in facts.merged}
@@ -218,7 +224,7 @@ def _rows(
             try:
                 texts.append(shown_text(cell))
             except TypeError as error:
-                faults.append(Fault(f"column {column}: {error}", path, line))
+                faults.append(Fault.malformed(f"column {column}: {error}", path, line))
                 texts.append("")
         if facts.typed:
             texts = [facts.typed.get((line, column), text).strip() for column, text in enumerate(texts, start=1)]
@@ -262,7 +268,7 @@ def _check_zero_formulas(facts: SheetFacts, header: Sequence[str], path: Path) -
         name = header[column - 1] if column <= len(header) else ""
         if number == facts.num_formulas[column] and (name in words or name.startswith(("mask_", "text_"))):
             what = f"column {name}: {number} formulas whose value is 0, as where they were never computed"
-            raise InputError(what, file=path, remedy=_COMPUTE)
+            raise InputError.empty(what, file=path, remedy=_COMPUTE)
 
 
 def shown_text(cell: Any) -> str:

@@ -60,10 +60,12 @@ def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
     """
     path = table_of(table_path(path))
     if not is_file(path):
-        raise InputError("no such file", file=path, expected="a table: " + ", ".join(SUFFIXES))
+        raise InputError.missing_file("no such file", file=path, expected="a table: " + ", ".join(SUFFIXES))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{path.suffix or 'no suffix'} is no table that can be read", file=path, expected=_EXPECTED)
+        raise InputError.unsupported(
+            f"{path.suffix or 'no suffix'} is no table that can be read", file=path, expected=_EXPECTED
+        )
     notes: list[str] = []
     faults: list[Fault] = []
     if suffix == ".jsonl":
@@ -79,7 +81,7 @@ def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
     for line, row in rows:
         for name, cell in row.items():
             if NO_TEXT.search(cell):
-                faults.append(Fault(f"column {name} holds a character that no text has", path, line))
+                faults.append(Fault.malformed(f"column {name} holds a character that no text has", path, line))
     return Table(path, columns, tuple(rows), tuple(faults), tuple(notes))
 
 
@@ -90,11 +92,13 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, str]], columns: Se
     names = list(columns) if columns is not None else list(dict.fromkeys(name for row in rows for name in row))
     unknown = {name for row in rows for name in row} - set(names)
     if unknown:
-        raise InputError(f"cells of unknown columns: {', '.join(sorted(unknown))}", file=path)
+        raise InputError.unknown(f"cells of unknown columns: {', '.join(sorted(unknown))}", file=path)
     writers = {".csv": write_csv, ".jsonl": write_jsonl, ".xlsx": write_xlsx, ".parquet": _write_parquet}
     writer = writers.get(path.suffix.lower())
     if writer is None:
-        raise InputError(f"{path.suffix or 'no suffix'} is no table that can be written", file=path, expected=_EXPECTED)
+        raise InputError.unsupported(
+            f"{path.suffix or 'no suffix'} is no table that can be written", file=path, expected=_EXPECTED
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         writer(temporary, names, [[row.get(name, "") for name in names] for row in rows])
@@ -126,7 +130,7 @@ def _named(
         names = names[:-1]
     twice = sorted({name for name in names if names.count(name) > 1 and name})
     if twice:
-        raise InputError(f"columns that stand twice: {', '.join(twice)}", file=path, line=line)
+        raise InputError.duplicate(f"columns that stand twice: {', '.join(twice)}", file=path, line=line)
     rows: _Rows = []
     unnamed: dict[int, int] = {}  # column -> cells that are not empty
     for line, cells in chain(top[number + 1 :], grid):
@@ -134,12 +138,16 @@ def _named(
             continue
         missing = len(names) - len(cells)
         if not padded and (missing > 0 or any(cells[len(names) :])):
-            faults.append(Fault(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header"))
+            faults.append(Fault.malformed(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header"))
             continue
         cells = cells + [""] * missing
         row = {name: cell for name, cell in zip(names, cells, strict=False) if name}
         if not any(row.values()):
-            faults.append(Fault("cells only in columns without a name", path, line, remedy="name them or empty them"))
+            faults.append(
+                Fault.missing_column(
+                    "cells only in columns without a name", path, line, remedy="name them or empty them"
+                )
+            )
             continue
         for column, cell in enumerate(cells):
             if cell and not (column < len(names) and names[column]):
@@ -159,20 +167,24 @@ def _parquet(path: Path) -> Grid:
             metadata = pyarrow.parquet.read_metadata(file)
             size = metadata.num_rows * metadata.num_columns
             if size > _MAX_VALUES:
-                raise InputError(f"a table of {size:,} values", file=path, expected=f"at most {_MAX_VALUES:,}")
+                raise InputError.too_large(
+                    f"a table of {size:,} values", file=path, expected=f"at most {_MAX_VALUES:,}"
+                )
             file.seek(0)
             table = pyarrow.parquet.read_table(file)
         columns = [column.to_pylist() for column in table.columns]
     except InputError:
         raise
     except Exception as error:  # of a damaged file: of Arrow, of the operating system, of values out of range
-        raise InputError(f"cannot be read as Parquet ({str(error)[:200]})", file=path) from None
+        raise InputError.damaged(f"cannot be read as Parquet ({str(error)[:200]})", file=path) from None
     yield 0, [name.strip() for name in table.column_names]
     for line, values in enumerate(zip(*columns, strict=True), start=1):
         try:
             yield line, [cell_text(value) for value in values]
         except TypeError as error:
-            raise InputError(str(error), file=path, line=line, expected="text, numbers, or lists of them") from None
+            raise InputError.malformed(
+                str(error), file=path, line=line, expected="text, numbers, or lists of them"
+            ) from None
 
 
 def _write_parquet(path: Path, names: list[str], rows: list[list[str]]) -> None:

@@ -112,7 +112,7 @@ def text_coverage(encoder: TextEncoder, texts: Sequence[str]) -> TextCoverage:
 def check_readable(coverage: TextCoverage) -> None:
     """InputError where the encoder knows less than a quarter of the words: the texts would be ignored."""
     if coverage.share_unknown > MAX_UNKNOWN:
-        raise InputError(
+        raise InputError.unknown(
             f"the text encoder does not know {coverage.share_unknown:.0%} of the words of the training texts"
             f"{coverage._examples()}: the text would be ignored",
             expected=f"at most {MAX_UNKNOWN:.0%} unknown words",
@@ -166,7 +166,7 @@ def check_told_apart(encoder: TextEncoder, records: Sequence[Record], texts: Seq
         f"with another answer, e.g. {example[0]!r} and {example[1]!r}"
     )
     if len(confused) > MAX_CONFUSED * len(texts):
-        raise InputError(
+        raise InputError.ambiguous(
             message,
             expected="texts that the encoder can tell apart",
             remedy="text.encoder=minilm, which knows every word; a larger text.max_tokens; or more training rows",

@@ -25,12 +25,14 @@ def table_text(path: Path, warnings: list[str]) -> str:
     with open_file(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size > MAX_BYTES:
-            raise InputError(f"a table of {size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
+            raise InputError.too_large(f"a table of {size:,} bytes", file=path, expected=f"at most {MAX_BYTES:,}")
         file.seek(0)
         data = file.read()
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and data[:1000].count(0) > len(data[:1000]) // 4:
-        raise InputError("UTF-16 without a byte order mark, or no text at all", file=path, remedy="save it as UTF-8")
+        raise InputError.damaged(
+            "UTF-16 without a byte order mark, or no text at all", file=path, remedy="save it as UTF-8"
+        )
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -38,7 +40,9 @@ def table_text(path: Path, warnings: list[str]) -> str:
         what = f"not UTF-8 (byte 0x{data[error.start]:02x})"
         if encoding == "utf-8":
             what += "; it may be Windows-1252 or Latin-1, as older programs save it"
-        raise InputError(what, file=path, line=line, remedy="save the table as UTF-8 (Excel: CSV UTF-8)") from None
+        raise InputError.damaged(
+            what, file=path, line=line, remedy="save the table as UTF-8 (Excel: CSV UTF-8)"
+        ) from None
     if encoding == "utf-16":
         warnings.append(f"{path}: is in UTF-16; UTF-8 is the usual")
     return text
@@ -65,7 +69,7 @@ def _csv_rows(path: Path, text: str, separator: str) -> Grid:
             remedy = None
             if "unexpected end" in str(error) or "expected after" in str(error):
                 remedy = 'a quote (") in a cell is written twice, and the cell stands in quotes'
-            raise InputError(f"not valid CSV: {error}", file=path, line=line, remedy=remedy) from None
+            raise InputError.damaged(f"not valid CSV: {error}", file=path, line=line, remedy=remedy) from None
         if not (line == 1 and len(cells) <= 2 and cells and cells[0].lower().startswith("sep=")):  # Excel's own hint
             yield line, [read_cell(cell).strip() for cell in cells]
         line = reader.line_num + 1  # a cell may hold line breaks: a row starts after the last
@@ -90,7 +94,9 @@ def read_jsonl(path: Path, warnings: list[str], faults: list[Fault]) -> Iterator
     """The rows of a JSONL file with their lines; a line that is no object of text, numbers and lists is a fault."""
     text = table_text(path, warnings)
     if text.lstrip()[:1] == "[":
-        raise InputError("a JSON array", file=path, expected="JSONL: one object a line, without [ ] around them")
+        raise InputError.malformed(
+            "a JSON array", file=path, expected="JSONL: one object a line, without [ ] around them"
+        )
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -100,16 +106,16 @@ def read_jsonl(path: Path, warnings: list[str], faults: list[Fault]) -> Iterator
             faults += error.faults
             continue
         if not isinstance(row, dict):
-            faults.append(Fault("not a JSON object", path, line, expected="one object a line"))
+            faults.append(Fault.malformed("not a JSON object", path, line, expected="one object a line"))
             continue
         names = [str(name).strip() for name in row]
         if len(set(names)) < len(names) or len(names) < _num_keys(content, row):
-            faults.append(Fault("a key stands twice in one object", path, line, expected="each key once"))
+            faults.append(Fault.duplicate("a key stands twice in one object", path, line, expected="each key once"))
             continue
         try:
             yield line, {name: cell_text(value) for name, value in zip(names, row.values(), strict=True)}
         except TypeError as error:
-            faults.append(Fault(str(error), path, line, expected="text, numbers, or lists of them"))
+            faults.append(Fault.malformed(str(error), path, line, expected="text, numbers, or lists of them"))
 
 
 def _num_keys(content: str, row: dict[str, object]) -> int:

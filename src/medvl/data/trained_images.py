@@ -81,4 +81,4 @@ def read_stages(folder: Path) -> tuple[Stage, ...] | None:
         rows = stored["stages"]
         return tuple(Stage(str(row["task"]), str(row["manifest"]), frozenset(map(str, row["images"]))) for row in rows)
     except (TypeError, KeyError) as error:
-        raise InputError(f"damaged ({error})", file=path, expected="the images of each stage") from None
+        raise InputError.damaged(f"damaged ({error})", file=path, expected="the images of each stage") from None

@@ -106,7 +106,9 @@ class Volume:
     def slice_axis(self, axis: int) -> int:
         """`axis`, or the one of a single slice."""
         if axis not in (0, 1, 2):
-            raise InputError(f"slice axis {axis}", file=self.path, expected="0 (sagittal), 1 (coronal) or 2 (axial)")
+            raise InputError.out_of_range(
+                f"slice axis {axis}", file=self.path, expected="0 (sagittal), 1 (coronal) or 2 (axial)"
+            )
         return self.sides.index(1) if self.sides.count(1) == 1 else axis
 
     def plane_size(self, axis: int) -> tuple[int, int]:
@@ -173,6 +175,6 @@ def _orientation(
                 turn[i] = target, 1
                 affine[:3, i] = np.eye(3)[target]
             return affine, turn
-    raise InputError(
+    raise InputError.malformed(
         "an affine that does not say how the volume lies", file=path, expected="a direction and spacing for each axis"
     )

@@ -110,7 +110,7 @@ def _chosen(volume: Volume, slice_index: int | None, axis: int) -> tuple[int, in
     num_slices = volume.sides[axis]
     if slice_index is None:
         if num_slices > 1:
-            raise InputError(
+            raise InputError.ambiguous(
                 f"a volume of {' x '.join(map(str, volume.sides))} voxels (left-right, posterior-anterior, "
                 "inferior-superior)",
                 file=volume.path,
@@ -118,7 +118,9 @@ def _chosen(volume: Volume, slice_index: int | None, axis: int) -> tuple[int, in
             )
         slice_index = 0
     if not 0 <= slice_index < num_slices:
-        raise InputError(f"slice {slice_index} of {num_slices}", file=volume.path, expected=f"0 to {num_slices - 1}")
+        raise InputError.out_of_range(
+            f"slice {slice_index} of {num_slices}", file=volume.path, expected=f"0 to {num_slices - 1}"
+        )
     return axis, slice_index
 
 
@@ -143,9 +145,9 @@ def open_nifti(path: Path, *, as_slices: bool = False) -> Volume:
     planes = _colour_axis(shape, kind, intent, as_slices)
     spatial = shape if planes is None or kind.fields else shape[:planes]
     if not 2 <= len(shape) or any(side != 1 for side in spatial[3:]) or not all(shape):
-        raise InputError(f"a NIfTI of shape {shape}", file=path, expected="one volume of up to three axes")
+        raise InputError.wrong_shape(f"a NIfTI of shape {shape}", file=path, expected="one volume of up to three axes")
     if kind.kind not in "iuf" and not (kind.fields and set(kind.names) >= {"R", "G", "B"}):
-        raise InputError(f"a NIfTI of {kind} voxels", file=path, expected="one number a voxel, or a colour")
+        raise InputError.unsupported(f"a NIfTI of {kind} voxels", file=path, expected="one number a voxel, or a colour")
 
     def load(part: Part) -> NDArray[Any]:
         try:
@@ -197,7 +199,7 @@ def _colour_axis(shape: tuple[int, ...], kind: Any, intent: int, as_slices: bool
 def _unreadable_nifti(path: Path, error: Exception) -> InputError:
     # nibabel names the file at length in its own message; the kind of error says as much.
     what = f"unreadable NIfTI: damaged, cut off or another format ({type(error).__name__})"
-    return InputError(what, file=path, expected="a whole .nii or .nii.gz", remedy="export or copy it again")
+    return InputError.damaged(what, file=path, expected="a whole .nii or .nii.gz", remedy="export or copy it again")
 
 
 def _nifti_unit(image: Any) -> str:
@@ -235,12 +237,12 @@ def open_itk(path: Path) -> Volume:
         direction = np.array(reader.GetDirection()).reshape(num_axes, num_axes)
         kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
     if num_axes > 3 and any(side != 1 for side in size[3:]):
-        raise InputError(f"a file of shape {size}", file=path, expected="one volume of up to three axes")
+        raise InputError.wrong_shape(f"a file of shape {size}", file=path, expected="one volume of up to three axes")
     if parts not in (1, 3):
-        raise InputError(f"{parts} numbers a voxel", file=path, expected="one, or three of a colour")
+        raise InputError.unsupported(f"{parts} numbers a voxel", file=path, expected="one, or three of a colour")
     bits = re.search(r"(\d+)-bit", kind)
     if bits is None or "complex" in kind:
-        raise InputError(f"voxels of {kind}", file=path, expected="one number a voxel, or a colour")
+        raise InputError.unsupported(f"voxels of {kind}", file=path, expected="one number a voxel, or a colour")
     used = min(num_axes, 3)
     affine = np.eye(4)
     affine[:used, :used] = (direction @ np.diag(spacing))[:used, :used]
@@ -284,7 +286,7 @@ def _itk_reader(path: Path, plugin: str) -> Iterator[Any]:
         except InputError:
             raise
         except Exception as error:  # its text names places in its own sources
-            raise InputError(
+            raise InputError.damaged(
                 f"unreadable {plugin.removesuffix('ImageIO').upper()} file ({type(error).__name__})",
                 file=path,
                 expected="a whole file, and the data file that a detached header names",
@@ -315,7 +317,9 @@ def companions(path: Path) -> tuple[str, ...]:
     for name in names:
         if "/" in name or not is_plain(name) or name in ("LIST", "LOCAL") or "%" in name or " " in name:
             what = f"a header whose voxels are in {name or '(no file)'}"
-            raise InputError(what, file=path, expected="one file beside it", remedy="write it as one .nrrd or .mha")
+            raise InputError.unsupported(
+                what, file=path, expected="one file beside it", remedy="write it as one .nrrd or .mha"
+            )
     return tuple(names)
 
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from medvl.core.errors import InputError
+from medvl.core.errors import FaultKind, InputError
 
 _SHARED_MEMORY = re.compile(r"shared memory|unable to \w+ (?:to )?file </torch_", re.IGNORECASE)
 _DEAD = re.compile(r"DataLoader worker \(pid.*?\) (?:exited|is killed)[^.]*", re.DOTALL)
 _OF_A_WORKER = re.compile(r"^Caught \w+ in DataLoader worker process", re.MULTILINE)
 _OWN_ERROR = re.compile(rf"^{re.escape(InputError.__module__)}\.\w+: ", re.MULTILINE)  # a message begins here
+_MESSAGE = re.compile(r"(.*)\nkind: (\w+)[^\n]*", re.DOTALL)
 
 
 def usable_workers(wanted: int) -> int:
@@ -25,21 +26,18 @@ def clear_worker_errors() -> Iterator[None]:
     """Turn what a loader's worker raises, or its death, into an InputError without the trace of that process."""
     try:
         yield
-    except InputError as error:
+    except RuntimeError as error:  # what torch makes of an error that needs more than one text
         text = str(error)
         starts = [match.end() for match in _OWN_ERROR.finditer(text)]
-        if _OF_A_WORKER.search(text) is None or not starts:
-            raise
-        raise InputError(text[starts[-1] :].strip()) from None
-    except RuntimeError as error:
-        text = str(error)
+        if starts and _OF_A_WORKER.search(text) and (message := _MESSAGE.fullmatch(text[starts[-1] :].strip())):
+            raise InputError(message[1], kind=FaultKind(message[2])) from None
         if _SHARED_MEMORY.search(text):
-            raise InputError(
+            raise InputError.no_resource(
                 "no room in shared memory (/dev/shm) for the processes that read images",
                 remedy="data.num_workers: 0, or more shared memory (docker run --shm-size=8g)",
             ) from None
         if dead := _DEAD.search(text):
-            raise InputError(
+            raise InputError.no_resource(
                 f"a process that reads images ended ({' '.join(dead[0].split())})",
                 remedy="often memory ran out: fewer data.num_workers, a smaller data.cache_mb; then --resume",
             ) from None

@@ -62,7 +62,9 @@ def stored_scores(
     model = find_model(target)
     config = load_config(model / "config.yaml")
     if config.task not in SCORED:
-        raise InputError(f"a run of task: {config.task}", file=target, expected=f"task: {' or '.join(SCORED)}")
+        raise InputError.unsupported(
+            f"a run of task: {config.task}", file=target, expected=f"task: {' or '.join(SCORED)}"
+        )
     scored = SCORED[config.task]
     path = manifest_path(config) if manifest is None else Path(manifest)
     if str(path).startswith(ASSET_PREFIX):

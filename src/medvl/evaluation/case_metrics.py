@@ -159,7 +159,7 @@ def check_extra_columns(manifest: Manifest, split: str, columns: Sequence[str]) 
     known = manifest.split(split)[0].extra
     unknown = [column for column in columns if column not in known]
     if unknown:
-        raise InputError(
+        raise InputError.missing_column(
             f"no column {', '.join(unknown)}", file=manifest.path, expected=", ".join(known) or "further columns"
         )
 

@@ -73,7 +73,7 @@ def compare(
         InputError: runs that were not scored alike on the same cases, naming what differs or is missing.
     """
     if len(targets) < 2:
-        raise InputError("one run cannot be compared", expected="two runs or more")
+        raise InputError.empty("one run cannot be compared", expected="two runs or more")
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
     if folds:
         runs = pool_folds(runs)
@@ -82,7 +82,7 @@ def compare(
     for i, run in enumerate(runs):
         by_task.setdefault(run.kind.task, []).append(i)
     if len(by_task) > 1 and names and len(names) != len(runs):
-        raise InputError(
+        raise InputError.mismatch(
             f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
         )
     options = {"num_draws": num_draws, "num_permutations": num_permutations, "seed": seed}
@@ -97,7 +97,7 @@ def compare(
     if reference is not None and reference not in known:
         like = nearest(reference, known)
         remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"no method {reference}", expected="; ".join(known), remedy=remedy)
+        raise InputError.unknown(f"no method {reference}", expected="; ".join(known), remedy=remedy)
     found = {}
     for task, (methods, notes) in tables.items():
         base = next((i for i, method in enumerate(methods) if method.name == reference), 0)

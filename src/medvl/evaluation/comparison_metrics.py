@@ -175,7 +175,7 @@ class Overlap(Measures):
 
         values = np.array([[of(row) for row in run] for run in runs], dtype=np.float64)  # (S, n, 2, 4)
         if np.isnan(values).any():
-            raise InputError(
+            raise InputError.conflict(
                 "cases whose two masks are empty have no Dice, and they differ from run to run",
                 remedy="evaluate with --empty-mask one or zero",
             )
@@ -221,7 +221,7 @@ class Areas(Measures):
         defined = tuple(k for k, counts in enumerate(num_with) if min(counts) > 0)
         usable = tuple(i for i, k in enumerate(defined) if min(num_with[k]) > 1)
         if not defined:
-            raise InputError("no class has positives and negatives, so that there is no AUC to compare")
+            raise InputError.empty("no class has positives and negatives, so that there is no AUC to compare")
         titles = {
             "macro_auc": f"Macro AUC (mean over {len(defined)} classes)",
             "macro_average_precision": f"Macro average precision (mean over {len(defined)} classes)",
@@ -400,7 +400,7 @@ def kind_of(format_name: Any, path: Path) -> Kind:
     for kind in KINDS:
         if kind.format == format_name:
             return kind
-    raise InputError(
+    raise InputError.unsupported(
         f"not an evaluation of this version ({format_name})",
         file=path,
         expected=" | ".join(kind.format for kind in KINDS),

@@ -44,11 +44,15 @@ def pool_folds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     for run in runs:
         if run.config is None or (run.kind.ratios is None and run.kind.task != "segment"):
             what = "scores of different models have no common order" if run.config else "no configuration"
-            raise InputError(f"cannot be pooled: {what}", file=run.target, expected="runs of segment, ground or detect")
+            raise InputError.unsupported(
+                f"cannot be pooled: {what}", file=run.target, expected="runs of segment, ground or detect"
+            )
         settings = json.dumps(_settings(run.config, WITHOUT_FOLD), sort_keys=True)
         groups.setdefault(f"{run.kind.task} {run.seed} {settings}", []).append(run)
     if all(len(group) == 1 for group in groups.values()):
-        raise InputError("no two runs differ in data.manifest alone", expected="the folds of a method, seed by seed")
+        raise InputError.empty(
+            "no two runs differ in data.manifest alone", expected="the folds of a method, seed by seed"
+        )
     return [_pooled(group) for group in groups.values()]
 
 
@@ -59,14 +63,14 @@ def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
     for run in group[1:]:
         found = _scored_otherwise(first, run)
         if rest := {key: value for key, value in found.items() if key not in ("manifest_hash", "split_hash")}:
-            faults.append(Fault(f"not scored as {first.target} was: {said(rest)}", file=run.target))
+            faults.append(Fault.mismatch(f"not scored as {first.target} was: {said(rest)}", file=run.target))
         shared = [key for key in run.cases if key in cases]
         if shared:
-            faults.append(Fault(f"{len(shared)} cases are in another fold too: {_named(shared)}", file=run.target))
+            faults.append(Fault.leak(f"{len(shared)} cases are in another fold too: {_named(shared)}", file=run.target))
         patients = {case.patient for case in cases.values()} & {case.patient for case in run.cases.values()}
         if patients and not shared:
             what = f"{len(patients)} patients are in another fold too: {', '.join(sorted(patients)[:MAX_NAMED])}"
-            faults.append(Fault(what, file=run.target, remedy="folds by patient: medvl data split --folds"))
+            faults.append(Fault.leak(what, file=run.target, remedy="folds by patient: medvl data split --folds"))
         cases |= run.cases
     if faults:
         raise InputError(faults)
@@ -110,7 +114,7 @@ def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
             notes.append("texts come from different columns of the manifest; masks, patients and split are the same")
         if found:
             faults.append(
-                Fault(
+                Fault.mismatch(
                     f"not scored as {first.target} was: {said(found)}",
                     file=run.target,
                     remedy="medvl evaluate RUN MANIFEST --split SPLIT --out FOLDER for both, with the same MANIFEST "
@@ -148,19 +152,19 @@ def group_methods(runs: Sequence[ScoredRun], names: Sequence[str] = ()) -> list[
                 groups.append([run])
         derived = _derived_names(groups)
         if names and len(names) != len(groups):
-            raise InputError(
+            raise InputError.mismatch(
                 f"{len(names)} names for {len(groups)} methods in {len(runs)} runs",
                 expected=f"a name for each method ({'; '.join(derived)}) or for each run",
             )
         if len(set(names)) != len(names):
-            raise InputError("two methods have the same name", expected="a name of its own for each method")
+            raise InputError.duplicate("two methods have the same name", expected="a name of its own for each method")
         methods = [Method(name, tuple(group)) for name, group in zip(names or derived, groups, strict=True)]
     for method in methods:
         seeds = [run.seed for run in method.runs if run.seed]
         if len(set(seeds)) != len(seeds):
             again = next(seed for seed in seeds if seeds.count(seed) > 1)
             targets = ", ".join(run.target for run in method.runs if run.seed == again)
-            raise InputError(
+            raise InputError.duplicate(
                 f"runs of the same settings and seed {again} ({method.name}): {targets}",
                 remedy="leave all but one out, or give each run a name of its own: --names",
             )
@@ -214,7 +218,7 @@ def _case_faults(first: ScoredRun, run: ScoredRun) -> list[Fault]:
         missing = [key for key in one.cases if key not in other.cases]
         if missing:
             what = f"{len(missing)} of {len(one.cases)} cases are missing: {_named(missing)}"
-            faults.append(Fault(what, file=other.target, expected=f"the cases of {one.target}"))
+            faults.append(Fault.mismatch(what, file=other.target, expected=f"the cases of {one.target}"))
     changed = [
         key
         for key, row in first.cases.items()
@@ -222,7 +226,7 @@ def _case_faults(first: ScoredRun, run: ScoredRun) -> list[Fault]:
     ]
     if changed:
         what = f"{len(changed)} cases have another {first.kind.truth} or patient than in {first.target}"
-        faults.append(Fault(f"{what}: {_named(changed)}", file=run.target))
+        faults.append(Fault.mismatch(f"{what}: {_named(changed)}", file=run.target))
     return faults
 
 
@@ -257,10 +261,12 @@ def _not_one_method(method: Method) -> list[Fault]:
     faults = []
     for run in method.runs[1:]:
         if (run.config is None) != (first.config is None):
-            faults.append(Fault(f"named {method.name} as {first.target} is, but only one is a model", file=run.target))
+            faults.append(
+                Fault.mismatch(f"named {method.name} as {first.target} is, but only one is a model", file=run.target)
+            )
         elif found := _settings_differ(first, run):
             what = f"named {method.name} as {first.target} is, with other settings ({said(found)})"
-            faults.append(Fault(what, file=run.target))
+            faults.append(Fault.mismatch(what, file=run.target))
     return faults
 
 

@@ -52,7 +52,7 @@ class Inputs:
         """Load a manifest, or the one that the model was trained on."""
         path = path or self.training_manifest
         if path is None:
-            raise InputError("no manifest", expected="a manifest after the model or folder")
+            raise InputError.missing("no manifest", expected="a manifest after the model or folder")
         manifest = configured_manifest(self.data, path)
         manifest = add_context(manifest, self.data, self.context_seed, needed=False)
         if isinstance(self.source, PredictorSource) and (rules := self.source.predictor.context) is not None:
@@ -89,7 +89,7 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
     folder = find_model(target)
     task = task_of(target)
     if task in ("classify", "detect"):
-        raise InputError(
+        raise InputError.unsupported(
             f"a model of task: {task} has no masks",
             file=target,
             expected="a model of task: segment",
@@ -134,7 +134,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         name = key.removeprefix("data.")
         if name not in READING_KEYS:
             like = nearest(name, READING_KEYS)
-            raise InputError(
+            raise InputError.unknown(
                 f"{key} cannot be changed for an evaluation",
                 expected=", ".join(f"data.{item}" for item in READING_KEYS),
                 remedy=f"did you mean data.{like}?" if like else None,

@@ -82,7 +82,9 @@ class FolderSource:
         slice_index: int | None = None,
     ) -> None:
         if not folder.is_dir():
-            raise InputError("no such folder", file=folder, expected="a run or model folder, or a folder of masks")
+            raise InputError.missing_file(
+                "no such folder", file=folder, expected="a run or model folder, or a folder of masks"
+            )
         self.folder, self.window, self.slice_index = folder, window, slice_index
         self._files: dict[tuple[str, str], Path] = {}
 
@@ -101,7 +103,7 @@ class FolderSource:
                 found = next((path for path in names if path.is_file()), None)
                 if found is None:
                     faults.append(
-                        Fault(
+                        Fault.missing_file(
                             f"no predicted mask{'' if len(classes) == 1 else f' of class {name}'}",
                             file=self.folder,
                             line=record.line,
@@ -114,7 +116,7 @@ class FolderSource:
                 difference = Grid.of(found).difference(Grid.of(record.image))
                 if difference:
                     faults.append(
-                        Fault(
+                        Fault.mismatch(
                             f"the predicted mask {difference[0]}",
                             file=found,
                             record=record.id,
@@ -199,7 +201,7 @@ class PredictorSource:
             return
         values = self.predictor.class_values
         if len(classes) != 1 or values is None:
-            raise InputError(
+            raise InputError.mismatch(
                 f"the manifest's classes are {', '.join(classes)}",
                 expected=f"those of the model: {', '.join(self.predictor.classes)}",
             )
@@ -209,7 +211,7 @@ class PredictorSource:
             if reference is not None:
                 problem = _selection_fault(reference.values, reference.path is None, values)
                 if problem:
-                    faults.append(Fault(problem, line=record.line, record=record.id))
+                    faults.append(Fault.mismatch(problem, line=record.line, record=record.id))
         if faults:
             raise InputError(faults)
 

@@ -75,7 +75,7 @@ def open_runs(
     """
     twice = sorted({target for target in targets if targets.count(target) > 1})
     if twice:
-        raise InputError(f"given twice: {', '.join(twice)}")
+        raise InputError.duplicate(f"given twice: {', '.join(twice)}")
     folders = {target: Path(target) for target in targets}
     evaluated = {
         target: read_run(target, folder)
@@ -92,7 +92,9 @@ def _check_split(runs: Sequence[ScoredRun], split: str) -> None:
     for run in runs:
         if run.summary["split"] != split:
             what = f"evaluated on the split {run.summary['split']}"
-            faults.append(Fault(what, file=run.target, expected=split, remedy=f"--split {run.summary['split']}"))
+            faults.append(
+                Fault.mismatch(what, file=run.target, expected=split, remedy=f"--split {run.summary['split']}")
+            )
     if faults:
         raise InputError(faults)
 
@@ -103,7 +105,7 @@ def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Se
         place, _ = stored_scores(target, manifest_path, split=split, overrides=overrides, device=device)
         return read_run(target, place)
     if task not in (None, "segment"):
-        raise InputError(
+        raise InputError.unsupported(
             f"a run of task: {task} has no cases to compare",
             file=target,
             expected=f"runs of task: {', '.join(('segment', *SCORED))}, or folders with cases.csv and summary.json",
@@ -116,7 +118,7 @@ def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Se
         evaluation = stored_evaluation(inputs, inputs.manifest(manifest_path), split, place)
         rows = {(row.id, row.class_name): row for row in evaluation.cases}
         return ScoredRun(target, KINDS[0], evaluation.summary, rows, place)
-    raise InputError(
+    raise InputError.missing_file(
         "no run, model or evaluation" if folder.exists() else "no such folder",
         file=target,
         expected="a run, a model, or a folder with cases.csv and summary.json",
@@ -131,7 +133,7 @@ def read_run(target: str, folder: Path) -> ScoredRun:
         kind = kind_of(summary.get("format") if isinstance(summary, dict) else None, folder / "summary.json")
         cases = kind.read(folder)
     except (ValueError, KeyError) as error:
-        raise InputError(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None
+        raise InputError.damaged(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None
     if kind.ratios is None and kind.task != "segment":
         summary = {**summary, "classes": list(read_label_cases(folder / "cases.csv").classes)}
     return ScoredRun(target, kind, summary, cases, folder)

@@ -91,11 +91,13 @@ def probe(
         InputError: a source that takes no text, or a split without annotated rows that have a text.
     """
     if isinstance(source, FolderSource) or not getattr(source, "uses_text", True):
-        raise InputError("this source takes no text, so there is nothing to probe", expected="a text-guided model")
+        raise InputError.unsupported(
+            "this source takes no text, so there is nothing to probe", expected="a text-guided model"
+        )
     everything = manifest.split(split)
     records = [r for r in everything if r.text.strip() and any(ref is not None for ref in r.masks.values())]
     if not records:
-        raise InputError(f"no annotated record of the {split} split has a text", file=manifest.path)
+        raise InputError.empty(f"no annotated record of the {split} split has a text", file=manifest.path)
     num_rows = len(records)
     texts, contexts = probe_texts(records, seed), other_contexts(records, seed)
     if max_rows is not None and max_rows < num_rows:

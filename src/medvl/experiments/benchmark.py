@@ -175,18 +175,22 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     made = PRETRAININGS.get(table.name)
     taken = [name for name in given.runs if name in (RANDOM, IMAGENET)]
     if taken:
-        raise InputError(f"--run {taken[0]}=...: that row is there already", remedy="another name")
+        raise InputError.conflict(f"--run {taken[0]}=...: that row is there already", remedy="another name")
     for name, run in given.runs.items():
         task = load_config(find_model(run) / "config.yaml").task
         if task != "pretrain":
-            raise InputError(f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain")
+            raise InputError.unsupported(
+                f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain"
+            )
     if not given.data.is_dir():
-        raise InputError("no such folder", file=given.data, expected="the folder that holds the sets (--data)")
+        raise InputError.missing_file(
+            "no such folder", file=given.data, expected="the folder that holds the sets (--data)"
+        )
     present = {name: column_of(table, name) for name in table.columns if _manifest(given, column_of(table, name))}
     absent = [_absent(given, name, column_of(table, name)) for name in table.columns if name not in present]
     if made is not None and _manifest(given, Column(PRETRAIN_SET)) is None:
         if not dry_run:
-            raise InputError(
+            raise InputError.missing_file(
                 f"{table.name} pre-trains its rows, and the pairs are not here",
                 file=given.data / PRETRAIN_SET / "manifest.csv",
                 remedy=f"medvl data check {PRETRAIN_SET}; medvl data import {PRETRAIN_SET} FOLDER --out that file",
@@ -194,18 +198,18 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         absent = [_absent(given, "pre-training of all rows", Column(PRETRAIN_SET)), *absent]
         present = {}  # no row without them
     if made is not None and given.pretrain is None and present:
-        raise InputError(f"{table.name} pre-trains its rows", remedy="--pretrain recipes/g2d.yaml")
+        raise InputError.missing(f"{table.name} pre-trains its rows", remedy="--pretrain recipes/g2d.yaml")
     if not present and not dry_run:
         wanted = "; ".join(f"{one['column']}: {one['expected']}" for one in absent)
         remedy = "--dry-run says where each is obtained, medvl data check LAYOUT of what it consists"
-        raise InputError(f"no set of {table.name} is in {given.data}", expected=wanted, remedy=remedy)
+        raise InputError.missing_file(f"no set of {table.name} is in {given.data}", expected=wanted, remedy=remedy)
     trained = {name: column for name, column in present.items() if column.recipe}
     asked = {name: column for name, column in present.items() if column.ask}
     left_out = [] if made is not None else _without_rows(given, bool(trained))
     if made is not None:
         left_out += [f"{row}: {why}" for row, why in NOT_POSSIBLE.items() if row in table.rows]
     if asked and not given.runs:
-        raise InputError(f"{table.name} asks pre-trained runs", remedy="--run NAME=RUN")
+        raise InputError.missing(f"{table.name} asks pre-trained runs", remedy="--run NAME=RUN")
     if asked and not trained and given.overrides:
         warn(f"nothing is trained for {table.name}: {' '.join(given.overrides)} has no effect")
         given = replace(given, overrides=())
@@ -269,7 +273,9 @@ def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Giv
                 if given.fractions is None or fraction in given.fractions:
                     variants[variant] = {"recipe": file, "data.label_fraction": fraction, **changes}
     if not any(variant in variants for variant in named):
-        raise InputError("no fraction of the table is asked for", expected=", ".join(map(str, FRACTIONS.values())))
+        raise InputError.empty(
+            "no fraction of the table is asked for", expected=", ".join(map(str, FRACTIONS.values()))
+        )
     first = next(iter(columns))
     sweep = {
         "title": f"{table.name}: {table.title}",
@@ -316,7 +322,9 @@ def _size(given: Given) -> dict[str, Any]:
     """The size of the given runs' encoder, for the rows that they are compared with; a protocol's own without runs."""
     sizes = {load_config(find_model(run) / "config.yaml").model.size for run in given.runs.values()}
     if len(sizes) > 1:
-        raise InputError(f"the given runs have encoders of different sizes: {', '.join(sorted(map(str, sizes)))}")
+        raise InputError.mismatch(
+            f"the given runs have encoders of different sizes: {', '.join(sorted(map(str, sizes)))}"
+        )
     return {"model.size": sizes.pop()} if sizes else {}
 
 

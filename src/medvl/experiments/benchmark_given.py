@@ -53,7 +53,7 @@ def remember(given: Given, table: str, layouts: Sequence[str]) -> None:
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     other = [name for name, value in told.items() if name in before and before[name] != value]
     if other:
-        raise InputError(
+        raise InputError.exists(
             f"the folder holds cells of another {', another '.join(other)}",
             file=given.out,
             expected="what they were made of, or a folder of their own",
@@ -66,6 +66,6 @@ def remember(given: Given, table: str, layouts: Sequence[str]) -> None:
 def _hash(path: Path) -> str:
     """sha256 of a file. InputError when it is not there."""
     if not path.is_file():
-        raise InputError("no such file", file=path)
+        raise InputError.missing_file("no such file", file=path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -66,7 +66,7 @@ def read_points(
         elif Path(target).is_dir() and any(Path(target).glob("*.json")):
             folders.append(Path(target))
         else:
-            raise InputError(
+            raise InputError.missing_file(
                 "neither a finished run nor a folder of result cells" if Path(target).exists() else "no such folder",
                 file=target,
                 expected="RUN folders, or the results folder of a sweep",
@@ -85,7 +85,9 @@ def _labels_of_run(run: str) -> dict[str, Any]:
     path = Path(run) / "plan.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("labels") if path.is_file() else None
     if not isinstance(found, dict):
-        raise InputError("no plan.json that counts the labels", file=run, expected="a RUN folder, not only its model")
+        raise InputError.missing_file(
+            "no plan.json that counts the labels", file=run, expected="a RUN folder, not only its model"
+        )
     return found
 
 
@@ -94,7 +96,7 @@ def _point(
 ) -> Point:
     dice = summary["metrics"]["dice_per_image"]["mean"]
     if dice is None:
-        raise InputError("no Dice: nothing was scored", file=source)
+        raise InputError.missing("no Dice: nothing was scored", file=source)
     scored = {key: summary.get(key) for key in SCORED_ALIKE}
     if scored["threshold_source"] != "fixed":
         scored["threshold"] = None  # one chosen on val is each run's own
@@ -107,19 +109,21 @@ def _cells(folder: Path, variant: str | None, manifest: Path | None) -> list[Poi
         try:
             cell = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"not valid JSON: {error}", file=path) from None
+            raise InputError.damaged(f"not valid JSON: {error}", file=path) from None
         if isinstance(cell, dict) and "grid_point" in cell and "config" in cell:
             cells[path] = cell
     if not cells:
-        raise InputError("no result cell of a sweep here", file=folder, expected="JSON files that medvl x sweep wrote")
+        raise InputError.missing_file(
+            "no result cell of a sweep here", file=folder, expected="JSON files that medvl x sweep wrote"
+        )
     variants = list(dict.fromkeys(str(cell["variant"]) for cell in cells.values()))
     if variant is None and len(variants) > 1:
-        raise InputError(
+        raise InputError.ambiguous(
             f"cells of {len(variants)} methods: {', '.join(variants)}", file=folder, remedy="choose one: --variant NAME"
         )
     if variant is not None and variant not in variants:
         like = nearest(variant, variants)
-        raise InputError(
+        raise InputError.unknown(
             f"no cell of variant {variant}",
             file=folder,
             expected=", ".join(variants),
@@ -130,7 +134,7 @@ def _cells(folder: Path, variant: str | None, manifest: Path | None) -> list[Poi
         if cell["variant"] != (variant or variants[0]):
             continue
         if cell["split"] != SPLIT:
-            raise InputError(
+            raise InputError.mismatch(
                 f"scored on {cell['split']}", file=path, expected=SPLIT, remedy="choices are made on validation"
             )
         labels = cell.get("labels") or _recount(path, cell, manifest, opened)
@@ -145,7 +149,7 @@ def _recount(path: Path, cell: Mapping[str, Any], given: Path | None, opened: di
     config = make_config(cell["config"], source=str(path))
     name = config.data.manifest
     if given is None and not name.startswith(ASSET_PREFIX):
-        raise InputError(
+        raise InputError.missing(
             "the cell does not say how many images were labelled",
             file=path,
             remedy=f"say where its manifest {name} is: --manifest FILE",
@@ -157,7 +161,7 @@ def _recount(path: Path, cell: Mapping[str, Any], given: Path | None, opened: di
         opened[key] = configured_manifest(data, given, check_files=False)
     same = cell.get("manifest") == name  # else it was scored on another manifest, whose hash says nothing here
     if same and opened[key].content_hash() != cell["manifest_hash"]:
-        raise InputError(
+        raise InputError.mismatch(
             f"not the manifest that {path.name} was trained on",
             file=opened[key].path,
             expected=f"content hash {cell['manifest_hash'][:12]}",
@@ -184,17 +188,19 @@ def _check_one_method(points: Sequence[Point]) -> None:
     first, faults = points[0], []
     for point in points[1:]:
         if found := differences(first.settings, point.settings):
-            faults.append(Fault(f"another method than {first.source} ({said(found)})", file=point.source))
+            faults.append(Fault.mismatch(f"another method than {first.source} ({said(found)})", file=point.source))
         elif found := {
             key: (first.scored[key], point.scored[key])
             for key in SCORED_ALIKE
             if first.scored[key] != point.scored[key]
         }:
-            faults.append(Fault(f"not scored as {first.source} was: {said(found)}", file=point.source))
+            faults.append(Fault.mismatch(f"not scored as {first.source} was: {said(found)}", file=point.source))
     seen: dict[tuple[float, str], str] = {}
     for point in points:
         other = seen.setdefault((point.fraction, point.seed), point.source)
         if other != point.source:
-            faults.append(Fault(f"the fraction and seed of {other} again", file=point.source, remedy="leave one out"))
+            faults.append(
+                Fault.duplicate(f"the fraction and seed of {other} again", file=point.source, remedy="leave one out")
+            )
     if faults:
         raise InputError(faults)

@@ -70,13 +70,13 @@ def plan(
         InputError: a target that is no Dice; fewer than three label fractions, or fewer than three different n.
     """
     if not 0 < target_dice < 1:
-        raise InputError(f"--target-dice {target_dice:g}", expected="a Dice above 0 and below 1, e.g. 0.9")
+        raise InputError.out_of_range(f"--target-dice {target_dice:g}", expected="a Dice above 0 and below 1, e.g. 0.9")
     points = read_points(targets, variant=variant, manifest=manifest, device=device)
     fractions = sorted({point.fraction for point in points})
     num_counts = len({point.count(unit) for point in points})
     if len(fractions) < MIN_FRACTIONS or num_counts < MIN_FRACTIONS:
         named = ", ".join(f"{fraction:g}" for fraction in fractions)
-        raise InputError(
+        raise InputError.empty(
             f"{len(points)} runs at {len(fractions)} label fractions ({named}) with {num_counts} different numbers of "
             f"labelled {unit}",
             expected=f"runs of one method at {MIN_FRACTIONS} label fractions or more: the curve has three unknowns",

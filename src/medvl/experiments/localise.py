@@ -66,9 +66,9 @@ def localisation(
     """
     module, encoder, config, card = load_model(model, uses_text=False)
     if not isinstance(module, Pretrainer) or encoder is None:
-        raise InputError("not a pre-trained model", file=model, expected="a run of task: pretrain")
+        raise InputError.unsupported("not a pre-trained model", file=model, expected="a run of task: pretrain")
     if module.network.attention_pool is None:  # nor has it a decoder of pseudo masks: nothing but chance to score
-        raise InputError(
+        raise InputError.unsupported(
             "the model looks nowhere: it has no attention (model.options.pool: average)",
             file=model,
             expected="a run with model.options.pool: attention",
@@ -76,12 +76,12 @@ def localisation(
     for name in (target, lungs):
         if name is not None and name not in manifest.classes:
             classes = ", ".join(manifest.classes) or "a column mask, or mask_NAME for --target NAME: it has none"
-            raise InputError(f"no class {name}", file=manifest.path, expected=classes)
+            raise InputError.unknown(f"no class {name}", file=manifest.path, expected=classes)
     records: Sequence[Record] = manifest.records if split == "all" else manifest.split(split)
     rows = [r for r in records if (mask := r.masks.get(target)) is not None and mask.path is not None]
     num_left = len(records) - len(rows)
     if config.pretrain.mask.source == "evidence" and (silent := [row.id for row in rows if not row.text.strip()]):
-        raise InputError(
+        raise InputError.missing(
             f"no text of {len(silent)} records, but the pseudo mask is the evidence for it (pretrain.mask.source)",
             file=manifest.path, record=silent[0], expected="the report of every record", remedy="--text-column",
         )  # fmt: skip
@@ -102,7 +102,7 @@ def localisation(
                 continue
             cases += _score(found, maps[following[i]] if len(maps) > 1 else None, config)
     if not cases:
-        raise InputError(
+        raise InputError.empty(
             f"no record of split {split} has a mask of {target}", file=manifest.path, expected="at least one"
         )
     splits = sorted({case["split"] for case in cases})

@@ -106,9 +106,9 @@ def pretrain_text(
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("layers", layers)):
         if value < 1:
-            raise InputError(f"{name} is {value}", expected="at least 1")
+            raise InputError.out_of_range(f"{name} is {value}", expected="at least 1")
     if not lr > 0:
-        raise InputError(f"lr is {lr}", expected="above 0")
+        raise InputError.out_of_range(f"lr is {lr}", expected="above 0")
     new_folder(out)
     train_texts, val_texts, told_by = corpus.train_and_val()
     where = usable_device(device)
@@ -126,11 +126,11 @@ def pretrain_text(
         )
         if len(encoder.vocabulary) <= NUM_SPECIAL + 1:
             what = "no two words stand in training texts of 3 patients"
-            raise InputError(what, file=corpus.path, expected="more texts")
+            raise InputError.empty(what, file=corpus.path, expected="more texts")
         train_rows, num_cut = _rows(encoder, train_texts)
         val_rows, num_val_cut = _rows(encoder, val_texts)
         if not train_rows or not val_rows:
-            raise InputError(
+            raise InputError.empty(
                 f"{len(train_rows)} training and {len(val_rows)} validation texts with known words",
                 file=corpus.path,
                 expected="at least one of each (a validation text that is also a training text does not count)",
@@ -166,7 +166,7 @@ def pretrain_text(
 def new_folder(out: Path) -> None:
     """Make an output folder. InputError when it is there and not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("the output folder is not empty", file=out, remedy="choose another --out")
+        raise InputError.exists("the output folder is not empty", file=out, remedy="choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 
 

@@ -52,7 +52,9 @@ def _all_tables(folder: Path = FOLDER) -> dict[str, PublishedTable]:
             rows = {method: tuple(cell or empty for cell in cells) for method, cells in table.rows.items()}
             if any([len(cell) for cell in cells] != [len(table.of)] * len(table.columns) for cells in rows.values()):
                 expected = f"{len(table.columns)} columns of {len(table.of)} numbers"
-                raise InputError(f"a row of {name} has another number of cells", file=path, expected=expected)
+                raise InputError.wrong_shape(
+                    f"a row of {name} has another number of cells", file=path, expected=expected
+                )
             tables[name] = PublishedTable(name, table.title, file.source, table.of, table.columns, rows)
     return tables
 
@@ -68,5 +70,5 @@ def published_table(name: str) -> PublishedTable:
     if name not in tables:
         like = nearest(name, tables)
         remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"no table {name}", expected=", ".join(tables), remedy=remedy)
+        raise InputError.unknown(f"no table {name}", expected=", ".join(tables), remedy=remedy)
     return tables[name]

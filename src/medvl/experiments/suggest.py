@@ -105,12 +105,12 @@ def suggest(
         InputError: nothing is unlabelled, or less than `num`.
     """
     if num < 1:
-        raise InputError(f"--num {num}", expected="at least 1")
+        raise InputError.out_of_range(f"--num {num}", expected="at least 1")
     if diversity < 0:
-        raise InputError(f"--diversity {diversity:g}", expected="0 or more")
+        raise InputError.out_of_range(f"--diversity {diversity:g}", expected="0 or more")
     task = load_config(find_model(run) / "config.yaml").task
     if task != "segment":
-        raise InputError(
+        raise InputError.unsupported(
             f"a model of task: {task} has no masks to ask for",
             file=run,
             expected="a run of task: segment",
@@ -120,7 +120,7 @@ def suggest(
     manifest = _manifest(config)
     cases, labelled = find_cases(manifest, config, by)
     if num > len(cases):
-        raise InputError(
+        raise InputError.out_of_range(
             f"{num} cases are asked for and {len(cases)} are unlabelled",
             file=manifest.path,
             expected=f"--num up to {len(cases)}, by {by}"

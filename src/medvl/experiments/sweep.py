@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, find_recipe, load_config, split_init
 from medvl.config.differences import PATH_KEYS
 from medvl.core.errors import Fault, InputError, nearest
-from medvl.core.plain_yaml import parse_yaml, read_yaml
+from medvl.core.plain_yaml import parse_yaml, read_yaml, validation_faults
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.zero_shot_cells import KEY as ZERO_SHOT
 from medvl.experiments.zero_shot_cells import PATHS as ASKED_PATHS
@@ -168,7 +168,7 @@ class Sweep:
     def _path(self, name: str, data: Path | None) -> str:
         if DATA in name:
             if data is None:
-                raise InputError(
+                raise InputError.missing(
                     f"{name} needs the folder of the data sets",
                     file=self.path,
                     remedy="add --data DIR, which holds them",
@@ -209,7 +209,7 @@ def load_sweep(path: str | Path) -> Sweep:
     path = find_recipe(path)
     raw = read_yaml(path)
     if not isinstance(raw, dict) or "variants" not in raw:
-        raise InputError(
+        raise InputError.malformed(
             "not a sweep", file=path, expected="recipe:, variants: ...", remedy="medvl train runs a recipe"
         )
     _refuse_unknown(raw, Sweep, "", path)
@@ -220,9 +220,7 @@ def load_sweep(path: str | Path) -> Sweep:
     try:
         sweep = TypeAdapter(Sweep).validate_python({**raw, "path": path})
     except ValidationError as error:
-        raise InputError(
-            [Fault(f"{'.'.join(map(str, item['loc']))}: {item['msg']}", file=path) for item in error.errors()]
-        ) from None
+        raise InputError(validation_faults(error, path)) from None
     _check(sweep)
     return sweep
 
@@ -236,11 +234,11 @@ def _check(sweep: Sweep) -> None:
     faults: list[Fault] = []
 
     def fault(what: str, remedy: str | None = None) -> None:
-        faults.append(Fault(what, file=sweep.path, remedy=remedy))
+        faults.append(Fault.conflict(what, file=sweep.path, remedy=remedy))
 
     if not isinstance(sweep.seeds, int) and set(sweep.seeds) != set(sweep.variants):
         odd = sorted(set(sweep.seeds) ^ set(sweep.variants))
-        raise InputError(f"seeds and variants do not name the same: {', '.join(odd)}", file=sweep.path)
+        raise InputError.mismatch(f"seeds and variants do not name the same: {', '.join(odd)}", file=sweep.path)
     order = list(sweep.variants)
     for name, own in sweep.variants.items():
         asks = ZERO_SHOT in own
@@ -276,7 +274,7 @@ def _check_names(sweep: Sweep) -> None:
     for cell in sweep.cells():
         other = names.setdefault(cell.name, cell)
         if other is not cell:
-            raise InputError(
+            raise InputError.duplicate(
                 f"two cells would be called {cell.name}: {other.variant} {other.grid} and {cell.variant} {cell.grid}",
                 file=sweep.path,
                 remedy="give them names and values that differ in letters and digits",
@@ -291,10 +289,11 @@ def _check_configs(sweep: Sweep) -> None:
                 config = sweep.config(cell, Path("OUT"), Path("DATA"))
                 if cell.asked is not None and config.task != "pretrain":
                     what = f"variant {cell.variant} asks {cell.asked.run}, which is of task: {config.task}"
-                    faults.append(Fault(what, file=sweep.path, expected="a variant of task: pretrain"))
+                    faults.append(Fault.unsupported(what, file=sweep.path, expected="a variant of task: pretrain"))
             except InputError as error:
                 faults += [
-                    Fault(f"{cell.variant} {cell.grid or ''}: {fault}", file=sweep.path) for fault in error.faults
+                    Fault(f"{cell.variant} {cell.grid or ''}: {fault}", kind=fault.kind, file=sweep.path)
+                    for fault in error.faults
                 ]
     if faults:
         raise InputError(faults)
@@ -320,7 +319,7 @@ def _refuse_unknown(raw: Mapping[str, Any], cls: type, prefix: str, path: Path) 
         if key not in known:
             like = nearest(str(key), known)
             remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(known)}"
-            faults.append(Fault(f"unknown key {prefix}{key}", file=path, remedy=remedy))
+            faults.append(Fault.unknown_key(f"unknown key {prefix}{key}", file=path, remedy=remedy))
     if faults:
         raise InputError(faults)
 

@@ -63,9 +63,13 @@ def run_sweep(
     if unknown:
         like = nearest(unknown[0], sweep.variants)
         remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"no variant {unknown[0]}", file=path, expected=", ".join(sweep.variants), remedy=remedy)
+        raise InputError.unknown(
+            f"no variant {unknown[0]}", file=path, expected=", ".join(sweep.variants), remedy=remedy
+        )
     if data is not None and not data.is_dir():
-        raise InputError("no such folder", file=data, expected="the folder that holds the data sets (--data)")
+        raise InputError.missing_file(
+            "no such folder", file=data, expected="the folder that holds the data sets (--data)"
+        )
     results = _results_folder(sweep, out, overrides)
     work = _Work(sweep, out, results, data, tuple(overrides))
     cells = [cell for cell in sweep.cells() if not only or cell.variant in only]
@@ -178,14 +182,16 @@ class _Work:
             if _finished(self.out / other.name):
                 continue
             if not self.result(other).exists():
-                raise InputError(
+                raise InputError.missing(
                     f"{cell.name} needs the run @{other.variant}, which is not finished",
                     file=self.out / other.name,
                     remedy="run that variant first",
                 )
             with alone(self.out / ".locks" / other.name) as mine:
                 if not mine:
-                    raise InputError(f"another process is at the run @{other.variant}", remedy="the same sweep again")
+                    raise InputError.busy(
+                        f"another process is at the run @{other.variant}", remedy="the same sweep again"
+                    )
                 _say(f"{other.name}: has its result but no run here; trained again for {cell.name}, the result stays")
                 self._train(other)
         if cell.asked is not None:
@@ -193,7 +199,7 @@ class _Work:
         if (run / "config.yaml").is_file():
             found = differences(config_dict(load_config(run / "config.yaml")), config_dict(config))
             if found:
-                raise InputError(
+                raise InputError.exists(
                     f"the run folder holds a run of other settings ({said(found)})",
                     file=run,
                     remedy="choose another --out, or remove that folder",
@@ -305,7 +311,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     except ValueError as error:  # no JSON, no UTF-8
         what = f"damaged ({error})"
     remedy = "delete it: the same sweep then makes it again"
-    raise InputError(what, file=path, expected="a whole result file of a cell", remedy=remedy)
+    raise InputError.damaged(what, file=path, expected="a whole result file of a cell", remedy=remedy)
 
 
 def _finished(run: Path) -> bool:

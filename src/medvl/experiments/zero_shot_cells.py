@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.core.files import write_json
+from medvl.core.plain_yaml import validation_faults
 from medvl.data.record import Manifest
 from medvl.data.records import load_manifest
 from medvl.inference.model_folder import weights_hash
@@ -111,7 +112,7 @@ def read_asked(name: str, own: Mapping[str, Any], file: Path) -> Asked:
     if kind not in KINDS:
         like = nearest(str(kind), KINDS)
         remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"variant {name}: {KEY}: {kind}", file=file, expected=" | ".join(KINDS), remedy=remedy)
+        raise InputError.unknown(f"variant {name}: {KEY}: {kind}", file=file, expected=" | ".join(KINDS), remedy=remedy)
     given = {key: value for key, value in own.items() if key != KEY}
     known = [item.name for item in fields(KINDS[kind])]
     faults = []
@@ -119,17 +120,17 @@ def read_asked(name: str, own: Mapping[str, Any], file: Path) -> Asked:
         if key not in known:
             like = nearest(key, known)
             remedy = f"did you mean {like}?" if like else f"known keys: {', '.join(known)}"
-            faults.append(Fault(f"variant {name}: unknown key {key} beside {KEY}: {kind}", file=file, remedy=remedy))
+            faults.append(
+                Fault.unknown_key(f"variant {name}: unknown key {key} beside {KEY}: {kind}", file=file, remedy=remedy)
+            )
     if faults:
         raise InputError(faults)
     try:
         asked = TypeAdapter(KINDS[kind]).validate_python(given)
     except ValidationError as error:
-        raise InputError(
-            [Fault(f"variant {name}: {'.'.join(map(str, e['loc']))}: {e['msg']}", file=file) for e in error.errors()]
-        ) from None
+        raise InputError(validation_faults(error, file, f"variant {name}: ")) from None
     if not asked.run.startswith("@"):
-        raise InputError(
+        raise InputError.malformed(
             f"variant {name}: run: {asked.run}",
             file=file,
             expected='"@NAME" of a variant that pre-trains',

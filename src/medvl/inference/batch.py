@@ -55,9 +55,11 @@ def predict_files(
     """
     config = load_config(find_model(model) / "config.yaml")
     if task is not None and config.task != task:
-        raise InputError(f"a model of task: {config.task}", file=model, expected=f"a run or model of task: {task}")
+        raise InputError.unsupported(
+            f"a model of task: {config.task}", file=model, expected=f"a run or model of task: {task}"
+        )
     if threshold is not None and not 0.0 <= threshold <= 1.0:
-        raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+        raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1")
     column = text_column or config.data.text_column
     images = list_images(
         sources,
@@ -83,7 +85,7 @@ def predict_files(
         _refuse_text("a classifier", texts, context or {})
         answerer = LabelFiles(model, out, threshold, device)
     else:
-        raise InputError(
+        raise InputError.unsupported(
             f"a model of task: {config.task} does not answer by itself",
             file=model,
             remedy=verb_for(config.task, model),
@@ -104,7 +106,7 @@ class Answerer(Protocol):
 def _refuse_text(kind: str, texts: Sequence[str], context: Context) -> None:
     given = [*(["--text"] if texts else []), *(["--context"] if context else [])]
     if given:
-        raise InputError(f"{kind} takes no text", remedy=f"leave {' and '.join(given)} out")
+        raise InputError.conflict(f"{kind} takes no text", remedy=f"leave {' and '.join(given)} out")
 
 
 def _answer_all(answerer: Answerer, images: Sequence[InputImage], out: Path) -> list[Row]:
@@ -151,6 +153,6 @@ def answer_each(
     if faults:
         if not num_done:
             raise InputError(faults)
-        done = Fault(f"{num_done} of {len(images)} images are done", file=place)
+        done = Fault.unfinished(f"{num_done} of {len(images)} images are done", file=place)
         raise UnfinishedError([*faults, done])
     return rows

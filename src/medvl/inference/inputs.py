@@ -90,7 +90,7 @@ def list_images(
     if faults:
         raise InputError(list(dict.fromkeys(faults)))
     if not checked:
-        raise InputError("no image to look at", expected="images, a folder, a glob or a manifest")
+        raise InputError.empty("no image to look at", expected="images, a folder, a glob or a manifest")
     names = _names(checked)
     return [replace(image, name=name) for image, name in zip(checked, names, strict=True)]
 
@@ -127,7 +127,9 @@ def _images_of(
         for found in sorted(glob.glob(str(source), recursive=True)):
             files += _walk(Path(found), out) if Path(found).is_dir() else [Path(found)]
         if not files:
-            raise InputError("no file matches", file=str(source), expected="a glob of images", remedy="quote it as is")
+            raise InputError.missing_file(
+                "no file matches", file=str(source), expected="a glob of images", remedy="quote it as is"
+            )
         return _kept(str(source), files, faults, "as matched")
     if path.name.startswith(_APPLE_DOUBLE):
         warn("passed over: a ._ file of macOS, no image", place=path)
@@ -179,7 +181,7 @@ def _kept(source: str, files: Sequence[Path], faults: list[Fault], how: str) -> 
     others = f"; {passed} files that are no images are passed over" if passed else ""
     print(f"{source}: {len(images)} images, {how}{others}", file=sys.stderr)
     if not images and not faults:
-        raise InputError("no image in it", file=source, expected="images")
+        raise InputError.empty("no image in it", file=source, expected="images")
     return images
 
 

@@ -40,12 +40,14 @@ def find_model(folder: str | Path) -> Path:
     if not folder.exists():
         shipped = sorted(path.parent.name for path in (Path(__file__).parents[1] / "assets").glob("*/format_version"))
         if name.startswith("medvl:"):
-            raise InputError(f"no such model: {name}", expected=", ".join(f"medvl:{model}" for model in shipped))
-        raise InputError("no such model folder", file=folder, expected=expected)
+            raise InputError.missing_file(
+                f"no such model: {name}", expected=", ".join(f"medvl:{model}" for model in shipped)
+            )
+        raise InputError.missing_file("no such model folder", file=folder, expected=expected)
     remedy = None
     if (folder / "checkpoints").is_dir():
         remedy = f"the run is not finished: medvl train --resume --out {folder}"
-    raise InputError("not a model folder", file=folder, expected=expected, remedy=remedy)
+    raise InputError.missing_file("not a model folder", file=folder, expected=expected, remedy=remedy)
 
 
 def save_model(
@@ -102,18 +104,22 @@ def load_model(
     folder = find_model(folder)
     version = (folder / "format_version").read_text(encoding="utf-8", errors="replace").strip()
     if version != FORMAT_VERSION:
-        raise InputError(f"model format {version}", file=folder, expected=FORMAT_VERSION, remedy="update medvl")
+        raise InputError.unsupported(
+            f"model format {version}", file=folder, expected=FORMAT_VERSION, remedy="update medvl"
+        )
     config = load_config(folder / "config.yaml")
     card = _read_json(folder / "card.json", _A_CARD)
     if not isinstance(card.get("classes"), list) or not all(isinstance(name, str) for name in card["classes"]):
-        raise InputError("no list of classes", file=folder / "card.json", expected=_A_CARD, remedy=_WHOLE)
+        raise InputError.damaged("no list of classes", file=folder / "card.json", expected=_A_CARD, remedy=_WHOLE)
     _check_files(folder, card)
     try:
         has_text = (folder / "text").is_dir()
         encoder = load_text_encoder(folder / "text", show_progress=uses_text) if has_text else None
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         what = f"the text encoder is damaged ({_first_line(error)})"
-        raise InputError(what, file=folder / "text", expected="the folder as it was saved", remedy=_WHOLE) from None
+        raise InputError.damaged(
+            what, file=folder / "text", expected="the folder as it was saved", remedy=_WHOLE
+        ) from None
     if encoder is not None:
         for path in sorted((folder / "text").glob("*.safetensors")):
             _check_values(path, _read_weights(path), encoder.state_dict())
@@ -121,7 +127,7 @@ def load_model(
     try:
         if config.task == "pretrain":
             if encoder is None:
-                raise InputError("a pre-trained model without its text encoder", file=folder / "text")
+                raise InputError.missing("a pre-trained model without its text encoder", file=folder / "text")
             network = G2D(**g2d_options(config, encoder))
         elif config.task == "classify":
             network = ImageClassifier(**classifier_options(config, len(card["classes"])))
@@ -131,14 +137,14 @@ def load_model(
             network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
     except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, AssertionError) as error:
         what = f"no network can be built from config.yaml, card.json and text/ ({_first_line(error)})"
-        raise InputError(what, file=folder, expected="the folder as it was saved", remedy=_WHOLE) from None
+        raise InputError.damaged(what, file=folder, expected="the folder as it was saved", remedy=_WHOLE) from None
     weights = _read_weights(folder / "model.safetensors")
     own = network.state_dict()
     _check_values(folder / "model.safetensors", weights, own)
     wrong = [name for name in sorted({*own, *weights}) if name not in own or name not in weights]
     wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if wrong:
-        raise InputError(
+        raise InputError.mismatch(
             f"the weights do not fit the configuration: {', '.join(wrong[:5])}" + (" ..." if len(wrong) > 5 else ""),
             file=folder / "model.safetensors",
             remedy="config.yaml and model.safetensors must be of the same run",
@@ -157,7 +163,9 @@ def load_model(
         try:
             module.context_tokens.load_state_dict(values)
         except RuntimeError as error:
-            raise InputError(f"the weights do not fit the context ({error})", file=tokens, remedy=_WHOLE) from None
+            raise InputError.mismatch(
+                f"the weights do not fit the context ({error})", file=tokens, remedy=_WHOLE
+            ) from None
     return module.eval(), encoder, config, card
 
 
@@ -180,7 +188,7 @@ def load_context(folder: str | Path) -> ContextRules | None:
         return ContextRules.from_dict(_read_json(path, expected)) if path.is_file() else None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         what = f"damaged ({_first_line(error)})"
-        raise InputError(what, file=path, expected=expected, remedy=_WHOLE) from None
+        raise InputError.damaged(what, file=path, expected=expected, remedy=_WHOLE) from None
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -195,13 +203,15 @@ _WHOLE = "copy the whole model folder again, or train anew"
 def _read_json(path: Path, expected: str) -> dict[str, Any]:
     """A mapping of a model folder; InputError where it is missing or damaged."""
     if not path.is_file():
-        raise InputError("missing from the model folder", file=path, expected=expected, remedy=_WHOLE)
+        raise InputError.missing_file("missing from the model folder", file=path, expected=expected, remedy=_WHOLE)
     try:
         read = read_json(path)
     except InputError as error:
-        raise InputError(f"damaged ({error.faults[0].what})", file=path, expected=expected, remedy=_WHOLE) from None
+        raise InputError.damaged(
+            f"damaged ({error.faults[0].what})", file=path, expected=expected, remedy=_WHOLE
+        ) from None
     if not isinstance(read, dict):
-        raise InputError("damaged (no mapping)", file=path, expected=expected, remedy=_WHOLE)
+        raise InputError.damaged("damaged (no mapping)", file=path, expected=expected, remedy=_WHOLE)
     return read
 
 
@@ -212,11 +222,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
     expected = "a whole safetensors file"
     if not path.is_file():
-        raise InputError("missing from the model folder", file=path, expected=expected, remedy=_WHOLE)
+        raise InputError.missing_file("missing from the model folder", file=path, expected=expected, remedy=_WHOLE)
     try:
         return load_file(str(path))
     except SafetensorError as error:
-        raise InputError(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
+        raise InputError.damaged(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
 
 
 def _check_values(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -224,9 +234,12 @@ def _check_values(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, T
     whole = [name for name in weights if name in own and own[name].is_floating_point()]
     whole = [name for name in whole if not weights[name].is_floating_point()]
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
-    for names, what in ((whole, "are no floating-point numbers"), (broken, "hold values that are not finite")):
+    for names, error, what in (
+        (whole, InputError.malformed, "are no floating-point numbers"),
+        (broken, InputError.not_finite, "hold values that are not finite"),
+    ):
         if names:
-            raise InputError(
+            raise error(
                 f"{len(names)} tensors {what}, e.g. {names[0]}", file=path,
                 expected="finite floating-point weights, as training saves them", remedy=_WHOLE,
             )  # fmt: skip
@@ -247,10 +260,12 @@ def _check_files(folder: Path, card: dict[str, Any]) -> None:
     for name, expected in saved.items():
         path = folder / name
         if not path.is_file():
-            raise InputError("missing from the model folder", file=path, expected="a whole folder", remedy=_WHOLE)
+            raise InputError.missing_file(
+                "missing from the model folder", file=path, expected="a whole folder", remedy=_WHOLE
+            )
         if file_hash(path) != expected:
             what = "damaged, or of another model than its card"
-            raise InputError(what, file=path, expected="the file that was saved with card.json", remedy=_WHOLE)
+            raise InputError.damaged(what, file=path, expected="the file that was saved with card.json", remedy=_WHOLE)
 
 
 def _first_line(error: Exception) -> str:

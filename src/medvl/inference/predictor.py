@@ -86,7 +86,7 @@ class Predictor:
         """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
         module, encoder, config, card = load_model(folder)
         if config.task != "segment":
-            raise InputError(
+            raise InputError.unsupported(
                 f"a model of task: {config.task} does not segment", file=folder, remedy=verb_for(config.task, folder)
             )
         return cls(module, encoder, config, card, device=device)
@@ -151,18 +151,18 @@ class Predictor:
         contexts = [{}] * len(phrases) if contexts is None else contexts
         unknown = sorted({name for row in contexts for name in row} - set(self.context_columns))
         if unknown:
-            raise InputError(
+            raise InputError.unknown(
                 f"the model takes no {', '.join(unknown)} beside the phrase",
                 expected=", ".join(self.context_columns) or "no clinical variables at all",
             )
         missing = {word.strip().casefold() for word in self.config.data.context_missing}
         contexts = [{k: "" if v.strip().casefold() in missing else v for k, v in row.items()} for row in contexts]
         if self._features is None or self._affine is None or self._image is None:
-            raise InputError("no image", remedy="call set_image(...) first")
+            raise InputError.too_early("no image", remedy="call set_image(...) first")
         if self.uses_text:
             refuse_sides(phrases, self._image, self.config.data.laterality)
         if not 0.0 <= threshold <= 1.0:
-            raise InputError(f"threshold {threshold}", expected="a probability from 0 to 1")
+            raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1")
         if self.config.objective.mode == "multiclass" and threshold != 0.5:
             raise exclusive_threshold(threshold)
         results: list[Segmentation] = []
@@ -214,7 +214,7 @@ def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
         return load_image(Path(image), config.data)
     array = np.asarray(image)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
-        raise InputError(f"an array of shape {array.shape}", expected="(H, W) grey or (H, W, 3) RGB")
+        raise InputError.wrong_shape(f"an array of shape {array.shape}", expected="(H, W) grey or (H, W, 3) RGB")
     if array.dtype.kind in "ub":
         bits = 8 * array.dtype.itemsize
         pixels = array.astype(np.float32) / (1 if array.dtype == np.bool_ else 2**bits - 1)
@@ -222,11 +222,11 @@ def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
         bits = 32
         pixels = array.astype(np.float32)
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise InputError(
+            raise InputError.out_of_range(
                 "floating-point pixels that are NaN or outside [0, 1]", remedy="scale them, or pass uint8 or uint16"
             )
     else:
-        raise InputError(f"an array of {array.dtype}", expected="uint8, uint16 or float in [0, 1]")
+        raise InputError.malformed(f"an array of {array.dtype}", expected="uint8, uint16 or float in [0, 1]")
     say_blank(pixels, "an array")
     return Image(pixels=pixels, spacing_mm=None, path=None, bits=bits, format="array")
 

@@ -54,17 +54,19 @@ def info_nce(
         InputError: shapes that do not fit, an empty batch, a sigma that is not positive.
     """
     if image.ndim != 2 or image.shape != text.shape or image.shape[0] == 0:
-        raise InputError(
+        raise InputError.wrong_shape(
             f"image and text vectors of shape {tuple(image.shape)} and {tuple(text.shape)}", expected="(B, D) twice"
         )
     if sigma <= 0:
-        raise InputError(f"a temperature sigma of {sigma}", expected="a number above 0")
+        raise InputError.out_of_range(f"a temperature sigma of {sigma}", expected="a number above 0")
     num = image.shape[0]
     with full_precision(image.device):
         logits = _unit(image) @ _unit(text).T / sigma  # (B, B), images down
         if same is not None:
             if same.shape != logits.shape or same.dtype != torch.bool:
-                raise InputError(f"same: {same.dtype} {tuple(same.shape)}", expected=f"torch.bool {(num, num)}")
+                raise InputError.wrong_shape(
+                    f"same: {same.dtype} {tuple(same.shape)}", expected=f"torch.bool {(num, num)}"
+                )
             others = same & ~torch.eye(num, dtype=torch.bool, device=same.device)
             logits = logits.masked_fill(others, -torch.inf)
         image_to_text = -logits.log_softmax(dim=1).diagonal().mean()
@@ -149,7 +151,7 @@ class CachedEmbeddings:
     def __init__(self, num_chunks: int, module: nn.Module | None = None) -> None:
         """`module`: its buffers (running statistics) are put back after step 1, so that step 3 updates them once."""
         if num_chunks < 1:
-            raise InputError(f"{num_chunks} micro-batches", expected="at least 1")
+            raise InputError.out_of_range(f"{num_chunks} micro-batches", expected="at least 1")
         self.num_chunks = num_chunks
         self.embeddings: tuple[Tensor, ...] = ()
         self._module = module
@@ -179,7 +181,7 @@ class CachedEmbeddings:
         torch.clear_autocast_cache()  # older torch keeps casts of the weights without graph, and step 3 would use them
         self._sizes = [part[0].shape[0] for part in parts]
         if any(x.shape[0] != part[0].shape[0] for part in parts for x in part):
-            raise InputError("embeddings of one micro-batch differ in length", expected="(B_i, D) each")
+            raise InputError.mismatch("embeddings of one micro-batch differ in length", expected="(B_i, D) each")
         whole = (torch.cat([full_floats(x) for x in column]) for column in zip(*parts, strict=True))
         self.embeddings = tuple(x.requires_grad_() for x in whole)  # (B, D) each
         return self.embeddings
@@ -191,7 +193,7 @@ class CachedEmbeddings:
         Afterwards the generators stand where they stood before.
         """
         if not self._random:
-            raise InputError("replay before embed", expected="embed, the loss's backward, then replay")
+            raise InputError.too_early("replay before embed", expected="embed, the loss's backward, then replay")
         before = _random_state()
         _set_random_state(*self._random[index])
         try:
@@ -207,12 +209,14 @@ class CachedEmbeddings:
             embeddings: (B_i, D) each, computed again under `replay(index)`, as many as `embed` returned.
         """
         if self._replayed != index:
-            raise InputError(
+            raise InputError.too_early(
                 f"the surrogate of micro-batch {index} without replay",
                 expected="its embeddings computed within `with cached.replay(index):`",
             )
         if any(whole.grad is None for whole in self.embeddings):
-            raise InputError("the embeddings have no gradient yet", remedy="call backward of their loss before")
+            raise InputError.too_early(
+                "the embeddings have no gradient yet", remedy="call backward of their loss before"
+            )
         start = sum(self._sizes[:index])
         given = (embeddings,) if isinstance(embeddings, Tensor) else tuple(embeddings)
         total = torch.zeros((), device=given[0].device)
@@ -220,7 +224,9 @@ class CachedEmbeddings:
             assert whole.grad is not None
             grad = whole.grad[start : start + self._sizes[index]]  # (B_i, D)
             if part.shape != grad.shape:
-                raise InputError(f"embeddings of shape {tuple(part.shape)}", expected=f"{tuple(grad.shape)}, as before")
+                raise InputError.wrong_shape(
+                    f"embeddings of shape {tuple(part.shape)}", expected=f"{tuple(grad.shape)}, as before"
+                )
             total = total + (part.to(grad.dtype) * grad).sum()
         return total
 
@@ -246,15 +252,19 @@ def retrieval(image: Tensor, text: Tensor, same_text: Tensor) -> dict[str, float
     """
     num = image.shape[0]
     if image.ndim != 2 or image.shape != text.shape or same_text.shape != (num, num) or num == 0:
-        raise InputError(
+        raise InputError.wrong_shape(
             f"image {tuple(image.shape)}, text {tuple(text.shape)}, same_text {tuple(same_text.shape)}",
             expected="(N, D) twice and (N, N)",
         )
     same = same_text.bool()
     if not bool(same.diagonal().all()) or not torch.equal(same, same.T):
-        raise InputError("same_text is no equality", expected="a symmetric matrix that is true on its diagonal")
+        raise InputError.malformed(
+            "same_text is no equality", expected="a symmetric matrix that is true on its diagonal"
+        )
     if not bool(image.isfinite().all() and text.isfinite().all()):
-        raise InputError("embeddings that are not finite", expected="numbers", remedy="a lower learning rate, float32")
+        raise InputError.not_finite(
+            "embeddings that are not finite", expected="numbers", remedy="a lower learning rate, float32"
+        )
     image, text = _unit(image.double()), _unit(text.double())
     result: dict[str, float] = {}
     for direction, queries, items in (("i2t", image, text), ("t2i", text, image)):

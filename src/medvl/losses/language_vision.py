@@ -43,7 +43,7 @@ def lv_loss(probs: Tensor, bank_mask: Tensor, counted: Tensor) -> Tensor:
 
 def empty_bank() -> InputError:
     """The error of a bank without an entry."""
-    return InputError(
+    return InputError.empty(
         "the contrastive bank of the LV loss is empty",
         expected="labelled records with a text and a mask that is not empty",
         remedy="semi.lv_bank: captions, or none",

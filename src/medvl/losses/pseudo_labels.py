@@ -60,9 +60,9 @@ class PseudoLabelStore:
             (folder / "journal.bin").unlink(missing_ok=True)
         index_path = folder / "index.json"
         if not index_path.is_file():
-            raise InputError("no pseudo labels", file=folder, expected="the store of an interrupted run")
+            raise InputError.missing_file("no pseudo labels", file=folder, expected="the store of an interrupted run")
         if not (folder / "pixel_visits.npy").is_file():
-            raise InputError(
+            raise InputError.unsupported(
                 "these pseudo labels do not say how often each pixel was seen: an older version wrote them",
                 file=folder,
                 remedy="start the run anew, without --resume",
@@ -90,7 +90,7 @@ class PseudoLabelStore:
             shape: (K, H, W) of one record.
         """
         if len(set(ids)) != len(ids):
-            raise InputError("a record id stands twice among the unlabelled records", file=folder)
+            raise InputError.duplicate("a record id stands twice among the unlabelled records", file=folder)
         store = cls(folder, mode="create", ids=list(ids), shape=list(shape), storage=storage, seed=seed)
         store.checkpoint(0)
         return store
@@ -166,10 +166,12 @@ class PseudoLabelStore:
         path = self.folder / "journal.bin"
         data = path.read_bytes() if path.is_file() else b""
         if len(data) < 8:
-            raise InputError("the journal of the pseudo labels is missing", file=path, remedy="start the run anew")
+            raise InputError.missing_file(
+                "the journal of the pseudo labels is missing", file=path, remedy="start the run anew"
+            )
         at = int(np.frombuffer(data[:8], np.int64)[0])
         if at > number:
-            raise InputError(
+            raise InputError.mismatch(
                 f"the pseudo labels are of save {at}, the run's state is save {number}", file=path,
                 remedy="start the run anew",
             )  # fmt: skip

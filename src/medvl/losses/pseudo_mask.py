@@ -281,15 +281,19 @@ def _check(
     attention: Tensor, size: tuple[int, int], body: Tensor | None, config: PseudoMaskConfig, covers: tuple[int, int]
 ) -> None:
     if attention.ndim != 4 or not attention.is_floating_point():
-        raise InputError(
+        raise InputError.wrong_shape(
             f"attention of shape {tuple(attention.shape)}, {attention.dtype}", expected="(B, heads, h, w) floats"
         )
     if covers[0] < size[0] or covers[1] < size[1]:
-        raise InputError(f"a grid over {covers} pixels for masks of {size}", expected="at least the masks' size")
+        raise InputError.mismatch(
+            f"a grid over {covers} pixels for masks of {size}", expected="at least the masks' size"
+        )
     if not config.body_mask:
         return
     if body is None:
-        raise InputError("no body for the body mask", remedy="give body, or set body_mask: false")
+        raise InputError.missing("no body for the body mask", remedy="give body, or set body_mask: false")
     expected = (attention.shape[0], *size)
     if tuple(body.shape) != expected or body.dtype != torch.bool:
-        raise InputError(f"a body mask of shape {tuple(body.shape)}, {body.dtype}", expected=f"{expected} bool")
+        raise InputError.wrong_shape(
+            f"a body mask of shape {tuple(body.shape)}, {body.dtype}", expected=f"{expected} bool"
+        )

@@ -36,6 +36,7 @@ from medvl.config.objective import Gamma, Mode, ObjectiveConfig, TermConfig, num
 from medvl.core.device import full_floats
 from medvl.core.distributed import sum_over_ranks
 from medvl.core.errors import InputError, nearest
+from medvl.core.plain_yaml import validation_faults
 
 RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
 RELEASED_EPSILON = 1e-5
@@ -122,7 +123,7 @@ def _weighted(given: TermConfig, mode: Mode) -> WeightedTerm:
     if term is None:
         raise _unknown(f"objective.terms: unknown term {given.name}", given.name, TERMS)
     if mode not in term.modes:
-        raise InputError(
+        raise InputError.unsupported(
             f"objective.terms: {term.name} is not defined for objective.mode: {mode}", expected=", ".join(term.modes)
         )
     fields = term.options.model_fields
@@ -130,19 +131,22 @@ def _weighted(given: TermConfig, mode: Mode) -> WeightedTerm:
         if name not in fields:
             raise _unknown(f"objective.terms: {term.name} has no option {name}", name, fields)
         if isinstance(value, bool) and "bool" not in str(fields[name].annotation):
-            raise InputError(f"objective.terms: {term.name}.{name}: {value} is true or false", expected="a value")
+            raise InputError.malformed(
+                f"objective.terms: {term.name}.{name}: {value} is true or false", expected="a value"
+            )
     try:
         options = term.options(**given.options)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']} (found {one['input']!r})" for one in error.errors()]
-        raise InputError(f"objective.terms: {term.name}.{'; '.join(faults)}") from None
+        raise InputError(validation_faults(error, None, f"objective.terms: {term.name}.")) from None
     return WeightedTerm(term, given.weight, {name: getattr(options, name) for name in fields})
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     known = list(known)
     like = nearest(name, known)
-    return InputError(what, expected=", ".join(known) or "none", remedy=f"did you mean {like}?" if like else None)
+    return InputError.unknown(
+        what, expected=", ".join(known) or "none", remedy=f"did you mean {like}?" if like else None
+    )
 
 
 def segmentation_loss(
@@ -275,7 +279,7 @@ def _focus(log_probs: Tensor, gamma: float) -> Tensor:
 def deep_supervision_weights(num_heads: int) -> tuple[float, ...]:
     """2**-s of head s = 0, 1, ... from the full resolution down, normalised to sum 1 (nnU-Net, arXiv 1904.08128)."""
     if num_heads < 1:
-        raise InputError(f"deep supervision of {num_heads} heads", expected="at least 1")
+        raise InputError.out_of_range(f"deep supervision of {num_heads} heads", expected="at least 1")
     total = 2 - 2 ** (1 - num_heads)
     return tuple(2**-head / total for head in range(num_heads))
 
@@ -300,7 +304,9 @@ def deep_supervision(loss: Callable[[Tensor], dict[str, Tensor]], logits: Tensor
     if logits.ndim == 4:
         return loss(logits)
     if logits.ndim != 5:
-        raise InputError(f"logits of shape {tuple(logits.shape)}", expected="(N, K, H, W) or (N, S, K, H, W)")
+        raise InputError.wrong_shape(
+            f"logits of shape {tuple(logits.shape)}", expected="(N, K, H, W) or (N, S, K, H, W)"
+        )
     weights = deep_supervision_weights(logits.shape[1])
     losses = [loss(head) for head in logits.unbind(dim=1)]  # S x (N, K, H, W)
     return {
@@ -318,11 +324,13 @@ def known_pairs(
     logits = full_floats(logits)
     shape = (logits.shape[0], logits.shape[1] - (mode == "multiclass"), *logits.shape[2:])
     if target.shape != shape:
-        raise InputError(f"a target of shape {tuple(target.shape)}", expected=f"{shape}, as the classes' logits")
+        raise InputError.wrong_shape(
+            f"a target of shape {tuple(target.shape)}", expected=f"{shape}, as the classes' logits"
+        )
     if annotated is None:
         annotated = torch.ones(shape[:2], dtype=torch.bool, device=logits.device)
     elif annotated.shape != shape[:2]:
-        raise InputError(f"annotated of shape {tuple(annotated.shape)}", expected=str(shape[:2]))
+        raise InputError.wrong_shape(f"annotated of shape {tuple(annotated.shape)}", expected=str(shape[:2]))
     known = torch.where(annotated[:, :, None, None], target.to(logits.dtype), 0)  # (N, K, H, W), NaN-free
     return logits, known, annotated
 

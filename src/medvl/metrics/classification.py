@@ -176,7 +176,7 @@ def multilabel_metrics(
     if not np.isin(label[~np.isnan(label)], (0.0, 1.0)).all():
         raise ValueError("labels other than 0, 1 and NaN")
     if np.isnan(score[~np.isnan(label)]).any():
-        raise InputError("a score is NaN", expected="a number for every case with a label")
+        raise InputError.not_finite("a score is NaN", expected="a number for every case with a label")
     given = [None] * len(classes) if thresholds is None else thresholds
     used = [None if value is None or math.isnan(value) else float(value) for value in given]
     names, code = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -310,7 +310,7 @@ def _known(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, NDArray[np
         raise ValueError(f"{len(score)} scores, {len(label)} labels")
     known = ~np.isnan(label)
     if np.isnan(score[known]).any():
-        raise InputError("a score is NaN", expected="a number for every case with a label")
+        raise InputError.not_finite("a score is NaN", expected="a number for every case with a label")
     return score[known], label[known] > 0.5
 
 

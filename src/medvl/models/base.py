@@ -60,7 +60,7 @@ class ImageNetwork(nn.Module):
         check_image(image, self.in_channels)
         size = (int(image.shape[-2]), int(image.shape[-1]))
         if self.fixed_size is not None and size != self.fixed_size:
-            raise InputError(
+            raise InputError.wrong_shape(
                 f"images of {size[0]}x{size[1]} pixels for a {type(self).__name__} of one size",
                 expected=f"{self.fixed_size[0]}x{self.fixed_size[1]}",
                 remedy="resize the images, or use a network of any size (of LViT: text_merge: attention)",
@@ -141,7 +141,7 @@ class SegmentationNetwork(ImageNetwork):
             num_rows = image_features[0].shape[0] if image_index is None else image_index.shape[0]
             check_text(text_features, text_mask, num_rows, self.text_dim)
         elif text_features is not None or text_mask is not None:
-            raise InputError("text given to a model that takes none", remedy="pass text_features=None")
+            raise InputError.conflict("text given to a model that takes none", remedy="pass text_features=None")
         rows = image_index if self.uses_text else None  # without text, rows of one image are equal: expanded last
         logits = self.decode_rows(image_features, text_features, text_mask, rows)
         if size is not None:
@@ -192,7 +192,7 @@ def text_keep_mask(text_features: Tensor, text_mask: Tensor | None) -> Tensor:
 def check_image(image: Tensor, in_channels: int) -> None:
     """InputError unless `image` is (B, in_channels, H, W)."""
     if image.ndim != 4 or image.shape[1] != in_channels:
-        raise InputError(
+        raise InputError.wrong_shape(
             f"an image batch of shape {tuple(image.shape)}",
             expected=f"(B, {in_channels}, H, W)",
             remedy="set in_channels to the images' number of channels, or convert the images",
@@ -203,19 +203,21 @@ def check_text(text_features: Tensor | None, text_mask: Tensor | None, num_rows:
     """InputError unless there is one text (L, text_dim) per row, with a mask that fits it."""
     expected = f"({num_rows}, tokens, {text_dim})"
     if text_features is None:
-        raise InputError(
+        raise InputError.missing(
             "no text features for a text-guided model",
             expected=expected,
             remedy="encode a text, an empty one if need be",
         )
     if text_features.ndim != 3 or text_features.shape[2] != text_dim or text_features.shape[0] != num_rows:
-        raise InputError(
+        raise InputError.wrong_shape(
             f"text features of shape {tuple(text_features.shape)}",
             expected=expected,
             remedy="one text per row; pass image_index where several rows ask one image",
         )
     if text_mask is not None and text_mask.shape != text_features.shape[:2]:
-        raise InputError(f"a text mask of shape {tuple(text_mask.shape)}", expected=str(tuple(text_features.shape[:2])))
+        raise InputError.wrong_shape(
+            f"a text mask of shape {tuple(text_mask.shape)}", expected=str(tuple(text_features.shape[:2]))
+        )
 
 
 def check_choice(owner: str, name: str, value: object, choices: Collection[Any]) -> None:
@@ -223,7 +225,7 @@ def check_choice(owner: str, name: str, value: object, choices: Collection[Any])
     if value not in choices:
         names = [str(choice) for choice in choices]
         like = nearest(str(value), names)
-        raise InputError(
+        raise InputError.unknown(
             f"{owner} has no {name} {value!r}",
             expected=" | ".join(names),
             remedy=f"did you mean {like}?" if like else None,
@@ -234,4 +236,4 @@ def check_positive(owner: str, **numbers: int | None) -> None:
     """InputError unless each is a whole number of at least 1, or None."""
     for name, value in numbers.items():
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise InputError(f"{owner} with {name} {value!r}", expected="at least 1, a whole number")
+            raise InputError.out_of_range(f"{owner} with {name} {value!r}", expected="at least 1, a whole number")

@@ -99,7 +99,7 @@ def convert_batch_norm(module: Module) -> Module:
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)]
     for name, layer in layers:  # all are looked at before any is changed
         if type(layer) not in _CROSS_RANK and not isinstance(layer, _CrossRank | nn.SyncBatchNorm):
-            raise InputError(
+            raise InputError.unsupported(
                 f"{type(layer).__name__} at {name or 'the top'} has no form over several ranks",
                 expected=", ".join(kind.__name__ for kind in _CROSS_RANK),
                 remedy="train on one device, or use one of these",

@@ -40,7 +40,7 @@ class ImageClassifier(EncoderNetwork):
             input_norm=input_norm,
         )
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise InputError(f"dropout {dropout!r}", expected="a share from 0 to below 1")
+            raise InputError.out_of_range(f"dropout {dropout!r}", expected="a share from 0 to below 1")
         self.dropout = nn.Dropout(float(dropout))
         self.head = nn.Linear(self.encoder.channels[-1], num_classes)
 

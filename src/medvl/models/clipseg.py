@@ -52,15 +52,17 @@ class CLIPSeg(SegmentationNetwork):
     ) -> None:
         super().__init__(in_channels=in_channels, image_size=image_size)
         if size != "folder":
-            raise InputError(f"clipseg has no size {size!r}", expected="model.size: folder")
+            raise InputError.unknown(f"clipseg has no size {size!r}", expected="model.size: folder")
         if num_classes != 1:
-            raise InputError(f"clipseg with {num_classes} classes", expected="one; the phrase says what is meant")
+            raise InputError.unsupported(
+                f"clipseg with {num_classes} classes", expected="one; the phrase says what is meant"
+            )
         if in_channels not in (1, 3):
-            raise InputError(f"clipseg with {in_channels} channels", expected="1 or 3")
+            raise InputError.unsupported(f"clipseg with {in_channels} channels", expected="1 or 3")
         network = _from_folder(folder)
         width = int(network.config.text_config.hidden_size)
         if text_dim != width:
-            raise InputError(
+            raise InputError.mismatch(
                 f"text features of width {text_dim} for a CLIPSeg of width {width}",
                 expected=f"text.encoder: hf:{folder}",
             )
@@ -107,7 +109,7 @@ def _from_folder(folder: str) -> Any:
     """transformers' network of a local folder."""
     expected = "model.options.folder: a local folder of CLIPSegForImageSegmentation"
     if not folder or not Path(folder).is_dir():
-        raise InputError(f"no such folder of CLIPSeg weights: {folder!r}", expected=expected)
+        raise InputError.missing_file(f"no such folder of CLIPSeg weights: {folder!r}", expected=expected)
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
     try:
@@ -119,4 +121,4 @@ def _from_folder(folder: str) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"CLIPSeg cannot be read: {first}", file=folder, expected=expected) from None
+        raise InputError.unreadable(f"CLIPSeg cannot be read: {first}", file=folder, expected=expected) from None

@@ -38,7 +38,9 @@ class ContextTokens(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(N, k) float, NaN = missing -> (N, k, D)."""
         if values.ndim != 2 or values.shape[1] != len(self.layers):
-            raise InputError(f"context values of shape {tuple(values.shape)}", expected=f"(N, {len(self.layers)})")
+            raise InputError.wrong_shape(
+                f"context values of shape {tuple(values.shape)}", expected=f"(N, {len(self.layers)})"
+            )
         is_missing = values.isnan()  # (N, k)
         known = values.nan_to_num(0.0)
         tokens = [

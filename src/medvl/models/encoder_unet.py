@@ -173,7 +173,7 @@ class EncoderUNet(EncoderNetwork, SegmentationNetwork):
             return
         channels, strides = self.encoder.channels, self.encoder.strides
         if any(b != 2 * a for a, b in pairwise(strides)) or strides[0] not in (1, 2, 4) or len(strides) < 3:
-            raise InputError(
+            raise InputError.unsupported(
                 f"image encoder {size} has maps at strides {', '.join(map(str, strides))}",
                 expected="three or more strides that double, from 1, 2 or 4, for a U-Net decoder",
                 remedy="pretrain.decoder: none trains the encoder alone",
@@ -191,6 +191,6 @@ class EncoderUNet(EncoderNetwork, SegmentationNetwork):
     ) -> Tensor:
         """The encoder's maps -> logits (B, K, H', W')."""
         if self.decoder is None or self.outc is None:
-            raise InputError("this model has no decoder", remedy="model.options.decoder: unet")
+            raise InputError.unsupported("this model has no decoder", remedy="model.options.decoder: unet")
         logits: Tensor = self.outc(self.decoder(image_features))
         return logits

@@ -57,7 +57,7 @@ class AttentionPool(nn.Module):
     def __init__(self, width: int, heads: int, grid: Grid) -> None:
         super().__init__()
         if heads < 1 or width % heads:
-            raise InputError(
+            raise InputError.mismatch(
                 f"{heads} heads for a joint width of {width}",
                 expected=f"a divisor of {width}",
                 remedy="model.options.heads or model.options.projection_dim (heads: 3 needs e.g. 126 or 384)",
@@ -205,7 +205,7 @@ class G2D(nn.Module):
         strides, channels = self.unet.encoder.strides, self.unet.encoder.channels
         stride = strides[-1] if pool_stride is None else pool_stride
         if stride not in strides:
-            raise InputError(f"G2D has no map of pool_stride {stride}", expected=" | ".join(map(str, strides)))
+            raise InputError.unknown(f"G2D has no map of pool_stride {stride}", expected=" | ".join(map(str, strides)))
         self.pool_level = strides.index(stride)
         grid = (height // stride, width // stride)
         self.pool_deeper = pool_deeper
@@ -217,7 +217,7 @@ class G2D(nn.Module):
         self.text_attention: TextPool | None = None
         if text_pool == "attention":
             if text_norm == "tokens":
-                raise InputError("text_pool: attention with text_norm: tokens", expected="text_norm: pooled")
+                raise InputError.conflict("text_pool: attention with text_norm: tokens", expected="text_norm: pooled")
             self.text_attention = TextPool(text_dim)
 
     @classmethod
@@ -262,7 +262,7 @@ class G2D(nn.Module):
     def text_forward(self, text_features: Tensor, text_mask: Tensor | None = None) -> Tensor:
         """(B, L, D), (B, L) bool -> (B, d), not normalised."""
         if text_features.ndim != 3 or text_features.shape[2] != self.text_dim:
-            raise InputError(
+            raise InputError.wrong_shape(
                 f"text features of shape {tuple(text_features.shape)}", expected=f"(B, L, {self.text_dim})"
             )
         if self.text_norm == "tokens":

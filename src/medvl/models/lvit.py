@@ -131,9 +131,9 @@ class LViT(SegmentationNetwork):
             check_choice("LViT", name, value, choices)
         check_positive("LViT", depth=depth, num_slots=num_slots, num_classes=num_classes, text_dim=text_dim)
         if attention_bias is not None and text_merge != "attention":
-            raise InputError("attention_bias is an option of text_merge: attention", remedy="leave it out")
+            raise InputError.conflict("attention_bias is an option of text_merge: attention", remedy="leave it out")
         if num_slots is not None and text_merge != "slots":
-            raise InputError("num_slots is an option of text_merge: slots", remedy="leave it out")
+            raise InputError.conflict("num_slots is an option of text_merge: slots", remedy="leave it out")
         self.patch, self.text_merge, self.text_dim = patch, text_merge, text_dim
         self.uses_text = text_merge != "none"
         if text_merge == "slots":
@@ -235,7 +235,7 @@ class LViT(SegmentationNetwork):
     def _size_for_slots(self) -> tuple[int, int]:
         size = self.image_size
         if padded_size(*size, STRIDE) != size:
-            raise InputError(
+            raise InputError.wrong_shape(
                 f"image_size {size[0]}x{size[1]} for token slots",
                 expected=f"multiples of {STRIDE}, e.g. {'x'.join(map(str, padded_size(*size, STRIDE)))}",
             )
@@ -249,9 +249,9 @@ def _image_encoder(
     if name != "ucnn":
         return PyramidCNN(name, in_channels, level_widths(base), pretrained, input_norm)
     if pretrained != "none":
-        raise InputError("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
+        raise InputError.unsupported("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
     if input_norm != "image":
-        raise InputError("input_norm is an option of another cnn than ucnn", remedy="data.normalize")
+        raise InputError.conflict("input_norm is an option of another cnn than ucnn", remedy="data.normalize")
     return UCNNEncoder(base, in_channels=in_channels)
 
 

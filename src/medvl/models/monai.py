@@ -29,7 +29,7 @@ def monai_networks() -> Any:
         return importlib.import_module("monai.networks.nets")
     except Exception as error:  # a torchvision that does not fit raises RuntimeError: whatever fails, the remedy is one
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
+        raise InputError.missing_package(
             f"this network is MONAI's, which cannot be imported ({first})",
             expected="the packages monai and einops",
             remedy="pip install medvl[baselines]",

@@ -57,7 +57,7 @@ class PyramidCNN(ImageEncoder):
         self.inc = ConvNormReLU(in_channels, widths[0])
         self.backbone = build_image_encoder(name, in_channels=in_channels, pretrained=pretrained)
         if self.backbone.strides != (*LEVELS, 32):
-            raise InputError(
+            raise InputError.unsupported(
                 f"image encoder {name} has maps at strides {', '.join(map(str, self.backbone.strides))}",
                 expected="2, 4, 8, 16, 32 for LViT's CNN branch",
             )

@@ -37,7 +37,7 @@ def option_names(name: str) -> tuple[str, ...]:
     """
     if name not in MODELS:
         like = nearest(name, MODELS)
-        raise InputError(
+        raise InputError.unknown(
             f"unknown model {name!r}", expected=" | ".join(MODELS), remedy=f"did you mean {like}?" if like else None
         )
     return constructor_names(MODELS[name])
@@ -58,7 +58,7 @@ def build_model(name: str, **options: Any) -> SegmentationNetwork:
     for key in options:
         if key not in known:
             like = nearest(key, known)
-            raise InputError(
+            raise InputError.unknown_key(
                 f"model {name} has no option {key!r}",
                 expected=", ".join(known),
                 remedy=f"did you mean {like}?" if like else None,
@@ -79,6 +79,6 @@ def construct(network: type[Network], name: str, options: Mapping[str, Any]) -> 
         return network(**options)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         written = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise InputError(
+        raise InputError.malformed(
             f"model {name} cannot be built: {error}", expected="options that it takes", remedy=f"they were {written}"
         ) from error

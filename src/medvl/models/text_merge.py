@@ -47,7 +47,7 @@ class SlotMerge(nn.Module):
         """(N, L, D), (N, L) -> what is added to the first level's tokens, (N, P, C). InputError for L > num_slots."""
         length = text_features.shape[1]
         if length > self.num_slots:
-            raise InputError(
+            raise InputError.out_of_range(
                 f"a text of {length} tokens for {self.num_slots} token slots",
                 expected=f"at most {self.num_slots} tokens",
                 remedy=f"set text.max_tokens to {self.num_slots}, or use text_merge: attention",

@@ -188,7 +188,7 @@ class TextUNet(_UShaped):
         image_size: int | tuple[int, int] = 224,
     ) -> None:
         if not 1 <= text_levels <= 5:
-            raise InputError(
+            raise InputError.out_of_range(
                 f"text_unet with text_levels {text_levels}",
                 expected="1 to 5",
                 remedy="model: {name: unet} is the network without text",

@@ -99,7 +99,7 @@ class YOLO(EncoderNetwork):
         )
         strides = self.encoder.strides[-3:]
         if len(strides) < 3 or strides[1] != 2 * strides[0] or strides[2] != 2 * strides[1]:
-            raise InputError(
+            raise InputError.unsupported(
                 f"image encoder {size} has maps at strides {', '.join(map(str, self.encoder.strides))}",
                 expected="three or more, of which the last three double (8, 16, 32), for YOLOv3's head",
             )
@@ -107,7 +107,7 @@ class YOLO(EncoderNetwork):
         if width is None:
             width = min(MAX_HEAD, max(32, self.encoder.channels[-1] // 2 // 4 * 4))
         if not isinstance(width, int) or width < 4 or width % 4:
-            raise InputError(f"head_channels {head_channels!r}", expected="a multiple of 4")
+            raise InputError.malformed(f"head_channels {head_channels!r}", expected="a multiple of 4")
         self.num_classes = num_classes
         self.strides = strides[::-1]  # coarsest first, as everything below
         fine, middle, deep = self.encoder.channels[-3:]
@@ -130,7 +130,9 @@ class YOLO(EncoderNetwork):
         """
         values = sorted((tuple(map(float, pair)) for pair in anchors), key=lambda pair: (-pair[0] * pair[-1], pair))
         if len(values) != 9 or any(len(pair) != 2 or min(pair) <= 0 for pair in values):
-            raise InputError(f"anchors {anchors}", expected="nine pairs [w, h] in pixels of data.image_size, above 0")
+            raise InputError.malformed(
+                f"anchors {anchors}", expected="nine pairs [w, h] in pixels of data.image_size, above 0"
+            )
         grouped = torch.tensor(values).reshape(3, NUM_ANCHORS, 2)
         self.anchors.copy_(grouped.flip(1))  # within a map the smallest first, as published
 

@@ -218,17 +218,17 @@ def _split_of(seed: int, patient: str, splits: Sequence[float]) -> str:
 
 def _check(folder: Path, num: int, size: int, seed: int, splits: Sequence[float], kinds: Sequence[str]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError("the folder is not empty", file=folder, expected="a new folder")
+        raise InputError.exists("the folder is not empty", file=folder, expected="a new folder")
     for name, value, least in (("num", num, 1), ("size", size, MIN_SIZE), ("seed", seed, 0)):
         if value < least:
-            raise InputError(f"--{name} is {value}", expected=f"at least {least}")
+            raise InputError.out_of_range(f"--{name} is {value}", expected=f"at least {least}")
     if len(splits) not in (2, 3) or min(splits) <= 0 or abs(sum(splits) - 1) > 1e-6:
         found = ",".join(f"{part:g}" for part in splits)
-        raise InputError(f"--splits is {found}", expected="train,val[,test], above 0, with the sum 1")
+        raise InputError.malformed(f"--splits is {found}", expected="train,val[,test], above 0, with the sum 1")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
         like = nearest(unknown[0], KINDS) if unknown else None
-        raise InputError(
+        raise InputError.unknown(
             f"--kinds is {','.join(kinds) or 'empty'}",
             expected=f"of {', '.join(KINDS)}, each once, with commas between",
             remedy=f"did you mean {like}?" if like else None,

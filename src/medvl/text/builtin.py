@@ -49,14 +49,14 @@ def learn_vocabulary(texts: Sequence[str], patients: Sequence[str] | None = None
     """
     counts = word_patients((words_of(text) for text in texts), patients)
     if not counts:
-        raise InputError(
+        raise InputError.empty(
             "no training text for the built-in text encoder",
             expected="texts in the manifest's text column",
             remedy="set data.text_column, or text.encoder=none for a model without text",
         )
     vocabulary = sorted(w for w, n in counts.items() if n >= MIN_COUNT and not (w.isdigit() and len(w) > 2))
     if not vocabulary:
-        raise InputError(
+        raise InputError.empty(
             f"the vocabulary of the built-in text encoder is empty: no word stands in texts of {MIN_COUNT} patients",
             expected=f"words that at least {MIN_COUNT} training patients share (rarer ones might identify a patient)",
             remedy="more training rows, text.encoder=minilm (it knows every word), or text.tokenizer=FOLDER",
@@ -87,7 +87,7 @@ class BuiltinEncoder(TextEncoder):
         """`pieces` None: the vocabulary is of words; else it is that of the word pieces."""
         super().__init__()
         if dim % 4:
-            raise InputError(f"text.dim: {dim}", expected="a multiple of 4")
+            raise InputError.out_of_range(f"text.dim: {dim}", expected="a multiple of 4")
         self.vocabulary, self.pieces = tuple(vocabulary), pieces
         self.ids = {word: i for i, word in enumerate(self.vocabulary)}
         self.dim, self.max_tokens, self.p_unknown, self.num_layers = dim, max_tokens, p_unknown, layers
@@ -147,13 +147,17 @@ class BuiltinEncoder(TextEncoder):
             InputError: not a built-in encoder, or of another width, depth or tokenizer than asked for.
         """
         if not (folder / "encoder.json").is_file():
-            raise InputError("no text encoder here", file=folder, expected="a folder that medvl x pretrain-text wrote")
+            raise InputError.missing_file(
+                "no text encoder here", file=folder, expected="a folder that medvl x pretrain-text wrote"
+            )
         if json.loads((folder / "encoder.json").read_text(encoding="utf-8"))["spec"] != cls.spec:
-            raise InputError("text.init is no built-in encoder", file=folder, remedy="text.encoder: hf:FOLDER")
+            raise InputError.malformed(
+                "text.init is no built-in encoder", file=folder, remedy="text.encoder: hf:FOLDER"
+            )
         encoder = cls.load(folder)
         for name, own, wanted in (("dim", encoder.dim, dim), ("layers", encoder.num_layers, layers)):
             if own != wanted:
-                raise InputError(
+                raise InputError.mismatch(
                     f"text.init has {name} {own}, text.{name} is {wanted}",
                     file=folder,
                     remedy=f"set text.{name}: {own}",
@@ -161,7 +165,7 @@ class BuiltinEncoder(TextEncoder):
         if tokenizer is not None:
             wanted_pieces = WordPieces.load(Path(tokenizer)).vocabulary
             if encoder.pieces is None or wanted_pieces != encoder.pieces.vocabulary:
-                raise InputError(
+                raise InputError.mismatch(
                     "text.init was pretrained with another tokenizer than text.tokenizer names",
                     file=folder,
                     remedy="leave text.tokenizer out: text.init brings its own",
@@ -265,7 +269,7 @@ class BuiltinEncoder(TextEncoder):
         vocabulary = stored["vocabulary"] if pieces is None else pieces.vocabulary
         if pieces is not None and len(pieces) != stored["pieces"]:
             expected = f"the encoder's {stored['pieces']}"
-            raise InputError(f"{len(pieces)} word pieces", file=folder / "tokenizer.json", expected=expected)
+            raise InputError.mismatch(f"{len(pieces)} word pieces", file=folder / "tokenizer.json", expected=expected)
         encoder = cls(
             vocabulary,
             dim=stored["dim"],

@@ -99,20 +99,20 @@ class PretrainedEncoder(TextEncoder):
                 model = AutoModel.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
+            raise InputError.unreadable(
                 f"text encoder {spec!r} cannot be loaded: {first}",
                 expected="a transformers model with its tokenizer, in a folder or on the hub",
                 remedy="give the folder that holds config.json, the weights and the tokenizer: text.encoder=hf:FOLDER",
             ) from None
         model = getattr(model, "text_model", model)  # of CLIP and its kin the text tower
         if not hasattr(model.config, "hidden_size"):
-            raise InputError(
+            raise InputError.unsupported(
                 f"text encoder {spec!r} is a {type(model).__name__}, which has no width of token features",
                 expected="an encoder of texts (BERT and its kin), or a model with a text tower (CLIP and its kin)",
             )
         encoder = cls(spec, model, tokenizer, max_tokens, train_layers)
         if expected_key is not None and encoder.key != expected_key:
-            raise InputError(
+            raise InputError.mismatch(
                 f"text encoder {spec!r} has other weights than the model was trained with",
                 expected=f"key {expected_key}, found {encoder.key}",
             )
@@ -233,7 +233,9 @@ class PretrainedEncoder(TextEncoder):
         )
         if train_layers:
             if not (folder / SUFFIX).is_file():
-                raise InputError("the trained layers of the text encoder are missing", file=folder / SUFFIX)
+                raise InputError.missing_file(
+                    "the trained layers of the text encoder are missing", file=folder / SUFFIX
+                )
             encoder.load_state_dict(load_file(str(folder / SUFFIX)))
         return encoder.eval()
 
@@ -257,9 +259,9 @@ def minilm_folder() -> str:
     """Where the packaged MiniLM lies. InputError with the line that installs it."""
     found = importlib.util.find_spec(MINILM_PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise InputError("the MiniLM weights are not installed", remedy=MINILM_INSTALL)
+        raise InputError.missing_package("the MiniLM weights are not installed", remedy=MINILM_INSTALL)
     for place in found.submodule_search_locations:
         for config in sorted(Path(place).rglob("config.json")):
             if any(config.parent.glob("*.safetensors")) or (config.parent / "pytorch_model.bin").is_file():
                 return str(config.parent)
-    raise InputError("the MiniLM package holds no weights", remedy=MINILM_INSTALL)
+    raise InputError.missing_package("the MiniLM package holds no weights", remedy=MINILM_INSTALL)

@@ -33,7 +33,7 @@ class SplitLayers:
         self._check = f"text encoder {spec!r}"
         self.stack = self._stack(model)
         if not 1 <= num_trained <= len(self.stack):
-            raise InputError(
+            raise InputError.out_of_range(
                 f"text.train_layers: {num_trained}; {self._check} has {len(self.stack)} layers",
                 expected=f"0 (wholly frozen) to {len(self.stack)}",
             )
@@ -97,7 +97,7 @@ class SplitLayers:
             raise self._cannot(f"{type(self.model).__name__}: its halves give other features than the whole")
 
     def _cannot(self, why: str) -> InputError:
-        return InputError(
+        return InputError.unsupported(
             f"text.train_layers: {self._check}: this model's layers cannot be told apart ({why})",
             expected="BERT, RoBERTa, ELECTRA, DistilBERT or a CLIP text tower",
             remedy="text.train_layers: 0 (wholly frozen)",

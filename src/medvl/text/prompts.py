@@ -59,14 +59,14 @@ class PromptFamily:
                 continue
             if self.templates is None:
                 like = nearest(words, by_words)
-                raise InputError(
+                raise InputError.unknown(
                     f"prompt family {self.name} has no pair for class {name}, and no templates",
                     file=self.file,
                     expected=f"one of {', '.join(self.pairs)}",
                     remedy=f"did you mean {like}?" if like else None,
                 )
             if is_denial(name):
-                raise InputError(
+                raise InputError.malformed(
                     f"class {name} cannot be put into templates: its name is itself a denial",
                     file=self.file,
                     expected=f"pairs: {{{name}: {{positive: [...], negative: [...]}}}}",
@@ -102,19 +102,19 @@ def load_prompts(path: str | Path | None = None, family: str | None = None) -> P
     file = DEFAULT_FILE if path is None else Path(path)
     tree = read_yaml(file)
     if not isinstance(tree, dict) or not tree:
-        raise InputError("no prompts", file=file, expected="families, templates or pairs")
+        raise InputError.empty("no prompts", file=file, expected="families, templates or pairs")
     families: dict[str, Any] = {file.stem: tree}
     if "families" in tree:
         _keys(tree, ("families",), file, "the file")
         families = tree["families"]
         if not isinstance(families, dict) or not families:
-            raise InputError("no families", file=file, expected="families: {NAME: {templates or pairs}}")
+            raise InputError.empty("no families", file=file, expected="families: {NAME: {templates or pairs}}")
     read = {str(name): _family(str(name), value, file) for name, value in families.items()}
     if family is None:
         return next(iter(read.values()))
     if family not in read:
         like = nearest(family, read)
-        raise InputError(
+        raise InputError.unknown(
             f"no prompt family {family}",
             file=file,
             expected=", ".join(read),
@@ -125,30 +125,32 @@ def load_prompts(path: str | Path | None = None, family: str | None = None) -> P
 
 def _family(name: str, value: Any, file: Path) -> PromptFamily:
     if not isinstance(value, dict) or not value:
-        raise InputError(f"prompt family {name} is empty", file=file, expected="templates and/or pairs")
+        raise InputError.empty(f"prompt family {name} is empty", file=file, expected="templates and/or pairs")
     _keys(value, ("templates", "pairs"), file, f"family {name}")
     templates = None
     if "templates" in value:
         templates = _pair(value["templates"], file, f"templates of {name}")
         for sentence in (*templates.positive, *templates.negative):
             if "{}" not in sentence:
-                raise InputError(f"template {sentence!r} has no place for the class", file=file, expected="{} in it")
+                raise InputError.malformed(
+                    f"template {sentence!r} has no place for the class", file=file, expected="{} in it"
+                )
     pairs = value.get("pairs") or {}
     if not isinstance(pairs, dict):
-        raise InputError(f"pairs of {name}", file=file, expected="CLASS: {positive: [...], negative: [...]}")
+        raise InputError.malformed(f"pairs of {name}", file=file, expected="CLASS: {positive: [...], negative: [...]}")
     read: dict[str, PromptPair] = {}
     for key, pair in pairs.items():
         if any(class_words(str(key)) == class_words(other) for other in read):
-            raise InputError(f"class {key} has two pairs in family {name}", file=file)
+            raise InputError.duplicate(f"class {key} has two pairs in family {name}", file=file)
         read[str(key)] = _pair(pair, file, f"pair of {key}")
     if templates is None and not read:
-        raise InputError(f"prompt family {name} is empty", file=file, expected="templates and/or pairs")
+        raise InputError.empty(f"prompt family {name} is empty", file=file, expected="templates and/or pairs")
     return PromptFamily(name, file, templates, read)
 
 
 def _pair(value: Any, file: Path, where: str) -> PromptPair:
     if not isinstance(value, dict):
-        raise InputError(where, file=file, expected="{positive: [...], negative: [...]}")
+        raise InputError.malformed(where, file=file, expected="{positive: [...], negative: [...]}")
     _keys(value, SIDES, file, where)
     sides = []
     for side in SIDES:
@@ -157,7 +159,9 @@ def _pair(value: Any, file: Path, where: str) -> PromptPair:
         good = isinstance(sentences, list) and sentences and all(isinstance(s, str) and s.strip() for s in sentences)
         if not good:
             # A bare `no` in YAML is the value False, a bare number a number: both must be quoted.
-            raise InputError(f"{where}: {side} is {given!r}", file=file, expected="one or more sentences, in quotes")
+            raise InputError.malformed(
+                f"{where}: {side} is {given!r}", file=file, expected="one or more sentences, in quotes"
+            )
         assert isinstance(sentences, list)
         sides.append(tuple(sentences))
     return PromptPair(*sides)
@@ -171,7 +175,7 @@ def _keys(value: Mapping[Any, Any], known: Sequence[str], file: Path, where: str
     for key in value:
         if key not in known:
             like = nearest(str(key), known)
-            raise InputError(
+            raise InputError.unknown_key(
                 f"unknown key {key} in {where}",
                 file=file,
                 expected=", ".join(known),

@@ -50,7 +50,7 @@ def build_text_encoder(
             option that this encoder does not have, or `init` of another shape.
     """
     if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"text.max_tokens: {max_tokens}", expected="at least 1")
+        raise InputError.out_of_range(f"text.max_tokens: {max_tokens}", expected="at least 1")
     if spec != "none":  # a recipe without text may leave the other keys as they stand
         _check_options(spec, train_layers, layers, tokenizer, init)
     if spec == "none":
@@ -79,7 +79,7 @@ def build_text_encoder(
     if spec == "minilm" or spec.startswith("hf:"):
         return PretrainedEncoder.from_spec(spec, max_tokens=max_tokens, train_layers=train_layers)
     like = nearest(spec, SPECS)
-    raise InputError(
+    raise InputError.unknown(
         f"unknown text encoder {spec!r}",
         expected=" | ".join(SPECS),
         remedy=f"did you mean {like}?" if like else None,
@@ -108,7 +108,7 @@ def load_text_encoder(folder: Path, *, show_progress: bool = True) -> TextEncode
     """The encoder that `save` wrote; `show_progress`: with the bar over the loading of pretrained weights."""
     path = folder / "encoder.json"
     if not path.is_file():
-        raise InputError("no text encoder here", file=path, expected="the text/ folder of a model")
+        raise InputError.missing_file("no text encoder here", file=path, expected="the text/ folder of a model")
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if stored["spec"] == "builtin":
         return BuiltinEncoder.load(folder)
@@ -118,15 +118,17 @@ def load_text_encoder(folder: Path, *, show_progress: bool = True) -> TextEncode
 def _check_options(spec: str, train_layers: int, layers: int, tokenizer: str | None, init: str | None) -> None:
     """An option that does nothing for this encoder is an error, not silence."""
     if train_layers < 0:
-        raise InputError(f"text.train_layers: {train_layers}", expected="0 (wholly frozen) or more")
+        raise InputError.out_of_range(f"text.train_layers: {train_layers}", expected="0 (wholly frozen) or more")
     if layers < 1:
-        raise InputError(f"text.layers: {layers}", expected="at least 1")
+        raise InputError.out_of_range(f"text.layers: {layers}", expected="at least 1")
     if spec == "builtin" and train_layers:
-        raise InputError(
+        raise InputError.conflict(
             f"text.train_layers: {train_layers} with text.encoder builtin",
             expected="a pretrained encoder (minilm, hf:ID-or-folder); of the built-in one everything is trained",
         )
     foreign = {"tokenizer": tokenizer, "init": init, "layers": None if layers == 2 else layers}
     for name, value in foreign.items():
         if spec != "builtin" and value is not None:
-            raise InputError(f"text.{name}: {value} with text.encoder {spec}", expected="text.encoder: builtin")
+            raise InputError.conflict(
+                f"text.{name}: {value} with text.encoder {spec}", expected="text.encoder: builtin"
+            )

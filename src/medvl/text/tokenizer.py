@@ -40,7 +40,7 @@ class WordPieces:
         ids: dict[str, int] = tokenizer.get_vocab()
         self.vocabulary = tuple(sorted(ids, key=ids.__getitem__))
         if self.vocabulary[:3] != SPECIAL:
-            raise InputError(
+            raise InputError.malformed(
                 f"the first entries of the tokenizer are {', '.join(self.vocabulary[:3])}",
                 expected=f"{', '.join(SPECIAL)}, as medvl data tokenizer writes them",
             )
@@ -58,14 +58,14 @@ class WordPieces:
         from tokenizers.trainers import WordPieceTrainer
 
         if vocab_size < MIN_VOCABULARY:
-            raise InputError(f"vocab_size is {vocab_size}", expected=f"at least {MIN_VOCABULARY}")
+            raise InputError.out_of_range(f"vocab_size is {vocab_size}", expected=f"at least {MIN_VOCABULARY}")
         tokenizer = _tokenizer(SPECIAL)
         words = [_words(tokenizer, text) for text in texts]
         num_patients = word_patients(words, patients)
         counts = Counter(word for row in words for word in row if num_patients[word] >= MIN_COUNT)
         counts.pop(LONG_NUMBER, None)  # it has its entry below, and the trainer would read it as a blank
         if not counts:
-            raise InputError(
+            raise InputError.empty(
                 f"no word stands in the texts of {MIN_COUNT} patients ({len(texts)} texts)",
                 expected="enough report texts to learn word pieces from",
             )
@@ -74,7 +74,7 @@ class WordPieces:
         letters = {word[0] for word in counts} | {f"##{letter}" for word in counts for letter in word[1:]}
         letters |= {LONG_NUMBER} | {prefix + digit for prefix in ("", "##") for digit in "0123456789"}
         if len(SPECIAL) + len(letters) > vocab_size:
-            raise InputError(
+            raise InputError.out_of_range(
                 f"vocab_size is {vocab_size}", expected=f"more than the {len(letters)} letters and signs of the texts"
             )
         trainer = WordPieceTrainer(
@@ -96,7 +96,7 @@ class WordPieces:
 
         path = folder / FILE
         if not path.is_file():
-            raise InputError(
+            raise InputError.missing_file(
                 "no tokenizer", file=path, expected="a folder that `medvl data tokenizer MANIFEST --out FOLDER` wrote"
             )
         try:
@@ -104,7 +104,7 @@ class WordPieces:
         except InputError:
             raise
         except Exception as error:  # the library raises bare Exceptions
-            raise InputError(f"not a tokenizer: {error}", file=path) from None
+            raise InputError.damaged(f"not a tokenizer: {error}", file=path) from None
 
     def save(self, folder: Path, card: dict[str, Any] | None = None) -> None:
         """Write tokenizer.json (and, where a card is given, tokenizer_card.json and README.txt)."""

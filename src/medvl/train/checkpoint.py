@@ -69,24 +69,28 @@ def load_state(path: Path) -> tuple[Progress, dict[str, dict[str, Any]], dict[st
     """
     if not path.is_file():
         expected = "a run folder that has trained at least one step"
-        raise InputError("nothing to resume", file=path, expected=expected, remedy=NOTHING_SAVED)
+        raise InputError.missing_file("nothing to resume", file=path, expected=expected, remedy=NOTHING_SAVED)
     expected = "the state as the run saved it"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         what = "the saved state is of an older medvl, or no saved state: it would run code when it is read"
-        raise InputError(what, file=path, expected=f"{FORMAT}, tensors and plain values only", remedy=_ANEW) from None
+        raise InputError.unsupported(
+            what, file=path, expected=f"{FORMAT}, tensors and plain values only", remedy=_ANEW
+        ) from None
     except Exception as error:  # a damaged file fails in many ways
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a place outside of the file gives
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the saved state is damaged ({first})", file=path, expected=expected, remedy=_ANEW) from None
+        raise InputError.damaged(
+            f"the saved state is damaged ({first})", file=path, expected=expected, remedy=_ANEW
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise InputError(f"the saved state is of format {found}", file=path, expected=FORMAT, remedy=_ANEW)
+        raise InputError.unsupported(f"the saved state is of format {found}", file=path, expected=FORMAT, remedy=_ANEW)
     if state.pop("sha256", None) != _digest(state):
         what = "the saved state is damaged (its checksum differs)"
-        raise InputError(what, file=path, expected=expected, remedy=_ANEW)
+        raise InputError.damaged(what, file=path, expected=expected, remedy=_ANEW)
     return Progress(**state["progress"]), state["parts"], state["rng"]
 
 

@@ -49,7 +49,7 @@ class FiniteWatch:
             assert isinstance(total, Tensor)
             wrong = bool(total > 0)
         if wrong:
-            raise DivergedError(self._what(numbers, broken), expected="finite numbers", remedy=_REMEDY)
+            raise DivergedError.not_finite(self._what(numbers, broken), expected="finite numbers", remedy=_REMEDY)
         self._steps.clear()
 
     def _what(self, numbers: Sequence[Sequence[float]], broken: Sequence[str]) -> str:

@@ -160,13 +160,13 @@ def _fill(module: nn.Module, state: dict[str, Any], path: Path) -> None:
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         what = f"the saved state does not fit the run's configuration ({first})"
-        raise InputError(what, file=path, expected="config.yaml and state of the same run") from None
+        raise InputError.mismatch(what, file=path, expected="config.yaml and state of the same run") from None
 
 
 def check_patience(config: TrainConfig, task: Task) -> None:
     """InputError where `train.patience` has nothing to go by."""
     if config.patience is not None and chosen_by(config, task) is None:
-        raise InputError(
+        raise InputError.conflict(
             f"train.patience: {config.patience}, but the last epoch is taken whatever validation says",
             expected="train.patience: null, or a validation value to choose by",
             remedy="pretrain.select: mean_recall",

@@ -162,7 +162,7 @@ def _fabric(config: Config) -> Fabric:
     num_devices = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
     if train.devices > num_devices:  # on a CPU each is a process of its own
         what = f"train.devices: {train.devices} on a machine with {num_devices}"
-        raise InputError(what, expected=f"at most {num_devices}")
+        raise InputError.no_resource(what, expected=f"at most {num_devices}")
     strategy: Any = "auto"
     if train.devices > 1:  # in its warm-up, pre-training does not run the decoder
         strategy = DDPStrategy(find_unused_parameters=config.task == "pretrain")

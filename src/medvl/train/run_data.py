@@ -51,7 +51,7 @@ def check_data(manifest: Manifest, config: Config, run: Path, *, accept: bool) -
     if not what:
         return
     if not accept:
-        raise InputError(
+        raise InputError.mismatch(
             f"the run was started on other data: {'; '.join(what)}", file=manifest.path,
             expected=f"those of {path}", remedy=_REMEDY,
         )  # fmt: skip

@@ -35,7 +35,7 @@ def open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> C
     stored = out / "config.yaml"
     if resume:
         if not stored.is_file():
-            raise InputError(
+            raise InputError.missing_file(
                 "no run to resume",
                 file=out,
                 expected="a run folder with config.yaml",
@@ -43,24 +43,24 @@ def open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> C
             )
         own = load_config(stored)
         if config is not None and config_dict(config) != config_dict(own):
-            raise InputError(
+            raise InputError.conflict(
                 "the recipe differs from the run's configuration", file=stored, remedy="resume without a recipe"
             )
         if not can_resume(out):
             done = f"the run is finished, its model is in {out / 'model'}" if (out / "model").is_dir() else None
-            raise InputError(
+            raise InputError.missing_file(
                 "nothing to resume: no step is saved here", file=out / _STATE, remedy=done or NOTHING_SAVED
             )
         return own
     if config is None:
-        raise InputError("no recipe", expected="medvl train RECIPE.yaml, or --resume --out RUN")
+        raise InputError.missing("no recipe", expected="medvl train RECIPE.yaml, or --resume --out RUN")
     if out.exists() and not out.is_dir():
-        raise InputError("a file, not a folder", file=out, remedy="choose another --out")
+        raise InputError.exists("a file, not a folder", file=out, remedy="choose another --out")
     if not dry_run and is_first_rank() and not _is_free(out):
         remedy = "choose another --out: it holds no run that could be resumed"
         if stored.is_file():
             remedy = "choose another --out, or --resume to continue that run"
-        raise InputError("the run folder exists", file=out, remedy=remedy)
+        raise InputError.exists("the run folder exists", file=out, remedy=remedy)
     return config
 
 
@@ -89,12 +89,12 @@ def alone_in(out: Path, *, resume: bool) -> Iterator[None]:
     try:
         with alone(out / LOCK) as mine:
             if not mine:
-                raise InputError(
+                raise InputError.busy(
                     "another process is at this run", file=out, expected="one process a run folder",
                     remedy="wait for it, or stop it; then --resume",
                 )  # fmt: skip
             if not resume and not _is_free(out):
-                raise InputError("the run folder exists", file=out, remedy="choose another --out")
+                raise InputError.exists("the run folder exists", file=out, remedy="choose another --out")
             remove_temporaries(out)
             if resume:
                 for folder in (out / "model", out / "checkpoints" / "best"):

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from medvl.config import ASSET_PREFIX
-from medvl.core.errors import Fault, InputError, warn
+from medvl.core.errors import Fault, FaultKind, InputError, warn
 from medvl.core.files import whole_file
 from medvl.models.encoders.base import ImageEncoder, fit_channels
 from medvl.models.encoders.registry import ENCODERS
@@ -102,6 +102,7 @@ def encoder_weights(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
         some = ", ".join(list(tensors)[:4]) + (" ..." if len(tensors) > 4 else "")
         raise InputError(
             what if chosen else f"no image encoder among the {len(tensors)} tensors: {some}",
+            kind=FaultKind.AMBIGUOUS if chosen else FaultKind.MISMATCH,
             expected="a ResNet in the layout of torchvision, segmentation_models_pytorch, G2D, MGCA, GLoRIA or "
             "MedKLIP, or an encoder of medvl",
             remedy="save the encoder's own state dict to a file of its own" if chosen else None,
@@ -132,18 +133,22 @@ def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
         shape = tuple(value.shape)
         if name not in own:
             if _TRUNK.match(name) and not name.endswith(_COUNTER):
-                faults.append(Fault(f"tensor {name} has no place in the image encoder", path))
+                faults.append(Fault.mismatch(f"tensor {name} has no place in the image encoder", path))
             continue
         if name in _INPUT_KERNELS and (shape[1], encoder.in_channels) in ((3, 1), (1, 3)):
             value = fit_channels(value, encoder.in_channels)
             reshaped.append(name)
         if value.shape != own[name].shape:
-            faults.append(Fault(f"tensor {name} has shape {shape}", path, expected=str(tuple(own[name].shape))))
+            faults.append(
+                Fault.mismatch(f"tensor {name} has shape {shape}", path, expected=str(tuple(own[name].shape)))
+            )
         fitted[name] = value
     matched = [name for name in own if name in fitted]
     if faults or not any(own[name].ndim > 1 for name in matched):
         expected, remedy = _other_network(encoder, _encoder_name(weights))
-        what = Fault("the weights are of another network than the image encoder", path, None, None, expected, remedy)
+        what = Fault.mismatch(
+            "the weights are of another network than the image encoder", path, None, None, expected, remedy
+        )
         raise InputError([what, *faults[:5]])
     encoder.load_state_dict({**own, **fitted})
     missing = [name for name in own if name not in fitted and not name.endswith(_COUNTER)]
@@ -163,11 +168,13 @@ def convert_encoder(path: str | Path, to: str = "torchvision") -> tuple[str, dic
         InputError: not readable, no ResNet in it, an unknown `to`, or tensors of shapes that do not fit together.
     """
     if to not in TARGETS:
-        raise InputError(f"unknown layout {to!r} to convert to", expected=" | ".join(TARGETS))
+        raise InputError.unknown(f"unknown layout {to!r} to convert to", expected=" | ".join(TARGETS))
     path = Path(path)
     layout, weights = _located(path)
     if "layer1.0.conv1.weight" not in weights:
-        raise InputError("the encoder is no ResNet", file=path, expected=f"a ResNet, which {to} has names for")
+        raise InputError.unsupported(
+            "the encoder is no ResNet", file=path, expected=f"a ResNet, which {to} has names for"
+        )
     from medvl.models.encoders.resnet import BasicBlock, Bottleneck, ResNet
 
     bottleneck, depths = _blocks(weights)
@@ -186,7 +193,9 @@ def convert_encoder(path: str | Path, to: str = "torchvision") -> tuple[str, dic
             reshaped.append(name)
         if value.shape != twin[name].shape:
             faults.append(
-                Fault(f"tensor {name} has shape {tuple(value.shape)}", path, expected=str(tuple(twin[name].shape)))
+                Fault.mismatch(
+                    f"tensor {name} has shape {tuple(value.shape)}", path, expected=str(tuple(twin[name].shape))
+                )
             )
         converted[name] = value.detach().cpu().contiguous()
     if faults:
@@ -203,7 +212,9 @@ def convert_encoder(path: str | Path, to: str = "torchvision") -> tuple[str, dic
 def read_tensors(path: Path) -> Mapping[str, Any]:
     """The content of a file of weights. Nothing but tensors and plain containers is read: no code in it can run."""
     if not path.is_file():
-        raise InputError("no such file of weights", file=path, expected="a local file; nothing is downloaded")
+        raise InputError.missing_file(
+            "no such file of weights", file=path, expected="a local file; nothing is downloaded"
+        )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -211,12 +222,12 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
         try:
             loaded: Any = load_file(str(path))
         except (SafetensorError, OSError) as error:
-            raise InputError(f"not a safetensors file: {error}", file=path) from None
+            raise InputError.damaged(f"not a safetensors file: {error}", file=path) from None
         return dict(loaded)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
+        raise InputError.unsupported(
             "the file holds Python objects beside its tensors, or is none of torch.save: "
             + str(error).strip().splitlines()[0][:120],
             file=path,
@@ -225,9 +236,9 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
             "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pth')",
         ) from None
     except Exception as error:  # the unpickler runs on whatever bytes there are: any kind of error comes out of it
-        raise InputError(f"not a whole file of torch.save: {str(error).strip()[:120]}", file=path) from None
+        raise InputError.damaged(f"not a whole file of torch.save: {str(error).strip()[:120]}", file=path) from None
     if not isinstance(loaded, Mapping):
-        raise InputError(f"the file holds a {type(loaded).__name__}", file=path, expected="a state dict")
+        raise InputError.malformed(f"the file holds a {type(loaded).__name__}", file=path, expected="a state dict")
     return loaded
 
 
@@ -238,15 +249,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         InputError: another suffix than .pth, .pt, .bin or .safetensors, no such folder, or a folder of that name.
     """
     if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
-        raise InputError(
+        raise InputError.unsupported(
             f"cannot write weights as {path.suffix or 'a file without suffix'}",
             file=path,
             expected=".pth or .safetensors",
         )
     if not path.parent.is_dir():
-        raise InputError("no such folder", file=path.parent, remedy="make it first")
+        raise InputError.missing_file("no such folder", file=path.parent, remedy="make it first")
     if path.is_dir():
-        raise InputError("a folder, not a file to write", file=path, remedy="choose another file")
+        raise InputError.exists("a folder, not a file to write", file=path, remedy="choose another file")
     with whole_file(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
@@ -268,7 +279,7 @@ def _located(path: Path) -> tuple[str, dict[str, Tensor]]:
         return encoder_weights(content)
     except InputError as error:
         fault = error.faults[0]
-        raise InputError(fault.what, file=path, expected=fault.expected, remedy=fault.remedy) from None
+        raise InputError(fault.what, kind=fault.kind, file=path, expected=fault.expected, remedy=fault.remedy) from None
 
 
 def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:

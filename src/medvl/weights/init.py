@@ -40,7 +40,7 @@ def load_pretrained(path: str) -> G2D:
     """The network of the pre-trained run at `path`; InputError for another one."""
     network = load_model(path, uses_text=False)[0].network
     if not isinstance(network, G2D):
-        raise InputError("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
+        raise InputError.unsupported("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
     return network
 
 
@@ -60,7 +60,7 @@ def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...])
         return fresh, str(start_from_g2d(fresh.network, load_pretrained(path), "encoder", path))
     module, _, own, card = load_model(path, uses_text=False)
     if not isinstance(module, type(fresh)) or own.model != config.model or tuple(card["classes"]) != classes:
-        raise InputError(
+        raise InputError.mismatch(
             "init is another network",
             file=path,
             expected=f"a pre-trained run, or one of task: {config.task} with the same model and the classes "

@@ -52,7 +52,7 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     for key in ("model_state_dict", "state_dict"):
         tensors = tensors.get(key, tensors) if isinstance(tensors, Mapping) else tensors
     if not isinstance(tensors, Mapping):
-        raise InputError("not a checkpoint", expected="a mapping of names to tensors")
+        raise InputError.malformed("not a checkpoint", expected="a mapping of names to tensors")
     state: dict[str, Tensor] = {}
     faults: list[Fault] = []
     num_left = 0
@@ -60,7 +60,7 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
         name = str(full).removeprefix("module.")
         ours = released_name(name)
         if ours is None or not isinstance(value, Tensor):
-            faults.append(Fault(f"unknown tensor {name}", expected="the names of the released G2D"))
+            faults.append(Fault.unknown(f"unknown tensor {name}", expected="the names of the released G2D"))
         elif ours:
             if name.startswith("proj_t.") and value.ndim == 3:  # a convolution over tokens of kernel 1
                 value = value[..., None]
@@ -72,12 +72,14 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
         expected = G2D(**options).state_dict()
     for name in sorted(expected.keys() | state.keys()):
         if name not in state:
-            faults.append(Fault(f"missing tensor {name}", expected=f"shape {tuple(expected[name].shape)}"))
+            faults.append(Fault.missing(f"missing tensor {name}", expected=f"shape {tuple(expected[name].shape)}"))
         elif name not in expected:
-            faults.append(Fault(f"unknown tensor {name}", expected="the names of the released G2D"))
+            faults.append(Fault.unknown(f"unknown tensor {name}", expected="the names of the released G2D"))
         elif state[name].shape != expected[name].shape:
             faults.append(
-                Fault(f"tensor {name} has shape {tuple(state[name].shape)}", expected=str(tuple(expected[name].shape)))
+                Fault.mismatch(
+                    f"tensor {name} has shape {tuple(state[name].shape)}", expected=str(tuple(expected[name].shape))
+                )
             )
     if faults:
         raise InputError(faults)

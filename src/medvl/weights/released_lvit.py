@@ -74,7 +74,7 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
     tensors = state_dict.get("state_dict", state_dict)
     if not isinstance(tensors, Mapping):
-        raise InputError("not a checkpoint", expected="a mapping of names to tensors, or {'state_dict': ...}")
+        raise InputError.malformed("not a checkpoint", expected="a mapping of names to tensors, or {'state_dict': ...}")
     tensors = {str(name).removeprefix("module."): value for name, value in tensors.items()}
     state: dict[str, Tensor] = {}
     faults: list[Fault] = []
@@ -82,7 +82,7 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     for name, value in tensors.items():
         ours = released_name(name)
         if ours is None or not isinstance(value, Tensor):
-            faults.append(Fault(f"unknown tensor {name}", expected="the names of the released LViT"))
+            faults.append(Fault.unknown(f"unknown tensor {name}", expected="the names of the released LViT"))
         elif ours:
             state[ours] = value
         elif not name.endswith(_BUFFERS):
@@ -92,13 +92,17 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     with torch.device("meta"):
         expected = LViT("T", **options).state_dict()
     for ours in expected.keys() - state.keys():
-        faults.append(Fault(f"missing tensor {_upstream_name(ours)}", expected=f"shape {tuple(expected[ours].shape)}"))
+        faults.append(
+            Fault.missing(f"missing tensor {_upstream_name(ours)}", expected=f"shape {tuple(expected[ours].shape)}")
+        )
     for ours, value in state.items():
         if ours not in expected:
-            faults.append(Fault(f"unknown tensor {_upstream_name(ours)}", expected="the names of the released LViT"))
+            faults.append(
+                Fault.unknown(f"unknown tensor {_upstream_name(ours)}", expected="the names of the released LViT")
+            )
         elif value.shape != expected[ours].shape:
             faults.append(
-                Fault(
+                Fault.mismatch(
                     f"tensor {_upstream_name(ours)} has shape {tuple(value.shape)}",
                     expected=f"{tuple(expected[ours].shape)}, as in LViT-T at 224 px",
                 )

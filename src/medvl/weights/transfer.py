@@ -57,7 +57,7 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
     wrong = [name for name in encoder if name not in state or state[name].shape != own[name].shape]
     if not encoder or wrong:
         first = wrong[0] if wrong else "no encoder"
-        raise InputError(
+        raise InputError.mismatch(
             f"the image encoder of init is another one ({len(wrong)} of {len(encoder)} tensors, e.g. {first})",
             file=where,
             expected=f"{_key_of_size(network, g2d.size)} and data.in_channels={g2d.in_channels}, as pre-trained",
@@ -65,7 +65,7 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
     reader = network.encoder if isinstance(network, LViT) else network
     there = g2d.unet.input_norm
     if getattr(reader, "input_norm", there) != there:  # LViT's own path: data.normalize, which the configuration says
-        raise InputError(
+        raise InputError.mismatch(
             f"init was pre-trained with input_norm {there}, this network has {reader.input_norm}",
             file=where, expected="the image encoder fed as in its pre-training",
             remedy=f"model.options.input_norm={there}",
@@ -90,7 +90,7 @@ def continue_from(network: G2D, other: G2D, where: str) -> str:
         if there != here
     ]
     if others:
-        raise InputError(f"init is another network ({'; '.join(others)})", file=where, expected="the same")
+        raise InputError.mismatch(f"init is another network ({'; '.join(others)})", file=where, expected="the same")
     own, theirs = network.state_dict(), other.state_dict()
     if network.attention_pool is not None and other.attention_pool is not None:
         theirs[POSITIONS] = other.attention_pool.positions(network.attention_pool.grid)
@@ -98,7 +98,7 @@ def continue_from(network: G2D, other: G2D, where: str) -> str:
     fits = {name for name, value in theirs.items() if name in own and own[name].shape == value.shape}
     wrong = sorted(name for name in {*own, *theirs} - fits if not name.startswith(decoder))
     if wrong:
-        raise InputError(
+        raise InputError.mismatch(
             f"init is another network ({len(wrong)} tensors differ, e.g. {wrong[0]})",
             file=where,
             expected="the same model.size and options",
@@ -129,7 +129,9 @@ def _encoder_prefix(network: nn.Module) -> str:
         return "encoder.backbone."
     if isinstance(network, LViT | EncoderUNet):
         return "encoder."
-    raise InputError(f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit")
+    raise InputError.unsupported(
+        f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit"
+    )
 
 
 def _key_of_size(network: nn.Module, size: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvl.core.errors import Fault, InputError, warn
+from medvl.core.errors import Fault, FaultKind, InputError, warn
 from medvl.data.box_table import Box
 from medvl.data.images import image_size
 from medvl.data.importers.shapes import CocoRuns, Corners, Shape
@@ -98,7 +98,7 @@ def write_cases(
     counts = dict(counts or {})
     found = list(faults) + _missing(cases) + _same_ids(cases) + _bad_classes(classes)
     if not cases and not found:
-        raise InputError("nothing to import: the tables hold no case that is kept")
+        raise InputError.empty("nothing to import: the tables hold no case that is kept")
     cases = _checked(cases, found, counts)
     if found:
         raise InputError(found)
@@ -144,25 +144,29 @@ def unique_ids(paths: Sequence[Path], folder: Path) -> list[str]:
     return [stem if counts[stem] == 1 else whole for stem, whole in zip(stems, relative, strict=True)]
 
 
-def summed_up(what: str, examples: Sequence[str], file: Path | None = None, expected: str | None = None) -> Fault:
+def summed_up(
+    kind: FaultKind, what: str, examples: Sequence[str], file: Path | None = None, expected: str | None = None
+) -> Fault:
     """One fault for many alike: their number and the first few."""
     shown = ", ".join(examples[:5]) + (", ..." if len(examples) > 5 else "")
-    return Fault(f"{len(examples)} {what}: {shown}", file, expected=expected)
+    return Fault(f"{len(examples)} {what}: {shown}", file, kind=kind, expected=expected)
 
 
 def capped(faults: Sequence[Fault]) -> list[Fault]:
     """At most MAX_LISTED faults and the number of the others."""
     if len(faults) <= MAX_LISTED:
         return list(faults)
-    return [*faults[:MAX_LISTED], Fault(f"and {len(faults) - MAX_LISTED} more of this kind")]
+    return [*faults[:MAX_LISTED], Fault(f"and {len(faults) - MAX_LISTED} more of this kind", kind=faults[0].kind)]
 
 
 def _check_target(out: Path, with_masks: bool) -> None:
     if out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{out.suffix or 'no suffix'} is no table that can be written", file=out, expected=_SUFFIXES)
+        raise InputError.malformed(
+            f"{out.suffix or 'no suffix'} is no table that can be written", file=out, expected=_SUFFIXES
+        )
     for name in ("boxes.csv", *(["masks"] if with_masks else [])):
         if (out.parent / name).exists():
-            raise InputError(
+            raise InputError.exists(
                 f"{name} stands beside it already", file=out, expected="a folder without it", remedy="take a new folder"
             )
 
@@ -175,20 +179,22 @@ def _missing(cases: Sequence[Case]) -> list[Fault]:
     missing = [path for path in images if not path.is_file()]
     if not missing:
         return []
-    return [summed_up(f"of {len(images)} images are missing", [str(path) for path in missing])]
+    return [summed_up(FaultKind.MISSING_FILE, f"of {len(images)} images are missing", [str(path) for path in missing])]
 
 
 def _same_ids(cases: Sequence[Case]) -> list[Fault]:
     twice = [name for name, number in Counter(case.id for case in cases).items() if number > 1]
-    return [summed_up("ids stand twice", twice)] if twice else []
+    return [summed_up(FaultKind.DUPLICATE, "ids stand twice", twice)] if twice else []
 
 
 def _bad_classes(classes: Sequence[str]) -> list[Fault]:
-    faults = [Fault(f"a class cannot be called {name}") for name in classes if f"mask_{name}" in NOT_A_MASK]
+    faults = [Fault.unsupported(f"a class cannot be called {name}") for name in classes if f"mask_{name}" in NOT_A_MASK]
     slugs: dict[str, list[str]] = {}
     for name in classes:
         slugs.setdefault(safe_id(name).lower(), []).append(name)
-    faults += [Fault(f"classes with one file name: {', '.join(same)}") for same in slugs.values() if len(same) > 1]
+    faults += [
+        Fault.duplicate(f"classes with one file name: {', '.join(same)}") for same in slugs.values() if len(same) > 1
+    ]
     return faults
 
 
@@ -213,18 +219,22 @@ def _checked(cases: Sequence[Case], faults: list[Fault], counts: dict[str, int])
         size = sizes[case.image]
         if case.size is not None and case.size != size:
             expected = f"{_size(case.size)}, as its annotation"
-            other.append(Fault(f"an image of {_size(size)}", case.image, record=case.id, expected=expected))
+            other.append(Fault.mismatch(f"an image of {_size(size)}", case.image, record=case.id, expected=expected))
             continue
         for shapes in case.masks.values():
             for shape in shapes or ():
                 if isinstance(shape, CocoRuns) and shape.size != size:
                     expected = f"{_size(shape.size)}, as its run lengths"
-                    other.append(Fault(f"an image of {_size(size)}", case.image, record=case.id, expected=expected))
+                    other.append(
+                        Fault.mismatch(f"an image of {_size(size)}", case.image, record=case.id, expected=expected)
+                    )
         boxes = []
         for box in case.boxes:
             cut = cut_box(box, size)
             if cut is None:
-                outside.append(Fault(f"{box} leaves the image", case.image, record=case.id, expected=_size(size)))
+                outside.append(
+                    Fault.out_of_range(f"{box} leaves the image", case.image, record=case.id, expected=_size(size))
+                )
             else:
                 num_cut += cut != box
                 boxes.append(cut)

@@ -80,7 +80,7 @@ def import_chexpert(
     folder = need_folder(folder, "chexpert")
     for value, kind, name in ((uncertain, Uncertain, "uncertain"), (unmentioned, Unmentioned, "unmentioned")):
         if value not in get_args(kind):
-            raise InputError(f"--{name} is {value}", expected=" or ".join(get_args(kind)))
+            raise InputError.unknown(f"--{name} is {value}", expected=" or ".join(get_args(kind)))
     faults: list[Fault] = []
     counts: Counter[str] = Counter()
     tables = {name: find_file(folder, (f"{name}.csv",)) for name in ("train", "valid")}
@@ -129,7 +129,9 @@ def read_entries(
             continue
         parts = row["Path"].split("/")
         if len(parts) < 4 or row["Frontal/Lateral"] != "Frontal":
-            faults.append(Fault(f"Path {row['Path']!r}, view {row['Frontal/Lateral']!r}", path, line, expected=_PATH))
+            faults.append(
+                Fault.malformed(f"Path {row['Path']!r}, view {row['Frontal/Lateral']!r}", path, line, expected=_PATH)
+            )
             continue
         state = {}
         for label in LABELS:
@@ -143,7 +145,7 @@ def read_entries(
                 state[label] = unmentioned
                 counts["not_mentioned"] += 1
             else:
-                faults.append(Fault(f"{label} is {cell!r}", path, line, expected="1.0, 0.0, -1.0 or nothing"))
+                faults.append(Fault.malformed(f"{label} is {cell!r}", path, line, expected="1.0, 0.0, -1.0 or nothing"))
         positive = tuple(label for label in LABELS if state.get(label) == _POSITIVE)
         unknown = tuple(label for label in LABELS if state.get(label) == _UNKNOWN)
         positive, unknown = shared.setdefault(positive, positive), shared.setdefault(unknown, unknown)

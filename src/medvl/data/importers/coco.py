@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_json
 from medvl.data.importers.cases import Case, ImportResult, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import ImageFinder
@@ -47,7 +47,7 @@ def import_coco(folder: str | Path, out: str | Path) -> ImportResult:
     faults: list[Fault] = []
     sets = {path: data for path in annotation_files(folder) if (data := _load(path)) is not None}
     if not sets:
-        raise InputError("no COCO annotations", file=folder, expected=_EXPECTED)
+        raise InputError.missing_file("no COCO annotations", file=folder, expected=_EXPECTED)
     counts: Counter[str] = Counter()
     names = _category_names(sets.values(), counts)
     finder = ImageFinder(folder)
@@ -67,7 +67,11 @@ def import_coco(folder: str | Path, out: str | Path) -> ImportResult:
             found.append((image, split, objects, _size(item)))
         if missing:
             expected = "each once below the folder" if finder.several else None
-            faults.append(summed_up(f"of {len(data['images'])} images are missing", missing, path, expected))
+            faults.append(
+                summed_up(
+                    FaultKind.MISSING_FILE, f"of {len(data['images'])} images are missing", missing, path, expected
+                )
+            )
     with_masks = any(instance.shapes for _, _, objects, _ in found for instance in objects.instances)
     ids = unique_ids([image for image, _, _, _ in found], folder)
     cases: list[Case] = [
@@ -136,7 +140,7 @@ def read_instances(
         try:
             for key, known in (("category_id", names), ("image_id", images)):
                 if item[key] not in known:
-                    raise InputError(f"{key} {item[key]!r}", expected=f"an id of {_LISTS_OF[key]} in this file")
+                    raise InputError.unknown(f"{key} {item[key]!r}", expected=f"an id of {_LISTS_OF[key]} in this file")
             objects = by_image.setdefault(item["image_id"], Objects())
             label, crowd = names[item["category_id"]], bool(item.get("iscrowd"))
             shapes = _shapes(item.get("segmentation"), counts)
@@ -149,12 +153,12 @@ def read_instances(
                 objects.instances.append(Instance(label, None if crowd else box, shapes))
         except KeyError as error:
             expected = "image_id, category_id, and bbox or segmentation"
-            own.append(Fault(f"no {error.args[0]}", path, record=_name(item), expected=expected))
+            own.append(Fault.missing(f"no {error.args[0]}", path, record=_name(item), expected=expected))
         except (TypeError, ValueError, OverflowError) as error:
-            own.append(Fault(f"not an annotation ({error})", path, record=_name(item)))
+            own.append(Fault.malformed(f"not an annotation ({error})", path, record=_name(item)))
         except InputError as error:
             fault = error.faults[0]
-            own.append(Fault(fault.what, path, record=_name(item), expected=fault.expected))
+            own.append(Fault(fault.what, path, kind=fault.kind, record=_name(item), expected=fault.expected))
     faults += capped(own)
     return by_image
 
@@ -171,7 +175,7 @@ def _box(bbox: Any, shapes: Sequence[Outline], counts: Counter[str]) -> Corners 
         return outline
     numbers = [float(value) for value in bbox]
     if len(numbers) != 4:
-        raise InputError(f"bbox of {len(numbers)} numbers", expected="x, y, width, height")
+        raise InputError.malformed(f"bbox of {len(numbers)} numbers", expected="x, y, width, height")
     x, y, width, height = numbers
     if not all(map(math.isfinite, numbers)) or width <= 0 or height <= 0:
         counts["boxes_from_outlines"] += outline is not None
@@ -196,19 +200,23 @@ def _shapes(segmentation: Any, counts: Counter[str]) -> tuple[Outline, ...]:
         return ()
     if isinstance(segmentation, Mapping):
         if not ("size" in segmentation and "counts" in segmentation):
-            raise InputError("run lengths without size or counts", expected='{"size": [H, W], "counts": ...}')
+            raise InputError.missing("run lengths without size or counts", expected='{"size": [H, W], "counts": ...}')
         height, width = segmentation["size"]
         numbers = segmentation["counts"]
         codes = numbers if isinstance(numbers, str) else tuple(int(count) for count in numbers)
         runs = CocoRuns(codes, (int(height), int(width)))
         if height <= 0 or width <= 0 or height * width > _MOST_PIXELS:
-            raise InputError(f"run lengths of {height} rows x {width} columns", expected="the size of the image")
+            raise InputError.mismatch(
+                f"run lengths of {height} rows x {width} columns", expected="the size of the image"
+            )
         if runs.bounds() is None:
             counts["polygons_left_out"] += 1
             return ()
         return (runs,)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
-        raise InputError("a segmentation of another kind", expected="lists of x, y, x, y, ..., or run lengths")
+        raise InputError.malformed(
+            "a segmentation of another kind", expected="lists of x, y, x, y, ..., or run lengths"
+        )
     parts = [segmentation] if isinstance(segmentation[0], (int, float)) else segmentation
     shapes = []
     for part in parts:
@@ -216,7 +224,7 @@ def _shapes(segmentation: Any, counts: Counter[str]) -> tuple[Outline, ...]:
         if not numbers:
             continue  # [[]]: only a box
         if len(numbers) % 2:
-            raise InputError(f"a polygon of {len(numbers)} numbers", expected="x, y of at least three points")
+            raise InputError.malformed(f"a polygon of {len(numbers)} numbers", expected="x, y of at least three points")
         shape = polygon([float(number) for number in numbers])
         counts["polygons_left_out"] += shape is None
         shapes += [] if shape is None else [shape]
@@ -236,22 +244,24 @@ def _load(path: Path) -> dict[str, Any] | None:
             for item in data[name]:
                 value = item.get(key) if isinstance(item, dict) else None
                 if not isinstance(value, kinds) or value == "":
-                    raise InputError(
+                    raise InputError.missing(
                         f"{name}: {key} is {str(value)[:40]!r}",
                         file=path,
                         expected=f"{', '.join(keys)} in each of them",
                     )
         if keys and len({item["id"] for item in data[name]}) < len(data[name]):
-            raise InputError(f"{name}: an id stands twice", file=path, expected="an id of its own for each")
+            raise InputError.duplicate(f"{name}: an id stands twice", file=path, expected="an id of its own for each")
     for item in data["images"]:
         for key in ("height", "width"):
             value = item.get(key)
             if isinstance(value, str) and value.isdigit():
                 item[key] = int(value)
             elif value is not None and (not isinstance(value, (int, float)) or not 0 <= value < _MOST_PIXELS):
-                raise InputError(f"images: {key} is {str(value)[:40]!r}", file=path, expected="whole pixels")
+                raise InputError.malformed(f"images: {key} is {str(value)[:40]!r}", file=path, expected="whole pixels")
     if torn := next((item["name"] for item in data["categories"] if "|" in item["name"]), None):
-        raise InputError(f"a category with |: {torn}", file=path, expected="names without |, which separates labels")
+        raise InputError.malformed(
+            f"a category with |: {torn}", file=path, expected="names without |, which separates labels"
+        )
     return data
 
 

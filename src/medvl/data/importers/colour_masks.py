@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, ImportResult, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES
@@ -48,21 +48,25 @@ def import_colour_masks(folder: str | Path, out: str | Path) -> ImportResult:
     folder = need_folder(folder, "colour-masks")
     tables = matching(folder, *TABLES, *(f"*/{name}" for name in TABLES))
     if not tables:
-        raise InputError("no table of colours", file=folder, expected=" or ".join(TABLES))
+        raise InputError.missing_file("no table of colours", file=folder, expected=" or ".join(TABLES))
     faults: list[Fault] = []
     classes: dict[str, LabelValue] = {}
     for table in tables:
         for name, value in _read(table, faults).items():
             if classes.setdefault(name, value) != value:
-                faults.append(Fault(f"{name} is {value} here and {classes[name]} in another table", table))
+                faults.append(Fault.conflict(f"{name} is {value} here and {classes[name]} in another table", table))
     if faults:
         raise InputError(faults)
     images, masks, twice = _files(folder)
     if twice:
-        faults.append(summed_up("masks belong to the same image", twice, folder, "one mask an image"))
+        faults.append(
+            summed_up(FaultKind.DUPLICATE, "masks belong to the same image", twice, folder, "one mask an image")
+        )
     lonely = [str(path.relative_to(folder)) for key, path in masks.items() if key not in images]
     if lonely:
-        faults.append(summed_up("masks have no image", lonely, folder, "an image of the same name"))
+        faults.append(
+            summed_up(FaultKind.MISSING_FILE, "masks have no image", lonely, folder, "an image of the same name")
+        )
     splits = _splits(folder)
     names = [name for name in classes if name.lower() not in _BACKGROUND | _VOID and classes[name] not in _EMPTY]
     counts = Counter(label_maps=len(masks))
@@ -102,13 +106,15 @@ def _read(path: Path, faults: list[Fault]) -> dict[str, LabelValue]:
         except ValueError:
             values = []
         if not name or "|" in name or len(values) not in (1, 3) or not all(0 <= value <= 255 for value in values):
-            faults.append(Fault("not a class with its colour", path, line, expected="a name, and 0 to 255 for r, g, b"))
+            faults.append(
+                Fault.malformed("not a class with its colour", path, line, expected="a name, and 0 to 255 for r, g, b")
+            )
         elif name in classes:
-            faults.append(Fault(f"{name} again", path, line))
+            faults.append(Fault.duplicate(f"{name} again", path, line))
         else:
             classes[name] = values[0] if len(values) == 1 else "#" + "".join(f"{value:02x}" for value in values)
     if len(set(classes.values())) < len(classes):
-        faults.append(Fault("two classes have one colour", path, expected="a colour of its own for each"))
+        faults.append(Fault.duplicate("two classes have one colour", path, expected="a colour of its own for each"))
     return classes
 
 
@@ -180,6 +186,8 @@ def _found(path: Path, classes: Mapping[str, LabelValue], faults: list[Fault]) -
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         remedy = "write the masks as PNG: JPEG changes colours" if is_lossy else None
         faults.append(
-            Fault(f"{len(unknown)} colours that the table does not have: {shown}", path, None, None, known, remedy)
+            Fault.unknown(
+                f"{len(unknown)} colours that the table does not have: {shown}", path, None, None, known, remedy
+            )
         )
     return present

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, ImportResult, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, shuffle_split
@@ -45,7 +45,9 @@ def import_covidx(folder: str | Path, out: str | Path) -> ImportResult:
     for name, path in lists.items():
         base = path.parent / name
         if not base.is_dir():
-            raise InputError("no folder of images", file=base, expected=f"the images that {path.name} names")
+            raise InputError.missing_file(
+                "no folder of images", file=base, expected=f"the images that {path.name} names"
+            )
         ids = _ids(name, entries[name])
         for i, entry in enumerate(entries[name]):
             case = Case(ids[i], base / entry.file, split[i] if name == "train" else "test", labels=(entry.label,))
@@ -84,9 +86,13 @@ def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
         seen.add(file)
         entries.append(Entry(f"{source}-{patient}", file, label, source))
     if wrong:
-        faults.append(summed_up("lines are not understood", wrong, path, f"PATIENT FILE CLASS SOURCE; {LABELS}"))
+        faults.append(
+            summed_up(
+                FaultKind.MALFORMED, "lines are not understood", wrong, path, f"PATIENT FILE CLASS SOURCE; {LABELS}"
+            )
+        )
     if twice:
-        faults.append(summed_up("files stand twice", twice, path))
+        faults.append(summed_up(FaultKind.DUPLICATE, "files stand twice", twice, path))
     return entries
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_json
 from medvl.data.importers.cases import ImportResult, capped, summed_up, unique_ids, write_cases
 from medvl.data.importers.image_finder import SUFFIXES, ImageFinder
@@ -46,7 +46,9 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
     folder, out = need_folder(folder, "labelme"), Path(out)
     files = {path: data for path in walk(folder) if path.suffix.lower() == ".json" and (data := _load(path))}
     if not files:
-        raise InputError("no files of LabelMe", file=folder, expected="a JSON an image, with shapes and imagePath")
+        raise InputError.missing_file(
+            "no files of LabelMe", file=folder, expected="a JSON an image, with shapes and imagePath"
+        )
     faults: list[Fault] = []
     counts: Counter[str] = Counter()
     finder = ImageFinder(folder)
@@ -72,7 +74,15 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
         names = [str(name) for name, is_set in flags.items() if is_set is True] if isinstance(flags, Mapping) else []
         found.append((ident, image, _split(path.relative_to(folder)), objects, names, _size(data)))
     if missing:
-        faults.append(summed_up(f"of {len(files)} images are missing", missing, folder, "imagePath, or imageData"))
+        faults.append(
+            summed_up(
+                FaultKind.MISSING_FILE,
+                f"of {len(files)} images are missing",
+                missing,
+                folder,
+                "imagePath, or imageData",
+            )
+        )
     counts["embedded_images"] = len(embedded)
     categories = dict.fromkeys(one.label for _, _, _, objects, _, _ in found for one in objects.instances)
     with_masks = bool(categories)
@@ -96,7 +106,7 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
     if loose := sum(not case.split for case in cases):
         warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
     if embedded and (out.parent / "images").exists():
-        raise InputError("images stands beside it already", file=out, expected="a folder without it")
+        raise InputError.exists("images stands beside it already", file=out, expected="a folder without it")
     try:
         for image, pixels in embedded.items():
             image.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +133,9 @@ def _load(path: Path) -> dict[str, Any] | None:
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list) or "imagePath" not in data:
         return None
     if not isinstance(data["imagePath"], str):
-        raise InputError(f"imagePath is {str(data['imagePath'])[:40]!r}", file=path, expected="the name of the image")
+        raise InputError.malformed(
+            f"imagePath is {str(data['imagePath'])[:40]!r}", file=path, expected="the name of the image"
+        )
     return data
 
 
@@ -144,10 +156,10 @@ def _embedded(text: Any) -> tuple[bytes, str]:
             image.verify()
             kind = (image.format or "").lower()
     except Exception as error:  # Pillow raises what it likes
-        raise InputError(f"imageData cannot be read ({error})", expected="an image in base64") from None
+        raise InputError.damaged(f"imageData cannot be read ({error})", expected="an image in base64") from None
     suffix = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "bmp": ".bmp"}.get(kind)
     if suffix is None:
-        raise InputError(f"imageData of kind {kind}", expected="JPEG, PNG, TIFF or BMP")
+        raise InputError.unsupported(f"imageData of kind {kind}", expected="JPEG, PNG, TIFF or BMP")
     return pixels, suffix
 
 
@@ -171,7 +183,7 @@ def _objects(path: Path, data: Mapping[str, Any], counts: Counter[str], faults: 
         try:
             label, kind = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
             if not label or "|" in label:
-                raise InputError(f"label {label!r}", expected="a name without |")
+                raise InputError.malformed(f"label {label!r}", expected="a name without |")
             if label in IGNORED:
                 counts["left_out_ignored"] += 1
                 continue
@@ -185,7 +197,7 @@ def _objects(path: Path, data: Mapping[str, Any], counts: Counter[str], faults: 
             own.append(replace(error.faults[0], file=path, record=f"shape {i}"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"not a shape ({type(error).__name__}: {error})"
-            own.append(Fault(what, path, record=f"shape {i}", expected="label, points, shape_type"))
+            own.append(Fault.malformed(what, path, record=f"shape {i}", expected="label, points, shape_type"))
     faults += capped(own)
     groups: dict[Any, list[_Drawn]] = {}
     for i, one in enumerate(drawn):
@@ -212,7 +224,7 @@ def _outline(kind: str, shape: Mapping[str, Any]) -> Outline | None:
         return Ellipse((x - radius, y - radius, x + radius, y + radius)) if radius > 0 else None
     if kind == "mask" and points and shape.get("mask"):
         return _pixels(shape["mask"], points[0])
-    raise InputError(f"a shape {kind} of {len(points)} points", expected="polygon, rectangle, circle or mask")
+    raise InputError.malformed(f"a shape {kind} of {len(points)} points", expected="polygon, rectangle, circle or mask")
 
 
 def _pixels(text: Any, corner: tuple[float, float]) -> Pixels | None:
@@ -222,5 +234,5 @@ def _pixels(text: Any, corner: tuple[float, float]) -> Pixels | None:
         with Image.open(io.BytesIO(base64.b64decode(text))) as image:
             values = np.asarray(image.convert("L")) > 0
     except (binascii.Error, OSError, ValueError, TypeError, SyntaxError) as error:
-        raise InputError(f"a mask that cannot be read ({error})", expected="a PNG in base64") from None
+        raise InputError.damaged(f"a mask that cannot be read ({error})", expected="a PNG in base64") from None
     return Pixels(values, round(corner[1]), round(corner[0])) if values.any() else None

@@ -85,7 +85,7 @@ class Layout:
         try:
             return getattr(import_module(f"{__package__}.{module}"), name)  # type: ignore[no-any-return]
         except (ModuleNotFoundError, AttributeError) as error:
-            raise InputError(f"the importer of {self.name} is not installed ({error})") from None
+            raise InputError.missing_package(f"the importer of {self.name} is not installed ({error})") from None
 
     def check_out(self, folder: str | Path, out: str | Path) -> None:
         """Refuse an `out` that is the source itself or a file of the set. Every importer would replace it."""
@@ -96,7 +96,9 @@ class Layout:
         for root, file in ((os.path.abspath(folder), os.path.abspath(out)), map(os.path.realpath, (folder, out))):
             relative = Path(os.path.relpath(file, root)).as_posix()
             if not relative.startswith("../") and any(part.holds(relative) for part in self.parts):
-                raise InputError("--out is a file of the set", file=out, expected=NEW_OUT, remedy="another --out")
+                raise InputError.exists(
+                    "--out is a file of the set", file=out, expected=NEW_OUT, remedy="another --out"
+                )
 
     def run(self, folder: str | Path, out: str | Path, **options: Any) -> ImportResult:
         """Import a folder."""
@@ -116,7 +118,7 @@ def all_layouts() -> dict[str, Layout]:
         for path in sorted(Path(folder).glob("*.yaml")):
             for layout in read_typed(path, tuple[Layout, ...]):
                 if layout.name in layouts:
-                    raise InputError(f"layout {layout.name} stands twice", file=path)
+                    raise InputError.duplicate(f"layout {layout.name} stands twice", file=path)
                 importer = layout.importer or f"{path.stem}:import_{path.stem}"
                 layouts[layout.name] = replace(layout, importer=importer)
     return layouts
@@ -128,7 +130,7 @@ def get_layout(name: str) -> Layout:
     if name not in layouts:
         like = nearest(name, layouts)
         remedy = f"did you mean {like}?" if like else None
-        raise InputError(f"unknown layout {name}", expected=", ".join(layouts), remedy=remedy)
+        raise InputError.unknown(f"unknown layout {name}", expected=", ".join(layouts), remedy=remedy)
     return layouts[name]
 
 

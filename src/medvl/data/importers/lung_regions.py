@@ -68,9 +68,9 @@ def import_lung_regions(
     source = source / "manifest.csv" if source.is_dir() else source
     manifest = load_manifest(source, classes=["mask"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("the folder is not empty", file=out, expected="a new folder")
+        raise InputError.exists("the folder is not empty", file=out, expected="a new folder")
     if max_size is not None and max_size < 16:
-        raise InputError(f"--max-size is {max_size}", expected="at least 16 pixels")
+        raise InputError.out_of_range(f"--max-size is {max_size}", expected="at least 16 pixels")
     records, num_without = _with_masks(source, manifest.records)
     _check_rows(source, records)
     with whole_folder(out) as work:
@@ -106,10 +106,10 @@ def two_lungs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bo
     areas = np.bincount(labels.ravel(), minlength=num + 1)[1:]
     large = [i + 1 for i in np.flatnonzero(areas >= SMALL * max(areas.sum(), 1))]
     if len(large) != 2:
-        raise InputError(f"the mask has {len(large)} large components", expected="2, one for each lung")
+        raise InputError.malformed(f"the mask has {len(large)} large components", expected="2, one for each lung")
     columns = [float(x) for _, x in ndimage.center_of_mass(mask, labels, large)]
     if abs(columns[0] - columns[1]) < 0.1 * mask.shape[1]:
-        raise InputError("the two components do not lie side by side", expected="a lung on each side")
+        raise InputError.malformed("the two components do not lie side by side", expected="a lung on each side")
     first, second = (large[i] for i in np.argsort(columns))  # the viewer's left is the patient's right
     return labels == first, labels == second, num > 2
 
@@ -149,7 +149,7 @@ def _with_masks(source: Path, records: Sequence[Record]) -> tuple[list[Record], 
     kept = [record for record in records if (mask := record.masks["mask"]) is not None and mask.path is not None]
     num_without = len(records) - len(kept)
     if not kept:
-        raise InputError(f"none of {len(records)} rows has a mask", file=source, expected="masks of both lungs")
+        raise InputError.empty(f"none of {len(records)} rows has a mask", file=source, expected="masks of both lungs")
     if num_without:
         warn(f"{source}: {num_without} of {len(records)} rows have no lung mask and are left out")
     return kept, num_without
@@ -160,9 +160,11 @@ def _check_rows(source: Path, records: Iterable[Record]) -> None:
     lines: dict[Path, int] = {}
     for record in records:
         if record.split is None:
-            faults.append(Fault("no split", source, record.line, record.id, remedy="medvl data split MANIFEST"))
+            faults.append(Fault.missing("no split", source, record.line, record.id, remedy="medvl data split MANIFEST"))
         if record.image in lines:
-            faults.append(Fault(f"the image of line {lines[record.image]} again", source, record.line, record.id))
+            faults.append(
+                Fault.duplicate(f"the image of line {lines[record.image]} again", source, record.line, record.id)
+            )
         lines.setdefault(record.image, record.line)
     if faults:
         raise InputError(faults)
@@ -181,12 +183,14 @@ def _write(
         try:
             orientation = image_orientation(record.image)
             if orientation.kind == "sideless":
-                raise InputError("a lateral or oblique image", expected="a frontal one, whose sides are the patient's")
+                raise InputError.unsupported(
+                    "a lateral or oblique image", expected="a frontal one, whose sides are the patient's"
+                )
             mask = orientation.turn.apply(read_mask(reference.path, reference.values))
             right, left, specks = two_lungs(mask)
         except InputError as error:
             fault = error.faults[0]
-            left_out.append(Fault(fault.what, source, record.line, record.id, fault.expected))
+            left_out.append(Fault(fault.what, source, record.line, record.id, fault.expected, kind=fault.kind))
             continue
         num_specks += specks
         image, size, turn = _copy_image(record.image, out / "images" / name, max_size)
@@ -203,7 +207,7 @@ def _write(
             rows.append(row | {"region": region_name(region), "wording": wording})
         maps.append(shared | {"id": name, "labels": "|".join(record.labels)})
     if not rows:
-        raise InputError(left_out or "no image has a mask of two lungs")
+        raise InputError(left_out or [Fault.empty("no image has a mask of two lungs")])
     write_manifest(out / "manifest.csv", rows, COLUMNS)
     write_manifest(out / "manifest_labels.csv", maps, ("id", "image", "mask", "patient", "split", "licence", "labels"))
     classes = {name: [value] for name, value in CLASSES.items()}

@@ -44,7 +44,9 @@ def import_lvit(folder: str | Path, out: str | Path) -> ImportResult:
     """
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
-        raise InputError("no such folder", file=folder, expected="Train_Folder, Val_Folder, Test_Folder in it")
+        raise InputError.missing_file(
+            "no such folder", file=folder, expected="Train_Folder, Val_Folder, Test_Folder in it"
+        )
     reader = _Reader(folder)
     records = reader.records()
     faults = list(reader.faults)
@@ -87,7 +89,7 @@ class _Reader:
     def records(self) -> list[Record]:
         self.splits = [split for split, name in FOLDERS.items() if (self.folder / f"{name}_Folder").is_dir()]
         if not self.splits:
-            raise InputError(
+            raise InputError.missing_file(
                 "not LViT's layout", file=self.folder, expected="Train_Folder, Val_Folder, Test_Folder, each with img/"
             )
         for split in sorted(set(FOLDERS) - set(self.splits)):
@@ -105,7 +107,7 @@ class _Reader:
                 name = next((name for name in (mask.name, image.name) if name in tables[table]), None)
                 if name is None:
                     self.faults.append(
-                        Fault("image without a sentence", image, expected=f"a row {mask.name} in {table}")
+                        Fault.mismatch("image without a sentence", image, expected=f"a row {mask.name} in {table}")
                     )
                     continue
                 used[table].add(name)
@@ -114,7 +116,7 @@ class _Reader:
         for table, rows in tables.items():
             for name in sorted(set(rows) - used[table]):
                 if name not in self.broken:
-                    self.faults.append(Fault(f"sentence without image and mask: {name}", table, rows[name][0]))
+                    self.faults.append(Fault.mismatch(f"sentence without image and mask: {name}", table, rows[name][0]))
         return self._number(found)
 
     def _table_path(self, split: str) -> Path | None:
@@ -123,7 +125,7 @@ class _Reader:
         exact = [path for path in tables if path.stem.lower() == f"{FOLDERS[split]}_text".lower()]
         if not exact and len(tables) > 1:
             names = ", ".join(path.name for path in tables)
-            self.faults.append(Fault(f"several tables: {names}", own, expected=f"{FOLDERS[split]}_text.xlsx"))
+            self.faults.append(Fault.ambiguous(f"several tables: {names}", own, expected=f"{FOLDERS[split]}_text.xlsx"))
             return None
         if exact or tables:
             return (exact or tables)[0]
@@ -131,7 +133,9 @@ class _Reader:
         if split == "val" and combined.is_file():
             return combined
         also = f", or {combined}" if split == "val" else ""
-        self.faults.append(Fault("no table of sentences", own, expected=f"{FOLDERS[split]}_text.xlsx{also}"))
+        self.faults.append(
+            Fault.missing_file("no table of sentences", own, expected=f"{FOLDERS[split]}_text.xlsx{also}")
+        )
         return None
 
     def _read(self, path: Path) -> dict[str, tuple[int, str]]:
@@ -143,15 +147,17 @@ class _Reader:
         for name in absent:
             like = nearest(name, table.columns)
             remedy = f"did you mean {like}?" if like else None
-            self.faults.append(Fault(f"no column {name}", path, 1, expected="Image, Description", remedy=remedy))
+            self.faults.append(
+                Fault.missing_column(f"no column {name}", path, 1, expected="Image, Description", remedy=remedy)
+            )
         rows: dict[str, tuple[int, str]] = {}
         for line, row in table.rows if not absent else ():
             name, text = row["Image"], row["Description"]
             text = "" if is_missing(text) else text
             if name in rows:
-                self.faults.append(Fault(f"{name} again, first on line {rows[name][0]}", path, line))
+                self.faults.append(Fault.duplicate(f"{name} again, first on line {rows[name][0]}", path, line))
             elif not text:
-                self.faults.append(Fault(f"no Description of {name}", path, line))
+                self.faults.append(Fault.missing(f"no Description of {name}", path, line))
                 self.broken.add(name)
             rows.setdefault(name, (line, text))
         return rows
@@ -162,15 +168,15 @@ class _Reader:
         files: dict[str, dict[str, Path]] = {"img": {}, "labelcol": {}}
         for kind, stems in files.items():
             if not (own / kind).is_dir():
-                self.faults.append(Fault("missing folder", own / kind))
+                self.faults.append(Fault.missing_file("missing folder", own / kind))
                 continue
             for path in sorted((own / kind).iterdir()):
                 if not belongs(path, own):
                     continue
                 if path.suffix.lower() not in IMAGE_SUFFIXES:
-                    self.faults.append(Fault("not an image", path, expected=", ".join(IMAGE_SUFFIXES)))
+                    self.faults.append(Fault.unsupported("not an image", path, expected=", ".join(IMAGE_SUFFIXES)))
                 elif path.stem in stems:
-                    self.faults.append(Fault(f"the same name as {stems[path.stem].name}", path))
+                    self.faults.append(Fault.duplicate(f"the same name as {stems[path.stem].name}", path))
                 else:
                     stems[path.stem] = path
         images, masks = files["img"], files["labelcol"]
@@ -183,11 +189,13 @@ class _Reader:
                 taken.add(names[0])
                 continue
             what = "two masks" if names else "image without a mask"
-            self.faults.append(Fault(what, image, expected=f"labelcol/{stem}.png or labelcol/mask_{stem}.png"))
+            self.faults.append(
+                Fault.missing_file(what, image, expected=f"labelcol/{stem}.png or labelcol/mask_{stem}.png")
+            )
             self.broken |= {image.name, f"{stem}.png", f"mask_{stem}.png"}
             taken.update(names)
         for stem in sorted(set(masks) - taken):
-            self.faults.append(Fault("mask without an image", masks[stem], expected=f"one in {own / 'img'}"))
+            self.faults.append(Fault.mismatch("mask without an image", masks[stem], expected=f"one in {own / 'img'}"))
             self.broken.add(masks[stem].name)
         return pairs
 

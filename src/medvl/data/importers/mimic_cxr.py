@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from medvl.core.errors import Fault, InputError, nearest, warn
+from medvl.core.errors import Fault, FaultKind, InputError, nearest, warn
 from medvl.data.file_checks import file_faults
 from medvl.data.importers.cases import ImportResult
 from medvl.data.record import Record
@@ -62,7 +62,7 @@ def import_mimic_cxr(
     folder, out = Path(folder), Path(out)
     wanted = tuple(view.upper() for view in views)
     if not wanted:
-        raise InputError("no view is wanted", expected="values of ViewPosition, e.g. PA, AP")
+        raise InputError.missing("no view is wanted", expected="values of ViewPosition, e.g. PA, AP")
     found = _images(folder)
     texts = _Reports(folder, reports)
     counts: Counter[str] = Counter(images=len(found))
@@ -135,10 +135,12 @@ def image_faults(table: Path, records: Sequence[Record]) -> list[Fault]:
     """
     missing = {record.image: record for record in records if not record.image.is_file()}
     listed = list(missing.values())[:_LISTED]
-    faults = [Fault(f"image {record.image} is missing", table, record.line, record.id) for record in listed]
+    faults = [
+        Fault.missing_file(f"image {record.image} is missing", table, record.line, record.id) for record in listed
+    ]
     if len(missing) > len(listed):
         remedy = "complete the images, or keep only the rows (or reports) whose images you have"
-        faults.append(Fault(f"{len(missing) - len(listed)} more images are missing", table, remedy=remedy))
+        faults.append(Fault.missing_file(f"{len(missing) - len(listed)} more images are missing", table, remedy=remedy))
     return faults + file_faults(table, [record for record in records if record.image not in missing])
 
 
@@ -167,15 +169,19 @@ def _table_path(folder: Path, kind: str) -> Path | None:
 def _images(folder: Path) -> list[_Image]:
     """Every image of the two tables, in the order of the split table."""
     if not folder.is_dir():
-        raise InputError("no such folder", file=folder, expected="MIMIC-CXR-JPG as published: files/ and its tables")
+        raise InputError.missing_file(
+            "no such folder", file=folder, expected="MIMIC-CXR-JPG as published: files/ and its tables"
+        )
     faults = []
     paths = {kind: _table_path(folder, kind) for kind in ("split", "metadata")}
     for kind, path in paths.items():
         if path is None:
             name = _NAME.format(kind)
-            faults.append(Fault("missing table", folder / name, expected=f"{name} or {name}.gz"))
+            faults.append(Fault.missing_file("missing table", folder / name, expected=f"{name} or {name}.gz"))
     if not (folder / "files").is_dir():
-        faults.append(Fault("missing folder", folder / "files", expected="p10/p10000032/s50414267/*.jpg in it"))
+        faults.append(
+            Fault.missing_file("missing folder", folder / "files", expected="p10/p10000032/s50414267/*.jpg in it")
+        )
     if faults:
         raise InputError(faults)
     split_path, metadata_path = paths["split"], paths["metadata"]
@@ -191,15 +197,19 @@ def _images(folder: Path) -> list[_Image]:
             like = nearest(row["split"], SPLITS)
             remedy = f"did you mean {like}?" if like else None
             what = f"unknown split {row['split']}"
-            faults.append(Fault(what, split_path, line, name, ", ".join(SPLITS), remedy))
+            faults.append(Fault.unknown(what, split_path, line, name, ", ".join(SPLITS), remedy))
         elif name not in metadata:
-            faults.append(Fault("not in the metadata", split_path, line, name, expected=f"a row in {metadata_path}"))
+            faults.append(
+                Fault.mismatch("not in the metadata", split_path, line, name, expected=f"a row in {metadata_path}")
+            )
         elif any(metadata[name][1][key] != row[key] for key in keys):
             expected = f"study_id and subject_id as on line {metadata[name][0]} of {metadata_path}"
-            faults.append(Fault("another study or patient than in the metadata", split_path, line, name, expected))
+            faults.append(
+                Fault.mismatch("another study or patient than in the metadata", split_path, line, name, expected)
+            )
         elif not (row["study_id"].isdigit() and row["subject_id"].isdigit()):
             expected = "e.g. 50414267 and 10000032"
-            faults.append(Fault("study_id or subject_id is no number", split_path, line, name, expected))
+            faults.append(Fault.malformed("study_id or subject_id is no number", split_path, line, name, expected))
         else:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
             view = metadata[name][1]["ViewPosition"].upper()
@@ -207,7 +217,7 @@ def _images(folder: Path) -> list[_Image]:
     for name in metadata:
         if name not in splits:
             line, _ = metadata[name]
-            faults.append(Fault("in no split", metadata_path, line, name, expected=f"a row in {split_path}"))
+            faults.append(Fault.missing("in no split", metadata_path, line, name, expected=f"a row in {split_path}"))
     if faults:
         raise InputError(faults)
     return found
@@ -221,22 +231,32 @@ def _read(path: Path, columns: Sequence[str], faults: list[Fault]) -> dict[str, 
             reader = csv.DictReader(stream)
             absent = [name for name in columns if name not in (reader.fieldnames or ())]
             if absent:
-                faults.append(Fault(f"no column {', '.join(absent)}", path, 1, expected=", ".join(columns)))
+                faults.append(
+                    Fault.missing_column(f"no column {', '.join(absent)}", path, 1, expected=", ".join(columns))
+                )
                 return rows
             for row in reader:
                 cells = {name: (row[name] or "").strip() for name in columns}
                 name = cells["dicom_id"]
                 if not name or name in rows:
                     what = f"again, first on line {rows[name][0]}" if name else "no dicom_id"
-                    faults.append(Fault(what, path, reader.line_num, name or None))
+                    faults.append(
+                        Fault(
+                            what,
+                            path,
+                            reader.line_num,
+                            name or None,
+                            kind=FaultKind.DUPLICATE if name else FaultKind.MISSING,
+                        )
+                    )
                 else:
                     rows[name] = (reader.line_num, cells)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         what = f"cannot be read ({type(error).__name__}: {error})"
-        faults.append(Fault(what, path, remedy="download it again"))
+        faults.append(Fault.damaged(what, path, remedy="download it again"))
         return rows
     if not rows:
-        faults.append(Fault("no rows", path))
+        faults.append(Fault.empty("no rows", path))
     return rows
 
 
@@ -262,7 +282,9 @@ class _Reports:
     def __post_init__(self) -> None:
         base = Path(self.given) if self.given is not None else self.folder / "mimic-cxr-reports"
         if self.given is not None and not base.exists():
-            raise InputError("no such folder of reports", file=base, expected="files/p10/p10000032/s50414267.txt in it")
+            raise InputError.missing_file(
+                "no such folder of reports", file=base, expected="files/p10/p10000032/s50414267.txt in it"
+            )
         packed = base if self.given is not None else self.folder / "mimic-cxr-reports.zip"
         roots = [base / "files", base / "mimic-cxr-reports" / "files", base]
         if self.given is None:
@@ -272,7 +294,7 @@ class _Reports:
             try:
                 self.archive = zipfile.ZipFile(packed)
             except (zipfile.BadZipFile, OSError) as error:
-                raise InputError(f"cannot be read as a zip ({error})", file=packed) from None
+                raise InputError.damaged(f"cannot be read as a zip ({error})", file=packed) from None
             self.zip_path = packed
             self.members = {"/".join(name.split("/")[-3:]): name for name in self.archive.namelist()}
 
@@ -294,7 +316,7 @@ class _Reports:
                 path = Path(f"{self.zip_path}/{self.members[name]}")
                 return self.archive.read(self.members[name]).decode("utf-8-sig")
         except (UnicodeDecodeError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            self.faults.append(Fault(f"report cannot be read ({type(error).__name__}: {error})", path))
+            self.faults.append(Fault.unreadable(f"report cannot be read ({type(error).__name__}: {error})", path))
             return ""
         return None
 
@@ -302,7 +324,7 @@ class _Reports:
 def _nothing_left(folder: Path, texts: _Reports, counts: Mapping[str, int]) -> InputError:
     why = ", ".join(f"{name} {number}" for name, number in counts.items())
     looked = ", ".join(map(str, (*texts.roots, *filter(None, (texts.zip_path,))))) or "no folder of reports"
-    return InputError(
+    return InputError.empty(
         f"no image is left ({why})",
         file=folder,
         expected=f"images with one of the views, and reports p10/p10000032/s50414267.txt in one of: {looked}",

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.data.importers.cases import Case, ImportResult, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.set_files import matching, need_folder, stream_csv
 from medvl.data.importers.shapes import Corners, Rectangle
@@ -59,7 +59,7 @@ def import_ms_cxr(folder: str | Path, out: str | Path, *, images: str | Path | N
     tables = matching(folder, PATTERN) or matching(folder, f"*/{PATTERN}")
     if len(tables) != 1:
         problem = f"several tables: {', '.join(path.name for path in tables)}" if tables else "no table"
-        raise InputError(problem, file=folder, expected=f"one {PATTERN}")
+        raise InputError.missing_file(problem, file=folder, expected=f"one {PATTERN}")
     faults: list[Fault] = []
     phrases = read_phrases(tables[0], faults)
     base = tables[0].parent if images is None else need_folder(images, "ms-cxr")
@@ -90,7 +90,11 @@ def import_ms_cxr(folder: str | Path, out: str | Path, *, images: str | Path | N
         )
     if missing:
         missing = list(dict.fromkeys(missing))
-        faults.append(summed_up("images are missing", missing, base, "MIMIC-CXR-JPG; say where with --images"))
+        faults.append(
+            summed_up(
+                FaultKind.MISSING_FILE, "images are missing", missing, base, "MIMIC-CXR-JPG; say where with --images"
+            )
+        )
     counts = {"images": len({phrase.image for phrase in phrases}), "phrases": len(phrases)}
     return write_cases(out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults)
 
@@ -108,17 +112,17 @@ def read_phrases(path: Path, faults: list[Fault]) -> list[Phrase]:
         split = _SPLITS.get(row.get("split", "test").lower() or "test")
         if w <= 0 or h <= 0 or min(size) < 1 or split is None or not row["label_text"]:
             expected = "a phrase, numbers with w and h above 0, split train, val or test"
-            faults.append(Fault("not a box with its phrase", path, line, row["dicom_id"], expected))
+            faults.append(Fault.malformed("not a box with its phrase", path, line, row["dicom_id"], expected))
             continue
         if row["category_name"] not in LABELS:
             what = f"unknown category_name {row['category_name']}"
-            faults.append(Fault(what, path, line, row["dicom_id"], ", ".join(LABELS)))
+            faults.append(Fault.unknown(what, path, line, row["dicom_id"], ", ".join(LABELS)))
             continue
         key = (row["dicom_id"], row["category_name"], row["label_text"])
         phrase = phrases.setdefault(
             key, Phrase(row["path"], row["dicom_id"], row["label_text"], row["category_name"], split, size)
         )
         if (phrase.image, phrase.size, phrase.split) != (row["path"], size, split):
-            faults.append(Fault("another path, size or split than before", path, line, row["dicom_id"]))
+            faults.append(Fault.mismatch("another path, size or split than before", path, line, row["dicom_id"]))
         phrase.boxes.append((x, y, x + w, y + h))
     return list(phrases.values())

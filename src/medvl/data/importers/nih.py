@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
 from medvl.data.box_table import Box, make_box
 from medvl.data.importers.cases import Case, ImportResult, summed_up, write_cases
@@ -65,14 +65,16 @@ def import_nih(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> Im
         boxes, counts["boxes_called_infiltrate"] = read_boxes(table.parent / BOXES, faults)
         unknown = sorted(set(boxes) - set(entries))
         if unknown:
-            faults.append(summed_up("boxed images are not in the table", unknown, table.parent / BOXES))
+            faults.append(
+                summed_up(FaultKind.UNKNOWN, "boxed images are not in the table", unknown, table.parent / BOXES)
+            )
     else:
         warnings.append(f"{table.parent}: no {BOXES}, so no boxes")
     split = split_of(entries, lists, faults, table)
     files = index_files(folder, (".png",))
     missing = [name for name in entries if name not in files]
     if missing:
-        faults.append(summed_up(f"of {len(entries)} images are missing", missing, table))
+        faults.append(summed_up(FaultKind.MISSING_FILE, f"of {len(entries)} images are missing", missing, table))
     cases = [
         Case(
             Path(name).stem,
@@ -101,9 +103,18 @@ def read_entries(path: Path, faults: list[Fault]) -> dict[str, Entry]:
         unknown = [label for label in labels if label not in LABELS]
         if unknown or not row["Finding Labels"]:
             what = f"unknown label {unknown[0]}" if unknown else "no Finding Labels"
-            faults.append(Fault(what, path, line, name, "the 14 labels with | between, or No Finding"))
+            faults.append(
+                Fault(
+                    what,
+                    path,
+                    line,
+                    name,
+                    "the 14 labels with | between, or No Finding",
+                    kind=FaultKind.UNKNOWN if unknown else FaultKind.MISSING,
+                )
+            )
         if name in entries:
-            faults.append(Fault(f"{name} again, first on line {entries[name].line}", path, line))
+            faults.append(Fault.duplicate(f"{name} again, first on line {entries[name].line}", path, line))
         entries[name] = Entry(labels, row["Patient ID"], row["View Position"], line)
     return entries
 
@@ -116,7 +127,7 @@ def read_boxes(path: Path, faults: list[Fault]) -> tuple[dict[str, list[Box]], i
     try:
         lines = [(reader.line_num, row) for row in reader if any(row)][1:]
     except csv.Error as error:
-        raise InputError(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
+        raise InputError.damaged(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
     for line, row in lines:
         label = "Infiltration" if row[1:2] == ["Infiltrate"] else "".join(row[1:2])
         renamed += row[1:2] == ["Infiltrate"]
@@ -127,7 +138,7 @@ def read_boxes(path: Path, faults: list[Fault]) -> tuple[dict[str, list[Box]], i
         box = make_box(label, [str(corner) for corner in (x, y, x + width, y + height)])
         if box is None or label not in LABELS:
             expected = "image, one of the 14 labels, x, y, width, height"
-            faults.append(Fault("not a box", path, line, row[0], expected))
+            faults.append(Fault.malformed("not a box", path, line, row[0], expected))
             continue
         boxes.setdefault(row[0], []).append(box)
     return boxes, renamed
@@ -137,7 +148,7 @@ def read_list(path: Path, faults: list[Fault]) -> set[str]:
     """The image names of an official list, one a line."""
     names = [line.strip() for line in read_text(path, "a list of images").splitlines() if line.strip()]
     if len(set(names)) < len(names):
-        faults.append(Fault(f"{len(names) - len(set(names))} names stand twice", path))
+        faults.append(Fault.duplicate(f"{len(names) - len(set(names))} names stand twice", path))
     return set(names)
 
 
@@ -148,9 +159,9 @@ def split_of(
     both = sorted(lists["train_val"] & lists["test"])
     nowhere = [name for name in entries if name not in lists["train_val"] and name not in lists["test"]]
     if both:
-        faults.append(summed_up("images are in both lists", both, table))
+        faults.append(summed_up(FaultKind.LEAK, "images are in both lists", both, table))
     if nowhere:
-        faults.append(summed_up("images are in no list", nowhere, table, ", ".join(LISTS.values())))
+        faults.append(summed_up(FaultKind.MISMATCH, "images are in no list", nowhere, table, ", ".join(LISTS.values())))
     others: Sequence[str] = [name for name in entries if name in lists["train_val"] and name not in lists["test"]]
     num = round(len(others) * PUBLISHED[1] / PUBLISHED[0])
     val = draw_groups([entries[name].patient for name in others], num, 0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
 from medvl.data.importers.cases import Case, ImportResult, boxed, safe_id, summed_up, write_cases
 from medvl.data.importers.published_splits import shuffle_split
@@ -56,7 +56,7 @@ def import_object_cxr(folder: str | Path, out: str | Path) -> ImportResult:
             cases.append(Case(ident, own[0], split, masks=masks, boxes=boxes, boxes_absent=not boxes, labels=labels))
         if missing:
             what = f"of {len(shapes)} images are missing or stand in several folders"
-            faults.append(summed_up(what, missing, table, f"each once in {name}/"))
+            faults.append(summed_up(FaultKind.MISSING_FILE, what, missing, table, f"each once in {name}/"))
     counts = {"images": num_images, "positive": sum(bool(case.labels) for case in cases)}
     splits = ("train", "val", "test") + (("holdout",) if "test" in tables else ())
     return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, faults=faults)
@@ -77,14 +77,14 @@ def read_shapes(path: Path, faults: list[Fault]) -> dict[str, list[ObjectShape]]
     for line, row in stream_csv(path, (column, "annotation"), faults):
         name = Path(row[column]).name
         if name in shapes:
-            faults.append(Fault(f"{name} again", path, line))
+            faults.append(Fault.duplicate(f"{name} again", path, line))
         found = shapes.setdefault(name, [])
         for text in filter(None, (part.strip() for part in row["annotation"].split(";"))):
             try:
                 found.append(parse_shape(text))
             except InputError as error:
                 fault = error.faults[0]
-                faults.append(Fault(fault.what, path, line, name, fault.expected))
+                faults.append(Fault(fault.what, path, line, name, fault.expected, kind=fault.kind))
     return shapes
 
 
@@ -102,7 +102,7 @@ def parse_shape(text: str) -> ObjectShape:
         x0, y0, x1, y1 = polygon.bounds()
         if x0 < x1 and y0 < y1:
             return polygon
-    raise InputError(f"not a shape: {text[:40]!r}", expected=_SHAPE)
+    raise InputError.malformed(f"not a shape: {text[:40]!r}", expected=_SHAPE)
 
 
 _SHAPE = "0 or 1 and x0 y0 x1 y1 (x0 < x1, y0 < y1), or 2 and x y of at least three points"

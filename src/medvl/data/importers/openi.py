@@ -49,15 +49,15 @@ def import_openi(folder: str | Path, out: str | Path) -> ImportResult:
     """
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
-        raise InputError("no such folder", file=folder, expected="ecgen-radiology/ and NLMCXR_png/ in it")
+        raise InputError.missing_file("no such folder", file=folder, expected="ecgen-radiology/ and NLMCXR_png/ in it")
     places = (folder / "ecgen-radiology", folder / "NLMCXR_reports" / "ecgen-radiology")
     texts = next((path for path in places if path.is_dir()), None)
     pictures = folder / "NLMCXR_png"
     faults = []
     if texts is None:
-        faults.append(Fault("missing folder", places[0], expected="the XML files of NLMCXR_reports.tgz"))
+        faults.append(Fault.missing_file("missing folder", places[0], expected="the XML files of NLMCXR_reports.tgz"))
     if not pictures.is_dir():
-        faults.append(Fault("missing folder", pictures, expected="the images of NLMCXR_png.tgz"))
+        faults.append(Fault.missing_file("missing folder", pictures, expected="the images of NLMCXR_png.tgz"))
     if faults or texts is None:
         raise InputError(faults)
     reports = _reports(texts, faults)
@@ -92,10 +92,10 @@ def import_openi(folder: str | Path, out: str | Path) -> ImportResult:
             )
             kept.append(record)
     if not reports and not faults:
-        faults.append(Fault("no *.xml", texts, expected="the XML files of NLMCXR_reports.tgz"))
+        faults.append(Fault.missing_file("no *.xml", texts, expected="the XML files of NLMCXR_reports.tgz"))
     elif not kept and not faults:
         why = ", ".join(f"{name} {number}" for name, number in counts.items())
-        faults.append(Fault(f"no report with text and image ({why})", texts))
+        faults.append(Fault.empty(f"no report with text and image ({why})", texts))
     faults += image_faults(texts, kept)
     if faults:
         raise InputError(faults)
@@ -132,10 +132,10 @@ def _reports(folder: Path, faults: list[Fault]) -> list[_Report]:
             faults += error.faults
             continue
         if report.id in ids:
-            faults.append(Fault(f"{report.id} again, first in {ids[report.id].name}", path))
+            faults.append(Fault.duplicate(f"{report.id} again, first in {ids[report.id].name}", path))
         for name in report.images:
             if name in names:
-                faults.append(Fault(f"image {name} again, first in {names[name].name}", path))
+                faults.append(Fault.duplicate(f"image {name} again, first in {names[name].name}", path))
             names.setdefault(name, path)
         ids.setdefault(report.id, path)
         found.append(report)
@@ -146,11 +146,11 @@ def _report(path: Path) -> _Report:
     try:
         root = ET.parse(path).getroot()
     except (ET.ParseError, OSError) as error:
-        raise InputError(f"cannot be read as XML ({error})", file=path) from None
+        raise InputError.damaged(f"cannot be read as XML ({error})", file=path) from None
     identity = root.find(".//uId")
     name = "" if identity is None else identity.get("id", "").strip()
     if not name:
-        raise InputError("not a report of Open-i: no uId", file=path, expected='<uId id="CXR1"/>')
+        raise InputError.malformed("not a report of Open-i: no uId", file=path, expected='<uId id="CXR1"/>')
     texts = {"FINDINGS": "", "IMPRESSION": ""}
     for element in root.iter("AbstractText"):
         label, text = element.get("Label", "").strip().upper(), "".join(element.itertext()).strip()
@@ -160,10 +160,12 @@ def _report(path: Path) -> _Report:
     labels = dict.fromkeys(" ".join("".join(e.itertext()).split()) for e in root.iterfind(".//MeSH/major"))
     labels.pop("", None)
     if torn := [label for label in labels if "|" in label]:
-        raise InputError(f"a label with |: {torn[0]}", file=path, expected="labels without |, which separates them")
+        raise InputError.malformed(
+            f"a label with |: {torn[0]}", file=path, expected="labels without |, which separates them"
+        )
     images = dict.fromkeys(element.get("id", "").strip() for element in root.iter("parentImage"))
     if unsafe := [image for image in images if not re.fullmatch(r"[\w-]+", image)]:
-        raise InputError(f"parentImage id {unsafe[0]!r}", file=path, expected="a name as CXR1_1_IM-0001-3001")
+        raise InputError.malformed(f"parentImage id {unsafe[0]!r}", file=path, expected="a name as CXR1_1_IM-0001-3001")
     url = next(root.iter("licenseURL"), None)
     licence = "" if url is None else "".join(url.itertext()).strip()
     return _Report(name, report_text(sections), tuple(labels), tuple(images), licence)

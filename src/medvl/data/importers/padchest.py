@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvl.core.errors import Fault, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.data.cells import is_missing
 from medvl.data.images import image_size
 from medvl.data.importers.cases import Case, ImportResult, safe_id, summed_up, write_cases
@@ -59,7 +59,7 @@ def import_padchest(folder: str | Path, out: str | Path, *, views: Sequence[str]
     tables = matching(folder, TABLE, f"{TABLE}.gz", f"*/{TABLE}", f"*/{TABLE}.gz")
     if len(tables) != 1:
         problem = f"several tables: {', '.join(map(str, tables))}" if tables else "no table"
-        raise InputError(problem, file=folder, expected=TABLE)
+        raise InputError.missing_file(problem, file=folder, expected=TABLE)
     wanted = {view.lower() for view in views}
     faults: list[Fault] = []
     counts: Counter[str] = Counter()
@@ -72,7 +72,9 @@ def import_padchest(folder: str | Path, out: str | Path, *, views: Sequence[str]
         counts["images"] += 1
         every |= dict.fromkeys(entry.labels or ())
         if entry.name in lines:
-            faults.append(Fault(f"{entry.name} again, first on line {lines[entry.name]}", tables[0], entry.line))
+            faults.append(
+                Fault.duplicate(f"{entry.name} again, first on line {lines[entry.name]}", tables[0], entry.line)
+            )
         lines.setdefault(entry.name, entry.line)
         paths = files.get(entry.name, [])
         own = [path for path in paths if path.parent.name == entry.folder] or paths
@@ -92,7 +94,7 @@ def import_padchest(folder: str | Path, out: str | Path, *, views: Sequence[str]
     if not entries:
         why = ", ".join(f"{name} {number}" for name, number in counts.items())
         expected = "images of the table below the folder, as ImageDir/ImageID, with one of the views"
-        raise InputError(f"no image is left ({why})", file=folder, expected=expected)
+        raise InputError.empty(f"no image is left ({why})", file=folder, expected=expected)
     labels = [name for name in every if name not in NOT_SEEN]
     cases = [_case(entry, path, labels, counts) for entry, path in entries]
     patients: dict[str, set[str]] = {}
@@ -107,7 +109,7 @@ def import_padchest(folder: str | Path, out: str | Path, *, views: Sequence[str]
     if counts["left_out_no_file"]:
         warnings.append(f"{folder}: {counts['left_out_no_file']} images of the table are not here and are left out")
     if unread:
-        warnings.append(str(summed_up("images cannot be opened and are left out", unread, folder)))
+        warnings.append(str(summed_up(FaultKind.DAMAGED, "images cannot be opened and are left out", unread, folder)))
     if counts["studies_of_two_patients"]:
         number = counts["studies_of_two_patients"]
         warnings.append(f"{folder}: {number} studies have images of two patients: split by study would mix them")
@@ -134,13 +136,13 @@ def read_entries(path: Path, faults: list[Fault]) -> Iterator[Entry]:
     for line, row in stream_csv(path, COLUMNS, faults):
         cells = {name: "" if is_missing(cell) else cell for name, cell in row.items()}
         if not (cells["ImageID"] and cells["PatientID"]):
-            faults.append(Fault("no ImageID or PatientID", path, line))
+            faults.append(Fault.missing("no ImageID or PatientID", path, line))
             continue
         try:
             labels = _labels(cells["Labels"])
         except ValueError:
             expected = "a list, e.g. ['pleural effusion', 'nodule']"
-            faults.append(Fault(f"Labels {cells['Labels'][:40]!r}", path, line, cells["ImageID"], expected))
+            faults.append(Fault.malformed(f"Labels {cells['Labels'][:40]!r}", path, line, cells["ImageID"], expected))
             continue
         report = re.sub(r"\s*\.(?:\s*\.)+", " .", cells["Report"])
         text = report_text(Sections(findings=report), min_words=1).text

@@ -47,11 +47,11 @@ def import_reports(
     source = source / "manifest.csv" if source.is_dir() else source
     refuse_source(source, out)
     if max_words is not None and max_words < 1:
-        raise InputError(f"--max-words is {max_words}", expected="at least 1")
+        raise InputError.out_of_range(f"--max-words is {max_words}", expected="at least 1")
     manifest = load_manifest(source, text_column=text_column)
     columns, rows = moved_rows(manifest, out)
     if taken := [name for name in MADE if name in columns and name != text_column]:
-        raise InputError(
+        raise InputError.exists(
             f"the manifest has a column {taken[0]}, which would be overwritten",
             file=source,
             expected=f"{', '.join(MADE)} free, but for the column of the reports",
@@ -101,7 +101,7 @@ def import_reports(
     if all(clean.empty or clean.too_short for clean in cleaned.values()):
         why = "; ".join(warnings[len(manifest.warnings) :])
         what = f"no report in column {text_column} has a text" + (f" ({why})" if why else "")
-        raise InputError(what, file=source, expected="reports with FINDINGS or IMPRESSION, or without headings")
+        raise InputError.empty(what, file=source, expected="reports with FINDINGS or IMPRESSION, or without headings")
     for row, record in zip(rows, manifest.records, strict=True):
         row |= dict.fromkeys(MADE, "")
         own = cleaned.get(record.text)

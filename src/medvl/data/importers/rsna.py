@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.core.errors import Fault
+from medvl.core.errors import Fault, FaultKind
 from medvl.data.importers.cases import Case, ImportResult, boxed, summed_up, write_cases
 from medvl.data.importers.published_splits import train_val_test
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
@@ -39,7 +39,11 @@ def import_rsna(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
     files = index_files(folder, (".dcm",), stems=True)
     missing = [name for name in boxes if name not in files]
     if missing:
-        faults.append(summed_up(f"of {len(boxes)} images are missing", missing, table, "patientId.dcm below it"))
+        faults.append(
+            summed_up(
+                FaultKind.MISSING_FILE, f"of {len(boxes)} images are missing", missing, table, "patientId.dcm below it"
+            )
+        )
     split = split_of(list(boxes))
     cases = [
         Case(
@@ -74,7 +78,7 @@ def read_boxes(path: Path, faults: list[Fault]) -> dict[str, list[Corners]]:
             x = y = width = height = 0.0
         if row["Target"] != "1" or width <= 0 or height <= 0:
             expected = "Target 1 with a box, or Target 0 without"
-            faults.append(Fault("not a box", path, line, row["patientId"], expected))
+            faults.append(Fault.malformed("not a box", path, line, row["patientId"], expected))
             continue
         found.append((x, y, x + width, y + height))
     return boxes

@@ -20,7 +20,7 @@ def stream_csv(path: Path, needed: Sequence[str], faults: list[Fault]) -> Iterat
     superfluous, as published tables have them. InputError: no such file, not UTF-8, or a needed column is absent.
     """
     if not path.is_file():
-        raise InputError("no such table", file=path)
+        raise InputError.missing_file("no such table", file=path)
     with _open(path) as stream:
         reader = csv.reader(stream)
         try:
@@ -30,18 +30,22 @@ def stream_csv(path: Path, needed: Sequence[str], faults: list[Fault]) -> Iterat
                 like = nearest(absent[0], names)
                 remedy = f"did you mean {like}?" if like else None
                 expected = ", ".join(needed)
-                raise InputError(f"no column {', '.join(absent)}", file=path, line=1, expected=expected, remedy=remedy)
+                raise InputError.missing_column(
+                    f"no column {', '.join(absent)}", file=path, line=1, expected=expected, remedy=remedy
+                )
             start = reader.line_num + 1
             for cells in reader:
                 line, start = start, reader.line_num + 1
                 if not any(cells):
                     continue
                 if any(cells[len(names) :]) or any(names[len(cells) :]):
-                    faults.append(Fault(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header"))
+                    faults.append(
+                        Fault.malformed(f"{len(cells)} cells", path, line, expected=f"{len(names)}, as the header")
+                    )
                     continue
                 yield line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}
         except (csv.Error, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
+            raise InputError.damaged(f"cannot be read as CSV ({error})", file=path, line=reader.line_num) from None
 
 
 def _open(path: Path) -> IO[str]:
@@ -59,7 +63,7 @@ def find_file(folder: Path, names: Sequence[str], *, what: str = "table") -> Pat
     if len(found) == 1:
         return found[0]
     problem = f"several {what}s: {', '.join(map(str, found))}" if found else f"no {what}"
-    raise InputError(problem, file=folder, expected=" or ".join(names))
+    raise InputError.missing_file(problem, file=folder, expected=" or ".join(names))
 
 
 def need_folder(folder: str | Path, layout: str) -> Path:
@@ -67,7 +71,7 @@ def need_folder(folder: str | Path, layout: str) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         remedy = f"medvl data check {layout} says what it holds"
-        raise InputError("no such folder", file=folder, expected=f"layout {layout}", remedy=remedy)
+        raise InputError.missing_file("no such folder", file=folder, expected=f"layout {layout}", remedy=remedy)
     return folder
 
 

@@ -79,7 +79,9 @@ class Polygon:
         points = np.array(self.points, dtype=np.float64)  # (N, 2)
         limit = _FAR * max(height, width) + 1000  # the raster walks along every line
         if not (np.abs(points) <= limit).all():
-            raise InputError("a polygon that lies far outside the image", expected=f"{height} rows x {width} columns")
+            raise InputError.out_of_range(
+                "a polygon that lies far outside the image", expected=f"{height} rows x {width} columns"
+            )
         mask |= coco.decode(coco.frPyObjects([points.ravel().tolist()], height, width))[:, :, 0].astype(np.bool_)
 
     def bounds(self) -> Corners:
@@ -115,7 +117,7 @@ class MaskFile:
         found = read_mask(self.path, self.values)
         if found.shape != mask.shape:
             rows, columns = mask.shape
-            raise InputError(
+            raise InputError.mismatch(
                 f"a mask of {found.shape[0]} rows x {found.shape[1]} columns",
                 file=self.path,
                 expected=f"{rows} rows x {columns} columns, as its image",
@@ -196,11 +198,13 @@ def relative_runs(text: str, shape: tuple[int, int]) -> BoolArray:
     except ValueError:
         numbers = np.empty(0, np.int64)
     if numbers.size == 0 or numbers.size % 2 or (numbers[0::2] < 0).any() or (numbers[1::2] < 1).any():
-        raise InputError(f"not run lengths: {text[:40]!r}", expected="pairs of offset and length, length 1 or more")
+        raise InputError.malformed(
+            f"not run lengths: {text[:40]!r}", expected="pairs of offset and length, length 1 or more"
+        )
     size = shape[0] * shape[1]
     if int(numbers.sum()) > size:
         what = f"a run ends at pixel {int(numbers.sum())}"
-        raise InputError(what, expected=f"at most {size}, {shape[0]} rows x {shape[1]} columns")
+        raise InputError.out_of_range(what, expected=f"at most {size}, {shape[0]} rows x {shape[1]} columns")
     return coco_counts([*numbers.tolist(), size - int(numbers.sum())], shape)
 
 
@@ -223,4 +227,4 @@ def coco_counts(counts: str | Sequence[int], shape: tuple[int, int]) -> BoolArra
         return np.asarray(coco.decode(runs), dtype=np.bool_)
     except (ValueError, TypeError, RuntimeError) as error:
         what = f"not the run lengths of a COCO mask ({error})"
-        raise InputError(what, expected=f"{height * width} pixels, {height} rows x {width} columns") from None
+        raise InputError.malformed(what, expected=f"{height * width} pixels, {height} rows x {width} columns") from None

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medvl.core.errors import Fault
+from medvl.core.errors import Fault, FaultKind
 from medvl.data.importers.cases import Case, ImportResult, summed_up, write_cases
 from medvl.data.importers.published_splits import in_two_splits, train_val_test
 from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
@@ -42,7 +42,15 @@ def import_siim(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
     headers = _headers(runs, files)
     missing = [name for name in runs if name not in headers]
     if missing:
-        faults.append(summed_up(f"of {len(runs)} images have no DICOM file", missing, table, "ImageId.dcm below it"))
+        faults.append(
+            summed_up(
+                FaultKind.MISSING_FILE,
+                f"of {len(runs)} images have no DICOM file",
+                missing,
+                table,
+                "ImageId.dcm below it",
+            )
+        )
     split = split_of(list(runs))
     cases = [
         Case(
@@ -85,13 +93,13 @@ def read_runs(path: Path, faults: list[Fault]) -> dict[str, list[str]]:
         name, code = row["ImageId"], row["EncodedPixels"]
         found = runs.setdefault(name, [])
         if not code:
-            faults.append(Fault("no EncodedPixels", path, line, name, "-1 or run lengths"))
+            faults.append(Fault.missing("no EncodedPixels", path, line, name, "-1 or run lengths"))
         elif code == "-1":
             negative.add(name)
         else:
             found.append(code)
         if found and name in negative:
-            faults.append(Fault("both -1 and run lengths", path, line, name))
+            faults.append(Fault.conflict("both -1 and run lengths", path, line, name))
     return runs
 
 

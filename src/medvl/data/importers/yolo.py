@@ -62,7 +62,7 @@ def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
             found.append((image, split, objects))
         faults += capped(own)
     if not splits:
-        raise InputError("no part is named", file=folder / "data.yaml", expected="train, val or test")
+        raise InputError.missing("no part is named", file=folder / "data.yaml", expected="train, val or test")
     warnings = []
     if counts["images_without_a_label_file"]:
         number = counts["images_without_a_label_file"]
@@ -85,14 +85,16 @@ def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
     if isinstance(names, Mapping):
         numbers = sorted(names, key=lambda name: (not isinstance(name, int), str(name).zfill(9)))
         if numbers != list(range(len(numbers))):
-            raise InputError(f"names has the numbers {numbers}", file=folder / "data.yaml", expected="0, 1, 2, ...")
+            raise InputError.malformed(
+                f"names has the numbers {numbers}", file=folder / "data.yaml", expected="0, 1, 2, ..."
+            )
         names = [names[number] for number in numbers]
     if not isinstance(names, list) or not names:
-        raise InputError("no names", file=folder / "data.yaml", expected="names: a list of class names")
+        raise InputError.missing("no names", file=folder / "data.yaml", expected="names: a list of class names")
     names = [str(name) for name in names]
     if len(set(names)) < len(names) or any("|" in name or not name.strip() for name in names):
         what = "names that stand twice, are empty or hold |, which separates labels"
-        raise InputError(what, file=folder / "data.yaml", expected="a name of its own for each class")
+        raise InputError.malformed(what, file=folder / "data.yaml", expected="a name of its own for each class")
     return names
 
 
@@ -111,7 +113,7 @@ def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: lis
             number, values = -1.0, []
         if number not in range(len(names)):
             expected = f"a class from 0 to {len(names) - 1} and fractions"
-            faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
+            faults.append(Fault.malformed(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
         label = names[int(number)]
         if not all(map(math.isfinite, values)):
@@ -131,11 +133,11 @@ def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: lis
             corners, shapes = shape.bounds(), (shape,)
         else:
             expected = "cx cy w h, or x y of at least three points"
-            faults.append(Fault(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
+            faults.append(Fault.malformed(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
         if cut_box(boxed(label, corners), size) is None:
             expected = f"fractions of its {size[0]} rows x {size[1]} columns, from 0 to 1"
-            faults.append(Fault(f"leaves the image: {text.strip()[:40]!r}", path, line, expected=expected))
+            faults.append(Fault.out_of_range(f"leaves the image: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
         objects.instances.append(Instance(label, corners, shapes))
     return objects
@@ -154,10 +156,10 @@ def label_file(image: Path) -> Path:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "data.yaml"
     if not path.is_file():
-        raise InputError("no data.yaml", file=folder, expected="data.yaml with names, train and val")
+        raise InputError.missing_file("no data.yaml", file=folder, expected="data.yaml with names, train and val")
     config = read_yaml(path)
     if not isinstance(config, dict):
-        raise InputError("not a mapping", file=path, expected="names, train, val")
+        raise InputError.malformed("not a mapping", file=path, expected="names, train, val")
     return config
 
 
@@ -176,7 +178,9 @@ def _images(part: Any, base: Path, folder: Path) -> list[Path]:
         # "../train/images", as some exports write it, means a folder beside data.yaml.
         path = next((own for own in (base / str(name), folder / str(name).removeprefix("../")) if own.exists()), None)
         if path is None:
-            raise InputError(f"{name} is missing", file=folder / "data.yaml", expected="a folder or a list of images")
+            raise InputError.missing_file(
+                f"{name} is missing", file=folder / "data.yaml", expected="a folder or a list of images"
+            )
         if path.is_dir():
             images += [file for file in walk(path) if file.suffix.lower() in SUFFIXES]
         else:

@@ -45,7 +45,9 @@ def read_label_cases(path: Path) -> LabelCases:
     classes = tuple(name.removeprefix("label_") for name in columns if name.startswith("label_"))
     prefix = next((mark for mark in ("prob_", "p_") if classes and f"{mark}{classes[0]}" in columns), None)
     if prefix is None or not rows:
-        raise InputError("no table of class labels", file=path, expected="columns prob_CLASS and label_CLASS")
+        raise InputError.missing_column(
+            "no table of class labels", file=path, expected="columns prob_CLASS and label_CLASS"
+        )
     return LabelCases(
         tuple(row["id"] for row in rows),
         tuple(row["patient"] for row in rows),

@@ -58,7 +58,7 @@ def refuse_options(folder: Path, given: Mapping[str, Any]) -> None:
     """InputError if any of the options that evaluate a segmenter was set for a pre-training."""
     names = [name for name, value in given.items() if value]
     if names:
-        raise InputError(
+        raise InputError.conflict(
             f"{', '.join(names)}: a pre-training is shown as its own validation left it, nothing is evaluated",
             file=folder,
             expected="medvl report RUN, with --out and --no-text where wanted",
@@ -88,7 +88,7 @@ def pretraining_report(
         own = card["metrics"]["val during training"]
         validations = [{**_finite(own), "step": card["step"], "epoch": card["epoch"]}]
     if not validations and not log.train:
-        raise InputError(
+        raise InputError.empty(
             "nothing has been logged yet",
             file=folder,
             expected="metrics.jsonl of a training, or card.json of a model",
@@ -156,7 +156,7 @@ def read_log(path: Path) -> Log:
             rows.append({**_finite(row), "kind": row["kind"], "step": row["step"]})
         except (json.JSONDecodeError, TypeError, KeyError, AttributeError):
             if number < len(lines):
-                raise InputError("not a line of a training log", file=path, line=number) from None
+                raise InputError.damaged("not a line of a training log", file=path, line=number) from None
     train, val = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
     return Log(tuple(train), tuple(val))
 
@@ -179,7 +179,7 @@ def read_panels(folder: Path, include_text: bool) -> tuple[list[dict[str, Any]],
             shown.append({"id": str(row["id"]), "tiles": list(row["tiles"]), "picture": uri, "text": text})
         return shown, len(found["panels"]) - len(shown), int(found["step"])
     except (KeyError, TypeError) as error:
-        raise InputError(
+        raise InputError.damaged(
             f"panels without {error}",
             file=path,
             expected="step, panels: [{id, tiles, text}] as medvl train writes them",
@@ -255,9 +255,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error}", file=path) from None
+        raise InputError.damaged(f"not valid JSON: {error}", file=path) from None
     if not isinstance(found, dict):
-        raise InputError("not a JSON object", file=path)
+        raise InputError.damaged("not a JSON object", file=path)
     return found
 
 

@@ -69,11 +69,15 @@ def make_report(
         given = {"group_by": group_by, "probe_rows": probe_rows != PROBE_ROWS, "threshold": threshold != 0.5}
         wrong = [name for name, is_given in given.items() if is_given]
         if wrong:
-            raise InputError(f"{', '.join(wrong)} for a classifier", file=target, remedy="leave it out: it is of masks")
+            raise InputError.conflict(
+                f"{', '.join(wrong)} for a classifier", file=target, remedy="leave it out: it is of masks"
+            )
         return classifier_report(target, manifest_path, split=split, out=out, overrides=overrides, device=device)
     inputs = open_inputs(target, overrides, device=device)
     if inputs.model_folder is None or not isinstance(inputs.source, PredictorSource):
-        raise InputError("not a model", file=target, expected="a run or model folder; masks are for medvl evaluate")
+        raise InputError.unsupported(
+            "not a model", file=target, expected="a run or model folder; masks are for medvl evaluate"
+        )
     manifest = inputs.manifest(manifest_path)
     records = manifest.split(split)
     columns = tuple(group_by) or group_columns(records)

@@ -34,7 +34,7 @@ class ImageEncoder(nn.Module):
         height, width = image.shape[2:]
         stride = self.strides[-1]
         if height % stride or width % stride:
-            raise InputError(
+            raise InputError.wrong_shape(
                 f"an image of {height} x {width} pixels",
                 expected=f"sides that are multiples of {stride}",
                 remedy=f"pad it to {-(-height // stride) * stride} x {-(-width // stride) * stride}",
@@ -60,6 +60,6 @@ def fit_channels(kernel: Tensor, in_channels: int) -> Tensor:
         return kernel.sum(dim=1, keepdim=True)
     if (found, in_channels) == (1, 3):
         return (kernel / 3).repeat(1, 3, 1, 1)
-    raise InputError(
+    raise InputError.mismatch(
         f"weights for images of {found} channels, images of {in_channels}", expected="the same number, or 1 and 3"
     )

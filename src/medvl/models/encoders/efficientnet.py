@@ -147,7 +147,7 @@ class EfficientNetLite0(ImageEncoder):
             weights["_conv_stem.weight"] = fit_channels(weights["_conv_stem.weight"], self.in_channels)
         wrong = sorted(self.state_dict().keys() ^ weights.keys())
         if wrong:
-            raise InputError(
+            raise InputError.mismatch(
                 f"not the weights of EfficientNet-Lite0: {', '.join(wrong[:5])}", file=path, remedy=INSTALL
             )
         self.load_state_dict(weights)
@@ -159,7 +159,7 @@ def imagenet_file() -> Path:
     for place in (found and found.submodule_search_locations) or ():
         for path in sorted(Path(place).rglob("*.pth")):
             return path
-    raise InputError("the ImageNet weights of efficientnet_lite0 are not installed", remedy=INSTALL)
+    raise InputError.missing_package("the ImageNet weights of efficientnet_lite0 are not installed", remedy=INSTALL)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

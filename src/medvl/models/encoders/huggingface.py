@@ -38,7 +38,7 @@ class HFBackbone(ImageEncoder):
         config, kind = _configuration(source)
         num_channels = int(getattr(config, "num_channels", 3))
         if in_channels not in (1, num_channels):
-            raise InputError(
+            raise InputError.mismatch(
                 f"{source} takes images of {num_channels} channels, not {in_channels}",
                 expected=f"in_channels {num_channels}" + (" or 1" if num_channels != 1 else ""),
             )
@@ -56,7 +56,7 @@ class HFBackbone(ImageEncoder):
         """
         self.check(image)
         if self.fixed_size is not None and tuple(image.shape[2:]) != self.fixed_size:
-            raise InputError(
+            raise InputError.wrong_shape(
                 f"an image of {image.shape[2]} x {image.shape[3]} pixels",
                 expected=f"{self.fixed_size[0]} x {self.fixed_size[1]}: {self.source} takes no other size",
             )
@@ -72,13 +72,15 @@ def _configuration(source: str) -> tuple[Any, Any]:
 
     expected = "a folder with config.json (and weights), or an ID, of a transformers backbone"
     if not source:
-        raise InputError("image encoder hf: without a folder or an ID", expected=f"hf:FOLDER, {expected}")
+        raise InputError.missing("image encoder hf: without a folder or an ID", expected=f"hf:FOLDER, {expected}")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"image encoder hf:{source} cannot be read: {_first_line(error)}", expected=expected) from None
+        raise InputError.unreadable(
+            f"image encoder hf:{source} cannot be read: {_first_line(error)}", expected=expected
+        ) from None
     if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
-        raise InputError(
+        raise InputError.unsupported(
             f"image encoder hf:{source} is a {config.model_type}, which gives no feature maps",
             expected="a model with a backbone class, e.g. convnext, convnextv2, swin, swinv2, resnet, dinov2, pvt_v2",
         )
@@ -98,7 +100,9 @@ def _pyramid(
             twin = kind(config).eval()
             maps = twin(torch.empty(1, num_channels, *size)).feature_maps
     except (RuntimeError, TypeError, ValueError, AttributeError, ImportError, AssertionError) as error:
-        raise InputError(f"no feature maps from hf:{source} ({config.model_type}): {_first_line(error)}") from None
+        raise InputError.unsupported(
+            f"no feature maps from hf:{source} ({config.model_type}): {_first_line(error)}"
+        ) from None
     try:
         with torch.device("meta"):
             twin(torch.empty(1, num_channels, 2 * size[0], 2 * size[1]))
@@ -110,7 +114,7 @@ def _pyramid(
         _, channels, height, width = found.shape
         stride = size[0] // height
         if size[1] // width != stride or height * stride > size[0] or (deepest and stride < max(deepest)):
-            raise InputError(
+            raise InputError.unsupported(
                 f"hf:{source} ({config.model_type}) gives a map of {height} x {width} for an image of {size[0]} x "
                 f"{size[1]} at {stage}",
                 expected="the same stride both ways, growing from stage to stage",
@@ -132,11 +136,11 @@ def _network(source: str, config: Any, kind: Any) -> torch.nn.Module:
     try:
         network, report = kind.from_pretrained(source, config=config, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"the weights of hf:{source} cannot be read: {_first_line(error)}") from None
+        raise InputError.damaged(f"the weights of hf:{source} cannot be read: {_first_line(error)}") from None
     names = set(dict(network.named_parameters()))
     missing = sorted(names & set(report["missing_keys"]))
     if missing == sorted(names):
-        raise InputError(f"the weights in {source} are not those of a {config.model_type}")
+        raise InputError.mismatch(f"the weights in {source} are not those of a {config.model_type}")
     if missing:
         warn(
             f"{len(missing)} of {len(names)} tensors of hf:{source} are not in its weights and start afresh: "

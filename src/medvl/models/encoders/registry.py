@@ -56,20 +56,20 @@ def build_image_encoder(name: str, *, in_channels: int = 1, pretrained: Pretrain
         InputError: an unknown name (with the nearest one), or weights that are not packaged or not installed.
     """
     if pretrained not in ("none", "imagenet"):
-        raise InputError(f"pretrained weights {pretrained!r}", expected="none | imagenet")
+        raise InputError.unknown(f"pretrained weights {pretrained!r}", expected="none | imagenet")
     if in_channels < 1:
-        raise InputError(f"an image encoder of {in_channels} channels", expected="at least 1")
+        raise InputError.out_of_range(f"an image encoder of {in_channels} channels", expected="at least 1")
     if name.startswith(HF):
         from medvl.models.encoders.huggingface import HFBackbone
 
         if pretrained != "none":
-            raise InputError(
+            raise InputError.conflict(
                 f"pretrained={pretrained!r} for {name}", expected="none: the weights are those of the folder or ID"
             )
         return HFBackbone(name.removeprefix(HF), in_channels=in_channels)
     if name not in ENCODERS:
         like = nearest(name, ENCODERS)
-        raise InputError(
+        raise InputError.unknown(
             f"unknown image encoder {name!r}",
             expected=" | ".join([*ENCODERS, "hf:FOLDER-or-ID"]),
             remedy=f"did you mean {like}?" if like else None,
@@ -78,5 +78,7 @@ def build_image_encoder(name: str, *, in_channels: int = 1, pretrained: Pretrain
         remedy = "pretrained=none, or efficientnet_lite0"
         if name in ("resnet18", "resnet50"):
             remedy = f"start from torchvision's file of {name}, fetched by you: init: weights:FILE"
-        raise InputError(f"no ImageNet weights are packaged for {name}", expected="pretrained: none", remedy=remedy)
+        raise InputError.unsupported(
+            f"no ImageNet weights are packaged for {name}", expected="pretrained: none", remedy=remedy
+        )
     return ENCODERS[name](in_channels, pretrained == "imagenet")

@@ -67,7 +67,7 @@ def classification(
     ]
     if unused or config.model.name != "classifier":
         what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
-        raise InputError(
+        raise InputError.conflict(
             f"task: classify does not take {what}",
             expected="the default there, and model.name: classifier",
             remedy="classify.mode: linear freezes the encoder" if "train.freeze_encoder" in unused else None,
@@ -77,7 +77,7 @@ def classification(
     labels["train"], fraction = labelled_part(labels["train"], config)
     for name, part in labels.items():
         if not part.records:
-            raise InputError(
+            raise InputError.empty(
                 f"no record of the {name} split has a known label",
                 file=manifest.path,
                 expected="labels; an empty cell is not annotated, the word none looked for and absent",
@@ -91,7 +91,7 @@ def classification(
         )
     both = [name for name, count in labels["val"].per_class().items() if count["positive"] and count["negative"]]
     if not both and settings.labels == "multilabel" and config.train.choose_by == "metric":
-        raise InputError(
+        raise InputError.empty(
             "no class has positives and negatives in the val split, so that there is no AUC to choose by",
             file=manifest.path,
             remedy="a larger val split, other classify.classes, or train.choose_by=loss",

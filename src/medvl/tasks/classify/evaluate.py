@@ -81,10 +81,10 @@ def evaluate_classifier(
     """
     module, _, config, card = load_model(model)
     if not isinstance(module, Classifier):
-        raise InputError("not a classifier", file=model, expected="a run of task: classify")
+        raise InputError.unsupported("not a classifier", file=model, expected="a run of task: classify")
     multiclass = config.classify.labels == "multiclass"
     if multiclass and threshold is not None:
-        raise InputError(
+        raise InputError.conflict(
             "a threshold where the most probable class is taken", file=model, remedy="leave out --threshold"
         )
     where = usable_device(device)
@@ -231,14 +231,14 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
     labels = class_labels(kept, classes, config.classify, manifest.path)
     if not labels.records:
         what = "a known label" if kept else f"a view of {', '.join(config.data.views or [])}"
-        raise InputError(
+        raise InputError.empty(
             f"no record of the {split} split has {what}",
             file=manifest.path,
             remedy="--threshold 0.5 needs no val split" if split == "val" else None,
         )
     if not any(name in row.labels for row in labels.records for name in classes):
         like = ", ".join(list(labels.counts["other_names"])[:5]) or "none"
-        raise InputError(
+        raise InputError.unknown(
             f"no record of the {split} split has a class of the model",
             file=manifest.path,
             expected=f"some of {', '.join(classes)} (labels there: {like})",

@@ -73,7 +73,7 @@ def image_network_options(network: type[nn.Module], name: str, config: Config, n
     }
     for key in config.model.options:
         if key not in known or key in set_here:
-            raise InputError(
+            raise InputError.unknown_key(
                 f"model.options.{key} is no option of {name}",
                 expected=", ".join(option for option in known if option not in set_here),
             )

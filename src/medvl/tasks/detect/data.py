@@ -55,7 +55,9 @@ def detection(
     ]
     if unused or config.model.name != "yolo":
         what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
-        raise InputError(f"task: detect does not take {what}", expected="the default there, and model.name: yolo")
+        raise InputError.conflict(
+            f"task: detect does not take {what}", expected="the default there, and model.name: yolo"
+        )
     classes = find_box_classes(manifest, splits["train"], config)
     labels = {name: box_labels(rows, classes, config) for name, rows in splits.items()}
     labels["train"], fraction = labelled_part(labels["train"], config)
@@ -63,7 +65,7 @@ def detection(
         if not any(part.boxes):
             hidden = name == "train" and fraction["left_out_images"]
             within = f" within data.label_fraction={config.data.label_fraction:g}" if hidden else ""
-            raise InputError(
+            raise InputError.empty(
                 f"no annotated image of the {name} split{within} has a box of {', '.join(classes)}",
                 file=manifest.path,
                 remedy="a larger data.label_fraction, or another data.label_seed" if hidden else None,
@@ -80,7 +82,7 @@ def detection(
         module.freeze("encoder")
     steps = config.train.steps_per_epoch
     if steps is not None and fabric.world_size > 1:
-        raise InputError("train.steps_per_epoch runs on one device", expected="train.devices: 1")
+        raise InputError.unsupported("train.steps_per_epoch runs on one device", expected="train.devices: 1")
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     loaders = {}
     for name, part in labels.items():

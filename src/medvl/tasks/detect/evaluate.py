@@ -81,7 +81,7 @@ def evaluate_detector(
     """
     module, _, config, card = load_model(model)
     if not isinstance(module, Detector):
-        raise InputError("not a detector", file=model, expected="a run of task: detect")
+        raise InputError.unsupported("not a detector", file=model, expected="a run of task: detect")
     if manifest is None:
         manifest = manifest_path(config)
     records, data = read_as_trained(config, manifest, overrides)
@@ -187,7 +187,7 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
     kept = [row for row in rows if config.data.views is None or row.view in config.data.views]
     labels = box_labels(kept, classes, config)
     if not labels.records:
-        raise InputError(
+        raise InputError.empty(
             f"no image of the {split} split is annotated",
             file=manifest.path,
             expected="boxes, or none where they were looked for (see detect.empty_means_absent)",

@@ -77,12 +77,14 @@ def pretraining(
         unused.append("pretrain.mask.soft with smooth: none")
     if unused or config.model.name != "g2d":
         what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
-        raise InputError(f"task: pretrain does not take {what}", expected="the default there, and model.name: g2d")
+        raise InputError.conflict(
+            f"task: pretrain does not take {what}", expected="the default there, and model.name: g2d"
+        )
     num_without = {name: sum(not row.text.strip() for row in rows) for name, rows in splits.items()}
     for name, rows in splits.items():
         splits[name] = [row for row in rows if row.text.strip()]
         if len(splits[name]) < 2:
-            raise InputError(
+            raise InputError.empty(
                 f"{len(splits[name])} records of the {name} split have a text",
                 file=manifest.path,
                 expected=f"pairs of image and text (column {config.data.text_column})",
@@ -98,11 +100,11 @@ def pretraining(
     elif path:
         other, other_encoder, own, _ = load_model(path)
         if not isinstance(other, Pretrainer) or other_encoder is None or own.text != config.text:
-            raise InputError(
+            raise InputError.mismatch(
                 "init is another network", file=path, expected="a run of task: pretrain with the same text encoder"
             )
         if others := context_differences(own, config):
-            raise InputError(f"init has another context ({'; '.join(others)})", file=path, expected="the same")
+            raise InputError.mismatch(f"init has another context ({'; '.join(others)})", file=path, expected="the same")
         encoder = other_encoder
         taken["init"] = continue_from(module.network, other.network, path)
         module = Pretrainer(module.network, encoder, context)
@@ -170,7 +172,7 @@ def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, pat
     smallest = size // min(parts, size)  # of the parts of a batch
     if smallest * world_size < 2:
         what = "train.batch_size: 1" if size == 1 else f"a batch of {size} pairs in {parts} parts"
-        raise InputError(
+        raise InputError.empty(
             f"task: pretrain with {what}",
             expected="at least 2 pairs in each: BatchNorm and the alignment compare them",
             remedy="a larger train.batch_size" + ("" if size == 1 else f", or pretrain.accumulate: {size // 2}"),
@@ -178,13 +180,13 @@ def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, pat
     if config.pretrain.decoder == "reconstruction":
         return  # learns from the pixels alone, too
     if len({plain_text(row.text) for row in rows}) < 2:
-        raise InputError(
+        raise InputError.empty(
             f"all {len(rows)} pairs of the train split have the same text",
             file=path,
             expected=f"texts that differ (column {config.data.text_column})",
         )
     if config.pretrain.same_is_no_negative and len({row.patient for row in rows}) < 2:
-        raise InputError(
+        raise InputError.empty(
             "all pairs of the train split are of one patient, and so no negatives of each other",
             file=path,
             expected="several patients",

@@ -93,9 +93,9 @@ def grounding(
         InputError: not a pre-trained model, no such class, nothing to score or to choose a threshold on.
     """
     if target not in manifest.classes:
-        raise InputError(f"no class {target}", file=manifest.path, expected=", ".join(manifest.classes))
+        raise InputError.unknown(f"no class {target}", file=manifest.path, expected=", ".join(manifest.classes))
     if threshold is not None and not -1.0 <= threshold <= 1.0:
-        raise InputError(f"threshold {threshold}", expected="a cosine from -1 to 1")
+        raise InputError.out_of_range(f"threshold {threshold}", expected="a cosine from -1 to 1")
     reader = ZeroShot.load(model, device)
     if slice_index is not None:
         reader.config = replace(reader.config, data=replace(reader.config.data, slice_index=slice_index))
@@ -104,7 +104,7 @@ def grounding(
     cases, left_out = ask.cases(manifest.split(split), f"ground {split}")
     if not cases:
         counts = ", ".join(f"{num} {name.removeprefix('num_').replace('_', ' ')}" for name, num in left_out.items())
-        raise InputError(
+        raise InputError.empty(
             f"no record of split {split} has a mask of {target} and a phrase ({counts})",
             file=manifest.path,
             expected="at least one",
@@ -119,7 +119,7 @@ def grounding(
     elif threshold is None:
         chosen_on, _ = ask.cases(manifest.split("val"), "choose threshold on val", controls=False)
         if not chosen_on:
-            raise InputError(
+            raise InputError.empty(
                 f"no record of split val has a mask of {target} and a phrase to choose the threshold on",
                 file=manifest.path,
                 remedy="--threshold X",
@@ -278,7 +278,7 @@ def patient_halves(patients: Sequence[str], seed: int, remedy: str = "--threshol
     """
     names = sorted(set(patients))
     if len(names) < 2:
-        raise InputError(
+        raise InputError.empty(
             "a threshold cannot be chosen on the only patient that is scored",
             expected="at least two patients",
             remedy=remedy,

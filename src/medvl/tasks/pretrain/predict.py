@@ -50,7 +50,7 @@ def ground_files(
     phrases = [list(texts) or _own_text(image) for image in images]
     without = [image for image, own in zip(images, phrases, strict=True) if not own]
     if without:
-        raise InputError(
+        raise InputError.missing(
             f"no phrase to look for in {len(without)} of {len(images)} images",
             file=without[0].path,
             expected='--text "right upper zone", or a manifest with a text in every row',

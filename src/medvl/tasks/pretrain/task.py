@@ -80,7 +80,7 @@ def build_pretrainer(
     torch.manual_seed(config.train.seed)
     encoder = configured_encoder(config.text, list(texts), config.train.seed, patients)
     if encoder is None:
-        raise InputError("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
+        raise InputError.missing("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
     return Pretrainer(construct(G2D, "g2d", g2d_options(config, encoder)), encoder, context), encoder
 
 
@@ -91,18 +91,20 @@ def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
     set_here = {"size", "in_channels", "num_outputs", "text_dim", "image_size", "decoder"}
     for key in options:
         if key not in known or key in set_here:
-            raise InputError(
+            raise InputError.unknown_key(
                 f"model.options.{key} is no option of g2d",
                 expected=", ".join(name for name in known if name not in set_here),
             )
     pretrain = config.pretrain
     if pretrain.mask.source == "evidence" and pretrain.mask.domain == "image":
-        raise InputError(
+        raise InputError.conflict(
             "pretrain.mask.source: evidence with domain: image", expected="domain: body",
             remedy="evidence may be negative, so that 0 outside the body would not be the lowest value",
         )  # fmt: skip
     if pretrain.decoder == "pseudo_mask" and options.get("pool", "attention") != "attention":
-        raise InputError("model.options.pool: average has no attention to make a pseudo mask of", expected="attention")
+        raise InputError.conflict(
+            "model.options.pool: average has no attention to make a pseudo mask of", expected="attention"
+        )
     heads = options.get("heads", 4)
     outputs = {"pseudo_mask": 1 if pretrain.mask.aggregate else heads, "reconstruction": config.data.in_channels}
     return {
@@ -241,7 +243,9 @@ class PretrainTask(Task):
         if broken := [ids[i] for i, is_finite in zip(keep, finite, strict=True) if not is_finite]:
             some = ", ".join(broken[:12]) + (", ..." if len(broken) > 12 else "")
             what = f"embeddings of {len(broken)} validation pairs are not finite: {some}"
-            raise DivergedError(what, expected="finite numbers", remedy="a lower train.lr, train.precision: 32-true")
+            raise DivergedError.not_finite(
+                what, expected="finite numbers", remedy="a lower train.lr, train.precision: 32-true"
+            )
         texts = [plain_text(words) for words in texts]
         codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
         code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)
@@ -344,7 +348,9 @@ class PretrainTask(Task):
         """
         num = len(mask)
         if num < 2:
-            raise InputError("masks of one image cannot be shuffled", remedy="a batch (or part) of at least 2 images")
+            raise InputError.ambiguous(
+                "masks of one image cannot be shuffled", remedy="a batch (or part) of at least 2 images"
+            )
         shift = int(np.random.default_rng([self.config.train.seed, self.step]).integers(1, num))
         return mask.roll(shift, dims=0), valid.roll(shift, dims=0)
 

@@ -97,7 +97,7 @@ class ZeroShot:
         """
         module, encoder, config, card = load_model(folder)
         if not isinstance(module, Pretrainer) or encoder is None:
-            raise InputError(
+            raise InputError.unsupported(
                 "not a pre-trained model: its images and texts share no space",
                 file=folder,
                 expected="a run or model of task: pretrain",
@@ -109,7 +109,7 @@ class ZeroShot:
     def image(self) -> Image:
         """The current image, native pixels. InputError before `set_image`."""
         if self._image is None:
-            raise InputError("no image", remedy="call set_image(...) first")
+            raise InputError.too_early("no image", remedy="call set_image(...) first")
         return self._image
 
     def set_image(self, image: str | Path | NDArray[Any] | Image) -> ZeroShot:
@@ -141,7 +141,7 @@ class ZeroShot:
             how: "value" or "projector", see `G2D.locate`.
         """
         if threshold is not None and not -1.0 <= threshold <= 1.0:
-            raise InputError(f"threshold {threshold}", expected="a cosine from -1 to 1, or None")
+            raise InputError.out_of_range(f"threshold {threshold}", expected="a cosine from -1 to 1, or None")
         similarity_map = self.similarity(phrase, sigma, how)
         notes = self._notes(phrase)
         if how == "value" and not self._has_values():
@@ -157,7 +157,7 @@ class ZeroShot:
     def similarity(self, phrase: str, sigma: float = SIGMA, how: How = "value") -> NDArray[np.float32]:
         """(H, W) float32 in [-1, 1] on the native grid; see `ground`."""
         if self._affine is None or self._tensor is None:
-            raise InputError("no image", remedy="call set_image(...) first")
+            raise InputError.too_early("no image", remedy="call set_image(...) first")
         refuse_sides([phrase], self.image, self.config.data.laterality)
         text = self.text_vectors([phrase])[0]
         size = (self._tensor.shape[2], self._tensor.shape[3])
@@ -179,9 +179,9 @@ class ZeroShot:
         from scipy.special import expit
 
         if temperature not in ("model", "none"):
-            raise InputError(f"temperature {temperature!r}", expected="model | none")
+            raise InputError.unknown(f"temperature {temperature!r}", expected="model | none")
         if self._tensor is None:
-            raise InputError("no image", remedy="call set_image(...) first")
+            raise InputError.too_early("no image", remedy="call set_image(...) first")
         if self._vector is None:
             with torch.inference_mode():
                 pooled = self.module.network.image_forward(self._tensor, decode=False).pooled[0]
@@ -216,7 +216,7 @@ class ZeroShot:
     def _located(self, how: How) -> Tensor:
         """Normalised vectors of the cells, (d, h, w)."""
         if how not in ("value", "projector"):
-            raise InputError(f"how {how!r}", expected="value | projector")
+            raise InputError.unknown(f"how {how!r}", expected="value | projector")
         if how not in self._cells:
             assert self._tensor is not None
             cells, (h, w) = self.module.network.locate(self._tensor, how)  # (1, P, d)
@@ -244,7 +244,7 @@ def smooth(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     from scipy.ndimage import gaussian_filter
 
     if sigma < 0:
-        raise InputError(f"sigma {sigma}", expected="cells, 0 or more")
+        raise InputError.out_of_range(f"sigma {sigma}", expected="cells, 0 or more")
     return np.asarray(gaussian_filter(values, sigma) if sigma > 0 else values, dtype=np.float32)
 
 

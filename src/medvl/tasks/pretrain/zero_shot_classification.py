@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medvl.config import config_dict
 from medvl.config.protocols import find_protocol
 from medvl.core.csv_cells import Writer
-from medvl.core.errors import InputError, nearest, warn
+from medvl.core.errors import FaultKind, InputError, nearest, warn
 from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
 from medvl.core.provenance import machine, versions
@@ -219,7 +219,7 @@ def _classes(manifest: Manifest, family: PromptFamily, asked: Sequence[str] | No
             warn(f"class {name} is left out: its name is a denial, which templates cannot deny; give it a pair")
         found = found if there else list(family.pairs)
         if not found:
-            raise InputError(
+            raise InputError.empty(
                 "no classes: the manifest has no labels and the prompt family no pairs",
                 file=manifest.path,
                 expected="column labels",
@@ -228,12 +228,15 @@ def _classes(manifest: Manifest, family: PromptFamily, asked: Sequence[str] | No
         return found
     repeated = sorted({name for name in asked if list(asked).count(name) > 1})
     if repeated or not asked:
-        raise InputError(f"classes named twice: {', '.join(repeated)}" if repeated else "no classes to ask for")
+        raise InputError(
+            f"classes named twice: {', '.join(repeated)}" if repeated else "no classes to ask for",
+            kind=FaultKind.DUPLICATE if repeated else FaultKind.EMPTY,
+        )
     for name in asked:
         if there and name not in there:
             by_case = {other.lower(): other for other in there}
             like = by_case.get(name.lower()) or nearest(name, there)
-            raise InputError(
+            raise InputError.unknown(
                 f"no record has a label {name}",
                 file=manifest.path,
                 expected=", ".join(there),
@@ -304,7 +307,7 @@ def _chosen(
     found_rules = {}
     if split != "val":
         if not any(record.split == "val" for record in manifest.records):
-            raise InputError(
+            raise InputError.empty(
                 "no val split to choose thresholds on", file=manifest.path, remedy="--threshold-from fixed: 0.5"
             )
         groups = by_image(manifest.split("val"))

@@ -67,7 +67,7 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
         num_other_views += len(rows) - len(splits[name])
         if not splits[name]:
             counts = Counter(row.view or "(no view)" for row in rows)
-            raise InputError(
+            raise InputError.empty(
                 f"no record of the {name} split has a view of data.views: {', '.join(config.data.views or ())}",
                 file=manifest.path,
                 expected=f"some of {', '.join(f'{view} ({number})' for view, number in sorted(counts.items()))}",
@@ -113,7 +113,7 @@ def _segment(
 ) -> Prepared:
     for name, rows in splits.items():
         if all(mask is None for row in rows for mask in row.masks.values()):
-            raise InputError(
+            raise InputError.empty(
                 f"no record of the {name} split has a mask",
                 file=manifest.path,
                 expected="annotated records; an empty cell is not annotated, the word none an empty mask",
@@ -134,7 +134,7 @@ def _segment(
     if config.train.freeze_encoder:
         module.freeze("encoder")
     if encoder is not None and module.uses_text and not with_text:
-        raise InputError(
+        raise InputError.empty(
             "no record of the train split has a text",
             file=manifest.path,
             expected=f"texts in the column {config.data.text_column}",
@@ -199,7 +199,7 @@ def _check_fed(config: Config, source: G2D, path: str) -> None:
         return  # the network normalises by itself: `start_from_g2d`
     wanted = "zscore" if source.unet.input_norm == "image" else "none"
     if config.data.normalize != wanted:
-        raise InputError(
+        raise InputError.mismatch(
             f"init was pre-trained with input_norm {source.unet.input_norm}, data.normalize is {config.data.normalize}",
             file=path, expected="images as in the pre-training", remedy=f"data.normalize={wanted}",
         )  # fmt: skip
@@ -235,7 +235,7 @@ def _build(
     if tuple(card["classes"]) != manifest.classes:
         differences.append(f"classes: {', '.join(card['classes'])} there, {', '.join(manifest.classes)} here")
     if differences:
-        raise InputError(
+        raise InputError.mismatch(
             f"init is another network ({'; '.join(differences)})",
             file=path,
             expected="the same model and text, or a pre-trained run, whose image encoder is taken",
@@ -257,7 +257,7 @@ def _loader(
     sampler: BatchSampler
     if train and (config.semi.on or config.train.steps_per_epoch is not None):
         if fabric.world_size > 1:
-            raise InputError(
+            raise InputError.unsupported(
                 "semi and train.steps_per_epoch run on one device", expected="train.devices: 1",
             )  # fmt: skip
         labelled = dataset.labelled()

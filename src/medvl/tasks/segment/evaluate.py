@@ -121,7 +121,9 @@ def evaluate(
     num_skipped = sum(record.masks.get(name) is None for record in records for name in manifest.classes)
     with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
     if not with_mask:
-        raise InputError(f"no record of the {split} split is annotated", file=manifest.path, expected="masks to score")
+        raise InputError.empty(
+            f"no record of the {split} split is annotated", file=manifest.path, expected="masks to score"
+        )
     check_slices(with_mask, slice_index)
     for record, predicted in track(
         _predictions(source, with_mask, ask, used_threshold, 1 if volumes else RECORDS_AT_ONCE),
@@ -135,10 +137,10 @@ def evaluate(
             if reference is None:
                 continue
             if name not in predicted:
-                raise InputError(f"no prediction of class {name}", record=record.id, line=record.line)
+                raise InputError.missing(f"no prediction of class {name}", record=record.id, line=record.line)
             true_mask, void = load_truth(reference, size, record, slice_index)
             if predicted[name].shape != size:
-                raise InputError(
+                raise InputError.mismatch(
                     f"the predicted mask is {_times(predicted[name].shape)} pixels",
                     record=record.id,
                     expected=f"{_times(size)}, as the image {record.image}",
@@ -236,7 +238,9 @@ def choose_threshold(
     Of equal ones the one nearest to 0.5 is taken.
     """
     if not isinstance(source, ProbSource):
-        raise InputError("a folder of masks has no probabilities to choose a threshold on", remedy="leave it out")
+        raise InputError.conflict(
+            "a folder of masks has no probabilities to choose a threshold on", remedy="leave it out"
+        )
     if not takes_threshold(source):
         raise exclusive_threshold("val")
     source.check(records, classes)
@@ -263,7 +267,7 @@ def choose_threshold(
                 total += np.where(sums > 0, 2 * both / np.maximum(sums, 1), if_empty)
                 num += (sums > 0) | (empty_mask != "skip")
     if not num.any():
-        raise InputError("no annotated record to choose a threshold on")
+        raise InputError.empty("no annotated record to choose a threshold on")
     mean = total / np.maximum(num, 1)
     best = np.flatnonzero(mean >= mean.max() - 1e-12)
     pick = best[np.argmin(np.abs(THRESHOLDS[best] - 0.5))]
@@ -321,7 +325,7 @@ def load_truth(
     parts = [read_truth(reference.path, reference.values, slice_index=index) for index in indices]
     mask, void = parts[0] if len(parts) == 1 else (np.stack(masks) for masks in zip(*parts, strict=True))
     if mask.shape != size:
-        raise InputError(
+        raise InputError.mismatch(
             f"the mask is {_times(mask.shape)} pixels",
             file=reference.path,
             record=record.id,
@@ -371,7 +375,9 @@ def _check_columns(records: Sequence[Record], columns: Sequence[str]) -> None:
     known = [*records[0].extra, "text", "patient", "study", "view"]
     unknown = [column for column in columns if column not in known]
     if unknown:
-        raise InputError(f"no column {', '.join(unknown)} to group by", expected=f"one of {', '.join(known)}")
+        raise InputError.missing_column(
+            f"no column {', '.join(unknown)} to group by", expected=f"one of {', '.join(known)}"
+        )
 
 
 def _times(shape: Sequence[int]) -> str:

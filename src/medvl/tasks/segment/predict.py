@@ -48,7 +48,9 @@ class MaskFiles:
         self._current: tuple[Path, int | None] | None = None
         self._image: Image | None = None
         if not self.predictor.uses_text and texts:
-            raise InputError("this model takes no text", remedy="leave --text out; its classes are in predictions.csv")
+            raise InputError.conflict(
+                "this model takes no text", remedy="leave --text out; its classes are in predictions.csv"
+            )
         if self.predictor.uses_text and not texts:
             without = [image for image in images if image.record is None or not image.record.text.strip()]
             if without:
@@ -56,7 +58,7 @@ class MaskFiles:
                 what = f"{num_rows} rows of the manifest have none" if num_rows else "images have none of their own"
                 raise InputError(
                     [
-                        Fault(
+                        Fault.missing(
                             f"this model is guided by text, and {what}",
                             file=without[0].path,
                             record=without[0].name,

@@ -85,7 +85,7 @@ class SemiSegmentTask(SegmentTask):
         self._unlabelled = [r for r in records if is_open[r.id]]
         self._ids = frozenset(r.id for r in self._unlabelled)
         if not self._unlabelled:
-            raise InputError(
+            raise InputError.empty(
                 "semi is on and no training record is unlabelled",
                 expected="empty mask cells, or data.label_fraction below 1",
                 remedy="semi.epi: none and semi.lv_bank: none",
@@ -111,7 +111,7 @@ class SemiSegmentTask(SegmentTask):
             InputError: an interrupted run had other training records or texts.
         """
         if state is not None and state.get("records") != self._records_hash():
-            raise InputError(
+            raise InputError.mismatch(
                 "semi-supervised training goes on with the records and texts that it began with: pseudo labels and "
                 "bank are of those",
                 file=self.folder,
@@ -358,11 +358,11 @@ class SemiSegmentTask(SegmentTask):
         if semi.lv_bank == "none":
             return
         if semi.lv_similarity == "encoder" and self._encoder is None:
-            raise InputError(
+            raise InputError.missing(
                 "semi.lv_similarity: encoder without a text encoder", remedy="semi.lv_similarity: findings"
             )
         if semi.lv_bank == "captions" and len(self.classes) != 1:
-            raise InputError(
+            raise InputError.empty(
                 f"semi.lv_bank: captions has one class, and there are {len(self.classes)}",
                 remedy="semi.lv_bank: labelled",
             )

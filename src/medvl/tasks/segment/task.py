@@ -60,7 +60,7 @@ class TextGuidedSegmenter(nn.Module):
         """
         for part in parts:
             if not isinstance(getattr(self.network, part, None), nn.Module):
-                raise InputError(
+                raise InputError.unknown(
                     f"{type(self.network).__name__} has no {part} to freeze", remedy="train.freeze_encoder: false"
                 )
             getattr(self.network, part).requires_grad_(False)
@@ -152,7 +152,7 @@ def network_options(config: Config, num_classes: int, encoder: TextEncoder | Non
         elif config.model.name == "lvit":
             options["text_merge"] = "none"  # LViT-TW
         else:
-            raise InputError(
+            raise InputError.missing(
                 f"model {config.model.name} is guided by text and text.encoder is none",
                 expected="text.encoder: builtin, minilm or hf:ID-or-folder",
                 remedy="model.name: unet has no text",
@@ -192,7 +192,7 @@ def class_masks(probs: Array, mode: str, threshold: float = 0.5) -> Array:
 
 def exclusive_threshold(threshold: float | str) -> InputError:
     """The error of a threshold for a model of exclusive classes."""
-    return InputError(
+    return InputError.conflict(
         f"threshold {threshold} where the most probable class is taken",
         expected="none: the model has one class per pixel (objective.mode: multiclass)",
         remedy="leave out the threshold",
