@@ -27,9 +27,10 @@ from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import CaseRow, grouped_rows, metrics_of, row_of
 from medvl.evaluation.model_inputs import open_inputs
 from medvl.evaluation.prediction_sources import PredictorSource
+from medvl.evaluation.record import EvaluationRecord, log_test, read_record
 from medvl.evaluation.text_sensitivity import probe
 from medvl.inference.model_folder import find_model, times_test_opened, update_card
-from medvl.tasks.segment.evaluate import Evaluation, evaluate, log_test
+from medvl.tasks.segment.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "shipped"
@@ -100,7 +101,7 @@ def measure_val(run: Path) -> None:
     cell["rows"] += [
         {**row, "name": f"cut by the rule: {row['name']}"} for row in grouped_rows(cut.cases, manifest, "val", ["kind"])
     ]
-    asked = probe(inputs.source, manifest, split="val", laterality=inputs.data.laterality).result
+    asked = probe(inputs.source, manifest, split="val", laterality=inputs.data.laterality).summary
     for name, found in asked["conditions"].items():
         cell["rows"].append({"name": f"probe: {name}", "num": found["num"], "dice_per_image": found["dice"]})
     cell["probe"] = {key: asked[key] for key in ("conditions", "side_swap", "notes")}
@@ -128,7 +129,7 @@ def publish(run: Path) -> None:
     out = run / "shipped" / "test"
     cell, result = _score(inputs.source, manifest, "test", out)
     minutes = (time.monotonic() - start) / 60
-    log_test(run, json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    log_test(run, read_record(out))
     write_json(RESULTS / "test.json", cell)
     shutil.rmtree(MODEL, ignore_errors=True)
     shutil.copytree(find_model(run), MODEL)
@@ -157,7 +158,9 @@ def check_of(cases: Sequence[CaseRow]) -> dict[str, Any]:
     return {"images": images, "metrics": _means(row_of(metrics_of(rows, num_draws=1), len(rows)))}
 
 
-def _score(source: PredictorSource, manifest: Manifest, split: str, out: Path) -> tuple[dict[str, Any], Evaluation]:
+def _score(
+    source: PredictorSource, manifest: Manifest, split: str, out: Path
+) -> tuple[dict[str, Any], EvaluationRecord]:
     result = evaluate(source, manifest, split=split, out=out, surface=False)
     rows = [{"name": "all", **row_of(result.summary["metrics"], result.summary["num_cases"])}]
     for columns in (["kind"], ["wording"], ["kind", "wording"]):

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from medvl.core.progress import track
+from medvl.evaluation.cases import by_image, load_true_mask
 from medvl.evaluation.model_inputs import open_inputs
 from medvl.evaluation.prediction_sources import PredictorSource
-from medvl.tasks.segment.evaluate import by_image, load_true_mask
 
 THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 

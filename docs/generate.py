@@ -30,13 +30,14 @@ from task_tables import task_footer, task_table
 
 from medvl.config import protocols
 from medvl.config.fidelity import markdown
+from medvl.evaluation.record import evaluation_of
 from medvl.experiments.sweep import Cell, Sweep, is_sweep, load_sweep
 from medvl.experiments.zero_shot_cells import AskPhrases
 from medvl.tasks.segment.evaluate import POOLED_NOTE
 
 RECALL_AT = (1, 5, 10)
 ROOT = Path(__file__).resolve().parent.parent
-LOCALISATION, LOCALISATION_FORMAT = "localisation*.json", "medvl-localisation/1"
+LOCALISATION = "localisation*.json"
 WHOLE = "all"  # the row of an evaluation over all of its cases
 STEPS, STEPS_FORMAT = "steps*.json", "medvl-steps/1"
 LOCALISATION_METRICS = {"dice": "Dice", "iou": "IoU", "pointing": "pointing game", "auroc": "ROC area"}
@@ -278,8 +279,8 @@ def pretraining_footer(cells: list[dict[str, Any]]) -> list[str]:
 def localisation(path: Path) -> list[str]:
     """Tables of a summary of `medvl x localise`: methods, then their paired differences to the controls."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("format") != LOCALISATION_FORMAT:
-        sys.exit(f"{path} is no {LOCALISATION_FORMAT}: rename it, or copy summary.json of `medvl x localise` there")
+    if evaluation_of(found) != "localise":
+        sys.exit(f"{path} is no localisation: rename it, or copy summary.json of `medvl x localise` there")
     name = path.stem.removeprefix("localisation").strip("_-").replace("_", " ")
     decoder = found["config"]["pretrain"]["decoder"].replace("_", " ")
     lines = [

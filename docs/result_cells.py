@@ -7,18 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medvl.evaluation.record import evaluation_of
 from medvl.train.estimate import ENOUGH_DRAWS, FEW_PATIENTS
 
-# Kinds of cells in the order of their tables, by the format of their result files, of any version (files of older ones
-# lack what newer ones measure); what has none of these is segment.
-TASKS = {
-    "pretrain": "medvl-pretraining",
-    "segment": "",
-    "classify": "medvl-classification",
-    "detect": "medvl-detection",
-    "zero-shot classify": "medvl-zero-shot-classification",
-    "ground": "medvl-grounding",
-}
+# Kinds of cells in the order of their tables.
+TASKS = ("pretrain", "segment", "classify", "detect", "zero-shot classify", "ground")
 
 
 # (hash of the manifest, label fraction, of patients or images): what the number of labelled patients follows from.
@@ -35,8 +28,7 @@ def task_of(cell: Mapping[str, Any]) -> str:
     """Of which of `TASKS` a result file is."""
     if "pretraining" in cell:
         return "pretrain"
-    kind = str(cell.get("format")).partition("/")[0]
-    return next((task for task, name in TASKS.items() if name and kind == name), "segment")
+    return evaluation_of(cell) or "segment"
 
 
 @dataclass

@@ -15,9 +15,10 @@ from medvl.core.errors import InputError
 from medvl.data.record import Manifest
 from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import METRICS
+from medvl.evaluation.cases import relative_image
 from medvl.evaluation.model_inputs import Inputs, open_inputs
 from medvl.inference.model_folder import find_model, load_model, times_test_opened
-from medvl.tasks.segment.evaluate import evaluate, relative_image
+from medvl.tasks.segment.evaluate import evaluate
 
 MODEL = "medvl:lvit_regions"
 FOLDER = find_model(MODEL)

@@ -29,12 +29,6 @@ from medvl.tasks.segment.evaluate import evaluate
 
 from .conftest import PHRASES, lung
 
-FORMATS = {
-    "classify": "medvl-classification/2",
-    "zero-shot classify": "medvl-zero-shot-classification/1",
-    "ground": "medvl-grounding/1",
-    "detect": "medvl-detection/1",
-}
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [1, math.nan, 0], [0, 1, 0]])  # "c" has no positive
 PATIENTS = ("p0", "p0", "p1", "p2", "p3", "p4")
 RNG = np.random.default_rng(0)
@@ -50,7 +44,14 @@ def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr
         writer.writeheader()
         writer.writerows(rows)
     config = config_dict(make_config({"train": {"seed": seed, "lr": lr}}))
-    summary = {"format": FORMATS[task], "model": "gone", "manifest": "set.csv", "split": "val", "config": config}
+    summary = {
+        "format": "medvl-evaluation/2",
+        "evaluation": task,
+        "model": "gone",
+        "manifest": "set.csv",
+        "split": "val",
+        "config": config,
+    }
     summary |= {"manifest_hash": "a", "split_hash": "b", "threshold": 0.5, "threshold_source": "fixed", "seed": seed}
     (place / "summary.json").write_text(json.dumps(summary | more))
     return str(place)

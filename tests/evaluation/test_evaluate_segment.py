@@ -14,7 +14,8 @@ from medvl.core.errors import InputError
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import COLUMNS, read_case_table
-from medvl.tasks.segment.evaluate import choose_threshold, evaluate, log_folder, log_test
+from medvl.evaluation.record import log_folder, log_test
+from medvl.tasks.segment.evaluate import choose_threshold, evaluate
 
 from .conftest import SIZE, Deaf, Listener, lung, write_rows
 
@@ -61,7 +62,7 @@ def test_files_hold_what_the_interface_names(phrases: Manifest, tmp_path: Path) 
     names = "format model manifest split split_hash seed config versions machine threshold threshold_source grid"
     for name in [*names.split(), "empty_mask", "num_cases", "num_patients", "metrics", "by_class", "by_phrase"]:
         assert name in summary, name
-    assert summary["format"] == "medvl-summary/1"
+    assert summary["format"] == "medvl-evaluation/2" and summary["evaluation"] == "segment"
     assert (summary["num_cases"], summary["num_patients"], summary["num_images"]) == (12, 4, 4)
     assert (summary["threshold"], summary["threshold_source"], summary["grid"]) == (0.5, "fixed", "native")
     assert set(summary["metrics"]["dice_per_image"]) == {"mean", "lo", "hi", "num"}
@@ -189,10 +190,10 @@ def test_opening_test_is_logged_in_the_run(phrases: Manifest, tmp_path: Path) ->
     (model / "format_version").write_text("medvl-model/1\n")
     (model / "card.json").write_text("{}")
     (tmp_path / "run" / "config.yaml").write_text("{}")
-    summary = evaluate(Listener(), phrases, split="test").summary
+    record = evaluate(Listener(), phrases, split="test")
     for folder in (tmp_path / "run", model):  # both ways of naming the model write to one log
         assert log_folder(folder) == tmp_path / "run"
-        log_test(folder, summary)
+        log_test(folder, record)
     lines = [json.loads(line) for line in (tmp_path / "run" / "test_log.jsonl").read_text().splitlines()]
     assert len(lines) == 2
     assert lines[0]["metrics"]["dice_per_image"] == 1.0

@@ -159,6 +159,7 @@ def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             lines.append(f"c{i}{side},{i}.png,{text},{name},wrong {side},p{i},{'val' if i < 8 else 'test'}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(module.ZeroShot, "load", classmethod(lambda cls, folder, device="cpu": KnownGrounder()))
+    monkeypatch.setattr(module, "weights_hash", lambda model: "hash")
     monkeypatch.setattr(module, "seen_images", lambda model, records: None)  # there is no model folder
     return tmp_path
 
@@ -168,7 +169,7 @@ def manifest_of(films: Path, **options: Any) -> Manifest:
 
 
 def test_a_model_that_knows_scores_one_and_its_controls_do_not(films: Path) -> None:
-    found = grounding("run", manifest_of(films), target="spot", out=films / "out")
+    found = grounding("run", manifest_of(films), target="spot", out=films / "out").summary
     assert found["num_cases"] == 12 and found["num_patients"] == 8
     assert (found["num_not_annotated"], found["num_empty"], found["num_without_phrase"]) == (1, 2, 1)
     own, other = found["methods"]["phrase"], found["methods"]["shuffled phrase"]
@@ -218,38 +219,38 @@ def test_a_threshold_is_withheld_where_the_phrase_is_no_better_than_chance(films
     opposite = {"left spot": "right spot", "right spot": "left spot", "": ""}
     rows = tuple(replace(row, text=opposite[row.text]) for row in manifest.records)
     wrong = replace(manifest, records=rows)
-    found = grounding("run", wrong, target="spot")
+    found = grounding("run", wrong, target="spot").summary
     practice = found["published_practice"]
     assert found["threshold"] is None and practice["threshold"] is None
     assert "whole image" in found["threshold_withheld"] and "whole image" in practice["threshold_withheld"]
     own, everything = found["methods"]["phrase"], found["methods"]["everything"]
     assert own["dice"]["mean"] == pytest.approx(everything["dice"]["mean"]) and "withheld" in as_text(found)
-    known = grounding("run", manifest_of(films), target="spot")
+    known = grounding("run", manifest_of(films), target="spot").summary
     assert known["threshold_withheld"] is None and known["published_practice"]["threshold"] is not None
-    fixed = grounding("run", wrong, target="spot", threshold=0.0)
+    fixed = grounding("run", wrong, target="spot", threshold=0.0).summary
     assert fixed["threshold"] == 0.0  # a number that is given is the user's own
 
 
 def test_test_is_scored_at_the_threshold_of_val_and_logged(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[Any] = []
-    monkeypatch.setattr(module, "log_test", lambda model, summary: logged.append((model, summary["threshold"])))
-    found = grounding("run", manifest_of(films), target="spot", split="test")
+    monkeypatch.setattr(module, "log_test", lambda model, record: logged.append((model, record.threshold)))
+    found = grounding("run", manifest_of(films), target="spot", split="test").summary
     assert found["threshold"] == pytest.approx(0.1, abs=0.01)  # between -0.4 and 0.6
     assert found["threshold_source"] == "val: best Dice per case on 12 cases"
     assert logged == [("run", found["threshold"])] and found["metrics"]["dice"]["mean"] == 1
-    fixed = grounding("run", manifest_of(films), target="spot", threshold=0.7)
+    fixed = grounding("run", manifest_of(films), target="spot", threshold=0.7).summary
     assert fixed["metrics"]["dice"]["mean"] == 0 == fixed["metrics"]["recall"]["mean"]
     assert fixed["threshold_source"] == "fixed" and fixed["metrics"]["pointing"]["mean"] == 1
     assert len(logged) == 1
 
 
 def test_one_phrase_for_all_has_no_shuffled_control(films: Path) -> None:
-    found = grounding("run", manifest_of(films), target="spot", phrase="strange left", threshold=0)
+    found = grounding("run", manifest_of(films), target="spot", phrase="strange left", threshold=0).summary
     assert set(found["methods"]) == {"phrase", "chance", "everything"} and found["num_cases"] == 13
     assert found["metrics"]["recall"]["mean"] == pytest.approx(5 / 13)  # the masks of the right are missed
     assert any("no control" in note for note in found["notes"]) and any("strange" in note for note in found["notes"])
     assert "1 distinct phrases were cut to 3 tokens" in found["notes"]
-    other = grounding("run", manifest_of(films, text_column="other"), target="spot")
+    other = grounding("run", manifest_of(films, text_column="other"), target="spot").summary
     assert other["num_cases"] == 13 and other["metrics"]["dice"]["mean"] == 1
 
 
@@ -307,13 +308,14 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     known = KnownClassifier(TABLE)
     monkeypatch.setattr(classes_module.ZeroShot, "load", classmethod(lambda cls, folder, device="cpu": known))
+    monkeypatch.setattr(classes_module, "weights_hash", lambda model: "hash")
     monkeypatch.setattr(classes_module, "seen_images", lambda model, records: None)
-    monkeypatch.setattr(classes_module, "log_test", lambda model, summary: (tmp_path / "logged").touch())
+    monkeypatch.setattr(classes_module, "log_test", lambda model, record: (tmp_path / "logged").touch())
     return tmp_path
 
 
 def classified(folder: Path, **options: Any) -> dict[str, Any]:
-    return zero_shot_classification("run", load_manifest(folder / "manifest.csv"), load_prompts(), **options)
+    return zero_shot_classification("run", load_manifest(folder / "manifest.csv"), load_prompts(), **options).summary
 
 
 def test_labels_missing_undefined_and_both_thresholds(labelled: Path) -> None:

@@ -394,7 +394,7 @@ def test_localisation_summaries_are_tabulated(generate: ModuleType, sweep: Path)
     assert "seed 0 (decoder: pseudo mask): lesion of 9 cases, 8 patients, split `val`" in page
     assert "2 records without that mask and 1 with an empty one are left out" in page
     path.write_text('{"format": "medvl-evaluation/1"}')
-    with pytest.raises(SystemExit, match="is no medvl-localisation/1"):
+    with pytest.raises(SystemExit, match="is no localisation"):
         generate.results_page(folder.parent, sweep)
 
 

@@ -18,7 +18,7 @@ from .conftest import Deaf, Listener
 
 
 def test_a_model_that_listens(phrases: Manifest, tmp_path: Path) -> None:
-    found = probe(Listener(), phrases, split="val", laterality="patient", out=tmp_path / "out").result
+    found = probe(Listener(), phrases, split="val", laterality="patient", out=tmp_path / "out").summary
     conditions, swap = found["conditions"], found["side_swap"]
     assert found["num_rows"] == 12
     assert conditions["true"]["dice"]["mean"] == 1.0
@@ -40,13 +40,13 @@ def test_a_model_that_listens(phrases: Manifest, tmp_path: Path) -> None:
 
 
 def test_the_named_side_depends_on_whose_left_is_meant(phrases: Manifest) -> None:
-    swap = probe(Listener(), phrases, split="val", laterality="viewer").result["side_swap"]
+    swap = probe(Listener(), phrases, split="val", laterality="viewer").summary["side_swap"]
     assert swap["share_changing_side"]["mean"] == 1.0
     assert swap["share_on_named_side"]["mean"] == 0.0
 
 
 def test_a_model_that_ignores_its_text(phrases: Manifest) -> None:
-    found = probe(Deaf(), phrases, split="val", laterality="patient").result
+    found = probe(Deaf(), phrases, split="val", laterality="patient").summary
     own = found["conditions"]["true"]["dice"]["mean"]
     assert own == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     for name in ("empty", "shuffled", "negated"):
@@ -71,11 +71,11 @@ def test_shuffled_texts_are_of_another_patient_and_other_words(phrases: Manifest
 
 
 def test_fewer_rows_are_a_seeded_choice_and_said(phrases: Manifest) -> None:
-    found = probe(Listener(), phrases, split="val", max_rows=5).result
+    found = probe(Listener(), phrases, split="val", max_rows=5).summary
     assert found["conditions"]["true"]["num"] == found["num_rows"] == 5
     assert found["num_rows_of_split"] == 12
     assert any("5 of 12 rows" in note for note in found["notes"])
-    assert found == probe(Listener(), phrases, split="val", max_rows=5).result
+    assert found == probe(Listener(), phrases, split="val", max_rows=5).summary
 
 
 def test_one_side_means_exactly_one() -> None:
@@ -89,7 +89,7 @@ def test_sides_of_a_turned_image(phrases: Manifest, monkeypatch: pytest.MonkeyPa
     """Masks are in stored pixels, sides are those of the standard display."""
     mirrored = Orientation(Turn(left_right=True), "standard", "R\\F")
     monkeypatch.setattr(text_probe, "image_orientation", lambda path: mirrored)
-    swap = probe(Listener(), phrases, split="val", laterality="viewer").result["side_swap"]
+    swap = probe(Listener(), phrases, split="val", laterality="viewer").summary["side_swap"]
     assert swap["share_on_named_side"]["mean"] == swap["share_on_named_side_swapped"]["mean"] == 1.0
 
 

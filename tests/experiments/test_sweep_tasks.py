@@ -94,16 +94,16 @@ def test_the_grid_touches_only_what_is_not_once(swept: Path) -> None:
 def test_each_cell_is_scored_by_its_task(swept: Path) -> None:
     assert "alignment_loss" in cell(swept, "g2d-seed0")["pretraining"]
     found = cell(swept, "from_g2d-label_fraction_0_5-seed0")
-    assert found["format"] == "medvl-classification/2" and found["config"]["init"] == "g2d:@g2d"
+    assert found["evaluation"] == "classify" and found["config"]["init"] == "g2d:@g2d"
     assert found["labels"]["labelled_images"] == 8 and found["labels"]["per_class"]["disc"]["positive"] <= 8
     assert found["num_cases"] == 8 and found["by_class"]["disc"]["num_positive"] == 4
     wanted = {"macro_auc", "macro_f1", "macro_accuracy", "macro_mcc", "macro_average_precision", "macro_ece"}
     assert wanted <= set(found["metrics"]) and found["metrics"]["macro_auc"]["lo"] is not None
     assert found["threshold_source"].startswith("val") and "by_class" not in found["published_practice"]["by_f1"]
     prompts, phrases = cell(swept, "prompts-seed0"), cell(swept, "phrases-seed0")
-    assert prompts["format"] == "medvl-zero-shot-classification/1" and set(prompts["by_class"]) == {"bar", "disc"}
+    assert prompts["evaluation"] == "zero-shot classify" and set(prompts["by_class"]) == {"bar", "disc"}
     assert prompts["config"]["task"] == "pretrain" and prompts["manifest"] == "$DATA/m.csv"
-    assert phrases["format"] == "medvl-grounding/1" and phrases["num_cases"] == 8 and "dice" in phrases["metrics"]
+    assert phrases["evaluation"] == "ground" and phrases["num_cases"] == 8 and "dice" in phrases["metrics"]
     assert prompts["asked"]["run"] == "@g2d" and prompts["overrides"][:2] == ["zero_shot=classify", "run=@g2d"]
     assert str(swept.parent.parent) not in json.dumps([found, prompts, phrases])
 

@@ -275,7 +275,7 @@ def test_the_probe_changes_the_text_or_the_context_and_not_both(recipe: Path) ->
             asked.extend((r.id, r.context["age"], text) for r, text in zip(records, texts, strict=True))
             return [{"mask": np.zeros((48, 40), dtype=bool)} for _ in records]
 
-    result = run_probe(Told(), manifest, split="val").result  # type: ignore[arg-type]
+    result = run_probe(Told(), manifest, split="val").summary  # type: ignore[arg-type]
     own = {row.id: row for row in manifest.split("val")}
     others = [(name, age, text) for name, age, text in asked if age != own[name].context["age"]]
     assert len(others) == len(own) == result["conditions"]["other_context"]["num"]

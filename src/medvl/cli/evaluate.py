@@ -62,14 +62,13 @@ def evaluate(
     import sys
 
     from medvl.core.errors import InputError, warn
-    from medvl.core.files import keep_other_results
     from medvl.data.slices import SliceChoice, parse_slice
     from medvl.evaluation.model_inputs import open_inputs, task_of
+    from medvl.evaluation.record import log_test, refuse_other_results
     from medvl.evaluation.text_sensitivity import probe as run_probe
-    from medvl.evaluation.text_table import as_text
     from medvl.evaluation.volumes import volumes_of
     from medvl.inference.model_folder import update_card as write_metrics
-    from medvl.tasks.segment.evaluate import choose_threshold, log_test
+    from medvl.tasks.segment.evaluate import as_text, choose_threshold
     from medvl.tasks.segment.evaluate import evaluate as run
 
     words = list(overrides or [])
@@ -107,8 +106,13 @@ def evaluate(
     if out.exists():
         described = inputs.source.describe()
         known = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
-        same = {known: described[known], "manifest_hash": records.content_hash(), "split": split}
-        keep_other_results(out, **same)
+        same = {
+            "evaluation": "segment",
+            known: described[known],
+            "manifest_hash": records.content_hash(),
+            "split": split,
+        }
+        refuse_other_results(out, **same)
     coverage = inputs.texts(records.split(split))
     if coverage is not None:
         print(coverage.line(split), file=sys.stderr)
@@ -126,7 +130,7 @@ def evaluate(
             slice_index=slice_index,
         )
         how = "val"
-    summary = run(
+    record = run(
         scored,
         records,
         split=split,
@@ -139,9 +143,10 @@ def evaluate(
         group_by=group_by or (),
         slice_index=slice_index,
         mgca_batch=inputs.mgca_batch,
-    ).summary
+    )
+    summary = record.summary
     if inputs.model_folder is not None and split == "test":
-        log_test(inputs.model_folder, summary)
+        log_test(inputs.model_folder, record)
     if inputs.model_folder is not None and update_card:
         means = {name: metric["mean"] for name, metric in summary["metrics"].items()}
         write_metrics(
@@ -159,7 +164,7 @@ def evaluate(
             empty_mask=empty_mask.value,
             slice_index=inputs.data.slice_index,
             out=out,
-        ).result
+        ).summary
         summary = {**summary, "probe": result}
     print(json.dumps(summary) if as_json else as_text(summary, out))
 
@@ -224,13 +229,12 @@ def _without_masks(
     """
     from medvl.config import load_config, manifest_path
     from medvl.core.errors import InputError
-    from medvl.core.files import keep_other_results
     from medvl.evaluation.model_inputs import read_as_trained
+    from medvl.evaluation.record import log_test, refuse_other_results
     from medvl.inference.model_folder import find_model, weights_hash
     from medvl.inference.model_folder import update_card as write_metrics
     from medvl.tasks.classify import evaluate as classifier
     from medvl.tasks.detect import evaluate as detector
-    from medvl.tasks.segment.evaluate import log_test
 
     wrong = [name for name, is_given in given.items() if is_given]
     if wrong:
@@ -242,26 +246,27 @@ def _without_masks(
     if out.exists():
         config = load_config(find_model(source) / "config.yaml")
         records, _ = read_as_trained(config, manifest or manifest_path(config), words)
-        keep_other_results(out, model_hash=weights_hash(source), manifest_hash=records.content_hash(), split=split)
+        same = {"model_hash": weights_hash(source), "manifest_hash": records.content_hash(), "split": split}
+        refuse_other_results(out, evaluation=task, **same)
     if task == "detect":
         if threshold == "val":
             raise InputError.conflict("--threshold val for a detector", file=source, expected="a score from 0 to 1")
-        summary = detector.evaluate_detector(
+        record = detector.evaluate_detector(
             source, manifest, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
         )
-        text = detector.as_text(summary, out)
+        text = detector.as_text(record.summary, out)
     else:
         own = manifest_path(load_config(find_model(source) / "config.yaml")) if manifest is None else manifest
-        summary = classifier.evaluate_classifier(
+        record = classifier.evaluate_classifier(
             source, own, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
         )
-        text = classifier.as_text(summary, out)
+        text = classifier.as_text(record.summary, out)
     if split == "test":
-        log_test(source, summary)
+        log_test(source, record)
     if update_card:
-        means = {name: metric["mean"] for name, metric in summary["metrics"].items()}
-        write_metrics(source, metrics={split: {**means, "num_cases": summary["num_cases"]}})
-    return summary, text
+        means = {name: metric["mean"] for name, metric in record.metrics.items()}
+        write_metrics(source, metrics={split: {**means, "num_cases": record.num_cases}})
+    return record.summary, text
 
 
 def _number(threshold: str | None) -> float:

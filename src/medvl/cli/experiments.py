@@ -236,19 +236,19 @@ def localise(
     """
     import json
 
-    from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
-    from medvl.experiments.localise import FORMAT, as_text, localisation
+    from medvl.evaluation.record import refuse_other_results
+    from medvl.experiments.localise import as_text, localisation
 
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
     records = load_manifest(manifest, text_column=text_column, classes=classes if classes != ["mask"] else None)
     same = {"model": model, "split": split, "target": classes[0], "manifest": str(records.path)}
-    keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
-    summary = localisation(
+    refuse_other_results(out, evaluation="localise", split_hash=records.split_hash(), **same)
+    record = localisation(
         model, records, split=split, target=classes[0], lungs=classes[1] if lungs else None, out=out, seed=seed
     )
-    print(json.dumps(summary) if as_json else as_text(summary))
+    print(json.dumps(record.summary) if as_json else as_text(record.summary))
 
 
 def pretrain_text(

@@ -79,12 +79,11 @@ def classify(
     import sys
 
     from medvl.core.errors import InputError
-    from medvl.core.files import keep_other_results
     from medvl.data.records import load_manifest
     from medvl.data.slices import parse_slice
+    from medvl.evaluation.record import refuse_other_results
     from medvl.inference.inputs import as_manifest, default_slice, is_manifest, list_images
     from medvl.tasks.pretrain.zero_shot_classification import (
-        FORMAT,
         as_text,
         options_of,
         split_of,
@@ -112,8 +111,8 @@ def classify(
         records = as_manifest(list_images(sources, choice=choice, default_slice=default_slice(model)), sources[0])
     split = split or split_of(records)
     same = {"model": model, "split": split, "manifest": str(records.path)}
-    keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
-    summary = zero_shot_classification(
+    refuse_other_results(out, evaluation="zero-shot classify", split_hash=records.split_hash(), **same)
+    record = zero_shot_classification(
         model,
         records,
         load_prompts(prompts, asked_family),
@@ -125,7 +124,7 @@ def classify(
         slice_index=choice,
         **values,
     )
-    print(json.dumps(summary) if as_json else as_text(summary, out))
+    print(json.dumps(record.summary) if as_json else as_text(record.summary, out))
 
 
 class How(StrEnum):
@@ -206,15 +205,15 @@ def ground(
         )
     if phrase is not None and phrase_column is not None:
         raise InputError.conflict("--phrase and --phrase-column", expected="one of them")
-    from medvl.core.files import keep_other_results
-    from medvl.tasks.pretrain.grounding import FORMAT, as_text, grounding
+    from medvl.evaluation.record import refuse_other_results
+    from medvl.tasks.pretrain.grounding import as_text, grounding
 
     name = (target or "mask").removeprefix("mask_")
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
     records = load_manifest(source, text_column=phrase_column or "text", classes=[name] if name != "mask" else None)
     same = {"model": model, "split": split or "val", "target": name, "manifest": str(records.path)}
-    keep_other_results(out, format=FORMAT, split_hash=records.split_hash(), **same)
-    summary = grounding(
+    refuse_other_results(out, evaluation="ground", split_hash=records.split_hash(), **same)
+    record = grounding(
         model,
         records,
         target=name,
@@ -228,6 +227,7 @@ def ground(
         device=device,
         slice_index=choice,
     )
+    summary = record.summary
     print(json.dumps(summary) if as_json else as_text(summary, out))
     practice = summary["published_practice"]
     if practice is not None and practice["threshold"] is not None and summary["split"] == "val" and not as_json:

@@ -14,29 +14,6 @@ from typing import Any
 
 from medvl.core.errors import InputError, warn
 
-
-def keep_other_results(out: Path | None, **same: str) -> None:
-    """InputError where `out` holds results of something else: they would be written over.
-
-    Args:
-        same: keys of summary.json and what they will be, e.g. format, model_hash, split.
-    """
-    path = out / "summary.json" if out is not None else None
-    if path is None or not path.is_file():
-        return
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        others = [key for key, value in same.items() if held.get(key) != value]
-    except (ValueError, AttributeError):
-        held, others = {}, list(same)
-    if others:
-        known = [f"{key} {held[key]}" for key in ("model", "split", "manifest", "target", "format") if key in held]
-        raise InputError.exists(
-            f"holds other results ({', '.join(known) or 'not readable'}; {', '.join(others)} would differ)",
-            file=out, expected="a new folder, or one of the same results", remedy="--out DIR",
-        )  # fmt: skip
-
-
 NEW_OUT = "a file that holds nothing of the source"
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
 
-from medvl.core.csv_cells import Writer, read_dicts
+from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError
 from medvl.data.record import Manifest
+from medvl.evaluation.tables import csv_text
 from medvl.metrics.statistics import NUM_DRAWS, ratio_intervals
 
 T = TypeVar("T")
@@ -188,12 +188,7 @@ def worst_median_best(ranked: Sequence[T], each: int, *, solid: Sequence[T] | No
 
 def case_table(rows: Sequence[CaseRow]) -> str:
     """cases.csv as text."""
-    file = io.StringIO()
-    writer = Writer(file)
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_cell(getattr(row, field.name)) for field in fields(CaseRow)])
-    return file.getvalue()
+    return csv_text(COLUMNS, ([getattr(row, field.name) for field in fields(CaseRow)] for row in rows), decimals=8)
 
 
 def read_case_table(text: str) -> list[CaseRow]:
@@ -207,20 +202,3 @@ def read_case_table(text: str) -> list[CaseRow]:
             values[field.name] = cell if kind == "str" else int(cell) if kind == "int" else float(cell or "nan")
         rows.append(CaseRow(**values))
     return rows
-
-
-def without_nan(value: Any) -> Any:
-    """The same JSON value with None for every number that JSON has no word for."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _cell(value: str | int | float) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(round(value, 8))
-    return str(value)

@@ -17,7 +17,6 @@ from typing import Any
 from medvl.core.errors import InputError, nearest
 from medvl.core.files import write_json, write_text
 from medvl.core.provenance import machine, versions
-from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.comparison_metrics import BOOTSTRAP, Measures
 from medvl.evaluation.comparison_tables import as_csv, as_html
 from medvl.evaluation.grouping import (
@@ -28,6 +27,7 @@ from medvl.evaluation.grouping import (
     pool_folds,
     setting_table,
 )
+from medvl.evaluation.record import without_nan
 from medvl.evaluation.scored_runs import ScoredRun, open_runs
 from medvl.metrics.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
 from medvl.train.estimate import ENOUGH_DRAWS, FEW_PATIENTS

@@ -24,10 +24,7 @@ from medvl.evaluation.case_metrics import OVERLAP, CaseRow, read_case_table
 from medvl.evaluation.report.classification import read_label_cases
 from medvl.metrics.classification import ScoredClass, resampled
 from medvl.metrics.statistics import SeedMeans, over_seeds, patient_sums, seed_means, sign_flip_test, swap_test
-from medvl.tasks.classify import evaluate as classifier
-from medvl.tasks.detect import evaluate as detector
-from medvl.tasks.pretrain import grounding, zero_shot_classification
-from medvl.tasks.segment import evaluate as evaluator
+from medvl.tasks.pretrain import grounding
 from medvl.tasks.segment.evaluate import POOLED_NOTE
 
 FloatArray = NDArray[np.float64]
@@ -56,7 +53,6 @@ class Kind:
     `asked`: keys of the summary that make a method beside the configuration of its training."""
 
     task: str
-    format: str
     title: str
     alike: tuple[str, ...]
     truth: str
@@ -339,16 +335,14 @@ _SAME_SET = ("manifest_hash", "split_hash")
 KINDS = (
     Kind(
         "segment",
-        evaluator.FORMAT,
         "segmentation",
         (*_SAME_SET, "grid", "empty_mask", "text"),
         "true mask",
         tested=("dice_per_image", "dice_pooled"),
     ),
-    Kind("classify", classifier.FORMAT, "classification", (*_SAME_SET, "classes", "labels"), "set of labels"),
+    Kind("classify", "classification", (*_SAME_SET, "classes", "labels"), "set of labels"),
     Kind(
         "zero-shot classify",
-        zero_shot_classification.FORMAT,
         "zero-shot classification",
         (*_SAME_SET, "classes"),
         "set of labels",
@@ -356,7 +350,6 @@ KINDS = (
     ),
     Kind(
         "ground",
-        grounding.FORMAT,
         "grounding of phrases",
         (*_SAME_SET, "grid", "target", "phrase"),
         "true mask or phrase",
@@ -371,7 +364,6 @@ KINDS = (
     ),
     Kind(
         "detect",
-        detector.FORMAT,
         "detection",
         (*_SAME_SET, "grid", "classes", "threshold"),
         "number of true boxes",
@@ -387,7 +379,6 @@ KINDS = (
 # Of trained classifiers beside prompted ones, see `join_labelled`.
 TRAINED_AND_PROMPTED = Kind(
     "classify and prompts",
-    "",
     "classification, trained and by prompts",
     (*_SAME_SET, "classes"),
     "set of labels",
@@ -395,13 +386,13 @@ TRAINED_AND_PROMPTED = Kind(
 )
 
 
-def kind_of(format_name: Any, path: Path) -> Kind:
-    """The kind of an evaluation by the format of its summary.json."""
+def kind_of(evaluation: str, path: Path) -> Kind:
+    """The kind of an evaluation by its name in summary.json."""
     for kind in KINDS:
-        if kind.format == format_name:
+        if kind.task == evaluation:
             return kind
     raise InputError.unsupported(
-        f"not an evaluation of this version ({format_name})",
+        f"an evaluation without cases to compare ({evaluation})",
         file=path,
-        expected=" | ".join(kind.format for kind in KINDS),
+        expected=" | ".join(kind.task for kind in KINDS),
     )

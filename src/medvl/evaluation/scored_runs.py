@@ -14,8 +14,9 @@ from medvl.evaluation.cache import SCORED, stored_scores
 from medvl.evaluation.case_metrics import CaseRow
 from medvl.evaluation.comparison_metrics import KINDS, Kind, ScoredCase, kind_of
 from medvl.evaluation.model_inputs import is_model, open_inputs, task_of
+from medvl.evaluation.record import SUMMARY, read_record, results_folder
 from medvl.evaluation.report.classification import read_label_cases
-from medvl.evaluation.report.report import results_folder, stored_evaluation
+from medvl.evaluation.report.report import stored_evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,10 @@ def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Se
     if is_model(target):
         inputs = open_inputs(target, overrides, device=device)
         assert inputs.model_folder is not None
-        place = results_folder(target, inputs.model_folder, split)
-        evaluation = stored_evaluation(inputs, inputs.manifest(manifest_path), split, place)
-        rows = {(row.id, row.class_name): row for row in evaluation.cases}
-        return ScoredRun(target, KINDS[0], evaluation.summary, rows, place)
+        place = results_folder(target, split)
+        record = stored_evaluation(inputs, inputs.manifest(manifest_path), split, place)
+        rows = {(row.id, row.class_name): row for row in record.cases}
+        return ScoredRun(target, KINDS[0], record.summary, rows, place)
     raise InputError.missing_file(
         "no run, model or evaluation" if folder.exists() else "no such folder",
         file=target,
@@ -128,9 +129,10 @@ def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Se
 
 def read_run(target: str, folder: Path) -> ScoredRun:
     """An evaluation that lies in `folder`, of any kind."""
+    record = read_record(folder)
+    kind = kind_of(record.evaluation, folder / SUMMARY)
+    summary = record.summary
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        kind = kind_of(summary.get("format") if isinstance(summary, dict) else None, folder / "summary.json")
         cases = kind.read(folder)
     except (ValueError, KeyError) as error:
         raise InputError.damaged(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None

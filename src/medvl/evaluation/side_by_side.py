@@ -29,12 +29,12 @@ from medvl.data.images import image_orientation, image_size, read_image
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best
+from medvl.evaluation.cases import load_true_mask
 from medvl.evaluation.comparison_metrics import Key, ScoredCase
 from medvl.evaluation.grouping import Method
 from medvl.evaluation.model_inputs import open_inputs, parse_overrides, read_as_trained
 from medvl.evaluation.prediction_sources import predicted_masks
 from medvl.evaluation.scored_runs import ScoredRun
-from medvl.tasks.segment.evaluate import load_true_mask
 
 BoolArray = NDArray[np.bool_]
 EACH = 2  # rows of the worst, of the median, of the best cases

@@ -14,33 +14,33 @@ Intervals are by patient, and each condition has its paired difference to the tr
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.core.csv_cells import Writer
+from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError
-from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
 from medvl.data.images import image_orientation
 from medvl.data.record import Manifest, Record
 from medvl.data.reports import can_mirror, findings, mirror_text, negate_text
-from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.cases import RECORDS_AT_ONCE, by_image, load_truth
 from medvl.evaluation.prediction_sources import FolderSource, MaskSource, predicted_masks, takes_threshold
+from medvl.evaluation.record import EvaluationRecord
+from medvl.evaluation.tables import csv_text
 from medvl.metrics.segmentation import EmptyMask, count_pixels, dice
 from medvl.metrics.statistics import mean_interval, paired_difference
-from medvl.tasks.segment.evaluate import RECORDS_AT_ONCE, by_image, load_truth
 
 BoolArray = NDArray[np.bool_]
 
-FORMAT = "medvl-probe/1"
+SUMMARY, CASES = "probe.json", "probe_cases.csv"
 OTHER_CONTEXT = "other_context"
+_COLUMNS = ("id", "patient", "class", "condition", "text", "dice", "pred_fraction", "centroid_x")
 CONDITIONS = ("true", "empty", "shuffled", "side_swapped", "negated", OTHER_CONTEXT)
 
 
@@ -59,14 +59,6 @@ class ProbeRow:
     centroid_x: float
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The rows of probe_cases.csv and the object of probe.json."""
-
-    rows: tuple[ProbeRow, ...]
-    result: dict[str, Any]
-
-
 def probe(
     source: MaskSource,
     manifest: Manifest,
@@ -79,7 +71,7 @@ def probe(
     empty_mask: EmptyMask = "one",
     slice_index: int | None = None,
     out: Path | None = None,
-) -> Probe:
+) -> EvaluationRecord:
     """Ask every annotated row of a split with true and with untrue texts; with `out` write probe.json there.
 
     Args:
@@ -121,31 +113,54 @@ def probe(
             answers = predicted_masks(source, told, chunk_texts, threshold)
             for (record, condition), text, answer in zip(chunk, chunk_texts, answers, strict=True):
                 rows += _score(record, condition, text, answer, empty_mask, slice_index)
-    result = without_nan(
-        {
-            "format": FORMAT,
-            **{key: value for key, value in source.describe().items() if key != "config"},
-            "manifest": str(manifest.path),
-            "manifest_hash": manifest.content_hash(),
-            "split": split,
-            "split_hash": manifest.split_hash(),
-            "threshold": threshold if takes_threshold(source) else None,
-            "seed": seed,
-            "laterality": laterality,
-            "max_rows": max_rows,
+    described = source.describe()
+    result = EvaluationRecord.of(
+        "text sensitivity",
+        model=described.pop("model"),
+        model_hash=described.pop("model_hash", None),
+        config=None,  # stands in summary.json, beside this file
+        seed=seed,
+        overrides=described.pop("overrides", ()),
+        manifest=manifest,
+        split=split,
+        bootstrap_seed=seed,
+        threshold=threshold if takes_threshold(source) else None,
+        counts={
+            "num_cases": len({(row.id, row.class_name) for row in rows}),
+            "num_patients": len({row.patient for row in rows}),
             "num_rows": len(records),
             "num_rows_of_split": num_rows,
             "num_without_text": sum(not record.text.strip() for record in everything),
+        },
+        extras={
+            **{key: value for key, value in described.items() if key not in ("config", "seed")},
+            "laterality": laterality,
+            "max_rows": max_rows,
             "conditions": _conditions(rows, seed),
             "side_swap": _side_swap(rows, laterality, seed),
-            "notes": _notes(records, num_rows, rows),
-        }
+        },
+        notes=_notes(records, num_rows, rows),
+        cases=tuple(rows),
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "probe_cases.csv", _table(rows))
-        write_json(out / "probe.json", result)
-    return Probe(tuple(rows), result)
+        result.write(out, {CASES: _case_table(rows)}, name=SUMMARY)
+    return result
+
+
+def read_cases(path: Path) -> list[ProbeRow]:
+    """The rows of a probe_cases.csv."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            ProbeRow(
+                row["id"],
+                row["patient"],
+                row["class"],
+                row["condition"],
+                row["text"],
+                *(float(row[name] or "nan") for name in _COLUMNS[5:]),
+            )
+            for row in read_dicts(file)
+        ]
 
 
 def probe_texts(records: Sequence[Record], seed: int = 0) -> list[dict[str, str]]:
@@ -292,11 +307,5 @@ def _notes(records: Sequence[Record], num_rows: int, rows: Sequence[ProbeRow]) -
     return notes
 
 
-def _table(rows: Sequence[ProbeRow]) -> str:
-    file = io.StringIO()
-    writer = Writer(file)
-    writer.writerow(("id", "patient", "class", "condition", "text", "dice", "pred_fraction", "centroid_x"))
-    for row in rows:
-        numbers = ["" if math.isnan(v) else round(v, 6) for v in (row.dice, row.pred_fraction, row.centroid_x)]
-        writer.writerow((row.id, row.patient, row.class_name, row.condition, row.text, *numbers))
-    return file.getvalue()
+def _case_table(rows: Sequence[ProbeRow]) -> str:
+    return csv_text(_COLUMNS, map(astuple, rows), decimals=6)

@@ -20,7 +20,7 @@ from medvl.core.csv_cells import DictWriter
 from medvl.core.errors import InputError
 from medvl.core.files import write_json, write_text
 from medvl.core.provenance import machine, versions
-from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.record import without_nan
 from medvl.experiments.curve_points import SPLIT, Point, Unit, read_points
 from medvl.experiments.power_law import (
     CONFIDENCE,

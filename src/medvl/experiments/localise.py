@@ -11,7 +11,7 @@ Shapes: B images, H W the model's grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,18 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from medvl.config import Config, config_dict
-from medvl.core.csv_cells import DictWriter
 from medvl.core.errors import InputError
-from medvl.core.files import write_json
-from medvl.core.provenance import machine, versions
 from medvl.data.dataset import SegmentDataset, collate
 from medvl.data.record import Manifest, Record
 from medvl.data.text_input import TextInput
+from medvl.evaluation.record import CASES, EvaluationRecord
 from medvl.evaluation.seen_images import say_seen, seen_images
-from medvl.inference.model_folder import load_model
+from medvl.evaluation.tables import csv_text, interval_text, text_table
+from medvl.inference.model_folder import load_model, weights_hash
 from medvl.metrics.statistics import mean_interval, paired_difference
 from medvl.tasks.pretrain.task import Pretrainer, PretrainTask
 from medvl.text.cache import FeatureCache
 
-FORMAT = "medvl-localisation/1"
 METRICS = ("dice", "iou", "pointing", "auroc")
 BATCH = 16
 BoolArray = NDArray[np.bool_]
@@ -51,7 +49,7 @@ def localisation(
     lungs: str | None = None,
     out: Path | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Score one split; writes cases.csv and summary.json into `out`.
 
     Args:
@@ -108,39 +106,40 @@ def localisation(
     splits = sorted({case["split"] for case in cases})
     overlap = seen_images(model, rows)
     notes = say_seen(overlap, split)
-    summary = {
-        "format": FORMAT,
-        "model": str(model),
-        "manifest": str(manifest.path),
-        "split": split,
-        "split_hash": manifest.split_hash(),
-        "target": target,
-        "seed": seed,
-        "config": config_dict(config),
-        "trained_on": {"manifest_hash": card["manifest_hash"], "split_hash": card["split_hash"], "data": card["data"]},
-        "versions": versions(),
-        "machine": machine(),
-        "grid": f"model {config.data.image_size[0]}x{config.data.image_size[1]}",
-        "threshold": 0.5,
-        "seen_images": None if overlap is None else overlap.as_dict(),
-        "notes": notes,
-        "num_without_mask": num_left,
-        "num_empty": num_empty,
-        "bootstrap": {"unit": "patient", "draws": 2000, "seed": 0, "confidence": 0.95},
-        **_summary(cases),
-        "by_split": {name: _summary([case for case in cases if case["split"] == name]) for name in splits},
-    }
+    scores = _summary(cases)
+    record = EvaluationRecord.of(
+        "localise",
+        model=model,
+        model_hash=weights_hash(model),
+        config=config_dict(config),
+        manifest=manifest,
+        split=split,
+        seed=seed,
+        overlap=overlap,
+        threshold=0.5,
+        grid=f"model {config.data.image_size[0]}x{config.data.image_size[1]}",
+        counts={
+            "num_cases": scores.pop("num_cases"),
+            "num_patients": scores.pop("num_patients"),
+            "num_without_mask": num_left,
+            "num_empty": num_empty,
+        },
+        extras={
+            "target": target,
+            "trained_on": {key: card[key] for key in ("manifest_hash", "split_hash", "data")},
+            **scores,
+            "by_split": {name: _summary([case for case in cases if case["split"] == name]) for name in splits},
+        },
+        notes=notes,
+    )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "cases.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = DictWriter(file, ["id", "patient", "split", "method", *METRICS, "true_px", "pred_px"])
-            writer.writeheader()
-            writer.writerows(cases)
-        write_json(out / "summary.json", summary)
-    return summary
+        columns = ["id", "patient", "split", "method", *METRICS, "true_px", "pred_px"]
+        cells = [[str(case[name]) for name in columns] for case in cases]  # "nan" is written out
+        record.write(out, {CASES: csv_text(columns, cells)})
+    return record
 
 
-def as_text(summary: dict[str, Any]) -> str:
+def as_text(summary: Mapping[str, Any]) -> str:
     """The summary for a terminal; where several splits were scored, each of them too."""
     lines = [
         f"{summary['target']} of {summary['num_cases']} cases, {summary['num_patients']} patients, split "
@@ -150,23 +149,17 @@ def as_text(summary: dict[str, Any]) -> str:
         *(f"note: {note}" for note in summary["notes"]),
     ]
     if len(summary["by_split"]) > 1:
-        for name, own in summary["by_split"].items():
-            lines += ["", f"split {name}: {own['num_cases']} cases, {own['num_patients']} patients"]
-            lines += _table(own["methods"])
+        for name, part in summary["by_split"].items():
+            lines += ["", f"split {name}: {part['num_cases']} cases, {part['num_patients']} patients"]
+            lines += _table(part["methods"])
     return "\n".join(lines)
 
 
-def _table(methods: dict[str, Any]) -> list[str]:
-    lines = [f"{'method':<12}" + "".join(f"{name + ' [95 %]':>24}" for name in METRICS)]
-    for name, metrics in methods.items():
-        cells = ["" if metrics[metric]["mean"] is None else _cell(metrics[metric]) for metric in METRICS]
-        lines.append(f"{name:<12}" + "".join(f"{cell:>24}" for cell in cells))
-    return lines
-
-
-def _cell(value: dict[str, Any]) -> str:
-    interval = "" if value["lo"] is None else f" [{value['lo']:.3f}, {value['hi']:.3f}]"
-    return f"{value['mean']:.3f}{interval}"
+def _table(methods: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [name, *(interval_text(metrics[metric], missing="") for metric in METRICS)] for name, metrics in methods.items()
+    ]
+    return text_table(["method", *(f"{name} [95 %]" for name in METRICS)], rows, indent="")
 
 
 @torch.no_grad()

@@ -32,13 +32,14 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
     from medvl.evaluation.case_metrics import grouped_rows, row_of
     from medvl.evaluation.model_inputs import open_inputs
     from medvl.evaluation.prediction_sources import PredictorSource
-    from medvl.evaluation.report.report import results_folder, stored_evaluation, stored_probe
+    from medvl.evaluation.record import results_folder
+    from medvl.evaluation.report.report import stored_evaluation, stored_probe
 
     plan = sweep.evaluate
     inputs = open_inputs(str(run), sweep.scoring_words, device=device_of(run))
     assert inputs.model_folder is not None and isinstance(inputs.source, PredictorSource)
     manifest = inputs.manifest(manifest_path)
-    folder = results_folder(run, inputs.model_folder, plan.split)
+    folder = results_folder(run, plan.split)
     evaluation = stored_evaluation(inputs, manifest, plan.split, folder)
     summary = evaluation.summary
     rows: list[dict[str, Any]] = [{"name": "all", **row_of(summary["metrics"], summary["num_cases"])}]
@@ -46,7 +47,7 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
         rows += grouped_rows(evaluation.cases, manifest, plan.split, plan.rows_by)
     if plan.probe and inputs.source.uses_text:
         max_rows = None if plan.probe is True else plan.probe
-        conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).result["conditions"]
+        conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).extras["conditions"]
         rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
         for name in (name for name in ASKED if name != "true" and conditions.get(name, {}).get("num")):
             rows.append(
@@ -88,7 +89,7 @@ def score_classification(run: Path, sweep: Sweep, manifest_path: Path | None) ->
     from medvl.evaluation.cache import stored_scores
 
     cache_dir = load_config(run / "config.yaml").classify.cache_dir
-    _, summary = stored_scores(
+    _, record = stored_scores(
         run,
         manifest_path,
         split=sweep.evaluate.split,
@@ -96,6 +97,7 @@ def score_classification(run: Path, sweep: Sweep, manifest_path: Path | None) ->
         device=device_of(run),
         cache_dir=Path(cache_dir) if cache_dir else None,
     )
+    summary = record.summary
     kept = {key: value for key, value in summary.items() if key != "model"}
     if "published_practice" in kept:
         kept["published_practice"] = _without_classes(kept["published_practice"])
@@ -111,10 +113,10 @@ def score_detection(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict
     """
     from medvl.evaluation.cache import stored_scores
 
-    _, summary = stored_scores(
+    _, record = stored_scores(
         run, manifest_path, split=sweep.evaluate.split, overrides=sweep.scoring_words, device=device_of(run)
     )
-    kept = {key: value for key, value in summary.items() if key != "model"}
+    kept = {key: value for key, value in record.summary.items() if key != "model"}
     return {**kept, "labels": _plan(run)["boxes"]["labelled"], "rows": [], "minutes": _minutes(_logged(run))}
 
 

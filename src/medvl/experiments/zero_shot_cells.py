@@ -9,9 +9,8 @@ touch what is asked; they made the run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +19,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from medvl.core.errors import Fault, InputError, nearest
-from medvl.core.files import write_json
 from medvl.core.plain_yaml import validation_faults
 from medvl.data.record import Manifest
 from medvl.data.records import load_manifest
+from medvl.evaluation.record import EvaluationRecord, reuse_or_run
 from medvl.inference.model_folder import weights_hash
 
 _STRICT = ConfigDict(extra="forbid")
@@ -45,8 +44,8 @@ class AskClasses:
     threshold_from: Literal["fixed", "val"] | None = None
     temperature: Literal["model", "none"] | None = None
 
-    def score(self, run: Path, out: Path, device: str) -> dict[str, Any]:
-        """summary.json of that evaluation; it and cases.csv are written into `out`."""
+    def score(self, run: Path, out: Path, device: str) -> EvaluationRecord:
+        """The record of that evaluation; it and cases.csv are written into `out`."""
         from medvl.tasks.pretrain.zero_shot_classification import options_of, zero_shot_classification
         from medvl.text.prompts import load_prompts
 
@@ -83,8 +82,8 @@ class AskPhrases:
     sigma: Annotated[float, Ge(0)] = 1.5
     how: Literal["value", "projector"] = "value"
 
-    def score(self, run: Path, out: Path, device: str) -> dict[str, Any]:
-        """summary.json of that evaluation; it and cases.csv are written into `out`."""
+    def score(self, run: Path, out: Path, device: str) -> EvaluationRecord:
+        """The record of that evaluation; it and cases.csv are written into `out`."""
         from medvl.tasks.pretrain.grounding import grounding
 
         classes = [self.target] if self.target != "mask" else None
@@ -144,16 +143,15 @@ def score_asked(asked: Asked, run: Path, out: Path, device: str) -> dict[str, An
 
     `asked`: with paths that can be opened. Raises InputError where the run cannot be asked.
     """
-    model_hash = weights_hash(run)
-    records = _manifest(asked.manifest)
-    wanted = {"model_hash": model_hash, "manifest_hash": records.content_hash(), **asdict(asked)}
-    made = out / "asked.json"
-    if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == wanted:
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    else:
-        summary = asked.score(run, out, device)
-        write_json(made, wanted)
-    return {**summary, "model_hash": model_hash}
+    options = asdict(asked)
+    same = {"model_hash": weights_hash(run), "manifest_hash": _manifest(asked.manifest).content_hash()}
+
+    def evaluate() -> EvaluationRecord:
+        record = replace(asked.score(run, out, device), options=options)
+        record.write(out, {})
+        return record
+
+    return reuse_or_run(out, {**same, "options": options}, evaluate).summary
 
 
 def _manifest(name: str, **reading: Any) -> Manifest:

@@ -172,13 +172,13 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
     before, after = (load_file(str(run / "model" / "model.safetensors")) for run in (linear, tuned))
     assert not torch.equal(before["encoder.conv1.weight"], after["encoder.conv1.weight"])
 
-    val = evaluate_classifier(tuned, films / "manifest.csv", split="val", out=tmp_path / "val", num_draws=20)
+    val = evaluate_classifier(tuned, films / "manifest.csv", split="val", out=tmp_path / "val", num_draws=20).summary
     logged = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
     best = max(line["macro_auc"] for line in logged if line["kind"] == "val")
     assert val["metrics"]["macro_auc"]["mean"] == pytest.approx(best)
     assert any("optimistic" in note for note in val["notes"])
     rows = list(csv.DictReader((tmp_path / "val" / "cases.csv").open()))
-    test = evaluate_classifier(tuned, films / "manifest.csv", split="test", num_draws=20)
+    test = evaluate_classifier(tuned, films / "manifest.csv", split="test", num_draws=20).summary
     for name in CLASSES:
         known = [row for row in rows if row[f"label_{name}"]]
         chosen = best_threshold(
@@ -198,10 +198,10 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
     assert some["classes"] == ["disc"] and some["mean"] == found["by_class"]["disc"]["auc"]["mean"]
     cut = found["published_practice"]["by_f1"]["macro_with_interval"]["f1"]
     told = as_text(found, tmp_path)
-    assert f"{some['mean']:.3f}  [{some['lo']:.3f}, {some['hi']:.3f}]  disc" in told
+    assert f"{some['mean']:.3f} [{some['lo']:.3f}, {some['hi']:.3f}]" in told
     assert f"(1 of 2 classes: {cut['mean']:.3f} [{cut['lo']:.3f}, {cut['hi']:.3f}])" in told
     assert "of classes that have an interval" in page.read_text() and "(1 of 2 classes:" in page.read_text()
-    fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20)
+    fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20).summary
     assert fixed["threshold_source"] == "fixed" and fixed["by_class"]["disc"]["sensitivity"]["mean"] == 1
     module, _, _, _ = load_model(tuned)
     assert not module.training and isinstance(module.network, ImageClassifier)
@@ -213,7 +213,7 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
     train(config_of(films, *words, "classify.pos_weight=balanced", "train.epochs=3"), run)
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = max(line["accuracy"] for line in logged if line["kind"] == "val")
-    found = evaluate_classifier(run, films / "one.csv", split="val", out=tmp_path / "val", num_draws=20)
+    found = evaluate_classifier(run, films / "one.csv", split="val", out=tmp_path / "val", num_draws=20).summary
     assert found["classes"] == ["bar", "both", "clear", "disc"]
     assert found["metrics"]["accuracy"]["mean"] == pytest.approx(best)
     assert np.array(found["confusion"]).sum() == 12 and found["threshold"] is None

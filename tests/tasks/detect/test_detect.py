@@ -112,7 +112,7 @@ def medvl(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_it_learns_where_things_are(films: Path, trained: Path, tmp_path: Path) -> None:
     best = max(logged(trained, "val"), key=lambda line: line["map_all_scores"])
-    found = evaluate_detector(trained, split="val", out=tmp_path, num_draws=50)
+    found = evaluate_detector(trained, split="val", out=tmp_path, num_draws=50).summary
     assert found["metrics"]["map"]["mean"] == pytest.approx(best["map"])
     assert found["metrics"]["coco_ap50"]["mean"] == pytest.approx(best["ap50"])
     assert found["metrics"]["coco_ap50"]["mean"] > 0.6 and found["num_cases"] == 12 and found["num_with_boxes"] == 9
@@ -183,7 +183,7 @@ def test_the_fixed_box_lies_where_it_does_on_films_that_are_not_square(
         Image.open(films / f"{i}.png").resize((256, 128), Image.Resampling.NEAREST).save(tmp_path / f"{i}.png")
         rows.append(f"c{i},{i}.png,the left lung,bar 32 100 160 116,p{i},test")  # of 64 x 64: 8 50 40 58
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
-    summary = evaluate_detector(trained, tmp_path / "manifest.csv", split="test", num_draws=2)
+    summary = evaluate_detector(trained, tmp_path / "manifest.csv", split="test", num_draws=2).summary
     assert summary["baseline"]["boxes"]["bar"] == [8 / 64, 50 / 64, 40 / 64, 58 / 64]
     assert summary["baseline"]["by_class"]["bar"]["map"] == 1
 
@@ -445,7 +445,7 @@ def test_detectors_are_scored_by_a_sweep_and_compared(films: Path, tmp_path: Pat
     outcomes = run_sweep(path, tmp_path / "out")
     assert [outcome.error for outcome in outcomes] == ["", ""]
     cell = json.loads((tmp_path / "out" / "results" / "a-seed0.json").read_text())
-    assert cell["format"] == "medvl-detection/1" and {"map", "coco_ap"} <= set(cell["metrics"])
+    assert cell["evaluation"] == "detect" and {"map", "coco_ap"} <= set(cell["metrics"])
     assert cell["labels"]["labelled_images"] == 32 and cell["num_cases"] == 12 and cell["baseline"]["metrics"]
     runs = [str(tmp_path / "out" / f"{name}-seed0") for name in "ab"]
     result = compare(runs, out=tmp_path / "compared", pictures=True)

@@ -131,7 +131,8 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     assert set(summary["methods"]) == {"attention", "pseudo mask", "decoder", "shuffled", "chance"}
     assert summary["num_cases"] == 8 and (tmp_path / "where" / "cases.csv").is_file()
     assert set(summary["by_split"]) == {"val"} and summary["by_split"]["val"]["methods"] == summary["methods"]
-    of_all = localisation(str(run), load_manifest(pairs / "manifest.csv"), split="all", target="mask", out=tmp_path)
+    manifest = load_manifest(pairs / "manifest.csv")
+    of_all = localisation(str(run), manifest, split="all", target="mask", out=tmp_path).summary
     by_split = of_all["by_split"]
     assert {name: own["num_cases"] for name, own in by_split.items()} == {"train": 24, "val": 8}
     rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
@@ -322,7 +323,7 @@ def test_results_of_something_else_are_not_written_over(pairs: Path, tmp_path: P
         ("ground", run, pairs / "manifest.csv", "--out", out),
         ("classify", run, pairs / "manifest.csv", "--out", out),
     ]
-    for command, said in zip(other, ("split val", "medvl-localisation/1", "medvl-localisation/1"), strict=True):
+    for command, said in zip(other, ("split val", "localise", "localise"), strict=True):
         done = medvl(*command)
         assert done.returncode == 2 and "holds other results" in done.stderr and said in done.stderr, done.stderr
     assert (out / "summary.json").read_bytes() == before
@@ -335,7 +336,7 @@ def test_where_the_evidence_is_needs_the_reports(pairs: Path, tmp_path: Path) ->
     tiles = json.loads((run / "panels" / "panels.json").read_text())["panels"][0]["tiles"]
     assert tiles == ["image", "evidence", "body", "raw mask", "mask", "decoder"]
     manifest = load_manifest(pairs / "manifest.csv")
-    summary = localisation(str(run), manifest, split="val", target="mask")
+    summary = localisation(str(run), manifest, split="val", target="mask").summary
     assert set(summary["methods"]) == {"evidence", "pseudo mask", "decoder", "shuffled", "chance"}
     rows = list(csv.DictReader((pairs / "manifest.csv").open()))
     for row in rows:

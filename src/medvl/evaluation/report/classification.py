@@ -71,7 +71,8 @@ def classifier_report(
     The page has no image and no text of the data set. Arguments as for `stored_scores`; `out` is the HTML
     file, default RUN/report/SPLIT/report.html.
     """
-    folder, summary = stored_scores(target, manifest, split=split, overrides=overrides, device=device)
+    folder, record = stored_scores(target, manifest, split=split, overrides=overrides, device=device)
+    summary = record.summary
     cases = read_label_cases(folder / "cases.csv")
     probs, labels, classes = cases.probs, cases.labels, cases.classes
     context = {

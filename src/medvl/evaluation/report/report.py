@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medvl.core.csv_cells import read_dicts
-from medvl.core.errors import InputError, warn
+from medvl.core.errors import InputError
 from medvl.core.files import write_text
 from medvl.data.record import Manifest, Record
+from medvl.evaluation import text_sensitivity
 from medvl.evaluation.case_metrics import read_case_table
 from medvl.evaluation.model_inputs import Inputs, open_inputs, task_of
-from medvl.evaluation.prediction_sources import PredictorSource
+from medvl.evaluation.prediction_sources import PredictorSource, takes_threshold
+from medvl.evaluation.record import (
+    CASES,
+    EvaluationRecord,
+    identity,
+    log_folder,
+    log_test,
+    results_folder,
+    reuse_or_run,
+)
 from medvl.evaluation.report.classification import classifier_report
 from medvl.evaluation.report.pretraining import pretraining_folder, pretraining_report, refuse_options
 from medvl.evaluation.report.segmentation import Pictures, render
-from medvl.evaluation.text_sensitivity import FORMAT as PROBE_FORMAT
-from medvl.evaluation.text_sensitivity import Probe, ProbeRow, probe
+from medvl.evaluation.text_sensitivity import probe
 from medvl.inference.model_folder import times_test_opened
-from medvl.tasks.segment.evaluate import FORMAT, Evaluation, evaluate, log_folder, log_test
+from medvl.tasks.segment.evaluate import evaluate
 
 PROBE_ROWS = 600
+DEFAULT_THRESHOLD = 0.5
 MAX_GROUPS = 64  # a column with more values is not tabulated unasked,
 MIN_ROWS = 3  # nor one with fewer rows per value on average,
 MAX_VALUE = 32  # nor one with longer values: that is text, not a kind
@@ -37,7 +46,7 @@ def make_report(
     include_text: bool = True,
     group_by: Sequence[str] = (),
     probe_rows: int | None = PROBE_ROWS,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     overrides: Sequence[str] = (),
     device: str = "cpu",
 ) -> tuple[Path, dict[str, Any]]:
@@ -60,13 +69,17 @@ def make_report(
             f"split {split}": split != "val",
             "group_by": group_by,
             "probe_rows": probe_rows != PROBE_ROWS,
-            "threshold": threshold != 0.5,
+            "threshold": threshold != DEFAULT_THRESHOLD,
             ", ".join(overrides): overrides,
         }
         refuse_options(pretrained, given)
         return pretraining_report(pretrained, out=out, include_text=include_text)
     if task_of(target) == "classify":
-        given = {"group_by": group_by, "probe_rows": probe_rows != PROBE_ROWS, "threshold": threshold != 0.5}
+        given = {
+            "group_by": group_by,
+            "probe_rows": probe_rows != PROBE_ROWS,
+            "threshold": threshold != DEFAULT_THRESHOLD,
+        }
         wrong = [name for name, is_given in given.items() if is_given]
         if wrong:
             raise InputError.conflict(
@@ -81,7 +94,7 @@ def make_report(
     manifest = inputs.manifest(manifest_path)
     records = manifest.split(split)
     columns = tuple(group_by) or group_columns(records)
-    folder = results_folder(target, inputs.model_folder, split)
+    folder = results_folder(target, split)
     evaluation = stored_evaluation(inputs, manifest, split, folder, threshold=threshold, columns=columns)
     probed = None
     missing = "This model takes no text."
@@ -96,8 +109,8 @@ def make_report(
         evaluation.summary,
         evaluation.cases,
         pictures=pictures,
-        probe=probed.result if probed else None,
-        probe_rows=probed.rows if probed else (),
+        probe=probed.summary if probed else None,
+        probe_rows=probed.cases if probed else (),
         probe_missing=missing,
         metrics_file=log_folder(target) / "metrics.jsonl",
         title=str(inputs.source.predictor.card.get("name") or "medvl model"),
@@ -108,13 +121,6 @@ def make_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
     return out, evaluation.summary
-
-
-def results_folder(target: str | Path, model_folder: Path, split: str) -> Path:
-    """RUN/report/SPLIT, or MODEL/report/SPLIT; for a model that ships with the package a folder where you are."""
-    if str(target).startswith("medvl:"):
-        return Path(f"report-{model_folder.name}") / split
-    return log_folder(target) / "report" / split
 
 
 def group_columns(records: Sequence[Record]) -> tuple[str, ...]:
@@ -134,33 +140,39 @@ def stored_evaluation(
     split: str,
     folder: Path,
     *,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     columns: Sequence[str] | None = None,
-) -> Evaluation:
+) -> EvaluationRecord:
     """The evaluation of a model in `folder`; made, and logged if it opens test, unless weights and data are the same.
 
     Args:
         columns: what must be tabulated by; None takes any earlier evaluation, and `group_columns` for a new one.
     """
-    wanted = {"format": FORMAT, "threshold": threshold, **_identity(inputs, manifest)}
-    summary = _read_json(folder / "summary.json")
-    if _is_same(summary, wanted) and set(columns or ()) <= set(summary["by_group"]):
-        cases = read_case_table((folder / "cases.csv").read_text(encoding="utf-8"))
-        return Evaluation(tuple(cases), summary)
-    evaluation = evaluate(
-        inputs.source,
-        manifest,
-        split=split,
-        threshold=threshold,
-        group_by=group_columns(manifest.split(split)) if columns is None else columns,
-        slice_index=inputs.data.slice_index,
-        mgca_batch=inputs.mgca_batch,
-        out=folder,
+    assert inputs.model_folder is not None
+
+    def run() -> EvaluationRecord:
+        record = evaluate(
+            inputs.source,
+            manifest,
+            split=split,
+            threshold=threshold,
+            group_by=group_columns(manifest.split(split)) if columns is None else columns,
+            slice_index=inputs.data.slice_index,
+            mgca_batch=inputs.mgca_batch,
+            out=folder,
+        )
+        if split == "test":
+            log_test(inputs.model_folder or "", record)
+        return record
+
+    record = reuse_or_run(
+        folder,
+        _identity("segment", inputs, manifest, split, threshold),
+        run,
+        is_enough=lambda stored: set(columns or ()) <= set(stored.extras["by_group"]),
     )
-    if split == "test":
-        assert inputs.model_folder is not None
-        log_test(inputs.model_folder, evaluation.summary)
-    return evaluation
+    cases = record.cases or tuple(read_case_table((folder / CASES).read_text(encoding="utf-8")))
+    return replace(record, cases=cases)
 
 
 def stored_probe(
@@ -169,66 +181,36 @@ def stored_probe(
     split: str,
     folder: Path,
     *,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     max_rows: int | None = None,
-) -> Probe:
-    """The text probe of a model in `folder`, made unless weights, data and `max_rows` are the same."""
-    wanted = {"format": PROBE_FORMAT, "threshold": threshold, "max_rows": max_rows, **_identity(inputs, manifest)}
-    result = _read_json(folder / "probe.json")
-    if _is_same(result, wanted):
-        return Probe(tuple(_read_probe_rows(folder / "probe_cases.csv")), result)
-    return probe(
-        inputs.source,
-        manifest,
-        split=split,
-        threshold=threshold,
-        laterality=inputs.data.laterality,
-        max_rows=max_rows,
-        slice_index=inputs.data.slice_index,
-        out=folder,
-    )
+) -> EvaluationRecord:
+    """The text sensitivity of a model in `folder`, made unless weights, data and `max_rows` are the same."""
+
+    def run() -> EvaluationRecord:
+        return probe(
+            inputs.source,
+            manifest,
+            split=split,
+            threshold=threshold,
+            laterality=inputs.data.laterality,
+            max_rows=max_rows,
+            slice_index=inputs.data.slice_index,
+            out=folder,
+        )
+
+    same = _identity("text sensitivity", inputs, manifest, split, threshold) | {"max_rows": max_rows}
+    record = reuse_or_run(folder, same, run, name=text_sensitivity.SUMMARY, cases=text_sensitivity.CASES)
+    return replace(record, cases=record.cases or tuple(text_sensitivity.read_cases(folder / text_sensitivity.CASES)))
 
 
-def _identity(inputs: Inputs, manifest: Manifest) -> dict[str, Any]:
+def _identity(evaluation: str, inputs: Inputs, manifest: Manifest, split: str, threshold: float) -> dict[str, Any]:
     described = inputs.source.describe()
     return {
-        "model_hash": described["model_hash"],
-        "overrides": described.get("overrides"),
-        "manifest_hash": manifest.content_hash(),
-        "split_hash": manifest.split_hash(),
+        **identity(evaluation, described["model_hash"], manifest, split),
+        "overrides": list(described.get("overrides", ())),
+        # None of exclusive classes, which refuse any threshold but the default
+        "threshold": threshold if takes_threshold(inputs.source) or threshold != DEFAULT_THRESHOLD else None,
     }
-
-
-def _is_same(result: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return bool(result) and all(result.get(key) == value for key, value in wanted.items())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        warn(f"{path} cannot be read and is made anew")
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _read_probe_rows(path: Path) -> list[ProbeRow]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            ProbeRow(
-                line["id"],
-                line["patient"],
-                line["class"],
-                line["condition"],
-                line["text"],
-                float(line["dice"] or "nan"),
-                float(line["pred_fraction"] or "nan"),
-                float(line["centroid_x"] or "nan"),
-            )
-            for line in read_dicts(file)
-        ]
 
 
 def _facts(inputs: Inputs, records: Sequence[Record]) -> list[tuple[str, Any]]:

@@ -16,11 +16,11 @@ from medvl.data.images import read_image
 from medvl.data.orientation import Turn
 from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best
+from medvl.evaluation.cases import load_true_mask
 from medvl.evaluation.prediction_sources import MaskSource, predicted_masks
 from medvl.evaluation.report.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
 from medvl.evaluation.seen_images import seen_fact
 from medvl.evaluation.text_sensitivity import CONDITIONS, OTHER_CONTEXT, ProbeRow
-from medvl.tasks.segment.evaluate import load_true_mask
 
 CASES_EACH = 3  # best, median, worst
 PROBE_CASES = 3

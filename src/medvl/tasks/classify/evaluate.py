@@ -9,9 +9,8 @@ Shapes: n images, K classes.
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from medvl.config import Config, config_dict
-from medvl.core.csv_cells import Writer
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
-from medvl.core.files import write_json, write_text
-from medvl.core.provenance import machine, versions
 from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
 from medvl.data.record import Manifest
-from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.model_inputs import read_as_trained
+from medvl.evaluation.record import CASES, EvaluationRecord
 from medvl.evaluation.report.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.evaluation.tables import csv_text, interval_text, text_table
 from medvl.inference.model_folder import load_model, weights_hash
 from medvl.metrics.classification import (
     METRICS,
@@ -47,9 +44,9 @@ from medvl.metrics.statistics import NUM_DRAWS
 from medvl.tasks.classify.feature_store import FeatureStore
 from medvl.tasks.classify.task import Classifier, pooled_features, predicted_logits
 
-FORMAT = "medvl-classification/2"
 BATCH = 32
 FloatArray = NDArray[np.float64]
+MOST_PROBABLE, CHOSEN_ON_VAL = "the most probable class", "val, the highest F1 of each class"
 OPTIMISTIC = "val is scored with thresholds chosen on it: its threshold metrics are optimistic"
 
 
@@ -65,8 +62,8 @@ def evaluate_classifier(
     device: str = "cpu",
     num_draws: int = NUM_DRAWS,
     cache_dir: Path | None = None,
-) -> dict[str, Any]:
-    """Score a RUN or MODEL of `task: classify` and return the summary; with `out` write the files there.
+) -> EvaluationRecord:
+    """Score a RUN or MODEL of `task: classify`; with `out` write the files there.
 
     Args:
         manifest: as for training; its val split is read too where thresholds are chosen there.
@@ -112,15 +109,18 @@ def evaluate_classifier(
     values = labels.values.astype(np.float64)
     patients = [row.patient for row in labels.records]
     notes: list[str] = []
-    summary: dict[str, Any] = {"threshold": None, "threshold_source": "the most probable class"}
+    scores: dict[str, Any]
+    extras: dict[str, Any]
     if multiclass:
         found = multiclass_metrics(probs, values.argmax(axis=1), patients, classes, num_draws=num_draws, seed=seed)
-        summary |= found
+        scores = {name: found.pop(name) for name in ("metrics", "by_class")}
+        scores |= {"threshold": None, "threshold_source": MOST_PROBABLE}
+        extras = found
     else:
         thresholds: list[float] = [math.nan if threshold is None else threshold] * len(classes)
         source = "fixed"
         if threshold is None:
-            source = "val, the highest F1 of each class"
+            source = CHOSEN_ON_VAL
             val = labels if split == "val" else _labels(records, "val", classes, config)[0]
             val_probs = probs if split == "val" else probs_of(val, "val")
             thresholds = [best_threshold(val_probs[:, k], val.values[:, k]) for k in range(len(classes))]
@@ -130,12 +130,14 @@ def evaluate_classifier(
             if split == "val":
                 notes.append(OPTIMISTIC)
         found = multilabel_metrics(probs, values, patients, classes, thresholds, num_draws=num_draws, seed=seed)
-        summary = {
+        scores = {
             "threshold": dict(zip(classes, thresholds, strict=True)),
             "threshold_source": source,
             "metrics": {f"macro_{name}": found["macro"][name] for name in METRICS},
-            "macro_with_interval": {f"macro_{name}": value for name, value in found["macro_with_interval"].items()},
             "by_class": found["by_class"],
+        }
+        extras = {
+            "macro_with_interval": {f"macro_{name}": value for name, value in found["macro_with_interval"].items()},
             "undefined": found["undefined"],
             "published_practice": _published_practice(
                 probs, values, patients, classes, split, num_draws=num_draws, seed=seed
@@ -150,76 +152,77 @@ def evaluate_classifier(
         warn(note)
     overlap = seen_images(model, labels.records)
     notes += say_seen(overlap, split)
-    model_hash = weights_hash(model)
-    summary = {
-        "format": FORMAT,
-        "model": str(model),
-        "model_hash": model_hash,
-        "manifest": str(records.path),
-        "manifest_hash": records.content_hash(),
-        "split": split,
-        "split_hash": records.split_hash(),
-        "seed": seed,
-        "config": config_dict(config),
-        "overrides": list(overrides),
-        "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
-        "seen_images": None if overlap is None else overlap.as_dict(),
-        "versions": versions(),
-        "machine": machine(),
-        "labels": config.classify.labels,
-        "classes": list(classes),
-        "num_cases": len(labels.records),
-        "num_patients": len(set(patients)),
-        "num_left_out": {
-            "same_image": labels.counts["same_image"],
-            "not_labelled": labels.counts["not_labelled"],
-            "other_views": num_other_views,
+    record = EvaluationRecord.of(
+        "classify",
+        model=model,
+        model_hash=weights_hash(model),
+        config=config_dict(config),
+        overrides=list(overrides),
+        manifest=records,
+        split=split,
+        seed=seed,
+        bootstrap_seed=seed,
+        num_draws=num_draws,
+        overlap=overlap,
+        counts={"num_cases": len(labels.records), "num_patients": len(set(patients))},
+        extras={
+            "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
+            "labels": config.classify.labels,
+            "classes": list(classes),
+            "num_left_out": {
+                "same_image": labels.counts["same_image"],
+                "not_labelled": labels.counts["not_labelled"],
+                "other_views": num_other_views,
+            },
+            "class_counts": labels.per_class(),
+            "calibration_bins": NUM_BINS,
+            **extras,
         },
-        "class_counts": labels.per_class(),
-        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
-        "calibration_bins": NUM_BINS,
-        **summary,
-        "notes": notes,
-    }
-    summary = without_nan(summary)
+        notes=notes,
+        **scores,
+    )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "cases.csv", _case_table(labels, probs, split))
+        files = {CASES: _case_table(labels, probs, split)}
         for file_name, draw in (("roc", roc_svg), ("pr", pr_svg), ("reliability", reliability_svg)):
-            write_text(out / f"{file_name}.svg", draw(probs, values, classes))
-        if _has_confusion(summary):
-            write_text(out / "confusion.svg", confusion_svg(_confusions(summary, probs, values, classes)))
-        write_json(out / "summary.json", summary)
-    return summary
+            files[f"{file_name}.svg"] = draw(probs, values, classes)
+        if _has_confusion(record.summary):
+            files["confusion.svg"] = confusion_svg(_confusions(record.summary, probs, values, classes))
+        record.write(out, files)
+    return record
 
 
-def as_text(summary: dict[str, Any], out: Path) -> str:
+def defaults(config: Config) -> dict[str, Any]:
+    """What the record of an evaluation without a threshold of the caller says."""
+    return {"threshold_source": MOST_PROBABLE if config.classify.labels == "multiclass" else CHOSEN_ON_VAL}
+
+
+def as_text(summary: Mapping[str, Any], out: Path) -> str:
     """The summary for a terminal."""
+    rows = []
+    for name, value in summary["metrics"].items():
+        rows.append([name, interval_text(value), ""])
+        if some := summary["macro_with_interval"].get(name):
+            rows.append(["  of those with one", interval_text(some), ", ".join(some["classes"])])
+    by_class = [[name, interval_text(row["auc"]), row["num_positive"]] for name, row in summary["by_class"].items()]
     lines = [
         f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} images, "
         f"{summary['num_patients']} patients; threshold: {summary['threshold_source']}",
         "",
-        f"  {'metric':<24} {'mean':>6}  95 % interval",
+        *text_table(["metric", "mean [95 % interval]", ""], rows),
+        "",
+        *text_table(["AUC", "mean [95 % interval]", "positives"], by_class),
     ]
-    for name, value in summary["metrics"].items():
-        lines.append(f"  {name:<24} {_cell(value)}")
-        some = summary["macro_with_interval"].get(name)
-        if some is not None:
-            lines.append(f"  {'  of those with one':<24} {_cell(some)}  {', '.join(some['classes'])}")
-    lines += ["", f"  {'AUC':<24} {'mean':>6}  {'95 % interval':<16} positives"]
-    for name, row in summary["by_class"].items():
-        lines.append(f"  {name:<24} {_cell(row['auc']):<24} {row['num_positive']}")
     practice = summary.get("published_practice")
     if practice is not None:
         lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
         for by, rule in RULES.items():
             found = practice[f"by_{by}"]
-            told = []
+            parts = []
             for name, value in found["macro"].items():
-                told.append(f"{name} {_inline(value)}")
+                parts.append(f"{name} {interval_text(value)}")
                 if some := found["macro_with_interval"].get(name):
-                    told[-1] += f" ({some['num']} of {value['num']} classes: {_inline(some)})"
-            lines.append(f"  {rule}: macro {', '.join(told)}")
+                    parts[-1] += f" ({some['num']} of {value['num']} classes: {interval_text(some)})"
+            lines.append(f"  {rule}: macro {', '.join(parts)}")
     figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
     return "\n".join([*lines, "", f"{out}: cases.csv, summary.json, {', '.join(figures)}"])
 
@@ -246,12 +249,12 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
     return labels, len(rows) - len(kept)
 
 
-def _has_confusion(summary: dict[str, Any]) -> bool:
+def _has_confusion(summary: Mapping[str, Any]) -> bool:
     return "confusion" in summary or any(value is not None for value in summary["threshold"].values())
 
 
 def _confusions(
-    summary: dict[str, Any], probs: FloatArray, values: FloatArray, classes: Sequence[str]
+    summary: Mapping[str, Any], probs: FloatArray, values: FloatArray, classes: Sequence[str]
 ) -> list[tuple[str, Sequence[str], NDArray[np.int64]]]:
     """Title, names and cases of each confusion matrix: one of all classes, or one of each class with a threshold."""
     if "confusion" in summary:
@@ -293,23 +296,9 @@ def _published_practice(
 
 def _case_table(labels: ClassLabels, probs: FloatArray, split: str) -> str:
     """One row per image: id, patient, split, prob_CLASS ..., label_CLASS ... (1, 0, or empty where it is missing)."""
-    file = io.StringIO()
-    writer = Writer(file)
-    writer.writerow(
-        ["id", "patient", "split", *(f"prob_{c}" for c in labels.classes), *(f"label_{c}" for c in labels.classes)]
+    columns = [f"{column}_{name}" for column in ("prob", "label") for name in labels.classes]
+    rows = (
+        [row.id, row.patient, split, *prob, *(None if math.isnan(value) else int(value) for value in label)]
+        for row, prob, label in zip(labels.records, probs, labels.values, strict=True)
     )
-    for row, prob, label in zip(labels.records, probs, labels.values, strict=True):
-        known = ["" if math.isnan(value) else int(value) for value in label]
-        writer.writerow([row.id, row.patient, split, *(repr(round(float(p), 8)) for p in prob), *known])
-    return file.getvalue()
-
-
-def _cell(value: dict[str, Any]) -> str:
-    if value["mean"] is None:
-        return f"{'-':>6}"
-    interval = "" if value["lo"] is None else f"  [{value['lo']:.3f}, {value['hi']:.3f}]"
-    return f"{value['mean']:>6.3f}{interval}"
-
-
-def _inline(value: dict[str, Any]) -> str:
-    return " ".join(_cell(value).split())
+    return csv_text(["id", "patient", "split", *columns], rows, decimals=8)

@@ -6,7 +6,6 @@ boxes as shares of the picture. Where boxes lie in much the same place on every 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +17,19 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from medvl.config import Config, config_dict, manifest_path
-from medvl.core.csv_cells import Writer
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
-from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
-from medvl.core.provenance import machine, versions
 from medvl.data.box_labels import BoxDataset, BoxLabels, box_labels
 from medvl.data.box_table import Box
 from medvl.data.dataset import collate
 from medvl.data.images import image_orientation
 from medvl.data.record import Manifest
 from medvl.data.workers import usable_workers
-from medvl.evaluation.case_metrics import without_nan
 from medvl.evaluation.model_inputs import read_as_trained
+from medvl.evaluation.record import CASES, EvaluationRecord
 from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.evaluation.tables import csv_text, interval_text, number_text, text_table
 from medvl.inference.model_folder import load_model, weights_hash
 from medvl.metrics.detection import (
     COCO_IOUS,
@@ -47,7 +44,6 @@ from medvl.metrics.detection import (
 from medvl.metrics.statistics import NUM_DRAWS
 from medvl.tasks.detect.task import MAX_DETECTIONS, SCORE_FLOOR, Detector, detections
 
-FORMAT = "medvl-detection/1"
 BATCH = 16
 BASELINE = "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"
 OPTIMISTIC = "val chose the checkpoint of the model: its metrics there are optimistic"
@@ -64,8 +60,8 @@ def evaluate_detector(
     seed: int = 0,
     device: str = "cpu",
     num_draws: int = NUM_DRAWS,
-) -> dict[str, Any]:
-    """Score a RUN or MODEL of `task: detect` and return the summary; with `out` write the files there.
+) -> EvaluationRecord:
+    """Score a RUN or MODEL of `task: detect`; with `out` write the files there.
 
     `metrics` and `baseline.metrics` are {name: {mean, lo, hi, num}}; see `evaluate.detection.WHAT`. `baseline.lead` is
     the model's less the baseline's, paired by patient.
@@ -105,79 +101,87 @@ def evaluate_detector(
         warn(note)
     overlap = seen_images(model, labels.records)
     notes += say_seen(overlap, split)
-    model_hash = weights_hash(model)
-    summary: dict[str, Any] = {
-        "format": FORMAT,
-        "model": str(model),
-        "model_hash": model_hash,
-        "manifest": str(records.path),
-        "manifest_hash": records.content_hash(),
-        "split": split,
-        "split_hash": records.split_hash(),
-        "seed": seed,
-        "config": config_dict(config),
-        "overrides": list(overrides),
-        "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
-        "seen_images": None if overlap is None else overlap.as_dict(),
-        "versions": versions(),
-        "machine": machine(),
-        "classes": list(classes),
-        "threshold": threshold,
-        "threshold_source": "fixed",
-        "grid": "native",
-        "protocol": {
-            "ious": PUBLISHED_IOUS,
-            "coco_ious": COCO_IOUS,
-            "nms_iou": config.detect.nms_iou,
-            "score_floor": SCORE_FLOOR,
-            "max_detections": MAX_DETECTIONS,
-            "metrics": WHAT,
+    record = EvaluationRecord.of(
+        "detect",
+        model=model,
+        model_hash=weights_hash(model),
+        config=config_dict(config),
+        overrides=list(overrides),
+        manifest=records,
+        split=split,
+        seed=seed,
+        bootstrap_seed=seed,
+        num_draws=num_draws,
+        overlap=overlap,
+        threshold=threshold,
+        threshold_source="fixed",
+        grid="native",
+        counts={
+            "num_cases": len(images),
+            "num_patients": num_patients,
+            "num_with_boxes": sum(bool(boxes) for boxes in labels.boxes),
         },
-        "num_cases": len(images),
-        "num_patients": num_patients,
-        "num_left_out": {"not_annotated": labels.counts["not_annotated"], "other_views": num_other_views},
-        "num_with_boxes": sum(bool(boxes) for boxes in labels.boxes),
-        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
-        "metrics": found.metrics(),
-        "by_class": found.by_class,
-        "baseline": {
-            "what": BASELINE,
-            "boxes": card.get("mean_boxes", {}),
-            "lead": found.lead(fixed),
-            "metrics": fixed.metrics(),
-            "by_class": fixed.by_class,
+        metrics=found.metrics(),
+        by_class=found.by_class,
+        extras={
+            "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
+            "classes": list(classes),
+            "protocol": {
+                "ious": PUBLISHED_IOUS,
+                "coco_ious": COCO_IOUS,
+                "nms_iou": config.detect.nms_iou,
+                "score_floor": SCORE_FLOOR,
+                "max_detections": MAX_DETECTIONS,
+                "metrics": WHAT,
+            },
+            "num_left_out": {"not_annotated": labels.counts["not_annotated"], "other_views": num_other_views},
+            "baseline": {
+                "what": BASELINE,
+                "boxes": card.get("mean_boxes", {}),
+                "lead": found.lead(fixed),
+                "metrics": fixed.metrics(),
+                "by_class": fixed.by_class,
+            },
         },
-        "notes": notes,
-    }
-    plain: dict[str, Any] = without_nan(summary)
+        notes=notes,
+    )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "cases.csv", _case_table(images, guesses, split, threshold))
-        write_text(out / "detections.csv", _detection_table(images, classes))
-        write_json(out / "summary.json", plain)
-    return plain
+        files = {
+            CASES: _case_table(images, guesses, split, threshold),
+            "detections.csv": _detection_table(images, classes),
+        }
+        record.write(out, files)
+    return record
 
 
-def as_text(summary: dict[str, Any], out: Path) -> str:
+def defaults(config: Config) -> dict[str, Any]:
+    """What the record of an evaluation without a threshold of the caller says."""
+    return {"threshold": config.detect.score_threshold}
+
+
+def as_text(summary: Mapping[str, Any], out: Path) -> str:
     """The summary for a terminal: the model and the fixed guess side by side."""
+    fixed = summary["baseline"]["metrics"]
+    rows = [
+        [name, interval_text(value), interval_text(fixed[name]), value["num"], WHAT[name]]
+        for name, value in ((name, summary["metrics"][name]) for name in METRICS)
+    ]
+    by_class = [
+        [name, number_text(row["map"]), number_text(row["coco_ap50"]), row["num_true"], row["num_predicted"]]
+        for name, row in summary["by_class"].items()
+    ]
+    leads = (f"{name} {interval_text(value)}" for name, value in summary["baseline"]["lead"].items())
     lines = [
         f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} images "
         f"({summary['num_with_boxes']} with boxes), {summary['num_patients']} patients; "
         f"score threshold {summary['threshold']:g}",
         "",
-        f"  {'metric':<14} {'model':<24} {'fixed mean box':<24} of",
+        *text_table(["metric", "model [95 %]", "fixed mean box [95 %]", "of", ""], rows),
+        "",
+        f"  ahead of the fixed mean box (paired by patient): {'; '.join(leads)}",
+        "",
+        *text_table(["class", "map", "AP50", "true", "predicted"], by_class),
     ]
-    guess = summary["baseline"]["metrics"]
-    for name in METRICS:
-        value = summary["metrics"][name]
-        lines.append(f"  {name:<14} {_cell(value):<24} {_cell(guess[name]):<24} {value['num']}")
-    told = (f"{name} {_cell(value)}" for name, value in summary["baseline"]["lead"].items())
-    lines += ["", f"  ahead of the fixed mean box (paired by patient): {'; '.join(told)}"]
-    lines += ["", *(f"  {name:<14} {WHAT[name]}" for name in METRICS)]
-    lines += ["", f"  {'class':<24} {'map':>6} {'AP50':>6}  true predicted"]
-    for name, row in summary["by_class"].items():
-        shown = " ".join(f"{'-' if row[key] is None else format(row[key], '.3f'):>6}" for key in ("map", "coco_ap50"))
-        lines.append(f"  {name:<24} {shown}  {row['num_true']:>4} {row['num_predicted']:>9}")
     return "\n".join([*lines, "", f"{out}: cases.csv, detections.csv, summary.json"])
 
 
@@ -248,36 +252,18 @@ def _case_table(images: Sequence[ImageBoxes], guesses: Sequence[ImageBoxes], spl
     """One row per image, the model's and the fixed guess's; an empty cell is undefined (no true box)."""
     rows = []
     for image, guess in zip(images, guesses, strict=True):
-        own, fixed = image_row(image, threshold), image_row(guess, threshold)
-        row: dict[str, Any] = {"id": image.id, "patient": image.patient, "split": split, **own}
+        row: dict[str, Any] = {"id": image.id, "patient": image.patient, "split": split}
+        row |= image_row(image, threshold)
+        fixed = image_row(guess, threshold)
         rows.append(row | {f"mean_box_{key}": fixed[key] for key in ("matched50", "recall50", "ap")})
-    return _csv(rows)
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows], decimals=6)
 
 
 def _detection_table(images: Sequence[ImageBoxes], classes: Sequence[str]) -> str:
     """One row per detection of any score, in native pixels; `iou` is the highest with a true box of its class."""
-    rows: list[dict[str, Any]] = []
-    for image in images:
-        overlap = match(image, (0.5,))[1]
-        for box, value, kind, iou in zip(image.boxes, image.scores, image.classes, overlap, strict=True):
-            corners = dict(zip(("x0", "y0", "x1", "y1"), box.round(2).tolist(), strict=True))
-            rows.append({"id": image.id, "class": classes[kind], "score": float(value), **corners, "iou": float(iou)})
-    return _csv(rows, ("id", "class", "score", "x0", "y0", "x1", "y1", "iou"))
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    file = io.StringIO()
-    writer = Writer(file)
-    names = list(columns or rows[0])
-    writer.writerow(names)
-    for row in rows:
-        values = (row[name] for name in names)
-        cells = ((round(value, 6) if isinstance(value, float) else value) for value in values)
-        writer.writerow(["" if value != value else value for value in cells])  # NaN: undefined
-    return file.getvalue()
-
-
-def _cell(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
-        return "-"
-    return f"{value['mean']:.3f}" + ("" if value["lo"] is None else f"  [{value['lo']:.3f}, {value['hi']:.3f}]")
+    rows = [
+        [image.id, classes[kind], float(value), *box.round(2).tolist(), float(iou)]
+        for image in images
+        for box, value, kind, iou in zip(image.boxes, image.scores, image.classes, match(image, (0.5,))[1], strict=True)
+    ]
+    return csv_text(("id", "class", "score", "x0", "y0", "x1", "y1", "iou"), rows, decimals=6)

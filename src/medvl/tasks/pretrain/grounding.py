@@ -14,10 +14,9 @@ Shapes: H W native pixels, T thresholds (`medvl.metrics.grounding`).
 
 from __future__ import annotations
 
-import io
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,19 @@ from typing import Any
 import numpy as np
 
 from medvl.config import config_dict
-from medvl.core.csv_cells import DictWriter
 from medvl.core.errors import InputError, warn
-from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
-from medvl.core.provenance import machine, versions
 from medvl.data.record import Manifest, Record
-from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.cases import by_image, load_true_mask, relative_image
+from medvl.evaluation.record import CASES, EvaluationRecord, log_test
 from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.evaluation.tables import csv_text, interval_text, text_table
+from medvl.inference.model_folder import weights_hash
 from medvl.metrics.classification import published_practice
 from medvl.metrics.grounding import LEVELS, Asked, BoolArray, FloatArray, measure
 from medvl.metrics.statistics import mean_interval, paired_difference
 from medvl.tasks.pretrain.zero_shot import SIGMA, How, ZeroShot
-from medvl.tasks.segment.evaluate import by_image, load_true_mask, log_test, relative_image
 
-FORMAT = "medvl-grounding/1"
 METRICS = ("dice", "iou", "recall", "pointing", "cnr", "cnr_signed")
 RECALL = "recall: the share of the true mask's pixels that are above the threshold, mean over positive cases"
 PHRASE, SHUFFLED, CHANCE, EVERYTHING = "phrase", "shuffled phrase", "chance", "everything"
@@ -71,7 +68,7 @@ def grounding(
     seed: int = 0,
     device: str = "cpu",
     slice_index: int | None = None,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Ground the phrases of a split and score them; writes cases.csv and summary.json into `out`.
 
     Args:
@@ -147,64 +144,63 @@ def grounding(
     overlap = seen_images(model, [case.record for case in cases])
     notes += say_seen(overlap, split)
     by_method = {name: _intervals([row for row in rows if row["method"] == name], seed) for name in methods}
-    summary = without_nan(
-        {
-            "format": FORMAT,
-            "model": str(model),
-            "manifest": str(manifest.path),
-            "manifest_hash": manifest.content_hash(),
-            "split": split,
-            "split_hash": manifest.split_hash(),
+    record = EvaluationRecord.of(
+        "ground",
+        model=model,
+        model_hash=weights_hash(model),
+        config=config_dict(reader.config),
+        manifest=manifest,
+        split=split,
+        seed=seed,
+        bootstrap_seed=seed,
+        overlap=overlap,
+        threshold=used,
+        threshold_source=source,
+        grid="native",
+        counts={
+            "num_cases": len(cases),
+            "num_patients": len({case.record.patient for case in cases}),
+            **left_out,
+        },
+        metrics=by_method[PHRASE],
+        extras={
             "target": target,
             "phrase": phrase if phrase is not None else "the record's text",
             "contains_text": True,
             "laterality": reader.config.data.laterality,
             "sigma_cells": sigma,
             "how": how,
-            "seed": seed,
-            "config": config_dict(reader.config),
-            "versions": versions(),
-            "machine": machine(),
-            "threshold": used,
-            "threshold_source": source,
             "threshold_withheld": withheld,
-            "grid": "native",
-            "num_cases": len(cases),
-            "seen_images": None if overlap is None else overlap.as_dict(),
-            "num_patients": len({case.record.patient for case in cases}),
-            **left_out,
-            "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},
-            "metrics": by_method[PHRASE],
             "published_practice": None if threshold is not None else _published(cases, split, seed),
             "methods": by_method,
             "differences": _differences(rows, methods, seed),
-            "notes": notes,
-        }
+        },
+        notes=notes,
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "cases.csv", _table(rows))
-        write_json(out / "summary.json", summary)
+        record.write(out, {CASES: csv_text(COLUMNS, ([row[name] for name in COLUMNS] for row in rows))})
     if split == "test":
-        log_test(model, summary)
-    return dict(summary)
+        log_test(model, record)
+    return record
 
 
-def as_text(summary: dict[str, Any], out: Path | None = None) -> str:
+def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
     """The summary for a terminal."""
     threshold = "" if summary["threshold"] is None else f" {summary['threshold']:g}"
+    rows = [
+        [name, *(interval_text(metrics[metric], missing="") for metric in METRICS)]
+        for name, metrics in summary["methods"].items()
+    ]
     lines = [
         f"{summary['target']} of {summary['num_cases']} cases, {summary['num_patients']} patients, split "
         f"{summary['split']}, native grid; {summary['num_not_annotated']} records without that mask, "
         f"{summary['num_empty']} with an empty one and {summary['num_without_phrase']} without a phrase are left out",
         f"threshold{threshold} ({summary['threshold_source']})",
-        f"{'':<16}" + "".join(f"{name + ' [95 %]':>24}" for name in METRICS),
+        *text_table(["", *(f"{name} [95 %]" for name in METRICS)], rows, indent=""),
     ]
-    for name, metrics in summary["methods"].items():
-        lines.append(f"{name:<16}" + "".join(f"{_cell(metrics[metric]):>24}" for metric in METRICS))
     practice = summary["published_practice"]
     if practice is not None:
-        cells = ", ".join(f"{name} {_cell(practice['metrics'][name])}" for name in ("dice", "iou", "recall"))
+        cells = ", ".join(f"{name} {interval_text(practice['metrics'][name])}" for name in ("dice", "iou", "recall"))
         level = "withheld" if practice["threshold"] is None else f"{practice['threshold']:g}"
         lines.append(f"{practice['what']} ({level}, optimistic): {cells}")
         if practice["threshold"] is None:
@@ -213,12 +209,6 @@ def as_text(summary: dict[str, Any], out: Path | None = None) -> str:
     if out is not None:
         lines.append(f"written: {out / 'cases.csv'}, {out / 'summary.json'}")
     return "\n".join(lines)
-
-
-def _cell(value: dict[str, Any]) -> str:
-    if value["mean"] is None:
-        return ""
-    return f"{value['mean']:.3f}" + ("" if value["lo"] is None else f" [{value['lo']:.3f}, {value['hi']:.3f}]")
 
 
 def best_level(cases: Sequence[GroundingCase]) -> int:
@@ -408,13 +398,3 @@ def _differences(rows: Sequence[dict[str, Any]], methods: Sequence[str], seed: i
         for name in methods
         if name != PHRASE
     }
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = DictWriter(file, COLUMNS)
-    writer.writeheader()
-    for row in rows:
-        empty = {name: "" for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
-        writer.writerow(row | empty)
-    return file.getvalue()

@@ -8,7 +8,6 @@ Shapes: n images, K classes.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,22 +19,20 @@ from numpy.typing import NDArray
 
 from medvl.config import config_dict
 from medvl.config.protocols import find_protocol
-from medvl.core.csv_cells import Writer
 from medvl.core.errors import FaultKind, InputError, nearest, warn
-from medvl.core.files import write_json, write_text
 from medvl.core.progress import track
-from medvl.core.provenance import machine, versions
 from medvl.data.class_labels import has_labels
 from medvl.data.record import Manifest, Record
-from medvl.evaluation.case_metrics import without_nan
+from medvl.evaluation.cases import by_image, relative_image
+from medvl.evaluation.record import CASES, EvaluationRecord, log_test
 from medvl.evaluation.seen_images import say_seen, seen_images
+from medvl.evaluation.tables import csv_text, interval_text, text_table
+from medvl.inference.model_folder import weights_hash
 from medvl.metrics.classification import RULES, By, best_threshold, multilabel_metrics, published_practice
 from medvl.tasks.pretrain.grounding import patient_halves
 from medvl.tasks.pretrain.zero_shot import Temperature, ZeroShot
-from medvl.tasks.segment.evaluate import by_image, log_test, relative_image
 from medvl.text.prompts import PromptFamily, PromptPair, is_denial
 
-FORMAT = "medvl-zero-shot-classification/1"
 UNKNOWN = "labels_unknown"
 ALL = "all"
 SHOWN = ("f1", "accuracy", "mcc", "sensitivity", "specificity")
@@ -58,7 +55,7 @@ def zero_shot_classification(
     seed: int = 0,
     device: str = "cpu",
     slice_index: int | None = None,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Ask a pre-trained model for every class in every image of a split; writes cases.csv and summary.json into `out`.
 
     Args:
@@ -95,57 +92,52 @@ def zero_shot_classification(
     patients = [group[0].patient for group in groups]
     labels = _labels(groups, asked, labelled)  # (n, K)
     probs = _probs(reader, groups, prompts, temperature, f"classify {split}")  # (n, K)
-    summary: dict[str, Any] = {
-        "format": FORMAT,
-        "model": str(model),
-        "manifest": str(manifest.path),
-        "manifest_hash": manifest.content_hash(),
-        "split": split,
-        "split_hash": manifest.split_hash(),
-        "seed": seed,
-        "config": config_dict(reader.config),
-        "versions": versions(),
-        "machine": machine(),
-        "protocol": protocol,
-        "prompt_family": family.name,
-        "prompts": {name: pair.to_dict() for name, pair in prompts.items()},
-        "temperature": reader.config.pretrain.sigma if temperature == "model" else 1.0,
-        "threshold": None if threshold_from == "val" else 0.5,
-        "threshold_source": threshold_from,
-        "num_cases": len(groups),
-        "seen_images": None if overlap is None else overlap.as_dict(),
-        "num_patients": len(set(patients)),
-        "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(asked)},
-        "bootstrap": {"unit": "patient", "draws": 2000, "seed": seed, "confidence": 0.95},
-        "metrics": {},
-        "macro_with_interval": {},
-        "by_class": {},
-        "undefined": {},
-        "notes": notes,
-    }
+    metrics: dict[str, Any] = {}
+    by_class: dict[str, Any] = {}
+    extras: dict[str, Any] = {"macro_with_interval": {}, "undefined": {}}
     if labelled:
         free = multilabel_metrics(probs, labels, patients, asked, seed=seed)
         kept = ("auc", "average_precision", "ece", "brier")
-        summary["metrics"] = {name: free["macro"][name] for name in kept}
-        some = free["macro_with_interval"]
-        summary["macro_with_interval"] = {name: value for name, value in some.items() if name in kept}
-        summary["undefined"] = {name: left for name, left in free["undefined"].items() if name in kept}
+        metrics = {name: free["macro"][name] for name in kept}
         counts = ("num", "num_positive", *kept)
-        summary["by_class"] = {name: {key: free["by_class"][name][key] for key in counts} for name in asked}
-        summary["decisions"] = {
+        by_class = {name: {key: free["by_class"][name][key] for key in counts} for name in asked}
+        extras = {key: {name: v for name, v in free[key].items() if name in kept} for key in extras}
+        extras["decisions"] = {
             **_chosen(
                 manifest, reader, prompts, split, threshold_from, temperature, (probs, labels, patients), rules, seed
             ),
             published_practice(split): _published(probs, labels, patients, asked, rules, seed),
         }
-    summary = without_nan(summary)
+    record = EvaluationRecord.of(
+        "zero-shot classify",
+        model=model,
+        model_hash=weights_hash(model),
+        config=config_dict(reader.config),
+        manifest=manifest,
+        split=split,
+        seed=seed,
+        bootstrap_seed=seed,
+        overlap=overlap,
+        threshold=None if threshold_from == "val" else 0.5,
+        threshold_source=threshold_from,
+        counts={"num_cases": len(groups), "num_patients": len(set(patients))},
+        metrics=metrics,
+        by_class=by_class,
+        extras={
+            "protocol": protocol,
+            "prompt_family": family.name,
+            "prompts": {name: pair.to_dict() for name, pair in prompts.items()},
+            "temperature": reader.config.pretrain.sigma if temperature == "model" else 1.0,
+            "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(asked)},
+            **extras,
+        },
+        notes=notes,
+    )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "cases.csv", _table(manifest, groups, asked, probs, labels))
-        write_json(out / "summary.json", summary)
+        record.write(out, {CASES: _case_table(manifest, groups, asked, probs, labels)})
     if split == "test":
-        log_test(model, summary)
-    return summary
+        log_test(model, record)
+    return record
 
 
 def split_of(manifest: Manifest) -> str:
@@ -182,33 +174,31 @@ def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
         + (f"; protocol {summary['protocol']}" if summary["protocol"] else "")
     ]
     if summary["by_class"]:
-        lines += ["", f"  {'class':<28} {'AUC [95 %]':<24} {'positive':>8} {'known':>6}"]
-        for name, row in summary["by_class"].items():
-            lines.append(f"  {name:<28} {_cell(row['auc']):<24} {row['num_positive']:>8} {row['num']:>6}")
+        rows = [
+            [name, interval_text(row["auc"]), row["num_positive"], row["num"], ""]
+            for name, row in summary["by_class"].items()
+        ]
         macro = summary["metrics"]["auc"]
-        lines.append(f"  {'mean of ' + str(macro['num']) + ' classes':<28} {_cell(macro):<24}")
-        some = summary["macro_with_interval"].get("auc")
-        if some is not None:
-            names = ", ".join(some["classes"])
-            lines.append(f"  {'of ' + str(some['num']) + ' with an interval':<28} {_cell(some):<24} {names}")
+        rows.append([f"mean of {macro['num']} classes", interval_text(macro), "", "", ""])
+        if some := summary["macro_with_interval"].get("auc"):
+            rows.append([f"of {some['num']} with an interval", interval_text(some), "", "", ", ".join(some["classes"])])
+        lines += ["", *text_table(["class", "AUC [95 %]", "positive", "known", ""], rows)]
         left = summary["undefined"].get("auc")
         if left:
             lines.append(f"  no AUC (positives or negatives are missing), not in the mean: {', '.join(left)}")
         for source, rules in summary["decisions"].items():
-            lines += ["", f"  {source}", f"  {'':<34} {'F1 [95 %]':<24} {'accuracy [95 %]':<24} {'MCC [95 %]':<24}"]
-            for rule, found in rules.items():
-                cells = "".join(f" {_cell(found['macro'][name]):<24}" for name in ("f1", "accuracy", "mcc"))
-                lines.append(f"  {'mean of classes, ' + rule:<34}{cells}")
+            rows = [
+                [
+                    f"mean of classes, {rule}",
+                    *(interval_text(found["macro"][name]) for name in ("f1", "accuracy", "mcc")),
+                ]
+                for rule, found in rules.items()
+            ]
+            lines += ["", f"  {source}", *text_table(["", "F1 [95 %]", "accuracy [95 %]", "MCC [95 %]"], rows)]
     lines += ["", *[f"  note: {note}" for note in summary["notes"]]]
     if out is not None:
         lines.append(f"  written: {out / 'cases.csv'}, {out / 'summary.json'}")
     return "\n".join(lines)
-
-
-def _cell(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
-        return "n/a"
-    return f"{value['mean']:.3f}" + ("" if value["lo"] is None else f" [{value['lo']:.3f}, {value['hi']:.3f}]")
 
 
 def _classes(manifest: Manifest, family: PromptFamily, asked: Sequence[str] | None) -> list[str]:
@@ -395,7 +385,7 @@ def _notes(prompts: Mapping[str, PromptPair], reader: ZeroShot, labelled: bool) 
     return notes
 
 
-def _table(
+def _case_table(
     manifest: Manifest,
     groups: Sequence[Sequence[Record]],
     classes: Sequence[str],
@@ -403,14 +393,12 @@ def _table(
     labels: FloatArray,
 ) -> str:
     """cases.csv: a row per image, a probability and a label (empty = not known) per class."""
-    file = io.StringIO()
-    writer = Writer(file)
     columns = [column for name in classes for column in (f"prob_{name}", f"label_{name}")]
-    writer.writerow(["id", "image", "patient", "split", *columns])
+    rows = []
     for group, row, known in zip(groups, probs, labels, strict=True):
         record = group[0]
-        cells: list[object] = []
-        for p, label in zip(row, known, strict=True):
-            cells += [repr(float(p)), "" if math.isnan(label) else int(label)]
-        writer.writerow([record.id, relative_image(record, manifest), record.patient, record.split or "", *cells])
-    return file.getvalue()
+        head = [record.id, relative_image(record, manifest), record.patient, record.split or ""]
+        pairs = zip(row, known, strict=True)
+        cells = [cell for p, label in pairs for cell in (p, None if math.isnan(label) else int(label))]
+        rows.append([*head, *cells])
+    return csv_text(["id", "image", "patient", "split", *columns], rows)

@@ -1,31 +1,36 @@
 """Evaluation: predictions against a manifest, one row per case (one class of one record), on the native grid.
 
-evaluation = evaluate(FolderSource(Path("masks")), manifest, split="val", out=Path("results"))
-evaluation.summary["metrics"]["dice_per_image"]        # {"mean": ..., "lo": ..., "hi": ..., "num": ...}
+record = evaluate(FolderSource(Path("masks")), manifest, split="val", out=Path("results"))
+record.metrics["dice_per_image"]        # {"mean": ..., "lo": ..., "hi": ..., "num": ...}
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.core.errors import Fault, InputError, warn
-from medvl.core.files import write_json, write_text
+from medvl.core.errors import InputError, warn
 from medvl.core.progress import track
-from medvl.core.provenance import machine, versions
 from medvl.data.hashes import image_hashes
-from medvl.data.masks import read_truth
-from medvl.data.record import Manifest, MaskRef, Record
-from medvl.data.slices import SliceChoice, slices_of
+from medvl.data.record import Manifest, Record
+from medvl.data.slices import SliceChoice
 from medvl.data.trained_images import count_seen
-from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of, without_nan
+from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of
+from medvl.evaluation.cases import (
+    RECORDS_AT_ONCE,
+    BoolArray,
+    check_columns,
+    check_slices,
+    column_of,
+    image_chunks,
+    load_truth,
+    relative_image,
+    size_text,
+)
 from medvl.evaluation.prediction_sources import (
     MaskSource,
     PredictorSource,
@@ -33,9 +38,10 @@ from medvl.evaluation.prediction_sources import (
     predicted_masks,
     takes_threshold,
 )
+from medvl.evaluation.record import CASES, EvaluationRecord
 from medvl.evaluation.seen_images import say_seen
+from medvl.evaluation.tables import interval_text, text_table
 from medvl.evaluation.volumes import native_shape
-from medvl.inference.model_folder import find_model, write_card
 from medvl.metrics.segmentation import (
     LESION_MIN_IOU,
     EmptyMask,
@@ -49,10 +55,6 @@ from medvl.metrics.segmentation import (
 from medvl.metrics.statistics import NUM_DRAWS
 from medvl.tasks.segment.task import exclusive_threshold
 
-BoolArray = NDArray[np.bool_]
-
-FORMAT = "medvl-summary/1"
-RECORDS_AT_ONCE = 16  # of one image; bounds memory
 THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
 POOLED_NOTE = (
     "pooled Dice and IoU satisfy D = 2J/(1+J) exactly, per-image means do not; never compare one with the other"
@@ -61,14 +63,6 @@ MGCA_NOTE = (
     "dice_mgca is the Dice of MGCA's program (an empty truth scores 1 or 0; mean of batches of {} cases, then over "
     "batches), dice_positives the mean over cases whose truth has pixels; both on the native grid"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What `evaluate` found: the rows of cases.csv and the object of summary.json."""
-
-    cases: tuple[CaseRow, ...]
-    summary: dict[str, Any]
 
 
 def evaluate(
@@ -88,7 +82,7 @@ def evaluate(
     slice_index: SliceChoice = None,
     num_draws: int = NUM_DRAWS,
     mgca_batch: int = MGCA_BATCH,
-) -> Evaluation:
+) -> EvaluationRecord:
     """Score a source on one split; with `out` write cases.csv and summary.json there (atomically).
 
     Args:
@@ -107,7 +101,7 @@ def evaluate(
     A mask that is not annotated is not scored, and counted; one that is absent (`none`) is an empty mask.
     """
     records = manifest.split(split)
-    _check_columns(records, group_by)
+    check_columns(records, group_by)
     source.check(records, manifest.classes)
     used_threshold = threshold if takes_threshold(source) else None
     if used_threshold is None:
@@ -141,9 +135,9 @@ def evaluate(
             true_mask, void = load_truth(reference, size, record, slice_index)
             if predicted[name].shape != size:
                 raise InputError.mismatch(
-                    f"the predicted mask is {_times(predicted[name].shape)} pixels",
+                    f"the predicted mask is {size_text(predicted[name].shape)} pixels",
                     record=record.id,
-                    expected=f"{_times(size)}, as the image {record.image}",
+                    expected=f"{size_text(size)}, as the image {record.image}",
                 )
             pred_mask = predicted[name] & ~void
             rows.append(
@@ -182,47 +176,52 @@ def evaluate(
     if used_threshold not in (None, 0.5):
         notes.append(f"dice_mgca is at the threshold {used_threshold}, MGCA's at 0.5")
     undefined = [reason for row in rows if (reason := row.surface_undefined)] if surface else []
-    summary = {
-        "format": FORMAT,
-        **source.describe(),
-        "manifest": str(manifest.path),
-        "manifest_hash": manifest.content_hash(),
-        "split": split,
-        "split_hash": manifest.split_hash(),
-        "versions": versions(),
-        "machine": machine(),
-        "threshold": used_threshold,
-        "threshold_source": threshold_source,
-        "grid": "native",
-        "empty_mask": empty_mask,
-        "mgca_batch": mgca_batch,
-        "text": text_name,
-        "contains_text": any(row.text for row in rows),
-        "num_cases": len(rows),
-        "num_patients": num_patients,
-        "num_images": len({row.image for row in rows}),
-        "num_not_annotated": num_skipped,
-        "seen_images": None if overlap is None else overlap.as_dict(),
-        "num_both_empty": sum(row.true_px == row.pred_px == 0 for row in rows),
-        "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
-        "slice": slice_index,
-        "lesion_match": f"{'26' if volumes else '8'}-connected components, one to one, IoU >= {LESION_MIN_IOU}",
-        "bootstrap": {"unit": "patient", "draws": num_draws, "seed": seed, "confidence": 0.95},
-        "metrics": metrics_of(rows, seed=seed, num_draws=num_draws, mgca_batch=mgca_batch),
-        "by_class": grouped(rows, [row.class_name for row in rows], seed=seed, mgca_batch=mgca_batch),
-        "by_phrase": by_phrase,
-        "by_group": {
-            column: grouped(rows, [column_of(record, column) for record in groups], seed=seed, mgca_batch=mgca_batch)
-            for column in group_by
+    described = source.describe()
+    result = EvaluationRecord.of(
+        "segment",
+        model=described.pop("model"),
+        model_hash=described.pop("model_hash", None),
+        config=described.pop("config"),
+        seed=described.pop("seed"),
+        overrides=described.pop("overrides", ()),
+        manifest=manifest,
+        split=split,
+        bootstrap_seed=seed,
+        num_draws=num_draws,
+        overlap=overlap,
+        threshold=used_threshold,
+        threshold_source=threshold_source,
+        grid="native",
+        empty_mask=empty_mask,
+        counts={
+            "num_cases": len(rows),
+            "num_patients": num_patients,
+            "num_images": len({row.image for row in rows}),
+            "num_not_annotated": num_skipped,
+            "num_both_empty": sum(row.true_px == row.pred_px == 0 for row in rows),
         },
-        "notes": notes,
-    }
-    summary = without_nan(summary)
+        metrics=metrics_of(rows, seed=seed, num_draws=num_draws, mgca_batch=mgca_batch),
+        by_class=grouped(rows, [row.class_name for row in rows], seed=seed, mgca_batch=mgca_batch),
+        by_phrase=by_phrase,
+        extras={
+            **described,
+            "mgca_batch": mgca_batch,
+            "text": text_name,
+            "contains_text": any(row.text for row in rows),
+            "surface_undefined": {reason: undefined.count(reason) for reason in sorted(set(undefined))},
+            "slice": slice_index,
+            "lesion_match": f"{'26' if volumes else '8'}-connected components, one to one, IoU >= {LESION_MIN_IOU}",
+            "by_group": {
+                column: grouped(rows, [column_of(row, column) for row in groups], seed=seed, mgca_batch=mgca_batch)
+                for column in group_by
+            },
+        },
+        notes=notes,
+        cases=tuple(rows),
+    )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "cases.csv", case_table(rows))
-        write_json(out / "summary.json", summary)
-    return Evaluation(tuple(rows), summary)
+        result.write(out, {CASES: case_table(rows)})
+    return result
 
 
 def choose_threshold(
@@ -249,7 +248,7 @@ def choose_threshold(
     volumes = slice_index == "all"
     with_mask = [record for record in records if any(ref is not None for ref in record.masks.values())]
     check_slices(with_mask, slice_index)
-    chunks = list(_chunks(with_mask, 1 if volumes else RECORDS_AT_ONCE))
+    chunks = list(image_chunks(with_mask, 1 if volumes else RECORDS_AT_ONCE))
     for chunk in track(chunks, "choose threshold", len(chunks)):
         for record, probs in zip(chunk, source.probs(chunk, [record.text for record in chunk]), strict=True):
             for name in classes:
@@ -274,120 +273,37 @@ def choose_threshold(
     return float(THRESHOLDS[pick]), float(mean[pick])
 
 
-def log_folder(model: str | Path) -> Path:
-    """Where test_log.jsonl stands: the run folder of a run's model, else the model folder itself."""
-    folder = find_model(model)
-    run = folder.parent
-    return run if folder.name == "model" and (run / "config.yaml").is_file() else folder
+def as_text(summary: Mapping[str, Any], out: Path) -> str:
+    """Metrics with their intervals, the groups that were asked for, the probe if there is one, and where it stands."""
+    threshold, source = summary["threshold"], summary["threshold_source"]
+    lines = [
+        f"{summary['model']} on {summary['split']} of {summary['manifest']}: {summary['num_cases']} cases, "
+        f"{summary['num_patients']} patients, "
+        + (source if threshold is None else f"threshold {threshold} ({source})")
+        + ", native grid",
+        "",
+        *_metric_table("metric", {name: metric for name, metric in summary["metrics"].items() if metric["num"]}),
+    ]
+    for column, groups in summary["by_group"].items():
+        dice_of = {key: group["metrics"]["dice_per_image"] for key, group in groups.items()}
+        lines += ["", f"  Dice per image by {column}", *_metric_table(column, dice_of)]
+    if "probe" in summary:
+        probe = summary["probe"]
+        shown = {name: condition["dice"] for name, condition in probe["conditions"].items() if condition["num"]}
+        if probe["side_swap"]["num"]:
+            shown["changes side"] = probe["side_swap"]["share_changing_side"]
+        lines += ["", "  Dice per image against the true mask, by the text asked with", *_metric_table("text", shown)]
+        lines += [f"  {note}" for note in probe["notes"]]
+    lines += ["", *[f"  note: {note}" for note in summary["notes"]]]
+    if summary["num_not_annotated"]:
+        lines.append(f"  not annotated, hence not scored: {summary['num_not_annotated']}")
+    lines.append(f"  written: {out / 'cases.csv'}, {out / 'summary.json'}")
+    return "\n".join(lines)
 
 
-def log_test(model: str | Path, summary: dict[str, Any]) -> Path | None:
-    """Append one line to the model's test_log.jsonl: test was opened. The card prints how often.
-
-    Returns None, and warns, where the folder cannot be written (a model in a read-only installation).
-    """
-    path = log_folder(model) / "test_log.jsonl"
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "manifest_hash": summary["manifest_hash"],
-        "split_hash": summary["split_hash"],
-        "threshold": summary["threshold"],
-        "num_cases": summary["num_cases"],
-        "metrics": {name: value["mean"] for name, value in summary["metrics"].items()},
-    }
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        write_card(find_model(model))
-    except OSError as error:
-        warn(f"test was opened, but {path} cannot be written: {error}")
-        return None
-    return path
-
-
-def load_true_mask(
-    reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
-) -> BoolArray:
-    """The mask of `load_truth`."""
-    return load_truth(reference, size, record, slice_index)[0]
-
-
-def load_truth(
-    reference: MaskRef, size: tuple[int, ...], record: Record, slice_index: SliceChoice = None
-) -> tuple[BoolArray, BoolArray]:
-    """The mask of a reference, (H, W) bool, or (n, H, W) of all slices, and where it is void, which is not scored.
-
-    An absent one is empty. InputError when its size is not its image's.
-    """
-    if reference.path is None:
-        return np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
-    indices = slices_of(reference.path, "all") if slice_index == "all" else (slice_index,)
-    parts = [read_truth(reference.path, reference.values, slice_index=index) for index in indices]
-    mask, void = parts[0] if len(parts) == 1 else (np.stack(masks) for masks in zip(*parts, strict=True))
-    if mask.shape != size:
-        raise InputError.mismatch(
-            f"the mask is {_times(mask.shape)} pixels",
-            file=reference.path,
-            record=record.id,
-            expected=f"{_times(size)}, as its image {record.image}",
-        )
-    return mask, void
-
-
-def check_slices(records: Sequence[Record], slice_index: SliceChoice) -> None:
-    """InputError of all images of several slices where none is chosen, before anything is scored."""
-    if slice_index is not None:
-        return  # of a number each reader says whether the file has it
-    faults: list[Fault] = []
-    for path in dict.fromkeys(record.image for record in records):
-        try:
-            slices_of(path, None)
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-
-
-def by_image(records: Sequence[Record]) -> list[list[Record]]:
-    """Records of the same image together, in order of first appearance."""
-    groups: dict[Path, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.image, []).append(record)
-    return list(groups.values())
-
-
-def column_of(record: Record, column: str) -> str:
-    """The value of a manifest column in a record."""
-    if column in record.extra:
-        return record.extra[column]
-    value = {"text": record.text, "patient": record.patient, "study": record.study, "view": record.view}.get(column)
-    return "" if value is None else value
-
-
-def relative_image(record: Record, manifest: Manifest) -> str:
-    """The image's path as a manifest writes it: relative to the manifest's folder where it lies below that."""
-    folder = manifest.path.parent.resolve()
-    image = record.image.resolve()
-    return image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(record.image)
-
-
-def _check_columns(records: Sequence[Record], columns: Sequence[str]) -> None:
-    known = [*records[0].extra, "text", "patient", "study", "view"]
-    unknown = [column for column in columns if column not in known]
-    if unknown:
-        raise InputError.missing_column(
-            f"no column {', '.join(unknown)} to group by", expected=f"one of {', '.join(known)}"
-        )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _chunks(records: Sequence[Record], at_once: int) -> Iterator[list[Record]]:
-    for group in by_image(records):
-        for start in range(0, len(group), at_once):
-            yield group[start : start + at_once]
+def _metric_table(title: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = [[name, interval_text(metric, 4), metric["num"]] for name, metric in metrics.items()]
+    return text_table([title, "mean [95 % interval]", "n"], rows)
 
 
 def _predictions(
@@ -397,7 +313,7 @@ def _predictions(
     threshold: float | None,
     at_once: int,
 ) -> Iterator[tuple[Record, dict[str, BoolArray]]]:
-    for chunk in _chunks(records, at_once):
+    for chunk in image_chunks(records, at_once):
         yield from zip(chunk, predicted_masks(source, chunk, [ask(record) for record in chunk], threshold), strict=True)
 
 
