@@ -232,8 +232,8 @@ def test_the_teacher_gives_the_target_and_follows(tiny_recipe: Path, tmp_path: P
     # Step 5 keeps min(0.9, 6 / 15) = 0.4 of the teacher, step 1000 min(0.9, 1001 / 1010) = 0.9: 0.6, 0.6 + 0.1 * 0.4.
     for step, gone in (5, 0.6), (1000, 0.64):
         task.after_step(step)
-        for own, start in zip(task._teacher.parameters(), started, strict=True):
-            torch.testing.assert_close(own, start + gone * 0.05, rtol=1e-5, atol=1e-5)
+        for weight, start in zip(task._teacher.parameters(), started, strict=True):
+            torch.testing.assert_close(weight, start + gone * 0.05, rtol=1e-5, atol=1e-5)
     assert (task._pseudo_labels(batch, student) - before).abs().min() > 0.01
 
 
@@ -260,9 +260,9 @@ def test_hidden_masks_do_not_reach_the_weights(
         real = SegmentDataset._mask
 
         def guarded(self: SegmentDataset, record: object, name: str) -> object:
-            found = real(self, record, name)  # type: ignore[arg-type]
-            assert found is None or record.id not in hidden  # type: ignore[attr-defined]
-            return found
+            mask = real(self, record, name)  # type: ignore[arg-type]
+            assert mask is None or record.id not in hidden  # type: ignore[attr-defined]
+            return mask
 
         monkeypatch.setattr(SegmentDataset, "_mask", guarded)
     run = train(config, tmp_path / "run")
@@ -365,7 +365,7 @@ def test_other_records_are_refused_when_a_run_goes_on(tiny_recipe: Path, tmp_pat
     state = task.state_dict()
     task.begin(state, 0)
     other, _, _ = make_task(load_config(tiny_recipe, [*SEMI, "data.label_seed=3"]), tmp_path)
-    with pytest.raises(InputError, match="that it began with"):
+    with pytest.raises(InputError):
         other.begin(state, 0)
 
 
@@ -398,25 +398,25 @@ def test_also_labelled(tiny_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_semi_without_unlabelled_records(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no training record is unlabelled.*label_fraction"):
+    with pytest.raises(InputError, match=r"data\.label_fraction"):
         train(load_config(tiny_recipe, ["semi.epi=labels"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "key"),
     [
-        (["semi.lv_bank=labelled", "text.encoder=none"], r"encoder without a text encoder; remedy: .*findings"),
+        (["semi.lv_bank=labelled", "text.encoder=none"], "semi.lv_similarity"),
         (["semi.lv_bank=captions", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
-         r"captions has one class, and there are 2; remedy: semi.lv_bank: labelled"),
-        (["semi.lv_bank=labelled", "data.manifest=silent.csv"], r"bank of the LV loss is empty"),
-        (["semi.epi=labels", "objective.terms=[{name: dise}]"], r"unknown term dise.*did you mean dice"),
-        (["semi.epi=labels", "data.balance=siim"], r"data.balance: siim with semi.*remedy: data.balance: none"),
+         "semi.lv_bank"),
+        (["semi.lv_bank=labelled", "data.manifest=silent.csv"], "semi.lv_bank"),
+        (["semi.epi=labels", "objective.terms=[{name: dise}]"], "objective.terms"),
+        (["semi.epi=labels", "data.balance=siim"], "data.balance"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_said_before_there_is_a_run(
-    tiny_recipe: Path, tmp_path: Path, options: Sequence[str], message: str, dry_run: bool
+    tiny_recipe: Path, tmp_path: Path, options: Sequence[str], key: str, dry_run: bool
 ) -> None:
     table = (tiny_recipe.parent / "manifest.csv").read_text()
     plain = load_config(tiny_recipe, ["data.label_fraction=0.4"])
@@ -427,7 +427,7 @@ def test_what_cannot_be_trained_is_said_before_there_is_a_run(
     silent.write_text(table)
     words = [word.replace("silent.csv", str(silent)) for word in options]
     config = load_config(tiny_recipe, ["data.label_fraction=0.4", *words])
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=key):
         train(config, tmp_path / "run", dry_run=dry_run)
     assert not (tmp_path / "run").exists()
 
@@ -436,7 +436,7 @@ def test_what_cannot_be_trained_is_said_before_there_is_a_run(
 def test_semi_and_steps_per_epoch_run_on_one_device(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:
     config = load_config(tiny_recipe, options)
     two = SimpleNamespace(world_size=2, global_rank=0, device=torch.device("cpu"))
-    with pytest.raises(InputError, match=r"run on one device; expected train.devices: 1"):
+    with pytest.raises(InputError, match=r"train\.devices"):
         prepare(config, load_manifest(config.data.manifest), two, tmp_path / "run")  # type: ignore[arg-type]
 
 
@@ -553,11 +553,11 @@ def test_the_original_text_retrieves_and_its_mask_moves_with_the_row(
         known = [r for r in task._labelled if r.text == f"the {side} lung"]
         masks[side] = np.mean([semi_segment._mask_on_grid(r, "mask", task.config) for r in known], axis=0)
     assert masks["left"][:, : size[1] // 2].sum() == 0 < masks["right"][:, : size[1] // 2].sum()
-    found = task._retrieved(batch).numpy()
+    retrieved = task._retrieved(batch).numpy()
     for n, record in enumerate(records):
         mask = masks["left" if "left" in record.text else "right"]
         want = mask[:, ::-1] if move == "flip" else np.rot90(mask, -1)
-        np.testing.assert_allclose(found[n, 0], want if record.id in task._ids else 0, atol=1e-4)
+        np.testing.assert_allclose(retrieved[n, 0], want if record.id in task._ids else 0, atol=1e-4)
 
 
 @pytest.fixture
@@ -602,17 +602,20 @@ def test_focal_tversky_by_brute_force(focal_tversky: Callable[..., torch.Tensor]
     assert actual.item() == pytest.approx(np.mean(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(("heads", "balances"), [(1, ("plain", "balanced")), (2, ("balanced", "plain"))])
 def test_pseudo_labels_are_trained_with_the_terms_of_the_objective(
     tiny_recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     focal_tversky: Callable[..., torch.Tensor],
     heads: int,
+    balances: tuple[str, str],
 ) -> None:
-    options = ["semi.epi=labels", "semi.ramp=0", "semi.weight=0.7", "semi.ce_balance=balanced"]
-    terms = "{name: focal_tversky, weight: 0.3, alpha: 0.9}, {name: cross_entropy, weight: 0.1, focal_gamma: 2}"
-    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, [*options, f"objective.terms=[{terms}]"])
+    """With the ratio of their weights and a balance of their own: a balanced loss would make pseudo labels grow."""
+    options = ["semi.epi=labels", "semi.ramp=0", "semi.weight=0.7", f"semi.ce_balance={balances[1]}"]
+    entropy = f"{{name: cross_entropy, weight: 0.1, focal_gamma: 2, balance: {balances[0]}}}"
+    terms = f"objective.terms=[{{name: focal_tversky, weight: 0.3, alpha: 0.9}}, {entropy}]"
+    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, [*options, terms])
     label = torch.zeros_like(batch.target)
     label[..., :12, :20] = 1
     generator = torch.Generator().manual_seed(0)
@@ -625,9 +628,9 @@ def test_pseudo_labels_are_trained_with_the_terms_of_the_objective(
         entropy = segmentation.cross_entropy_loss(head, target, pairs, balance=balance, focal_gamma=2.0)
         return 0.3 * focal_tversky(head, target, pairs, alpha=0.9) + 0.1 * entropy
 
-    of_heads = [expected(head, batch.target, batch.annotated, "plain") for head in logits.unbind(1)]
+    of_heads = [expected(head, batch.target, batch.annotated, balances[0]) for head in logits.unbind(1)]
     sup = of_heads[0] if heads == 1 else (2 * of_heads[0] + of_heads[1]) / 3
-    unsup = expected(logits[:, 0], label, ~batch.annotated, "balanced") * 2 / 0.4 * 0.7  # the mean weight is 0.7
+    unsup = expected(logits[:, 0], label, ~batch.annotated, balances[1]) * 2 / 0.4 * 0.7  # the mean weight is 0.7
     torch.testing.assert_close(losses["sup_loss"], sup)
     torch.testing.assert_close(losses["unsup_loss"], unsup)
     torch.testing.assert_close(losses["loss"], sup + unsup)
@@ -647,32 +650,6 @@ def test_a_semi_supervised_run_with_focal_tversky(
         assert load_config(run / "config.yaml").objective.terms[0].options == {"alpha": alpha}
     assert all(0 < row["unsup_loss"] < 1 for row in logged)
     assert logged[0]["unsup_loss"] != pytest.approx(logged[1]["unsup_loss"], rel=1e-3)
-
-
-@pytest.mark.parametrize("balance", ["plain", "balanced"])
-def test_pseudo_labels_have_a_cross_entropy_of_their_own(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: str
-) -> None:
-    """Balanced for the masks, it must not be balanced for the pseudo labels unless asked: they would grow."""
-    options = ["data.label_fraction=0.4", "semi.epi=labels", "semi.ramp=0", "objective.ce_balance=balanced"]
-    config = load_config(tiny_recipe, [*options, f"semi.ce_balance={balance}"])
-    task, manifest, hidden = make_task(config, tmp_path)
-    records, _, _ = training_records(manifest.split("train"), config)
-    dataset = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
-    batch = collate([dataset[0, place] for place in range(len(dataset))])
-    label = torch.zeros_like(batch.target)
-    label[..., :3, :5] = 1  # a small one
-    logits = torch.randn(label.shape, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: 0.9 * label)
-    monkeypatch.setattr(task, "logits", lambda *_: logits)
-    task.begin(None, 0)
-    losses = task.training_step(batch)
-    probs, label = (x[~batch.annotated] for x in (logits.sigmoid(), label))  # (N, H, W)
-    each = -(label * probs.log() + (1 - label) * (1 - probs).log())
-    parts = ((each * label).sum() / label.sum(), (each * (1 - label)).sum() / (1 - label).sum())
-    entropy = each.mean() if balance == "plain" else sum(parts) / 2
-    overlap, sizes = (label * probs).flatten(1).sum(1), (label + probs.square()).flatten(1).sum(1)
-    assert losses["unsup_loss"].item() == pytest.approx((entropy + (1 - 2 * overlap / sizes).mean()).item(), rel=1e-5)
 
 
 def test_constant_text(tiny_recipe: Path, tiny_manifest: Path) -> None:
@@ -705,8 +682,8 @@ def test_several_labels_of_real_lesions_train_with_epi_and_lv(shared_data: Path,
 
 def test_the_plan_writes_small_fractions_out() -> None:
     counts = dict.fromkeys(("labelled_records", "labelled_images", "unlabelled_records", "left_out_records"), 3)
-    told = {**counts, "label_fraction": 0.002, "labelled_patients": 2, "label_seed": 0, "label_by": "patient"}
-    lines = _label_lines({**told, "hidden_masks": 0})
+    entry = {**counts, "label_fraction": 0.002, "labelled_patients": 2, "label_seed": 0, "label_by": "patient"}
+    lines = _label_lines({**entry, "hidden_masks": 0})
     assert lines[0].startswith("  labels 0.2%: 3 records of 3 images, 2 patients")
     assert "fewer than 8 patients" in lines[-1]
-    assert _label_lines({**told, "hidden_masks": 0, "label_fraction": 0.1})[0].startswith("  labels 10%:")
+    assert _label_lines({**entry, "hidden_masks": 0, "label_fraction": 0.1})[0].startswith("  labels 10%:")

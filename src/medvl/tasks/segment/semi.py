@@ -338,16 +338,16 @@ class SemiSegmentTask(SegmentTask):
         if resume and path.is_file():
             bank.restore(json.loads(path.read_text(encoding="utf-8")))
             return bank
-        asked = sorted({record.text for record in self._unlabelled if record.text.strip()})
+        texts = sorted({record.text for record in self._unlabelled if record.text.strip()})
         if semi.lv_similarity == "encoder":
             assert self._encoder is not None
-            similarity = encoder_similarity(self._encoder, asked, bank.texts)
+            similarity = encoder_similarity(self._encoder, texts, bank.texts)
         else:
-            similarity = findings_similarity(asked, bank.texts)
-        bank.retrieve(asked, similarity)
+            similarity = findings_similarity(texts, bank.texts)
+        bank.retrieve(texts, similarity)
         lost = sum(not entries for entries in bank.retrieved.values())
         if lost:
-            warn(f"{lost} of {len(asked)} unlabelled texts are like no text of the bank: no LV loss for them")
+            warn(f"{lost} of {len(texts)} unlabelled texts are like no text of the bank: no LV loss for them")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, bank.retrieved)
         return bank
