@@ -54,13 +54,14 @@ sys.exit(", ".join((heavy | importers) & set(sys.modules)) or 0)
 TOY = """
 from pathlib import Path
 
-from medvl.data.importers.cases import Case, write_cases
+from medvl.data.importers.cases import Case, Draft
 
 
 def import_toy(folder, out, *, views="PA"):
-    images = sorted(Path(folder).glob("*.png"))
-    cases = [Case(path.stem, path, "train", labels=("nodule",), view=views) for path in images]
-    return write_cases(out, cases, splits=("train",), licence="CC0")
+    draft = Draft("toy", Path(folder))
+    for path in sorted(draft.folder.glob("*.png")):
+        draft.cases.append(Case(path.stem, path, "train", labels=("nodule",), view=views))
+    return draft.write(out, splits=("train",))
 """
 TOY_LAYOUT = """
 - name: toy
@@ -68,6 +69,7 @@ TOY_LAYOUT = """
   obtained: nowhere
   terms: none
   met: "none"
+  licence: CC0
   labels: [nodule]
   options: [views]
   parts:

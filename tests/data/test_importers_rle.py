@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvl.core.errors import InputError
-from medvl.data.importers.published_splits import draw_groups, in_two_splits, shuffle_split, train_val_test
+from medvl.data.importers.published_splits import draw_groups, shuffle_split, train_val_test
 from medvl.data.importers.shapes import (
     Ellipse,
     Polygon,
@@ -111,9 +111,6 @@ def test_groups_are_drawn_whole() -> None:
     inside = {groups[i] for i in chosen}
     assert {i for i, group in enumerate(groups) if group in inside} == chosen
     assert chosen == draw_groups(groups, 8, 0) and chosen != draw_groups(groups, 8, 1)
-    splits = ["val" if i in chosen else "train" for i in range(len(groups))]
-    assert in_two_splits(groups, splits) == 0
-    assert in_two_splits(["a", "a", "b"], ["train", "val", "val"]) == 1
 
 
 @settings(max_examples=25)

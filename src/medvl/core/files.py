@@ -72,11 +72,14 @@ def whole_file(path: Path, suffix: str = "", *, flush: bool = False) -> Iterator
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Write a folder whole or not at all: the `with` block fills the folder that it is given, which becomes `path`.
 
     Where the block fails, an older folder stays as it was and nothing is left. A process that is killed between the
     two renames leaves the older folder under another name: `restore_folder` brings it back.
+
+    Args:
+        flush: wait until every file is on the disk, for what a loss of power must not take.
     """
     temporary, older = _temporary(path), path.with_name(f".{path.name}{_OLDER}")
     restore_folder(path)
@@ -86,7 +89,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         with naming(path):
             yield temporary
             for file in temporary.rglob("*"):
-                if file.is_file():
+                if flush and file.is_file():
                     _flush(file)
             if path.exists():
                 os.replace(path, older)
@@ -178,6 +181,8 @@ def naming(path: Path) -> Iterator[None]:
     """Errors of the operating system name the file that was to be written."""
     try:
         yield
+    except InputError:
+        raise  # says its file itself
     except OSError as error:
         if error.filename is None or _TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name):
             raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,7 +1,9 @@
-"""What the importers of published sets share: a list of cases in, manifest.csv with masks/ and boxes.csv out.
+"""What the importers of published sets share: a draft of cases in, manifest.csv with masks/ and boxes.csv out.
 
 A case is one row of the manifest. Its masks are shapes until they are painted, one file at a time, so that memory holds
 the rows of a set and a single mask. Nothing is written when there is a fault.
+
+An importer makes a `Draft` of its layout, adds cases, faults, counts and warnings to it, and calls `Draft.write`.
 
 Labels: column `labels` holds the positive ones (`none`: all were looked for and absent), column `labels_unknown` those
 about which nothing is known (neither positive nor negative: no loss, not scored). Every other label of the layout is
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,13 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from medvl.core.errors import Fault, FaultKind, InputError, warn
+from medvl.core.files import whole_folder
 from medvl.data.box_table import Box
 from medvl.data.images import image_size
-from medvl.data.importers.shapes import CocoRuns, Corners, Shape
+from medvl.data.importers.layouts import get_layout
+from medvl.data.importers.set_files import need_folder
+from medvl.data.importers.shapes import CocoRuns, Shape
 from medvl.data.record import ABSENT, NOT_A_MASK
 from medvl.data.records import write_manifest
+from medvl.data.reports.sections import CleanReport
 from medvl.data.tables import SUFFIXES
 
+SPLITS = ("train", "val", "test")
 BOX_COLUMNS = ("id", "cls", "x0", "y0", "x1", "y1")
 MAX_LISTED = 20  # faults of one kind that are listed one by one; the others are counted
 MAX_OVER_EDGE = 1.0  # pixels by which a box may leave its image (rounding) and is cut; further out is a fault
@@ -55,6 +61,7 @@ class Case:
     view: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None  # (H, W) that the annotation was made for; another image size is a fault
+    licence: str = ""  # where the row has another one than the layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,67 +75,101 @@ class ImportResult:
     left_out: tuple[Fault, ...] = ()  # images that do not fit the rule of the layout
 
 
-def write_cases(
-    out: str | Path,
-    cases: Sequence[Case],
-    *,
-    splits: Sequence[str],
-    licence: str,
-    counts: Mapping[str, int] | None = None,
-    warnings: Sequence[str] = (),
-    faults: Sequence[Fault] = (),
-    unknown_labels: bool = False,
-) -> ImportResult:
-    """Check all images, paint the masks, write masks/, boxes.csv and last the manifest `out`.
+@dataclass(slots=True)
+class Draft:
+    """What an importer has gathered of a set, before anything is written."""
 
-    Args:
-        splits: the splits that the layout has, for the counts of the result.
-        counts, warnings: what the importer found; passed on, with what is counted here.
-        faults: what the importer found wrong; raised together with what is wrong with the images.
-        unknown_labels: write column labels_unknown even when no case has one.
+    layout: str
+    folder: Path
+    cases: list[Case] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
 
-    Raises:
-        InputError: every fault together: images missing, unreadable or of another size than their annotation, boxes
-            outside, runs that do not fit; masks/ or boxes.csv stand beside `out` already.
-    """
-    out = Path(out)
-    classes = list(dict.fromkeys(name for case in cases for name in case.masks))
-    with_masks = any(shapes for case in cases for shapes in case.masks.values())
-    _check_target(out, with_masks)
-    counts = dict(counts or {})
-    found = list(faults) + _missing(cases) + _same_ids(cases) + _bad_classes(classes)
-    if not cases and not found:
-        raise InputError.empty("nothing to import: the tables hold no case that is kept")
-    cases = _checked(cases, found, counts)
-    if found:
-        raise InputError(found)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.parent / f".import.{os.getpid()}.tmp"
-    try:
-        (work / "masks").mkdir(parents=True)
-        columns = {name: _column(name, classes) for name in classes}
-        cells, num_masks, num_empty = _paint(cases, columns, work / "masks")
-        rows = [_row(case, out.parent) | cell for case, cell in zip(cases, cells, strict=True)]
-        num_boxes = _write_boxes(work / "boxes.csv", cases)
-        if num_masks:
-            os.replace(work / "masks", out.parent / "masks")
-        if num_boxes:
-            os.replace(work / "boxes.csv", out.parent / "boxes.csv")
-        for row in rows:
-            row["licence"] = licence
-        write_manifest(out, rows, _columns(rows, list(columns.values()), unknown_labels))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    warnings = list(warnings)
-    if num_empty:
-        counts["masks_without_a_pixel"] = num_empty
-        warnings.append(f"{num_empty} masks hold no pixel centre: their cells are empty, not annotated")
-    for message in warnings:
-        warn(message)
-    by_split = Counter(case.split for case in cases)
-    counts |= {"masks": num_masks, "boxes": num_boxes}
-    numbers = {split: by_split[split] for split in splits} | ({"(none)": by_split[""]} if by_split[""] else {})
-    return ImportResult(out, numbers, counts, tuple(warnings))
+    def __post_init__(self) -> None:
+        """InputError where the folder is none."""
+        self.folder = need_folder(self.folder, self.layout)
+
+    def fault_of(
+        self, kind: FaultKind, what: str, examples: Sequence[str], file: Path, expected: str | None = None
+    ) -> None:
+        """One fault for many alike, where there are any: their number and the first few."""
+        if examples:
+            self.faults.append(summed_up(kind, what, examples, file, expected))
+
+    def missing(self, what: str, names: Sequence[str], file: Path, expected: str | None = None) -> None:
+        """One fault for all images that are not there, where there are any."""
+        self.fault_of(FaultKind.MISSING_FILE, what, names, file, expected)
+
+    def note_patients_in_two_splits(self) -> None:
+        """Count the patients of a published split of images that stand in two of its parts, and warn of them."""
+        splits: dict[str, set[str]] = {}
+        for case in self.cases:
+            splits.setdefault(case.patient, set()).add(case.split)
+        num = sum(len(names) > 1 for names in splits.values())
+        self.counts["patients_in_two_splits"] = num
+        if num:
+            self.warnings.append(
+                f"{num} patients stand in two splits, because the published split is one of images; medvl data split "
+                "--by patient --keep-test makes one by patient"
+            )
+
+    def write(
+        self,
+        out: str | Path,
+        *,
+        splits: Sequence[str] = SPLITS,
+        columns: Sequence[str] = (),
+        read_headers: bool = False,
+    ) -> ImportResult:
+        """Check all images, paint the masks, write masks/, boxes.csv and last the manifest `out`.
+
+        Args:
+            splits: the splits that the layout has, for the counts of the result; () where it has none.
+            columns: written even where every cell of theirs is empty.
+            read_headers: open every image; without it only those with a mask, a box or a size to compare.
+
+        Raises:
+            InputError: every fault together: those of the importer, images missing, unreadable or of another size than
+                their annotation, boxes outside, runs that do not fit; masks/ or boxes.csv stand beside `out` already.
+        """
+        out = Path(out)
+        classes = list(dict.fromkeys(name for case in self.cases for name in case.masks))
+        with_masks = any(shapes for case in self.cases for shapes in case.masks.values())
+        _check_target(out, with_masks)
+        faults = [*self.faults, *_missing(self.cases), *_same_ids(self.cases), *_bad_classes(classes)]
+        if not self.cases and not faults:
+            raise InputError.empty("nothing to import: the tables hold no case that is kept")
+        cases = _checked(self.cases, faults, self.counts, read_headers)
+        if faults:
+            raise InputError(faults)
+        if splits and (loose := sum(not case.split for case in cases)):
+            self.warnings.append(f"{self.folder}: {loose} images belong to no split; medvl data split makes one")
+        mask_columns = {name: _column(name, classes) for name in classes}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if with_masks:
+            with whole_folder(out.parent / "masks", flush=False) as masks:
+                cells, num_masks, num_empty = _paint(cases, mask_columns, masks)
+            if not num_masks:
+                (out.parent / "masks").rmdir()
+        else:
+            cells, num_masks, num_empty = _paint(cases, mask_columns, out.parent)
+        rows = [_row(case, out.parent, get_layout(self.layout).licence) for case in cases]
+        rows = [row | cell for row, cell in zip(rows, cells, strict=True)]
+        num_boxes = _write_boxes(out.parent / "boxes.csv", cases)
+        write_manifest(out, rows, _columns(rows, list(mask_columns.values()), columns))
+        if num_empty:
+            self.counts["masks_without_a_pixel"] = num_empty
+            self.warnings.append(f"{num_empty} masks hold no pixel centre: their cells are empty, not annotated")
+        for message in self.warnings:
+            warn(message)
+        if classes:
+            self.counts["masks"] = num_masks
+        if num_boxes or any(case.boxes_absent for case in cases):
+            self.counts["boxes"] = num_boxes
+        by_split = Counter(case.split for case in cases)
+        numbers = {split: by_split[split] for split in splits} | ({"(none)": by_split[""]} if by_split[""] else {})
+        return ImportResult(out, numbers, dict(self.counts), tuple(self.warnings))
 
 
 def safe_id(name: str) -> str:
@@ -142,6 +183,18 @@ def unique_ids(paths: Sequence[Path], folder: Path) -> list[str]:
     counts = Counter(stems)
     relative = (safe_id(Path(os.path.relpath(path, folder)).with_suffix("").as_posix()) for path in paths)
     return [stem if counts[stem] == 1 else whole for stem, whole in zip(stems, relative, strict=True)]
+
+
+def section_columns(report: CleanReport) -> dict[str, str]:
+    """The sections of a report, as the columns text_findings and text_impression."""
+    return {"text_findings": report.findings, "text_impression": report.impression}
+
+
+def count_removed(report: CleanReport, counts: Counter[str]) -> None:
+    """Count what was taken out of a report: marks, list_numbers, headers."""
+    counts["marks"] += report.num_marks
+    counts["list_numbers"] += report.num_list_numbers
+    counts["headers"] += report.num_headers
 
 
 def summed_up(
@@ -179,7 +232,8 @@ def _missing(cases: Sequence[Case]) -> list[Fault]:
     missing = [path for path in images if not path.is_file()]
     if not missing:
         return []
-    return [summed_up(FaultKind.MISSING_FILE, f"of {len(images)} images are missing", [str(path) for path in missing])]
+    fault = summed_up(FaultKind.MISSING_FILE, f"of {len(images)} images are missing", [str(path) for path in missing])
+    return [replace(fault, remedy="complete the images, or keep only the rows (or reports) whose images you have")]
 
 
 def _same_ids(cases: Sequence[Case]) -> list[Fault]:
@@ -198,8 +252,8 @@ def _bad_classes(classes: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def _checked(cases: Sequence[Case], faults: list[Fault], counts: dict[str, int]) -> list[Case]:
-    """The cases with their boxes inside their images; a header is read only where a case has shapes or boxes."""
+def _checked(cases: Sequence[Case], faults: list[Fault], counts: Counter[str], read_headers: bool) -> list[Case]:
+    """The cases with their boxes inside their images."""
     sizes: dict[Path, tuple[int, int]] = {}
     unreadable: list[Fault] = []
     other: list[Fault] = []
@@ -208,7 +262,8 @@ def _checked(cases: Sequence[Case], faults: list[Fault], counts: dict[str, int])
     num_cut = 0
     for case in _progress(cases, "checking images"):
         result.append(case)
-        if not (case.boxes or any(case.masks.values()) or case.size) or not case.image.is_file():
+        is_needed = read_headers or case.boxes or case.size or any(case.masks.values())
+        if not is_needed or not case.image.is_file():
             continue
         try:
             if case.image not in sizes:
@@ -296,12 +351,13 @@ def _paint(cases: Sequence[Case], columns: Mapping[str, str], folder: Path) -> t
     return cells, num, num_empty
 
 
-def _row(case: Case, base: Path) -> dict[str, str]:
+def _row(case: Case, base: Path, licence: str) -> dict[str, str]:
     row = {"id": case.id, "image": Path(os.path.relpath(case.image, base)).as_posix(), "text": case.text}
     labels = "" if case.labels is None else "|".join(case.labels) or ABSENT
     row |= {"labels": labels, "labels_unknown": "|".join(case.labels_unknown), "patient": case.patient}
     row["boxes"] = ABSENT if case.boxes_absent else ""
-    return row | {"study": case.study, "view": case.view, "split": case.split} | dict(case.extra)
+    row |= {"study": case.study, "view": case.view, "split": case.split, "licence": case.licence or licence}
+    return row | dict(case.extra)
 
 
 def _write_boxes(path: Path, cases: Iterable[Case]) -> int:
@@ -310,16 +366,18 @@ def _write_boxes(path: Path, cases: Iterable[Case]) -> int:
         for box in case.boxes:
             corners = (f"{value:.10g}" for value in (box.x0, box.y0, box.x1, box.y1))
             rows.append(dict(zip(BOX_COLUMNS, (case.id, box.label, *corners), strict=True)))
-    write_manifest(path, rows, BOX_COLUMNS)
+    if rows:
+        write_manifest(path, rows, BOX_COLUMNS)
     return len(rows)
 
 
-def _columns(rows: Sequence[dict[str, str]], masks: Sequence[str], unknown_labels: bool) -> list[str]:
+def _columns(rows: Sequence[dict[str, str]], masks: Sequence[str], columns: Sequence[str]) -> list[str]:
     """The columns in the manifest's order, without those that are empty throughout."""
-    order = ["id", "image", "text", *masks, "boxes", "labels", "labels_unknown", "patient"]
-    order += ["study", "view", "split", "licence"]
-    order += [name for name in dict.fromkeys(name for row in rows for name in row) if name not in order]
-    keep = {"id", "image", "split", *masks} | ({"labels_unknown"} if unknown_labels else set())
+    names = dict.fromkeys(name for row in rows for name in row)
+    order = ["id", "image", "text", *(name for name in names if name.startswith("text_")), *masks]
+    order += ["boxes", "labels", "labels_unknown", "patient", "study", "view", "split", "licence"]
+    order += [name for name in names if name not in order]
+    keep = {"id", "image", "split", *masks, *columns}
     kept = [name for name in order if name in keep or any(row.get(name) for row in rows)]
     for row in rows:
         for name in set(row) - set(kept):
@@ -331,8 +389,3 @@ def _progress(cases: Sequence[Case], label: str) -> Iterator[Case]:
     from medvl.core.progress import track
 
     return track(cases, label, len(cases))
-
-
-def boxed(label: str, corners: Corners) -> Box:
-    """A named box from corners."""
-    return Box(label, *corners)

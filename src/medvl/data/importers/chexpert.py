@@ -24,27 +24,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from medvl.core.errors import Fault, InputError
-from medvl.data.importers.cases import Case, ImportResult, safe_id, write_cases
+from medvl.data.importers.cases import Case, Draft, ImportResult, safe_id
+from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.published_splits import draw_groups
-from medvl.data.importers.set_files import find_file, need_folder, stream_csv
+from medvl.data.importers.set_files import find_file, stream_csv
 
-LABELS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-LICENCE = "Stanford University Dataset Research Use Agreement"
+LABELS = get_layout("chexpert").labels
 PUBLISHED = (191027, 5000)  # frontal images of train.csv, of which validation
 Uncertain = Literal["g2d", "positive", "negative", "unknown"]
 Unmentioned = Literal["negative", "unknown"]
@@ -77,27 +62,21 @@ def import_chexpert(
     folder: str | Path, out: str | Path, *, uncertain: Uncertain = "g2d", unmentioned: Unmentioned = "negative"
 ) -> ImportResult:
     """Write the manifest of CheXpert's frontal images with labels and labels_unknown; see the rules above."""
-    folder = need_folder(folder, "chexpert")
+    draft = Draft("chexpert", Path(folder))
     for value, kind, name in ((uncertain, Uncertain, "uncertain"), (unmentioned, Unmentioned, "unmentioned")):
         if value not in get_args(kind):
             raise InputError.unknown(f"--{name} is {value}", expected=" or ".join(get_args(kind)))
-    faults: list[Fault] = []
-    counts: Counter[str] = Counter()
-    tables = {name: find_file(folder, (f"{name}.csv",)) for name in ("train", "valid")}
-    entries = {
-        name: read_entries(table, faults, counts, uncertain=uncertain, unmentioned=unmentioned)
-        for name, table in tables.items()
-    }
-    split = split_of(entries["train"])
-    cases = []
+    tables = {name: find_file(draft.folder, (f"{name}.csv",)) for name in ("train", "valid")}
     for name, table in tables.items():
-        for i, entry in enumerate(entries[name]):
+        entries = read_entries(table, draft.faults, draft.counts, uncertain=uncertain, unmentioned=unmentioned)
+        splits = split_of(entries) if name == "train" else ["test"] * len(entries)
+        for entry, split in zip(entries, splits, strict=True):
             _, patient, study, *_ = entry.path.split("/")
-            cases.append(
+            draft.cases.append(
                 Case(
                     safe_id("_".join(Path(entry.path).with_suffix("").parts[1:])),
                     table.parent / entry.path,
-                    split[i] if name == "train" else "test",
+                    split,
                     labels=entry.positive,
                     labels_unknown=entry.unknown,
                     patient=patient,
@@ -105,15 +84,7 @@ def import_chexpert(
                     view=entry.view,
                 )
             )
-    return write_cases(
-        out,
-        cases,
-        splits=("train", "val", "test"),
-        licence=LICENCE,
-        counts=counts,
-        faults=faults,
-        unknown_labels=True,
-    )
+    return draft.write(out, columns=("labels_unknown",))
 
 
 def read_entries(

@@ -22,16 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvl.core.errors import Fault, FaultKind, InputError
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_json
-from medvl.data.importers.cases import Case, ImportResult, capped, summed_up, unique_ids, write_cases
+from medvl.data.importers.cases import Draft, ImportResult, capped, unique_ids
 from medvl.data.importers.image_finder import ImageFinder
-from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted, split_of_name
-from medvl.data.importers.set_files import matching, need_folder
-from medvl.data.importers.shapes import CocoRuns, Corners, Polygon, polygon
+from medvl.data.importers.instances import Instance, Objects, split_of_name
+from medvl.data.importers.set_files import matching
+from medvl.data.importers.shapes import CocoRuns, Corners, Polygon, bounds_of, polygon
 
 Outline = Polygon | CocoRuns
-LICENCE = ""  # of the user's own set; COCO itself: annotations CC BY 4.0, images under Flickr's terms
 _EXPECTED = "a JSON file with images, annotations and categories, in the folder, annotations/ or beside its images"
 _NO_INSTANCES = ("person_keypoints_", "captions_", "image_info_", "panoptic_")  # CVAT writes them beside instances_
 
@@ -43,45 +42,34 @@ def import_coco(folder: str | Path, out: str | Path) -> ImportResult:
     objects_left_out (no area), boxes_from_outlines (absent or of no area), boxes_unlike_outlines (more than 2 pixels
     and a tenth of their side apart; the box is kept), group_categories_left_out (Roboflow's name of the set).
     """
-    folder = need_folder(folder, "coco")
-    faults: list[Fault] = []
+    draft = Draft("coco", Path(folder))
+    folder = draft.folder
     sets = {path: data for path in annotation_files(folder) if (data := _load(path)) is not None}
     if not sets:
         raise InputError.missing_file("no COCO annotations", file=folder, expected=_EXPECTED)
-    counts: Counter[str] = Counter()
-    names = _category_names(sets.values(), counts)
+    names = _category_names(sets.values(), draft.counts)
     finder = ImageFinder(folder)
-    found: list[tuple[Path, str, Objects, tuple[int, int] | None]] = []
+    images: list[tuple[Path, str, Objects, tuple[int, int] | None]] = []
     for path, data in sets.items():
         inside = path.parent != folder and split_of_name(path.parent.name)
         split = split_of_name(path.stem) or inside or ""
-        by_image = read_instances(path, data, faults, counts)
+        by_image = read_instances(path, data, draft)
         missing = []
         for item in data["images"]:
             image = finder.find(item["file_name"], _places(folder, path))
             if image is None:
                 missing.append(item["file_name"])
                 continue
-            objects = by_image.get(item["id"], Objects())
-            counts += counted(objects.instances)
-            found.append((image, split, objects, _size(item)))
-        if missing:
-            expected = "each once below the folder" if finder.several else None
-            faults.append(
-                summed_up(
-                    FaultKind.MISSING_FILE, f"of {len(data['images'])} images are missing", missing, path, expected
-                )
-            )
-    with_masks = any(instance.shapes for _, _, objects, _ in found for instance in objects.instances)
-    ids = unique_ids([image for image, _, _, _ in found], folder)
-    cases: list[Case] = [
-        case_of(
-            ident, image, split, objects.instances, names, with_masks=with_masks, size=size, left_out=objects.left_out
-        )
-        for ident, (image, split, objects, size) in zip(ids, found, strict=True)
-    ]
-    warnings = _warnings(folder, counts, cases)
-    return write_cases(out, cases, splits=SPLITS, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
+            images.append((image, split, by_image.get(item["id"], Objects()), _size(item)))
+        expected = "each once below the folder" if finder.several else None
+        draft.missing(f"of {len(data['images'])} images are missing", missing, path, expected)
+    ids = unique_ids([image for image, _, _, _ in images], folder)
+    with_masks = any(objects.have_outlines for _, _, objects, _ in images)
+    for ident, (image, split, objects, size) in zip(ids, images, strict=True):
+        draft.counts += objects.counts()
+        draft.cases.append(objects.case(ident, image, split, names, with_masks=with_masks, size=size))
+    _warn(draft)
+    return draft.write(out)
 
 
 def annotation_files(folder: Path) -> list[Path]:
@@ -108,34 +96,29 @@ def _has_category(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("category_id"), _ID)
 
 
-def _warnings(folder: Path, counts: Counter[str], cases: Sequence[Case]) -> list[str]:
-    warnings = []
+def _warn(draft: Draft) -> None:
+    counts = draft.counts
     if counts["objects_left_out"] or counts["polygons_left_out"]:
-        warnings.append(
-            f"{folder}: {counts['objects_left_out']} objects and {counts['polygons_left_out']} polygons without an "
-            "area are left out; a category of which an image has no other object is not annotated there"
+        draft.warnings.append(
+            f"{draft.folder}: {counts['objects_left_out']} objects and {counts['polygons_left_out']} polygons without "
+            "an area are left out; a category of which an image has no other object is not annotated there"
         )
-    if counts["boxes_unlike_outlines"]:
-        number = counts["boxes_unlike_outlines"]
-        warnings.append(f"{folder}: {number} boxes are not those of their outlines; both are kept as they are")
-    loose = sum(not case.split for case in cases)
-    if loose:
-        warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
-    return warnings
+    if number := counts["boxes_unlike_outlines"]:
+        draft.warnings.append(
+            f"{draft.folder}: {number} boxes are not those of their outlines; both are kept as they are"
+        )
 
 
 def _size(item: Mapping[str, Any]) -> tuple[int, int] | None:
     return (int(item["height"]), int(item["width"])) if item.get("height") and item.get("width") else None
 
 
-def read_instances(
-    path: Path, data: Mapping[str, Any], faults: list[Fault], counts: Counter[str]
-) -> dict[Any, Objects]:
+def read_instances(path: Path, data: Mapping[str, Any], draft: Draft) -> dict[Any, Objects]:
     """Image id -> its objects. An annotation that cannot be understood is a fault; one without an area is counted."""
     names = {item["id"]: item["name"] for item in data["categories"]}
     images = {item["id"] for item in data["images"]}
     by_image: dict[Any, Objects] = {}
-    own: list[Fault] = []
+    faults: list[Fault] = []
     for item in data["annotations"]:
         try:
             for key, known in (("category_id", names), ("image_id", images)):
@@ -143,23 +126,23 @@ def read_instances(
                     raise InputError.unknown(f"{key} {item[key]!r}", expected=f"an id of {_LISTS_OF[key]} in this file")
             objects = by_image.setdefault(item["image_id"], Objects())
             label, crowd = names[item["category_id"]], bool(item.get("iscrowd"))
-            shapes = _shapes(item.get("segmentation"), counts)
+            shapes = _shapes(item.get("segmentation"), draft.counts)
             is_flat = not shapes and any(item.get("segmentation") or ())  # drawn on a line: its box is no object's
-            box = None if (crowd and shapes) or is_flat else _box(item.get("bbox"), shapes, counts)
+            box = None if (crowd and shapes) or is_flat else _box(item.get("bbox"), shapes, draft.counts)
             if not shapes and box is None:
-                counts["objects_left_out"] += 1
+                draft.counts["objects_left_out"] += 1
                 objects.left_out.append(label)
             else:
                 objects.instances.append(Instance(label, None if crowd else box, shapes))
         except KeyError as error:
             expected = "image_id, category_id, and bbox or segmentation"
-            own.append(Fault.missing(f"no {error.args[0]}", path, record=_name(item), expected=expected))
+            faults.append(Fault.missing(f"no {error.args[0]}", path, record=_name(item), expected=expected))
         except (TypeError, ValueError, OverflowError) as error:
-            own.append(Fault.malformed(f"not an annotation ({error})", path, record=_name(item)))
+            faults.append(Fault.malformed(f"not an annotation ({error})", path, record=_name(item)))
         except InputError as error:
             fault = error.faults[0]
-            own.append(Fault(fault.what, path, kind=fault.kind, record=_name(item), expected=fault.expected))
-    faults += capped(own)
+            faults.append(Fault(fault.what, path, record=_name(item), expected=fault.expected, kind=fault.kind))
+    draft.faults += capped(faults)
     return by_image
 
 
@@ -169,7 +152,7 @@ def _name(item: Any) -> str:
 
 def _box(bbox: Any, shapes: Sequence[Outline], counts: Counter[str]) -> Corners | None:
     """The box of an object: its own, else that of its outline; None where neither has an area."""
-    outline = _bounds(shapes)
+    outline = bounds_of(shapes)
     if not bbox:
         counts["boxes_from_outlines"] += outline is not None
         return outline
@@ -185,14 +168,6 @@ def _box(bbox: Any, shapes: Sequence[Outline], counts: Counter[str]) -> Corners 
         apart = max(abs(one - other) for one, other in zip(box, outline, strict=True))
         counts["boxes_unlike_outlines"] += apart > 2 + 0.1 * max(width, height)
     return box
-
-
-def _bounds(shapes: Sequence[Outline]) -> Corners | None:
-    boxes = [box for shape in shapes if (box := shape.bounds()) is not None]
-    if not boxes:
-        return None
-    x0, y0, x1, y1 = zip(*boxes, strict=True)
-    return (min(x0), min(y0), max(x1), max(y1))
 
 
 def _shapes(segmentation: Any, counts: Counter[str]) -> tuple[Outline, ...]:
@@ -280,4 +255,4 @@ def _places(folder: Path, annotations: Path) -> list[Path]:
     folders: Sequence[str] = (tail, word, "valid" if word == "val" else word)
     bases = [folder, folder / "images"]
     beside = [annotations.parent, annotations.parent / "images"]
-    return [*beside, *bases, *(base / own for base in bases for own in folders if own)]
+    return [*beside, *bases, *(base / name for base in bases for name in folders if name)]

@@ -15,7 +15,6 @@ give the split. Layout from description, never met real files.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,16 +22,15 @@ import numpy as np
 
 from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
-from medvl.data.importers.cases import Case, ImportResult, capped, summed_up, unique_ids, write_cases
+from medvl.data.importers.cases import SPLITS, Case, Draft, ImportResult, capped, unique_ids
 from medvl.data.importers.image_finder import SUFFIXES
-from medvl.data.importers.instances import SPLITS, split_of_name
-from medvl.data.importers.set_files import matching, need_folder, stream_csv, walk
+from medvl.data.importers.instances import split_of_name
+from medvl.data.importers.set_files import matching, stream_csv, walk
 from medvl.data.importers.shapes import MaskFile
 from medvl.data.mask_colours import LabelValue, StoredMask, colours_of
 from medvl.data.masks import read_labels
 from medvl.data.pictures import decode
 
-LICENCE = ""  # of the user's own set
 TABLES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", "_classes.csv")
 MASK_FOLDERS = ("segmentationclass", "masks", "labels", "segmentation_masks")
 _OBJECTS = "segmentationobject"
@@ -45,11 +43,11 @@ def import_colour_masks(folder: str | Path, out: str | Path) -> ImportResult:
 
     `counts` of the result: label_maps, images_without_a_mask (their classes are not annotated).
     """
-    folder = need_folder(folder, "colour-masks")
+    draft = Draft("colour-masks", Path(folder))
+    folder, faults = draft.folder, draft.faults
     tables = matching(folder, *TABLES, *(f"*/{name}" for name in TABLES))
     if not tables:
         raise InputError.missing_file("no table of colours", file=folder, expected=" or ".join(TABLES))
-    faults: list[Fault] = []
     classes: dict[str, LabelValue] = {}
     for table in tables:
         for name, value in _read(table, faults).items():
@@ -58,40 +56,31 @@ def import_colour_masks(folder: str | Path, out: str | Path) -> ImportResult:
     if faults:
         raise InputError(faults)
     images, masks, twice = _files(folder)
-    if twice:
-        faults.append(
-            summed_up(FaultKind.DUPLICATE, "masks belong to the same image", twice, folder, "one mask an image")
-        )
+    draft.fault_of(FaultKind.DUPLICATE, "masks belong to the same image", twice, folder, "one mask an image")
     lonely = [str(path.relative_to(folder)) for key, path in masks.items() if key not in images]
-    if lonely:
-        faults.append(
-            summed_up(FaultKind.MISSING_FILE, "masks have no image", lonely, folder, "an image of the same name")
-        )
+    draft.missing("masks have no image", lonely, folder, "an image of the same name")
     splits = _splits(folder)
     names = [name for name in classes if name.lower() not in _BACKGROUND | _VOID and classes[name] not in _EMPTY]
-    counts = Counter(label_maps=len(masks))
-    cases: list[Case] = []
+    draft.counts["label_maps"] = len(masks)
     ids = unique_ids(list(images.values()), folder)
     for ident, (key, image) in zip(ids, images.items(), strict=True):
         mask = masks.get(key)
         words = (split_of_name(part) for part in image.relative_to(folder).parts[:-1])
         case = Case(ident, image, splits.get(image.stem) or next((word for word in words if word), ""))
         if mask is None:
-            counts["images_without_a_mask"] += 1
+            draft.counts["images_without_a_mask"] += 1
             case.masks = dict.fromkeys(names)
         else:
-            found = _found(mask, classes, faults)
-            case.masks = {name: [MaskFile(mask, (classes[name],))] if classes[name] in found else [] for name in names}
+            present = _present(mask, classes, faults)
+            case.masks = {
+                name: [MaskFile(mask, (classes[name],))] if classes[name] in present else [] for name in names
+            }
             case.labels = tuple(name for name in names if case.masks[name])
-        cases.append(case)
-    warnings = []
+        draft.cases.append(case)
     if void := [name for name in classes if name.lower() in _VOID]:
-        warnings.append(f"{folder}: pixels of {', '.join(void)} are read as background")
-    if loose := sum(not case.split for case in cases):
-        warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
-    return write_cases(
-        out, cases, splits=SPLITS, licence=LICENCE, counts=counts, warnings=warnings, faults=capped(faults)
-    )
+        draft.warnings.append(f"{folder}: pixels of {', '.join(void)} are read as background")
+    draft.faults = capped(faults)
+    return draft.write(out)
 
 
 _EMPTY = ("#000000", 0)
@@ -167,7 +156,7 @@ def _splits(folder: Path) -> dict[str, str]:
     return splits
 
 
-def _found(path: Path, classes: Mapping[str, LabelValue], faults: list[Fault]) -> set[LabelValue]:
+def _present(path: Path, classes: Mapping[str, LabelValue], faults: list[Fault]) -> set[LabelValue]:
     """The colours or values of the table that a label map has. Those that the table does not have are faults."""
     is_lossy = False
     try:

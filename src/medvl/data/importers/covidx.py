@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medvl.core.errors import Fault, FaultKind, InputError
+from medvl.core.errors import FaultKind, InputError
 from medvl.core.files import read_text
-from medvl.data.importers.cases import Case, ImportResult, safe_id, summed_up, write_cases
-from medvl.data.importers.published_splits import in_two_splits, shuffle_split
-from medvl.data.importers.set_files import find_file, need_folder
+from medvl.data.importers.cases import Case, Draft, ImportResult, safe_id
+from medvl.data.importers.layouts import get_layout
+from medvl.data.importers.published_splits import shuffle_split
+from medvl.data.importers.set_files import find_file
 
-LABELS = ("normal", "pneumonia", "COVID-19")
-LICENCE = "mixed, by source: see COVID-Net's docs/COVIDx.md"
+LABELS = get_layout("covidx").labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,10 @@ class Entry:
 
 def import_covidx(folder: str | Path, out: str | Path) -> ImportResult:
     """Write the manifest of COVIDx 9A with one of three labels an image."""
-    folder = need_folder(folder, "covidx")
-    faults: list[Fault] = []
-    lists = {name: find_file(folder, (f"{name}_COVIDx9A.txt",), what="list") for name in ("train", "test")}
-    entries = {name: read_list(path, faults) for name, path in lists.items()}
+    draft = Draft("covidx", Path(folder))
+    lists = {name: find_file(draft.folder, (f"{name}_COVIDx9A.txt",), what="list") for name in ("train", "test")}
+    entries = {name: read_list(path, draft) for name, path in lists.items()}
     split = split_of(len(entries["train"]))
-    cases = []
     for name, path in lists.items():
         base = path.parent / name
         if not base.is_dir():
@@ -52,21 +50,13 @@ def import_covidx(folder: str | Path, out: str | Path) -> ImportResult:
         for i, entry in enumerate(entries[name]):
             case = Case(ids[i], base / entry.file, split[i] if name == "train" else "test", labels=(entry.label,))
             case.patient, case.extra = entry.patient, {"source": entry.source}
-            cases.append(case)
-    counts = {f"label_{label}": sum(case.labels == (label,) for case in cases) for label in LABELS}
-    shared = in_two_splits([case.patient for case in cases], [case.split for case in cases])
-    counts["patients_in_two_splits"] = shared
-    warnings = []
-    if shared:
-        warnings.append(
-            f"{shared} patients stand in two splits, because the published split is one of images; medvl data split "
-            "--by patient --keep-test makes one by patient"
-        )
-    splits = ("train", "val", "test")
-    return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
+            draft.cases.append(case)
+    draft.counts.update({f"label_{label}": sum(case.labels == (label,) for case in draft.cases) for label in LABELS})
+    draft.note_patients_in_two_splits()
+    return draft.write(out)
 
 
-def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
+def read_list(path: Path, draft: Draft) -> list[Entry]:
     """The lines of a list, in its order. File names may hold spaces."""
     entries: list[Entry] = []
     wrong = []
@@ -85,14 +75,8 @@ def read_list(path: Path, faults: list[Fault]) -> list[Entry]:
             twice.append(file)
         seen.add(file)
         entries.append(Entry(f"{source}-{patient}", file, label, source))
-    if wrong:
-        faults.append(
-            summed_up(
-                FaultKind.MALFORMED, "lines are not understood", wrong, path, f"PATIENT FILE CLASS SOURCE; {LABELS}"
-            )
-        )
-    if twice:
-        faults.append(summed_up(FaultKind.DUPLICATE, "files stand twice", twice, path))
+    draft.fault_of(FaultKind.MALFORMED, "lines are not understood", wrong, path, f"PATIENT FILE CLASS SOURCE; {LABELS}")
+    draft.fault_of(FaultKind.DUPLICATE, "files stand twice", twice, path)
     return entries
 
 

@@ -16,26 +16,24 @@ import base64
 import binascii
 import io
 import math
-from collections import Counter
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medvl.core.errors import Fault, FaultKind, InputError
-from medvl.core.files import read_json
-from medvl.data.importers.cases import ImportResult, capped, summed_up, unique_ids, write_cases
+from medvl.core.errors import Fault, InputError
+from medvl.core.files import read_json, write_bytes
+from medvl.data.importers.cases import Draft, ImportResult, capped, unique_ids
 from medvl.data.importers.image_finder import SUFFIXES, ImageFinder
-from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted, split_of_name
-from medvl.data.importers.set_files import need_folder, walk
-from medvl.data.importers.shapes import Corners, Ellipse, Pixels, Polygon, Rectangle, polygon
+from medvl.data.importers.instances import Instance, Objects, split_of_name
+from medvl.data.importers.set_files import walk
+from medvl.data.importers.shapes import Ellipse, Outline, Pixels, Rectangle, bounds_of, polygon
 
-LICENCE = ""  # of the user's own set
 WITHOUT_AREA = ("line", "linestrip", "point", "points", "cuboid")
 IGNORED = ("__ignore__", "_background_")  # LabelMe's names of what is no object
-Outline = Polygon | Rectangle | Ellipse | Pixels
 
 
 def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
@@ -43,21 +41,19 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
 
     `counts` of the result: objects, embedded_images, left_out_line, left_out_point, ... (by shape), left_out_no_area.
     """
-    folder, out = need_folder(folder, "labelme"), Path(out)
+    draft, out = Draft("labelme", Path(folder)), Path(out)
+    folder = draft.folder
     files = {path: data for path in walk(folder) if path.suffix.lower() == ".json" and (data := _load(path))}
     if not files:
         raise InputError.missing_file(
             "no files of LabelMe", file=folder, expected="a JSON an image, with shapes and imagePath"
         )
-    faults: list[Fault] = []
-    counts: Counter[str] = Counter()
     finder = ImageFinder(folder)
-    ids = unique_ids(list(files), folder)
-    found: list[tuple[str, Path, str, Objects, list[str], tuple[int, int] | None]] = []
+    images: list[tuple[str, Path, str, Objects, list[str], tuple[int, int] | None]] = []
     missing, embedded = [], {}
-    for ident, (path, data) in zip(ids, files.items(), strict=True):
-        objects = _objects(path, data, counts, faults)
-        counts += counted(objects.instances)
+    for ident, (path, data) in zip(unique_ids(list(files), folder), files.items(), strict=True):
+        objects = _objects(path, data, draft)
+        draft.counts += objects.counts()
         image = _image(finder, path, data)
         if image is None and data.get("imageData"):
             try:
@@ -65,66 +61,39 @@ def import_labelme(folder: str | Path, out: str | Path) -> ImportResult:
                 image = out.parent / "images" / f"{ident}{suffix}"
                 embedded[image] = pixels
             except InputError as error:
-                faults.append(replace(error.faults[0], file=path))
+                draft.faults.append(replace(error.faults[0], file=path))
                 continue
         if image is None:
             missing.append(f"{data['imagePath']} ({path.name})")
             continue
         flags = data.get("flags") or {}
         names = [str(name) for name, is_set in flags.items() if is_set is True] if isinstance(flags, Mapping) else []
-        found.append((ident, image, _split(path.relative_to(folder)), objects, names, _size(data)))
-    if missing:
-        faults.append(
-            summed_up(
-                FaultKind.MISSING_FILE,
-                f"of {len(files)} images are missing",
-                missing,
-                folder,
-                "imagePath, or imageData",
-            )
-        )
-    counts["embedded_images"] = len(embedded)
-    categories = dict.fromkeys(one.label for _, _, _, objects, _, _ in found for one in objects.instances)
-    with_masks = bool(categories)
-    cases = []
-    for ident, image, split, objects, flagged, size in found:
-        case = case_of(
-            ident, image, split, objects.instances, list(categories), with_masks=with_masks, size=size,
-            left_out=objects.left_out,
-        )  # fmt: skip
+        images.append((ident, image, _split(path.relative_to(folder)), objects, names, _size(data)))
+    draft.missing(f"of {len(files)} images are missing", missing, folder, "imagePath, or imageData")
+    draft.counts["embedded_images"] = len(embedded)
+    categories = list(dict.fromkeys(one.label for _, _, _, objects, _, _ in images for one in objects.instances))
+    for ident, image, split, objects, flagged, size in images:
+        case = objects.case(ident, image, split, categories, with_masks=bool(categories), size=size)
         case.labels = tuple(dict.fromkeys((*(case.labels or ()), *flagged)))
         case.labels_unknown = tuple(label for label in case.labels_unknown if label not in case.labels)
-        cases.append(case)
-    warnings = []
-    left_out = {name.removeprefix("left_out_"): n for name, n in counts.items() if name.startswith("left_out_") and n}
-    if left_out:
-        parts = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in left_out.items())
-        warnings.append(
+        draft.cases.append(case)
+    left_out = {name.removeprefix("left_out_"): n for name, n in draft.counts.items() if name.startswith("left_out_")}
+    if parts := ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in left_out.items() if number):
+        draft.warnings.append(
             f"{folder}: shapes without an area are left out ({parts}); where an image has no other object of their "
             "label, the label is not annotated"
         )
-    if loose := sum(not case.split for case in cases):
-        warnings.append(f"{folder}: {loose} images belong to no split; medvl data split makes one")
     if embedded and (out.parent / "images").exists():
         raise InputError.exists("images stands beside it already", file=out, expected="a folder without it")
     try:
         for image, pixels in embedded.items():
             image.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(pixels)
-        return write_cases(out, cases, splits=SPLITS, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
+            write_bytes(image, pixels)
+        return draft.write(out)
     except BaseException:
-        for image in embedded:
-            image.unlink(missing_ok=True)
-        if embedded and (out.parent / "images").is_dir():
-            (out.parent / "images").rmdir()
+        if embedded:
+            shutil.rmtree(out.parent / "images", ignore_errors=True)
         raise
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    label: str
-    group: Any  # None: an object of its own
-    outline: Outline
 
 
 def _load(path: Path) -> dict[str, Any] | None:
@@ -174,38 +143,34 @@ def _size(data: Mapping[str, Any]) -> tuple[int, int] | None:
     return (int(height), int(width)) if both and height and width else None
 
 
-def _objects(path: Path, data: Mapping[str, Any], counts: Counter[str], faults: list[Fault]) -> Objects:
+def _objects(path: Path, data: Mapping[str, Any], draft: Draft) -> Objects:
     """The objects of one file. A shape that cannot be understood is a fault."""
     objects = Objects()
-    drawn: list[_Drawn] = []
-    own: list[Fault] = []
+    groups: dict[tuple[str, str | int], list[Outline]] = {}  # a shape without a group is an object of its own
+    faults: list[Fault] = []
     for i, shape in enumerate(data["shapes"]):
         try:
             label, kind = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
             if not label or "|" in label:
                 raise InputError.malformed(f"label {label!r}", expected="a name without |")
             if label in IGNORED:
-                counts["left_out_ignored"] += 1
+                draft.counts["left_out_ignored"] += 1
                 continue
             outline = None if kind in WITHOUT_AREA else _outline(kind, shape)
             if outline is None:
-                counts[f"left_out_{kind if kind in WITHOUT_AREA else 'no_area'}"] += 1
+                draft.counts[f"left_out_{kind if kind in WITHOUT_AREA else 'no_area'}"] += 1
                 objects.left_out.append(label)
             else:
-                drawn.append(_Drawn(label, shape.get("group_id"), outline))
+                group = shape.get("group_id")
+                groups.setdefault((label, i if group is None else str(group)), []).append(outline)
         except InputError as error:
-            own.append(replace(error.faults[0], file=path, record=f"shape {i}"))
+            faults.append(replace(error.faults[0], file=path, record=f"shape {i}"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"not a shape ({type(error).__name__}: {error})"
-            own.append(Fault.malformed(what, path, record=f"shape {i}", expected="label, points, shape_type"))
-    faults += capped(own)
-    groups: dict[Any, list[_Drawn]] = {}
-    for i, one in enumerate(drawn):
-        groups.setdefault((one.label, str(one.group)) if one.group is not None else i, []).append(one)
-    for parts in groups.values():
-        x0, y0, x1, y1 = zip(*(part.outline.bounds() for part in parts), strict=True)
-        box: Corners = (min(x0), min(y0), max(x1), max(y1))
-        objects.instances.append(Instance(parts[0].label, box, tuple(part.outline for part in parts)))
+            faults.append(Fault.malformed(what, path, record=f"shape {i}", expected="label, points, shape_type"))
+    draft.faults += capped(faults)
+    for (label, _), outlines in groups.items():
+        objects.instances.append(Instance(label, bounds_of(outlines), tuple(outlines)))
     return objects
 
 

@@ -13,29 +13,21 @@ here the official split stands in the manifest, so that only train is trained on
 
 from __future__ import annotations
 
-import csv
-import gzip
-import os
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
-from medvl.core.errors import Fault, FaultKind, InputError, nearest, warn
-from medvl.data.file_checks import file_faults
-from medvl.data.importers.cases import ImportResult
-from medvl.data.record import Record
-from medvl.data.records import write_manifest
+from medvl.core.errors import Fault, FaultKind, InputError, nearest
+from medvl.data.importers.cases import Case, Draft, ImportResult, count_removed, section_columns
+from medvl.data.importers.set_files import stream_csv
 from medvl.data.reports.sections import CleanReport, parse_sections, report_text
 
 COLUMNS = ("id", "image", "text", "text_findings", "text_impression", "patient", "study", "view", "split", "licence")
-LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
-SPLITS = {"train": "train", "validate": "val", "test": "test"}
+SPLIT_NAMES = {"train": "train", "validate": "val", "test": "test"}
 _NAME = "mimic-cxr-2.0.0-{}.csv"
-_LISTED = 20  # missing files that are listed one by one
 
 
 def import_mimic_cxr(
@@ -59,17 +51,17 @@ def import_mimic_cxr(
     Faults are raised together and nothing is written then: a missing table, column or image, an image that is in one
     table only or twice, an unknown split, a file that cannot be read.
     """
-    folder, out = Path(folder), Path(out)
     wanted = tuple(view.upper() for view in views)
     if not wanted:
         raise InputError.missing("no view is wanted", expected="values of ViewPosition, e.g. PA, AP")
-    found = _images(folder)
+    draft = Draft("mimic-cxr", Path(folder))
+    folder, counts = draft.folder, draft.counts
+    images = _images(folder)
     texts = _Reports(folder, reports)
-    counts: Counter[str] = Counter(images=len(found))
-    kept: list[Record] = []
+    counts["images"] = len(images)
     cleaned: dict[str, CleanReport | None] = {}
     used: set[str] = set()
-    for image in found:
+    for image in images:
         if image.view not in wanted:
             counts[f"left_out_view_{image.view.lower() or 'none'}"] += 1
             continue
@@ -80,75 +72,27 @@ def import_mimic_cxr(
             why = "no_report" if report is None else "empty" if report.empty else "too_short"
             counts[f"left_out_{why}"] += 1
             continue
+        if image.study not in used:
+            counts["last_paragraph"] += report.used == ("last_paragraph",)
+            counts["sections_replaced"] += texts.num_replaced[image.study]
+            count_removed(report, counts)
         used.add(image.study)
-        extra = {"text_findings": report.findings, "text_impression": report.impression}
         path = folder / "files" / image.patient[:3] / image.patient / image.study / f"{image.id}.jpg"
-        record = Record(
-            id=image.id,
-            image=path,
-            text=report.text,
-            masks={},
-            boxes=(),
-            labels=(),
-            patient=image.patient,
-            study=image.study,
-            view=image.view,
-            split=image.split,
-            licence=LICENCE,
-            extra=extra,
-            line=image.line,
-        )
-        kept.append(record)
-    if faults := [*texts.faults, *image_faults(_table_path(folder, "split") or folder, kept)]:
-        raise InputError(faults)
-    if not kept:
+        case = Case(image.id, path, image.split, text=report.text, extra=section_columns(report))
+        case.patient, case.study, case.view = image.patient, image.study, image.view
+        draft.cases.append(case)
+    draft.faults = texts.faults
+    if not draft.cases and not draft.faults:
         raise _nothing_left(folder, texts, counts)
-    for name in used:
-        report = cleaned[name]
-        assert report is not None  # only studies with a report are used
-        counts["last_paragraph"] += report.used == ("last_paragraph",)
-        counts["marks"] += report.num_marks
-        counts["list_numbers"] += report.num_list_numbers
-        counts["headers"] += report.num_headers
-        counts["sections_replaced"] += texts.num_replaced[name]
     counts["studies"] = len(used)
-    warnings = []
-    there = Counter(image.view or "(none)" for image in found)
+    known = Counter(image.view or "(none)" for image in images)
     for view in wanted:
-        if view not in there:
-            views_there = ", ".join(f"{name} ({number})" for name, number in there.most_common())
-            warnings.append(f"{folder}: no image has the view {view}; there are {views_there}")
-    if counts["left_out_no_report"]:
-        number = counts["left_out_no_report"]
-        warnings.append(f"{folder}: {number} images were left out because their study has no report file")
-    for message in warnings:
-        warn(message)
-    write_manifest(out, [_row(record, out.parent) for record in kept], COLUMNS)
-    splits = {name: sum(record.split == name for record in kept) for name in SPLITS.values()}
-    return ImportResult(out, splits, dict(counts), tuple(warnings))
-
-
-def image_faults(table: Path, records: Sequence[Record]) -> list[Fault]:
-    """The images of `records` that are missing (20 by name, the others counted) or cannot be read.
-
-    `table` is what the records were read off; the faults stand there.
-    """
-    missing = {record.image: record for record in records if not record.image.is_file()}
-    listed = list(missing.values())[:_LISTED]
-    faults = [
-        Fault.missing_file(f"image {record.image} is missing", table, record.line, record.id) for record in listed
-    ]
-    if len(missing) > len(listed):
-        remedy = "complete the images, or keep only the rows (or reports) whose images you have"
-        faults.append(Fault.missing_file(f"{len(missing) - len(listed)} more images are missing", table, remedy=remedy))
-    return faults + file_faults(table, [record for record in records if record.image not in missing])
-
-
-def _row(record: Record, base: Path) -> dict[str, str]:
-    image = Path(os.path.relpath(record.image, base)).as_posix()
-    values = (record.id, image, record.text, record.extra["text_findings"], record.extra["text_impression"])
-    columns = (record.patient, record.study or "", record.view or "", record.split or "", record.licence or "")
-    return dict(zip(COLUMNS, (*values, *columns), strict=True))
+        if view not in known:
+            listed = ", ".join(f"{name} ({number})" for name, number in known.most_common())
+            draft.warnings.append(f"{folder}: no image has the view {view}; there are {listed}")
+    if number := counts["left_out_no_report"]:
+        draft.warnings.append(f"{folder}: {number} images were left out because their study has no report file")
+    return draft.write(out, columns=COLUMNS, read_headers=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +112,6 @@ def _table_path(folder: Path, kind: str) -> Path | None:
 
 def _images(folder: Path) -> list[_Image]:
     """Every image of the two tables, in the order of the split table."""
-    if not folder.is_dir():
-        raise InputError.missing_file(
-            "no such folder", file=folder, expected="MIMIC-CXR-JPG as published: files/ and its tables"
-        )
     faults = []
     paths = {kind: _table_path(folder, kind) for kind in ("split", "metadata")}
     for kind, path in paths.items():
@@ -193,11 +133,11 @@ def _images(folder: Path) -> list[_Image]:
         raise InputError(faults)
     found = []
     for name, (line, row) in splits.items():
-        if row["split"] not in SPLITS:
-            like = nearest(row["split"], SPLITS)
+        if row["split"] not in SPLIT_NAMES:
+            like = nearest(row["split"], SPLIT_NAMES)
             remedy = f"did you mean {like}?" if like else None
             what = f"unknown split {row['split']}"
-            faults.append(Fault.unknown(what, split_path, line, name, ", ".join(SPLITS), remedy))
+            faults.append(Fault.unknown(what, split_path, line, name, ", ".join(SPLIT_NAMES), remedy))
         elif name not in metadata:
             faults.append(
                 Fault.mismatch("not in the metadata", split_path, line, name, expected=f"a row in {metadata_path}")
@@ -213,7 +153,7 @@ def _images(folder: Path) -> list[_Image]:
         else:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
             view = metadata[name][1]["ViewPosition"].upper()
-            found.append(_Image(name, patient, study, view, SPLITS[row["split"]], line))
+            found.append(_Image(name, patient, study, view, SPLIT_NAMES[row["split"]], line))
     for name in metadata:
         if name not in splits:
             line, _ = metadata[name]
@@ -227,43 +167,20 @@ def _read(path: Path, columns: Sequence[str], faults: list[Fault]) -> dict[str, 
     """{dicom_id: (line, {column: cell})} of a table that may be compressed."""
     rows: dict[str, tuple[int, dict[str, str]]] = {}
     try:
-        with _open(path) as stream:
-            reader = csv.DictReader(stream)
-            absent = [name for name in columns if name not in (reader.fieldnames or ())]
-            if absent:
-                faults.append(
-                    Fault.missing_column(f"no column {', '.join(absent)}", path, 1, expected=", ".join(columns))
-                )
-                return rows
-            for row in reader:
-                cells = {name: (row[name] or "").strip() for name in columns}
-                name = cells["dicom_id"]
-                if not name or name in rows:
-                    what = f"again, first on line {rows[name][0]}" if name else "no dicom_id"
-                    faults.append(
-                        Fault(
-                            what,
-                            path,
-                            reader.line_num,
-                            name or None,
-                            kind=FaultKind.DUPLICATE if name else FaultKind.MISSING,
-                        )
-                    )
-                else:
-                    rows[name] = (reader.line_num, cells)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        what = f"cannot be read ({type(error).__name__}: {error})"
-        faults.append(Fault.damaged(what, path, remedy="download it again"))
+        for line, cells in stream_csv(path, columns, faults):
+            name = cells["dicom_id"]
+            if not name or name in rows:
+                what = f"again, first on line {rows[name][0]}" if name else "no dicom_id"
+                kind = FaultKind.DUPLICATE if name else FaultKind.MISSING
+                faults.append(Fault(what, path, line, name or None, kind=kind))
+            else:
+                rows[name] = (line, cells)
+    except InputError as error:
+        faults += error.faults
         return rows
     if not rows:
         faults.append(Fault.empty("no rows", path))
     return rows
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
 
 
 @dataclass
@@ -300,10 +217,10 @@ class _Reports:
 
     def clean(self, patient: str, study: str) -> CleanReport | None:
         """None: there is no file."""
-        found = self._read(f"{patient[:3]}/{patient}/{study}.txt")
-        if found is None:
+        report = self._read(f"{patient[:3]}/{patient}/{study}.txt")
+        if report is None:
             return None
-        sections = parse_sections(found)
+        sections = parse_sections(report)
         self.num_replaced[study] = sections.num_replaced
         return report_text(sections)
 

@@ -12,25 +12,18 @@ One record an (image, phrase), since an image has several phrases: text the phra
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvl.core.errors import Fault, FaultKind, InputError
-from medvl.data.importers.cases import Case, ImportResult, boxed, safe_id, summed_up, write_cases
-from medvl.data.importers.set_files import matching, need_folder, stream_csv
+from medvl.core.errors import Fault
+from medvl.data.box_table import Box
+from medvl.data.importers.cases import Case, Draft, ImportResult, safe_id
+from medvl.data.importers.layouts import get_layout
+from medvl.data.importers.set_files import matching, need_folder, only_table, stream_csv
 from medvl.data.importers.shapes import Corners, Rectangle
 
-LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Lung Opacity",
-    "Pleural Effusion",
-    "Pneumonia",
-    "Pneumothorax",
-)
-LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
+LABELS = get_layout("ms-cxr").labels
 PATTERN = "MS_CXR_Local_Alignment*.csv"
 _PATIENT = re.compile(r"/(p\d{8})/(s\d+)/")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -55,16 +48,12 @@ def import_ms_cxr(folder: str | Path, out: str | Path, *, images: str | Path | N
     Args:
         images: the folder of MIMIC-CXR-JPG (that holds files/, or files/ itself); default: the folder of the table.
     """
-    folder = need_folder(folder, "ms-cxr")
-    tables = matching(folder, PATTERN) or matching(folder, f"*/{PATTERN}")
-    if len(tables) != 1:
-        problem = f"several tables: {', '.join(path.name for path in tables)}" if tables else "no table"
-        raise InputError.missing_file(problem, file=folder, expected=f"one {PATTERN}")
-    faults: list[Fault] = []
-    phrases = read_phrases(tables[0], faults)
-    base = tables[0].parent if images is None else need_folder(images, "ms-cxr")
-    cases, missing = [], []
-    numbers: dict[str, int] = {}
+    draft = Draft("ms-cxr", Path(folder))
+    table = only_table(matching(draft.folder, PATTERN) or matching(draft.folder, f"*/{PATTERN}"), draft.folder, PATTERN)
+    phrases = read_phrases(table, draft.faults)
+    base = table.parent if images is None else need_folder(images, "ms-cxr")
+    missing = []
+    numbers: Counter[str] = Counter()
     for phrase in phrases:
         inside = Path(phrase.image)
         choices = [base / inside, base / Path(*inside.parts[1:]), base / inside.name]
@@ -72,31 +61,26 @@ def import_ms_cxr(folder: str | Path, out: str | Path, *, images: str | Path | N
         if image is None:
             missing.append(phrase.image)
             continue
-        numbers[phrase.dicom_id] = numbers.get(phrase.dicom_id, 0) + 1
+        numbers[phrase.dicom_id] += 1
         match = _PATIENT.search(phrase.image)
-        cases.append(
+        draft.cases.append(
             Case(
                 safe_id(f"{phrase.dicom_id}_{numbers[phrase.dicom_id]}"),
                 image,
                 phrase.split,
                 text=phrase.text,
-                masks={"mask": [Rectangle(box) for box in phrase.boxes]},
-                boxes=[boxed(phrase.label, box) for box in phrase.boxes],
+                masks={"mask": [Rectangle(corners) for corners in phrase.boxes]},
+                boxes=[Box(phrase.label, *corners) for corners in phrase.boxes],
                 labels=(phrase.label,),
                 patient=match[1] if match else "",
                 study=match[2] if match else "",
                 size=phrase.size,
             )
         )
-    if missing:
-        missing = list(dict.fromkeys(missing))
-        faults.append(
-            summed_up(
-                FaultKind.MISSING_FILE, "images are missing", missing, base, "MIMIC-CXR-JPG; say where with --images"
-            )
-        )
-    counts = {"images": len({phrase.image for phrase in phrases}), "phrases": len(phrases)}
-    return write_cases(out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults)
+    missing = list(dict.fromkeys(missing))
+    draft.missing("images are missing", missing, base, "MIMIC-CXR-JPG; say where with --images")
+    draft.counts.update(images=len({phrase.image for phrase in phrases}), phrases=len(phrases))
+    return draft.write(out)
 
 
 def read_phrases(path: Path, faults: list[Fault]) -> list[Phrase]:

@@ -22,15 +22,12 @@ from pathlib import Path
 from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.core.files import read_text
 from medvl.data.box_table import Box, make_box
-from medvl.data.importers.cases import Case, ImportResult, summed_up, write_cases
+from medvl.data.importers.cases import Case, Draft, ImportResult, summed_up
+from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.published_splits import draw_groups
-from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
+from medvl.data.importers.set_files import find_file, index_files, stream_csv
 
-LABELS = tuple(
-    "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema Emphysema"
-    " Fibrosis Pleural_Thickening Hernia".split()
-)
-LICENCE = "NIH ChestX-ray14, free use with attribution"
+LABELS = get_layout("nih").labels
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOXES = "BBox_List_2017.csv"
 LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
@@ -53,29 +50,28 @@ def import_nih(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> Im
     Args:
         canvas: side of the square images that the boxes were made for; a boxed image of another size is a fault.
     """
-    folder = need_folder(folder, "nih")
-    faults: list[Fault] = []
-    table = find_file(folder, TABLES)
+    draft = Draft("nih", Path(folder))
+    faults = draft.faults
+    table = find_file(draft.folder, TABLES)
     entries = read_entries(table, faults)
-    lists = {name: read_list(find_file(folder, (file,), what="list"), faults) for name, file in LISTS.items()}
-    warnings = []
+    lists = {name: read_list(find_file(draft.folder, (file,), what="list"), faults) for name, file in LISTS.items()}
     boxes: dict[str, list[Box]] = {}
-    counts = {"images": len(entries), "patients": len({entry.patient for entry in entries.values()})}
+    draft.counts.update(images=len(entries), patients=len({entry.patient for entry in entries.values()}))
     if (table.parent / BOXES).is_file():
-        boxes, counts["boxes_called_infiltrate"] = read_boxes(table.parent / BOXES, faults)
-        unknown = sorted(set(boxes) - set(entries))
-        if unknown:
-            faults.append(
-                summed_up(FaultKind.UNKNOWN, "boxed images are not in the table", unknown, table.parent / BOXES)
-            )
+        boxes, draft.counts["boxes_called_infiltrate"] = read_boxes(table.parent / BOXES, faults)
+        draft.fault_of(
+            FaultKind.UNKNOWN,
+            "boxed images are not in the table",
+            sorted(set(boxes) - set(entries)),
+            table.parent / BOXES,
+        )
     else:
-        warnings.append(f"{table.parent}: no {BOXES}, so no boxes")
+        draft.warnings.append(f"{table.parent}: no {BOXES}, so no boxes")
     split = split_of(entries, lists, faults, table)
-    files = index_files(folder, (".png",))
+    files = index_files(draft.folder, (".png",))
     missing = [name for name in entries if name not in files]
-    if missing:
-        faults.append(summed_up(FaultKind.MISSING_FILE, f"of {len(entries)} images are missing", missing, table))
-    cases = [
+    draft.missing(f"of {len(entries)} images are missing", missing, table)
+    draft.cases = [
         Case(
             Path(name).stem,
             files[name][0],
@@ -89,9 +85,8 @@ def import_nih(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> Im
         for name, entry in entries.items()
         if name in files and name in split
     ]
-    counts |= {"no_finding": sum(not entry.labels for entry in entries.values())}
-    splits = ("train", "val", "test")
-    return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
+    draft.counts["no_finding"] = sum(not entry.labels for entry in entries.values())
+    return draft.write(out)
 
 
 def read_entries(path: Path, faults: list[Fault]) -> dict[str, Entry]:
@@ -103,16 +98,8 @@ def read_entries(path: Path, faults: list[Fault]) -> dict[str, Entry]:
         unknown = [label for label in labels if label not in LABELS]
         if unknown or not row["Finding Labels"]:
             what = f"unknown label {unknown[0]}" if unknown else "no Finding Labels"
-            faults.append(
-                Fault(
-                    what,
-                    path,
-                    line,
-                    name,
-                    "the 14 labels with | between, or No Finding",
-                    kind=FaultKind.UNKNOWN if unknown else FaultKind.MISSING,
-                )
-            )
+            kind = FaultKind.UNKNOWN if unknown else FaultKind.MISSING
+            faults.append(Fault(what, path, line, name, "the 14 labels with | between, or No Finding", kind=kind))
         if name in entries:
             faults.append(Fault.duplicate(f"{name} again, first on line {entries[name].line}", path, line))
         entries[name] = Entry(labels, row["Patient ID"], row["View Position"], line)

@@ -14,52 +14,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.core.errors import Fault, FaultKind, InputError
+from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
-from medvl.data.importers.cases import Case, ImportResult, boxed, safe_id, summed_up, write_cases
+from medvl.data.box_table import Box
+from medvl.data.importers.cases import SPLITS, Case, Draft, ImportResult, safe_id
+from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.published_splits import shuffle_split
-from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
+from medvl.data.importers.set_files import find_file, index_files, stream_csv
 from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle
 
-LABELS = ("foreign_object",)
-LICENCE = "object-CXR challenge terms"
+LABELS = get_layout("object-cxr").labels
 SUFFIXES = (".jpg", ".jpeg", ".png")
 ObjectShape = Rectangle | Ellipse | Polygon
 
 
 def import_object_cxr(folder: str | Path, out: str | Path) -> ImportResult:
     """Write the manifest, masks/, boxes.csv and labels of Object-CXR."""
-    folder = need_folder(folder, "object-cxr")
-    faults: list[Fault] = []
-    tables = {name: find_file(folder, (f"{name}.csv",)) for name in ("train", "dev")}
-    if (own_test := tables["train"].with_name("test.csv")).is_file():
-        tables["test"] = own_test
-    files = index_files(folder, SUFFIXES)
-    cases: list[Case] = []
-    num_images = 0
+    draft = Draft("object-cxr", Path(folder))
+    tables = {name: find_file(draft.folder, (f"{name}.csv",)) for name in ("train", "dev")}
+    if (test := tables["train"].with_name("test.csv")).is_file():
+        tables["test"] = test
+    files = index_files(draft.folder, SUFFIXES)
     for name, table in tables.items():
-        shapes = read_shapes(table, faults)
-        num_images += len(shapes)
+        shapes = read_shapes(table, draft.faults)
+        draft.counts["images"] += len(shapes)
         val = validation_of(list(shapes)) if name == "train" else set()
         missing = []
-        for image, found in shapes.items():
+        for image, outlines in shapes.items():
             paths = files.get(image, [])
-            own = [path for path in paths if path.parent.name == name] or paths
-            if len(own) != 1:
+            paths = [path for path in paths if path.parent.name == name] or paths
+            if len(paths) != 1:
                 missing.append(image)
                 continue
             split = {"dev": "test", "test": "holdout"}.get(name, "val" if image in val else "train")
-            boxes = [boxed(LABELS[0], shape.bounds()) for shape in found]
-            masks = {"mask": found}
-            ident = safe_id(f"{name}_{Path(image).stem}")
-            labels = LABELS if found else ()
-            cases.append(Case(ident, own[0], split, masks=masks, boxes=boxes, boxes_absent=not boxes, labels=labels))
-        if missing:
-            what = f"of {len(shapes)} images are missing or stand in several folders"
-            faults.append(summed_up(FaultKind.MISSING_FILE, what, missing, table, f"each once in {name}/"))
-    counts = {"images": num_images, "positive": sum(bool(case.labels) for case in cases)}
-    splits = ("train", "val", "test") + (("holdout",) if "test" in tables else ())
-    return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, faults=faults)
+            case = Case(safe_id(f"{name}_{Path(image).stem}"), paths[0], split, masks={"mask": outlines})
+            case.boxes = [Box(LABELS[0], *outline.bounds()) for outline in outlines]
+            case.boxes_absent, case.labels = not outlines, LABELS if outlines else ()
+            draft.cases.append(case)
+        what = f"of {len(shapes)} images are missing or stand in several folders"
+        draft.missing(what, missing, table, f"each once in {name}/")
+    draft.counts["positive"] = sum(bool(case.labels) for case in draft.cases)
+    return draft.write(out, splits=(*SPLITS, "holdout") if "test" in tables else SPLITS)
 
 
 def validation_of(names: Sequence[str]) -> set[str]:
@@ -78,10 +73,10 @@ def read_shapes(path: Path, faults: list[Fault]) -> dict[str, list[ObjectShape]]
         name = Path(row[column]).name
         if name in shapes:
             faults.append(Fault.duplicate(f"{name} again", path, line))
-        found = shapes.setdefault(name, [])
+        outlines = shapes.setdefault(name, [])
         for text in filter(None, (part.strip() for part in row["annotation"].split(";"))):
             try:
-                found.append(parse_shape(text))
+                outlines.append(parse_shape(text))
             except InputError as error:
                 fault = error.faults[0]
                 faults.append(Fault(fault.what, path, line, name, fault.expected, kind=fault.kind))

@@ -13,19 +13,14 @@ which image is frontal, and there is no official split and no patient number: on
 
 from __future__ import annotations
 
-import os
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medvl.core.errors import Fault, InputError, warn
-from medvl.data.importers.cases import ImportResult
-from medvl.data.importers.mimic_cxr import image_faults
+from medvl.core.errors import Fault, InputError
+from medvl.data.importers.cases import Case, Draft, ImportResult, count_removed, section_columns
 from medvl.data.importers.set_files import matching
-from medvl.data.record import Record
-from medvl.data.records import write_manifest
 from medvl.data.reports.sections import CleanReport, Sections, report_text
 
 _TEXTS = ("text", "text_findings", "text_impression")
@@ -47,13 +42,12 @@ def import_openi(folder: str | Path, out: str | Path) -> ImportResult:
     Faults are raised together and nothing is written then: no reports, an XML that cannot be read or is another
     document, an id or an image that stands twice, a missing or unreadable image.
     """
-    folder, out = Path(folder), Path(out)
-    if not folder.is_dir():
-        raise InputError.missing_file("no such folder", file=folder, expected="ecgen-radiology/ and NLMCXR_png/ in it")
+    draft = Draft("openi", Path(folder))
+    folder, counts = draft.folder, draft.counts
     places = (folder / "ecgen-radiology", folder / "NLMCXR_reports" / "ecgen-radiology")
     texts = next((path for path in places if path.is_dir()), None)
     pictures = folder / "NLMCXR_png"
-    faults = []
+    faults = draft.faults
     if texts is None:
         faults.append(Fault.missing_file("missing folder", places[0], expected="the XML files of NLMCXR_reports.tgz"))
     if not pictures.is_dir():
@@ -61,54 +55,32 @@ def import_openi(folder: str | Path, out: str | Path) -> ImportResult:
     if faults or texts is None:
         raise InputError(faults)
     reports = _reports(texts, faults)
-    counts: Counter[str] = Counter(reports=len(reports))
-    kept: list[Record] = []
+    if not reports and not faults:
+        raise InputError.missing_file("no *.xml", file=texts, expected="the XML files of NLMCXR_reports.tgz")
+    counts["reports"] = len(reports)
     for report in reports:
         text = report.text
         if not report.images or text.empty or text.too_short:
             counts[f"left_out_{'no_image' if not report.images else 'empty' if text.empty else 'too_short'}"] += 1
             continue
-        counts["marks"] += text.num_marks
-        counts["list_numbers"] += text.num_list_numbers
-        counts["headers"] += text.num_headers
+        count_removed(text, counts)
         labels = tuple(label for label in report.labels if label != NOT_INDEXED)
         counts["no_indexing"] += NOT_INDEXED in report.labels and not labels
-        extra = {"text_findings": text.findings, "text_impression": text.impression}
         for name in report.images:
-            record = Record(
-                id=name,
-                image=pictures / f"{name}.png",
-                text=text.text,
-                masks={},
-                boxes=(),
-                labels=labels,
-                patient=report.id,
-                study=report.id,
-                view=None,
-                split=None,
-                licence=report.licence or None,
-                extra=extra,
-                line=1,
-            )
-            kept.append(record)
-    if not reports and not faults:
-        faults.append(Fault.missing_file("no *.xml", texts, expected="the XML files of NLMCXR_reports.tgz"))
-    elif not kept and not faults:
+            case = Case(name, pictures / f"{name}.png", "", text=text.text, extra=section_columns(text))
+            case.patient = case.study = report.id
+            case.labels, case.licence = labels or None, report.licence
+            draft.cases.append(case)
+    if not draft.cases and not faults:
         why = ", ".join(f"{name} {number}" for name, number in counts.items())
-        faults.append(Fault.empty(f"no report with text and image ({why})", texts))
-    faults += image_faults(texts, kept)
-    if faults:
-        raise InputError(faults)
-    counts["images"] = len(kept)
-    warnings = (
+        raise InputError.empty(f"no report with text and image ({why})", file=texts)
+    counts["images"] = len(draft.cases)
+    draft.warnings += [
         f"{folder}: the reports do not say which image is frontal: column view is empty, laterals are among the images",
         f"{folder}: there is no official split and no patient number: column split is empty, each report is its own "
         "patient; medvl data split --by patient makes a split",
-    )
-    for message in warnings:
-        warn(message)
-    write_manifest(out, [_row(record, out.parent) for record in kept], COLUMNS)
-    return ImportResult(out, {"(none)": len(kept)}, dict(counts), warnings)
+    ]
+    return draft.write(out, splits=(), columns=COLUMNS, read_headers=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +94,7 @@ class _Report:
 
 def _reports(folder: Path, faults: list[Fault]) -> list[_Report]:
     """The reports in the order of their numbers."""
-    found: list[_Report] = []
+    reports: list[_Report] = []
     ids: dict[str, Path] = {}
     names: dict[str, Path] = {}
     for path in sorted(matching(folder, "*.xml"), key=lambda path: (len(path.stem), path.stem)):
@@ -136,10 +108,11 @@ def _reports(folder: Path, faults: list[Fault]) -> list[_Report]:
         for name in report.images:
             if name in names:
                 faults.append(Fault.duplicate(f"image {name} again, first in {names[name].name}", path))
-            names.setdefault(name, path)
+        report = replace(report, images=tuple(name for name in report.images if name not in names))
+        names |= dict.fromkeys(report.images, path)
         ids.setdefault(report.id, path)
-        found.append(report)
-    return found
+        reports.append(report)
+    return reports
 
 
 def _report(path: Path) -> _Report:
@@ -169,10 +142,3 @@ def _report(path: Path) -> _Report:
     url = next(root.iter("licenseURL"), None)
     licence = "" if url is None else "".join(url.itertext()).strip()
     return _Report(name, report_text(sections), tuple(labels), tuple(images), licence)
-
-
-def _row(record: Record, base: Path) -> dict[str, str]:
-    image = Path(os.path.relpath(record.image, base)).as_posix()
-    texts = (record.text, record.extra["text_findings"], record.extra["text_impression"])
-    row = (record.id, image, *texts, "|".join(record.labels), record.patient, record.study or "", "", "")
-    return dict(zip(COLUMNS, (*row, record.licence or ""), strict=True))

@@ -23,11 +23,10 @@ from pathlib import Path
 from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.data.cells import is_missing
 from medvl.data.images import image_size
-from medvl.data.importers.cases import Case, ImportResult, safe_id, summed_up, write_cases
-from medvl.data.importers.set_files import index_files, matching, need_folder, stream_csv
+from medvl.data.importers.cases import Case, Draft, ImportResult, safe_id, summed_up
+from medvl.data.importers.set_files import index_files, matching, only_table, stream_csv
 from medvl.data.reports.sections import Sections, report_text
 
-LICENCE = "BIMCV PadChest Dataset Research Use Agreement"
 TABLE = "PADCHEST_chest_x_ray_images_labels*.csv"
 COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report", "Labels")
 FRONTAL = ("PA", "AP", "AP_horizontal")
@@ -55,65 +54,62 @@ def import_padchest(folder: str | Path, out: str | Path, *, views: Sequence[str]
     left_out_unreadable; of the rows that are kept: normal (no label but that), labels_unknown (rows), pediatric,
     studies_of_two_patients.
     """
-    folder = need_folder(folder, "padchest")
-    tables = matching(folder, TABLE, f"{TABLE}.gz", f"*/{TABLE}", f"*/{TABLE}.gz")
-    if len(tables) != 1:
-        problem = f"several tables: {', '.join(map(str, tables))}" if tables else "no table"
-        raise InputError.missing_file(problem, file=folder, expected=TABLE)
+    draft = Draft("padchest", Path(folder))
+    folder, counts = draft.folder, draft.counts
+    table = only_table(matching(folder, TABLE, f"{TABLE}.gz", f"*/{TABLE}", f"*/{TABLE}.gz"), folder, TABLE)
     wanted = {view.lower() for view in views}
-    faults: list[Fault] = []
-    counts: Counter[str] = Counter()
     files = index_files(folder, (".png",))
     entries: list[tuple[Entry, Path]] = []
     unread: list[str] = []
     lines: dict[str, int] = {}
     every: dict[str, None] = {}
-    for entry in read_entries(tables[0], faults):
+    for entry in read_entries(table, draft.faults):
         counts["images"] += 1
         every |= dict.fromkeys(entry.labels or ())
         if entry.name in lines:
-            faults.append(
-                Fault.duplicate(f"{entry.name} again, first on line {lines[entry.name]}", tables[0], entry.line)
+            draft.faults.append(
+                Fault.duplicate(f"{entry.name} again, first on line {lines[entry.name]}", table, entry.line)
             )
         lines.setdefault(entry.name, entry.line)
         paths = files.get(entry.name, [])
-        own = [path for path in paths if path.parent.name == entry.folder] or paths
+        paths = [path for path in paths if path.parent.name == entry.folder] or paths
         if entry.view.lower() not in wanted:
             counts[f"left_out_view_{entry.view or 'none'}"] += 1
         elif not entry.text:
             counts["left_out_no_report"] += 1
-        elif not own:
+        elif not paths:
             counts["left_out_no_file"] += 1
-        elif fault := _unreadable(own[0]):
+        elif fault := _unreadable(paths[0]):
             counts["left_out_unreadable"] += 1
             unread.append(f"{entry.name} ({fault})")
         else:
-            entries.append((entry, own[0]))
-    if faults:
-        raise InputError(faults)
+            entries.append((entry, paths[0]))
+    if draft.faults:
+        raise InputError(draft.faults)
     if not entries:
         why = ", ".join(f"{name} {number}" for name, number in counts.items())
         expected = "images of the table below the folder, as ImageDir/ImageID, with one of the views"
         raise InputError.empty(f"no image is left ({why})", file=folder, expected=expected)
     labels = [name for name in every if name not in NOT_SEEN]
-    cases = [_case(entry, path, labels, counts) for entry, path in entries]
+    draft.cases = [_case(entry, path, labels, counts) for entry, path in entries]
     patients: dict[str, set[str]] = {}
-    for case in cases:
+    for case in draft.cases:
         patients.setdefault(case.study, set()).add(case.patient)
-    counts["studies_of_two_patients"] = sum(len(found) > 1 for found in patients.values())
-    warnings = [
+    counts["studies_of_two_patients"] = sum(len(names) > 1 for names in patients.values())
+    draft.warnings += [
         f"{folder}: the reports are Spanish word stems: the rules for sides, findings and negation are English and are "
         "not applied to them; horizontal flips are off",
         f"{folder}: there is no official split: column split is empty; medvl data split --by patient makes one",
     ]
-    if counts["left_out_no_file"]:
-        warnings.append(f"{folder}: {counts['left_out_no_file']} images of the table are not here and are left out")
+    if number := counts["left_out_no_file"]:
+        draft.warnings.append(f"{folder}: {number} images of the table are not here and are left out")
     if unread:
-        warnings.append(str(summed_up(FaultKind.DAMAGED, "images cannot be opened and are left out", unread, folder)))
-    if counts["studies_of_two_patients"]:
-        number = counts["studies_of_two_patients"]
-        warnings.append(f"{folder}: {number} studies have images of two patients: split by study would mix them")
-    return write_cases(out, cases, splits=(), licence=LICENCE, counts=counts, warnings=warnings, unknown_labels=True)
+        draft.warnings.append(
+            str(summed_up(FaultKind.DAMAGED, "images cannot be opened and are left out", unread, folder))
+        )
+    if number := counts["studies_of_two_patients"]:
+        draft.warnings.append(f"{folder}: {number} studies have images of two patients: split by study would mix them")
+    return draft.write(out, splits=(), columns=("labels_unknown",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +153,12 @@ def _labels(cell: str) -> tuple[str, ...] | None:
     if not cell:
         return None
     try:
-        found = ast.literal_eval(cell)
+        names = ast.literal_eval(cell)
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(str(error)) from None
-    if not isinstance(found, list) or not all(isinstance(name, str) and "|" not in name for name in found):
+    if not isinstance(names, list) or not all(isinstance(name, str) and "|" not in name for name in names):
         raise ValueError("not a list of names")
-    return tuple(dict.fromkeys(name.strip() for name in found if name.strip()))
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _case(entry: Entry, path: Path, labels: Sequence[str], counts: Counter[str]) -> Case:

@@ -45,11 +45,3 @@ def draw_groups(groups: Sequence[str], num: int, seed: int) -> set[int]:
             chosen.add(group)
             left -= sizes[group]
     return {index for index, group in enumerate(groups) if group in chosen}
-
-
-def in_two_splits(groups: Sequence[str], splits: Sequence[str]) -> int:
-    """How many groups (patients) stand in more than one split."""
-    seen: dict[str, set[str]] = {}
-    for group, split in zip(groups, splits, strict=True):
-        seen.setdefault(group, set()).add(split)
-    return sum(len(found) > 1 for found in seen.values())

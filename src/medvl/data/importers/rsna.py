@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvl.core.errors import Fault, FaultKind
-from medvl.data.importers.cases import Case, ImportResult, boxed, summed_up, write_cases
+from medvl.core.errors import Fault
+from medvl.data.box_table import Box
+from medvl.data.importers.cases import Case, Draft, ImportResult
+from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.published_splits import train_val_test
-from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
+from medvl.data.importers.set_files import find_file, index_files, stream_csv
 from medvl.data.importers.shapes import Corners, Rectangle
 
-LABELS = ("pneumonia",)
-LICENCE = "RSNA challenge terms"
+LABELS = get_layout("rsna").labels
 PUBLISHED = (26684, 10674)  # patients, of which validation and test
 TABLES = ("stage_2_train_labels.csv",)
 
@@ -32,43 +33,37 @@ def import_rsna(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
     Args:
         canvas: side of the square images that the boxes were made for; an image of another size is a fault.
     """
-    folder = need_folder(folder, "rsna")
-    faults: list[Fault] = []
-    table = find_file(folder, TABLES)
-    boxes = read_boxes(table, faults)
-    files = index_files(folder, (".dcm",), stems=True)
+    draft = Draft("rsna", Path(folder))
+    table = find_file(draft.folder, TABLES)
+    boxes = read_boxes(table, draft.faults)
+    files = index_files(draft.folder, (".dcm",), stems=True)
     missing = [name for name in boxes if name not in files]
-    if missing:
-        faults.append(
-            summed_up(
-                FaultKind.MISSING_FILE, f"of {len(boxes)} images are missing", missing, table, "patientId.dcm below it"
-            )
-        )
+    draft.missing(f"of {len(boxes)} images are missing", missing, table, "patientId.dcm below it")
     split = split_of(list(boxes))
-    cases = [
+    draft.cases = [
         Case(
             name,
             files[name][0],
             split[name],
-            masks={"mask": [Rectangle(box) for box in found]},
-            boxes=[boxed(LABELS[0], box) for box in found],
-            boxes_absent=not found,
-            labels=LABELS if found else (),
+            masks={"mask": [Rectangle(corners) for corners in rows]},
+            boxes=[Box(LABELS[0], *corners) for corners in rows],
+            boxes_absent=not rows,
+            labels=LABELS if rows else (),
             patient=name,
             size=(canvas, canvas),
         )
-        for name, found in boxes.items()
+        for name, rows in boxes.items()
         if name in files
     ]
-    counts = {"images": len(boxes), "positive": sum(bool(found) for found in boxes.values())}
-    return write_cases(out, cases, splits=("train", "val", "test"), licence=LICENCE, counts=counts, faults=faults)
+    draft.counts.update(images=len(boxes), positive=sum(bool(rows) for rows in boxes.values()))
+    return draft.write(out)
 
 
 def read_boxes(path: Path, faults: list[Fault]) -> dict[str, list[Corners]]:
     """patientId -> boxes (x0, y0, x1, y1) in pixels, [] for Target 0, in the order of the table."""
     boxes: dict[str, list[Corners]] = {}
     for line, row in stream_csv(path, ("patientId", "x", "y", "width", "height", "Target"), faults):
-        found = boxes.setdefault(row["patientId"], [])
+        corners = boxes.setdefault(row["patientId"], [])
         cells = [row[name] for name in ("x", "y", "width", "height")]
         if row["Target"] == "0" and not any(cells):
             continue
@@ -80,7 +75,7 @@ def read_boxes(path: Path, faults: list[Fault]) -> dict[str, list[Corners]]:
             expected = "Target 1 with a box, or Target 0 without"
             faults.append(Fault.malformed("not a box", path, line, row["patientId"], expected))
             continue
-        found.append((x, y, x + width, y + height))
+        corners.append((x, y, x + width, y + height))
     return boxes
 
 

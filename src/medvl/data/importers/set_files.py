@@ -59,11 +59,16 @@ def find_file(folder: Path, names: Sequence[str], *, what: str = "table") -> Pat
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    found = matching(folder, *(f"*/{name}" for name in names))
-    if len(found) == 1:
-        return found[0]
-    problem = f"several {what}s: {', '.join(map(str, found))}" if found else f"no {what}"
-    raise InputError.missing_file(problem, file=folder, expected=" or ".join(names))
+    return only_table(matching(folder, *(f"*/{name}" for name in names)), folder, " or ".join(names), what=what)
+
+
+def only_table(paths: Sequence[Path], folder: Path, expected: str, *, what: str = "table") -> Path:
+    """The one of `paths`. InputError when there is none or several."""
+    if len(paths) == 1:
+        return paths[0]
+    if not paths:
+        raise InputError.missing_file(f"no {what}", file=folder, expected=expected)
+    raise InputError.ambiguous(f"several {what}s: {', '.join(map(str, paths))}", file=folder, expected=expected)
 
 
 def need_folder(folder: str | Path, layout: str) -> Path:

@@ -14,7 +14,7 @@ the first mask is painted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,6 +178,16 @@ class CocoRuns:
         return (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
 
 
+def bounds_of(shapes: Iterable[Outline]) -> Corners | None:
+    """The smallest box round all of them; None where none has a pixel."""
+    boxes = [box for shape in shapes if (box := shape.bounds()) is not None]
+    if not boxes:
+        return None
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return (min(x0), min(y0), max(x1), max(y1))
+
+
+Outline = Rectangle | Ellipse | Polygon | Pixels | CocoRuns
 Shape = Rectangle | Ellipse | Polygon | RelativeRuns | CocoRuns | MaskFile | Pixels
 
 

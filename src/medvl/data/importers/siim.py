@@ -16,14 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medvl.core.errors import Fault, FaultKind
-from medvl.data.importers.cases import Case, ImportResult, summed_up, write_cases
-from medvl.data.importers.published_splits import in_two_splits, train_val_test
-from medvl.data.importers.set_files import find_file, index_files, need_folder, stream_csv
+from medvl.core.errors import Fault
+from medvl.core.progress import track
+from medvl.data.importers.cases import Case, Draft, ImportResult
+from medvl.data.importers.layouts import get_layout
+from medvl.data.importers.published_splits import train_val_test
+from medvl.data.importers.set_files import find_file, index_files, stream_csv
 from medvl.data.importers.shapes import RelativeRuns
 
-LABELS = ("pneumothorax",)
-LICENCE = "SIIM-ACR competition rules"
+LABELS = get_layout("siim").labels
 PUBLISHED = (12047, 3614)  # images, of which validation and test
 TABLES = ("train-rle.csv", "stage_2_train.csv")
 
@@ -34,25 +35,14 @@ def import_siim(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
     Args:
         canvas: side of the square images that the run lengths were made for; an image of another size is a fault.
     """
-    folder = need_folder(folder, "siim")
-    faults: list[Fault] = []
-    table = find_file(folder, TABLES)
-    runs = read_runs(table, faults)
-    files = index_files(folder, (".dcm",), stems=True)
-    headers = _headers(runs, files)
+    draft = Draft("siim", Path(folder))
+    table = find_file(draft.folder, TABLES)
+    runs = read_runs(table, draft.faults)
+    headers = _headers(runs, index_files(draft.folder, (".dcm",), stems=True))
     missing = [name for name in runs if name not in headers]
-    if missing:
-        faults.append(
-            summed_up(
-                FaultKind.MISSING_FILE,
-                f"of {len(runs)} images have no DICOM file",
-                missing,
-                table,
-                "ImageId.dcm below it",
-            )
-        )
+    draft.missing(f"of {len(runs)} images have no DICOM file", missing, table, "ImageId.dcm below it")
     split = split_of(list(runs))
-    cases = [
+    draft.cases = [
         Case(
             name,
             headers[name][0],
@@ -65,24 +55,10 @@ def import_siim(folder: str | Path, out: str | Path, *, canvas: int = 1024) -> I
         for name, codes in runs.items()
         if name in headers
     ]
-    counts = {"rows": sum(max(len(codes), 1) for codes in runs.values()), "images": len(runs)}
-    counts["positive"] = sum(bool(codes) for codes in runs.values())
-    counts["patients_in_two_splits"] = in_two_splits([case.patient for case in cases], [case.split for case in cases])
-    warnings = []
-    if counts["patients_in_two_splits"]:
-        warnings.append(
-            f"{counts['patients_in_two_splits']} patients stand in two splits, because the published split is one of "
-            "images; medvl data split makes one by patient"
-        )
-    return write_cases(
-        out,
-        cases,
-        splits=("train", "val", "test"),
-        licence=LICENCE,
-        counts=counts,
-        warnings=warnings,
-        faults=faults,
-    )
+    draft.counts.update(rows=sum(max(len(codes), 1) for codes in runs.values()), images=len(runs))
+    draft.counts["positive"] = sum(bool(codes) for codes in runs.values())
+    draft.note_patients_in_two_splits()
+    return draft.write(out)
 
 
 def read_runs(path: Path, faults: list[Fault]) -> dict[str, list[str]]:
@@ -91,14 +67,14 @@ def read_runs(path: Path, faults: list[Fault]) -> dict[str, list[str]]:
     negative: set[str] = set()
     for line, row in stream_csv(path, ("ImageId", "EncodedPixels"), faults):
         name, code = row["ImageId"], row["EncodedPixels"]
-        found = runs.setdefault(name, [])
+        codes = runs.setdefault(name, [])
         if not code:
             faults.append(Fault.missing("no EncodedPixels", path, line, name, "-1 or run lengths"))
         elif code == "-1":
             negative.add(name)
         else:
-            found.append(code)
-        if found and name in negative:
+            codes.append(code)
+        if codes and name in negative:
             faults.append(Fault.conflict("both -1 and run lengths", path, line, name))
     return runs
 
@@ -111,23 +87,20 @@ def split_of(names: Sequence[str]) -> dict[str, str]:
 def _headers(wanted: Iterable[str], files: dict[str, list[Path]]) -> dict[str, tuple[Path, str]]:
     """SOPInstanceUID -> (file, PatientID). Files of other names are opened only when an image is not found by name."""
     wanted = set(wanted)
-    named = {name: paths[0] for name, paths in files.items() if name in wanted}
+    named = [(name, paths[0]) for name, paths in files.items() if name in wanted]
     others = [path for name, paths in files.items() if name not in wanted for path in paths]
-    found: dict[str, tuple[Path, str]] = {}
-    for name, path in _tracked(list(named.items())):
-        found[name] = (path, _tags(path)[1])
-    if len(found) < len(wanted):
-        for _, path in _tracked([("", path) for path in others]):
+    headers: dict[str, tuple[Path, str]] = {}
+    for name, path in track(named, _READING, len(named)):
+        headers[name] = (path, _tags(path)[1])
+    if len(headers) < len(wanted):
+        for path in track(others, _READING, len(others)):
             uid, patient = _tags(path)
-            if uid in wanted and uid not in found:
-                found[uid] = (path, patient)
-    return found
+            if uid in wanted:
+                headers.setdefault(uid, (path, patient))
+    return headers
 
 
-def _tracked(items: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:
-    from medvl.core.progress import track
-
-    return track(items, "reading DICOM headers", len(items))
+_READING = "reading DICOM headers"
 
 
 def _tags(path: Path) -> tuple[str, str]:

@@ -13,7 +13,6 @@ never met real files.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,62 +20,54 @@ from typing import Any
 from medvl.core.errors import Fault, InputError
 from medvl.core.files import read_text
 from medvl.core.plain_yaml import read_yaml
+from medvl.data.box_table import Box
 from medvl.data.images import image_size
-from medvl.data.importers.cases import ImportResult, boxed, capped, cut_box, unique_ids, write_cases
-from medvl.data.importers.instances import SPLITS, Instance, Objects, case_of, counted
-from medvl.data.importers.set_files import need_folder, walk
+from medvl.data.importers.cases import SPLITS, Draft, ImportResult, capped, cut_box, unique_ids
+from medvl.data.importers.instances import Instance, Objects
+from medvl.data.importers.set_files import walk
 from medvl.data.importers.shapes import Polygon, polygon
 
-LICENCE = ""  # of the user's own set
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def import_yolo(folder: str | Path, out: str | Path) -> ImportResult:
     """Write the manifest, boxes.csv, labels and (of polygons) masks/ of a set in YOLO's format."""
-    folder = need_folder(folder, "yolo")
+    draft = Draft("yolo", Path(folder))
+    folder = draft.folder
     config = _config(folder)
     names = class_names(config, folder)
-    faults: list[Fault] = []
-    counts: Counter[str] = Counter()
-    found: list[tuple[Path, str, Objects]] = []
-    splits = []
-    for split in SPLITS:
-        if not config.get(split):
-            continue
-        splits.append(split)
-        own: list[Fault] = []
+    images: list[tuple[Path, str, Objects]] = []
+    splits = [split for split in SPLITS if config.get(split)]
+    for split in splits:
+        faults: list[Fault] = []
         for image in _images(config[split], _base(config, folder), folder):
             labels = label_file(image)
-            if not labels.is_file():
-                counts["images_without_a_label_file"] += 1
-                found.append((image, split, Objects()))
-                continue
-            try:
-                size = image_size(image)
-            except InputError as error:
-                own += error.faults
-                continue
-            objects = read_labels(labels, names, size, own)
-            counts += counted(objects.instances)
-            counts["objects_left_out"] += len(objects.left_out)
-            found.append((image, split, objects))
-        faults += capped(own)
+            objects = Objects()
+            if labels.is_file():
+                try:
+                    objects = read_labels(labels, names, image_size(image), faults)
+                except InputError as error:
+                    faults += error.faults
+                    continue
+            else:
+                draft.counts["images_without_a_label_file"] += 1
+            images.append((image, split, objects))
+        draft.faults += capped(faults)
     if not splits:
         raise InputError.missing("no part is named", file=folder / "data.yaml", expected="train, val or test")
-    warnings = []
-    if counts["images_without_a_label_file"]:
-        number = counts["images_without_a_label_file"]
-        warnings.append(f"{folder}: {number} images without a label file are taken to show no object")
-    if counts["objects_left_out"]:
-        number = counts["objects_left_out"]
-        warnings.append(f"{folder}: {number} objects without an area are left out; their class is not annotated there")
-    with_masks = any(instance.shapes for _, _, objects in found for instance in objects.instances)
-    ids = unique_ids([image for image, _, _ in found], folder)
-    cases = [
-        case_of(ident, image, split, objects.instances, names, with_masks=with_masks, left_out=set(objects.left_out))
-        for ident, (image, split, objects) in zip(ids, found, strict=True)
-    ]
-    return write_cases(out, cases, splits=splits, licence=LICENCE, counts=counts, warnings=warnings, faults=faults)
+    ids = unique_ids([image for image, _, _ in images], folder)
+    with_masks = any(objects.have_outlines for _, _, objects in images)
+    for ident, (image, split, objects) in zip(ids, images, strict=True):
+        draft.counts += objects.counts()
+        draft.counts["objects_left_out"] += len(objects.left_out)
+        draft.cases.append(objects.case(ident, image, split, names, with_masks=with_masks))
+    if number := draft.counts["images_without_a_label_file"]:
+        draft.warnings.append(f"{folder}: {number} images without a label file are taken to show no object")
+    if number := draft.counts["objects_left_out"]:
+        draft.warnings.append(
+            f"{folder}: {number} objects without an area are left out; their class is not annotated there"
+        )
+    return draft.write(out, splits=splits)
 
 
 def class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
@@ -135,7 +126,7 @@ def read_labels(path: Path, names: list[str], size: tuple[int, int], faults: lis
             expected = "cx cy w h, or x y of at least three points"
             faults.append(Fault.malformed(f"not an object: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
-        if cut_box(boxed(label, corners), size) is None:
+        if cut_box(Box(label, *corners), size) is None:
             expected = f"fractions of its {size[0]} rows x {size[1]} columns, from 0 to 1"
             faults.append(Fault.out_of_range(f"leaves the image: {text.strip()[:40]!r}", path, line, expected=expected))
             continue
@@ -176,7 +167,9 @@ def _images(part: Any, base: Path, folder: Path) -> list[Path]:
     images = []
     for name in part if isinstance(part, list) else [part]:
         # "../train/images", as some exports write it, means a folder beside data.yaml.
-        path = next((own for own in (base / str(name), folder / str(name).removeprefix("../")) if own.exists()), None)
+        path = next(
+            (path for path in (base / str(name), folder / str(name).removeprefix("../")) if path.exists()), None
+        )
         if path is None:
             raise InputError.missing_file(
                 f"{name} is missing", file=folder / "data.yaml", expected="a folder or a list of images"
