@@ -225,7 +225,6 @@ def test_nih(tmp_path: Path) -> None:
         "boxes_called_infiltrate": 1,
         "no_finding": 20,
         "boxes_cut_at_the_edge": 1,
-        "masks": 0,
         "boxes": 2,
     }
     # Whole patients of three images, no more than 8,652 of 86,524: 5 of 48.
