@@ -12,9 +12,16 @@ import pytest
 from PIL import Image
 
 import medvl
+from medvl.config import load_config
+from medvl.data.images import read_image
 from medvl.data.importers.region_phrases import CLASSES
+from medvl.data.masks import read_labels
+from medvl.data.packed import open_file
+from medvl.data.packing import pack_manifests, unpack
 from medvl.data.record import Manifest, Record
-from medvl.data.records import load_manifest
+from medvl.data.records import load_manifest, write_manifest
+from medvl.data.tables import read_table
+from medvl.train.run import train
 
 FOLDER = Path(medvl.__file__).parent / "assets" / "cxr_regions"
 SPLITS = {"train": (337, 283), "val": (73, 61), "test": (137, 105)}
@@ -22,13 +29,13 @@ SPLITS = {"train": (337, 283), "val": (73, 61), "test": (137, 105)}
 
 @pytest.fixture(scope="module")
 def manifest() -> Manifest:
-    return load_manifest(FOLDER / "manifest.csv", need_text=True)
+    return load_manifest("medvl:cxr_regions", need_text=True)
 
 
 @pytest.fixture(scope="module")
 def maps(manifest: Manifest) -> dict[Path, np.ndarray]:
     paths = {path_of(record) for record in manifest.records}
-    return {path: np.asarray(Image.open(path)) for path in paths}
+    return {path: np.asarray(Image.open(open_file(path))) for path in paths}
 
 
 def path_of(record: Record) -> Path:
@@ -149,7 +156,7 @@ def test_maps_follow_the_rule(manifest: Manifest, maps: dict[Path, np.ndarray]) 
 def test_fixed_classes() -> None:
     classes = json.loads((FOLDER / "classes.json").read_text())
     assert classes == {name: [value] for name, value in CLASSES.items()}
-    found = load_manifest(FOLDER / "manifest_labels.csv", classes=classes)
+    found = load_manifest("medvl:cxr_regions/manifest_labels.csv", classes=classes)
     assert len(found.records) == 547 and found.classes == tuple(classes)
     assert {record.labels for record in found.records} == {
         ("normal",),
@@ -158,12 +165,55 @@ def test_fixed_classes() -> None:
     }
 
 
-def test_size() -> None:
+def test_size(manifest: Manifest) -> None:
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
-    assert size <= 12 * 2**20 and (FOLDER / "manifest.csv").stat().st_size <= 3 * 2**20
-    for path in (FOLDER / "images").iterdir():
-        with Image.open(path) as image:
+    assert size <= 12 * 2**20 and {path.suffix for path in FOLDER.iterdir()} == {".md", ".json", ".tar"}
+    for path in {record.image for record in manifest.records}:
+        with Image.open(open_file(path)) as image:
             assert image.format == "JPEG" and image.mode == "L" and max(image.size) <= 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    unpack("medvl:cxr_regions", folder)
+    return folder
+
+
+def test_unpacked_it_is_the_same(manifest: Manifest, maps: dict[Path, np.ndarray], folder: Path) -> None:
+    plain = load_manifest(folder / "manifest.csv")
+    assert plain.content_hash() == manifest.content_hash() and plain.split_hash() == manifest.split_hash()
+    pairs = {(mine.image, other.image) for mine, other in zip(manifest.records, plain.records, strict=True)}
+    assert len(pairs) == 547
+    for mine, other in pairs:
+        np.testing.assert_array_equal(read_image(mine).pixels, read_image(other).pixels)
+        labels = read_labels(folder / "maps" / f"{mine.stem}.png")
+        np.testing.assert_array_equal(maps[mine.parents[1] / "maps" / f"{mine.stem}.png"], labels)
+
+
+def test_it_trains_alike(folder: Path, tmp_path: Path) -> None:
+    """The same losses and weights of 20 images, to the last bit, with workers."""
+    kept: dict[str, dict[str, str]] = {}
+    for _, row in read_table(folder / "manifest.csv").rows:
+        same_split = [name for name in kept if kept[name]["split"] == row["split"]]
+        if len(same_split) < 10 and row["split"] != "test" and row["image"] not in {r["image"] for r in kept.values()}:
+            kept[row["id"]] = row
+    write_manifest(folder / "few.csv", kept.values())
+    pack_manifests([folder / "few.csv"], tmp_path / "few.tar")
+    runs = []
+    for manifest in (tmp_path / "few.tar", folder / "few.csv"):
+        recipe = tmp_path / f"{manifest.suffix[1:]}.yaml"
+        recipe.write_text(
+            f"data: {{manifest: '{manifest}', laterality: patient, image_size: [32, 32], in_channels: 1, "
+            "num_workers: 2}\n"
+            "text: {dim: 32}\nmodel: {size: nano}\n"
+            "train: {max_steps: 5, batch_size: 4, warmup_steps: 1, accelerator: cpu}\n"
+        )
+        runs.append(train(load_config(recipe), tmp_path / recipe.stem))
+    losses = [[row["loss"] for row in map(json.loads, (run / "metrics.jsonl").open()) if "loss" in row] for run in runs]
+    assert losses[0] == losses[1] and losses[0]
+    weights = [(run / "model" / "model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.shared
@@ -171,7 +221,7 @@ def test_maps_are_those_of_the_source(shared_data: Path, maps: dict[Path, np.nda
     """The shrunk lungs lie where the annotators drew them."""
     source = load_manifest(shared_data / "cxr-lung-paed" / "manifest.csv")
     for record in source.records[::9]:
-        values = maps[FOLDER / "maps" / f"{record.id.split('-')[0]}.png"]
+        values = maps[FOLDER / "cxr_regions.tar" / "maps" / f"{record.id.split('-')[0]}.png"]
         mask = np.asarray(Image.open(path_of(record))) > 0
         grown = np.asarray(Image.fromarray(values).resize(mask.shape[::-1], Image.Resampling.NEAREST)) > 0
         assert 2 * (grown & mask).sum() / (grown.sum() + mask.sum()) > 0.985

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from medvl.cli import convert, data, demo, evaluate, experiments, old_spellings, predict, train
+from medvl.cli import convert, data, demo, evaluate, experiments, old_spellings, pack, predict, train
 from medvl.cli.options import VerbGroup
 from medvl.core.errors import InputError, hold_warnings, print_warnings
 from medvl.data.workers import clear_worker_errors
@@ -47,11 +47,13 @@ app = _group(
 )
 app.add_typer(
     _group(
-        "Prepare a table of images and texts: import, check, audit, split, tokenizer, phantom.",
+        "Prepare a table of images and texts: import, check, audit, split, pack, unpack, tokenizer, phantom.",
         import_=data.import_,
         check=data.check,
         audit=data.audit,
         split=data.split,
+        pack=pack.pack,
+        unpack=pack.unpack,
         tokenizer=data.tokenizer,
         phantom=data.phantom,
     ),

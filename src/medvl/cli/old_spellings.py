@@ -236,8 +236,9 @@ def ground(
 
 def _has_masks(source: str) -> bool:
     """Whether a source is a manifest with masks, which is scored."""
+    from medvl.assets import SHIPPED
     from medvl.data.record import NOT_A_MASK
-    from medvl.data.tables import SHIPPED, read_table
+    from medvl.data.tables import read_table
     from medvl.inference.inputs import is_manifest
 
     if not is_manifest(source):

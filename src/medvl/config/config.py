@@ -11,6 +11,7 @@ from annotated_types import Ge, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from medvl.assets import shipped_table
 from medvl.config.augment import AugmentConfig, Border
 from medvl.config.checks import cross_faults, key_faults
 from medvl.config.fidelity import Preset, preset_values
@@ -232,10 +233,7 @@ def split_init(init: str) -> tuple[str, str]:
 def manifest_path(config: Config) -> Path:
     """The manifest's path; `medvl:NAME` is a set that ships with the package."""
     name = config.data.manifest
-    if name.startswith(ASSET_PREFIX):
-        folder = Path(__file__).parents[1] / "assets" / name[len(ASSET_PREFIX) :]
-        return folder if folder.suffix else folder / "manifest.csv"
-    return Path(name)
+    return shipped_table(name) if name.startswith(ASSET_PREFIX) else Path(name)
 
 
 def as_read(config: Config) -> DataConfig:

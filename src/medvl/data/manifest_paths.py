@@ -10,12 +10,19 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from medvl.core.errors import Fault
 from medvl.data.packed import exists, in_pack, names_in
+from medvl.data.record import NOT_A_MASK
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|file:/", re.IGNORECASE)
+
+
+def path_columns(columns: Iterable[str]) -> list[str]:
+    """The columns of a manifest that hold paths; a cell of `mask_NAME` may also be a remark."""
+    return [name for name in columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)]
 
 
 class PathFinder:

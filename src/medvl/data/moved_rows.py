@@ -8,9 +8,9 @@ from pathlib import Path
 from medvl.data.box_table import cell_of
 from medvl.data.cells import is_missing
 from medvl.data.columns import read_columns
-from medvl.data.manifest_paths import PathFinder
+from medvl.data.manifest_paths import PathFinder, path_columns
 from medvl.data.packed import is_file
-from medvl.data.record import ABSENT, NOT_A_MASK, Manifest
+from medvl.data.record import ABSENT, Manifest
 
 
 def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -25,7 +25,7 @@ def moved_rows(manifest: Manifest, out: Path) -> tuple[list[str], list[dict[str,
     columns, rows = list(table.columns), [dict(row) for _, row in table.rows]
     if source == target:
         return columns, rows
-    paths = [name for name in columns if name in ("image", "mask") or (name[:5] == "mask_" and name not in NOT_A_MASK)]
+    paths = path_columns(columns)
     finder = PathFinder(source / manifest.path.name)
     moves_boxes = is_file(source / "boxes.csv")
     if moves_boxes and "boxes" not in columns:

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from medvl.assets import SHIPPED, shipped_table
 from medvl.core.errors import InputError
 from medvl.core.limits import byte_limit
 
@@ -75,7 +77,7 @@ class Pack:
             raise FileNotFoundError(2, "no such file in the pack", str(self.path / name))
         file = self.path.open("rb")
         if not check or member.size > CHECKED_AT_ONCE:
-            return io.BufferedReader(_Part(file, member.offset, member.size))
+            return io.BufferedReader(_Part(file, member.offset, member.size, str(self.path / name)))
         with file:
             file.seek(member.offset)
             content = file.read(member.size)
@@ -96,9 +98,10 @@ class Pack:
 class _Part(io.RawIOBase):
     """Some bytes of an open file as a file of their own."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+    def __init__(self, file: BinaryIO, start: int, size: int, name: str) -> None:
         super().__init__()
         self._file, self._start, self._size, self._position = file, start, size, 0
+        self.name = name  # pydicom asks for it
 
     def readable(self) -> bool:
         return True
@@ -122,24 +125,28 @@ class _Part(io.RawIOBase):
         super().close()
 
 
-_packs: dict[Path, tuple[tuple[int, ...], Pack]] = {}  # with size and times of the file
+_packs: dict[str, tuple[tuple[int, ...], Pack]] = {}  # path -> size, time and number of the file, and its index
 
 
-def read_pack(path: Path) -> Pack:
+def read_pack(path: str | Path) -> Pack:
     """The index of a pack; read again only where the file has changed.
 
     Raises:
         InputError: no such file, no pack, cut off or damaged.
     """
     try:
-        seen = path.stat()
-        key = (seen.st_size, seen.st_mtime_ns, seen.st_ino)
-        if path not in _packs or _packs[path][0] != key:
-            with path.open("rb") as file:
-                _packs[path] = key, _index(path, file, seen.st_size)
+        return _read_pack(str(path), os.stat(path))
     except OSError as error:
-        raise InputError.unreadable(f"cannot be read ({error.strerror})", file=path, expected="a pack") from None
-    return _packs[path][1]
+        raise InputError.unreadable(f"cannot be read ({error.strerror})", file=str(path), expected="a pack") from None
+
+
+def _read_pack(path: str, seen: os.stat_result) -> Pack:
+    key = (seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    known = _packs.get(path)
+    if known is None or known[0] != key:
+        with open(path, "rb") as file:
+            known = _packs[path] = key, _index(Path(path), file, seen.st_size)
+    return known[1]
 
 
 def _index(path: Path, file: BinaryIO, size: int) -> Pack:
@@ -162,6 +169,8 @@ def _index(path: Path, file: BinaryIO, size: int) -> Pack:
             raise Pack(path, (), {}).damaged(index)
         rows = json.loads(content)
         pack = Pack(path, tuple(rows["tables"]), {row["name"]: Member(**row) for row in rows["files"]})
+        if not pack.tables or not set(pack.tables) <= set(pack.members):
+            raise ValueError
         for member in pack.members.values():
             if not is_plain(member.name) or not 0 <= member.offset <= member.offset + member.size <= index.offset:
                 what = f"a pack with {member.name!r} at bytes {member.offset} to {member.offset + member.size}"
@@ -189,13 +198,20 @@ def in_pack(path: str | Path) -> tuple[Pack, str] | None:
     text, end = str(path), 0
     while (end := text.find(SUFFIX, end)) >= 0:
         end += len(SUFFIX)
-        if text[end : end + 1] in ("", os.sep) and (place := Path(text[:end])).is_file():
-            return read_pack(place), text[end + 1 :].replace(os.sep, "/")
+        if text[end : end + 1] in ("", os.sep):
+            try:
+                seen = os.stat(text[:end])
+            except (OSError, ValueError):  # no such file, or a name that no system allows
+                continue
+            if stat.S_ISREG(seen.st_mode):
+                return _read_pack(text[:end], seen), text[end + 1 :].replace(os.sep, "/")
     return None
 
 
 def table_of(path: str | Path) -> Path:
-    """The path of a table: of a pack its first one, else the path as it is."""
+    """The path of a table: of a pack its first one, of `medvl:NAME` the shipped one, else the path as it is."""
+    if str(path).startswith(SHIPPED):
+        return shipped_table(path)
     packed = in_pack(path)
     return Path(path) if packed is None or packed[1] else packed[0].path / packed[0].tables[0]
 

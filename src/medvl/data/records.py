@@ -32,7 +32,7 @@ def load_manifest(
     columns: Mapping[str, str] | None = None,
     make_ids: bool = False,
 ) -> Manifest:
-    """Read a manifest (a file, or `medvl:cxr_regions`). All its faults are raised together as one InputError.
+    """Read a manifest: a table, a pack of one (`packed.py`), or `medvl:cxr_regions`.
 
     Args:
         text_column: the column that holds the text.
@@ -43,6 +43,9 @@ def load_manifest(
         constant_text: stands wherever a record has no text.
         need_text: an empty text is a fault.
         columns, make_ids: names of the table's columns, see `data/columns.py`.
+
+    Raises:
+        InputError: all faults of the manifest together.
     """
     manifest, faults = read_manifest(
         path,

@@ -20,7 +20,6 @@ from medvl.data.spreadsheets import HEADER_WITHIN, read_xlsx, write_xlsx
 from medvl.data.text_tables import read_csv, read_jsonl, write_csv, write_jsonl
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".xlsx", ".parquet")
-SHIPPED = "medvl:"  # prefix of the sets in assets/: medvl:cxr_regions
 _EXPECTED = "one of " + ", ".join(SUFFIXES)
 _MAX_VALUES = 100_000_000  # of a Parquet file
 _Rows = list[tuple[int, dict[str, str]]]
@@ -41,14 +40,6 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def table_path(path: str | Path) -> Path:
-    """The file of a manifest; `medvl:NAME` is a set that ships with medvl, and `medvl:NAME/FILE.csv` a table of it."""
-    if not str(path).startswith(SHIPPED):
-        return Path(path)
-    target = Path(__file__).parents[1] / "assets" / str(path).removeprefix(SHIPPED)
-    return target if target.suffix else target / "manifest.csv"
-
-
 def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
     """Read a table by its suffix, of a pack its first one. Faults of single rows are listed.
 
@@ -58,7 +49,7 @@ def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
     Raises:
         InputError: a table that cannot be opened.
     """
-    path = table_of(table_path(path))
+    path = table_of(path)
     if not is_file(path):
         raise InputError.missing_file("no such file", file=path, expected="a table: " + ", ".join(SUFFIXES))
     suffix = path.suffix.lower()

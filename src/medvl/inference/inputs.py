@@ -15,15 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medvl.assets import SHIPPED
 from medvl.config import load_config
 from medvl.core.errors import Fault, InputError, warn
 from medvl.core.progress import track
 from medvl.data.columns import image_stem, read_columns, short_id
 from medvl.data.images import IMAGE_SUFFIXES, image_size
+from medvl.data.packed import SUFFIX as PACK_SUFFIX
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest
 from medvl.data.slices import SliceChoice, slices_of
-from medvl.data.tables import SHIPPED
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
 from medvl.inference.model_folder import find_model
 
@@ -96,8 +97,8 @@ def list_images(
 
 
 def is_manifest(source: str | Path) -> bool:
-    """Whether a source is a table of images: by its suffix, or one that ships with medvl."""
-    return Path(source).suffix.lower() in TABLE_SUFFIXES or str(source).startswith(SHIPPED)
+    """Whether a source is a table of images or a pack of one: by its suffix, or one that ships with medvl."""
+    return Path(source).suffix.lower() in (*TABLE_SUFFIXES, PACK_SUFFIX) or str(source).startswith(SHIPPED)
 
 
 def as_manifest(images: Sequence[InputImage], path: str | Path) -> Manifest:

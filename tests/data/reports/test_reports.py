@@ -6,13 +6,13 @@ import csv
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medvl.data.records import load_manifest
 from medvl.data.reports import (
     Finding,
     Side,
@@ -350,7 +350,7 @@ def column(path: Path, *names: str) -> list[str]:
 
 
 def test_shipped_phrases() -> None:
-    texts = column(Path(str(files("medvl") / "assets" / "cxr_regions" / "manifest.csv")), "text")
+    texts = sorted({record.text for record in load_manifest("medvl:cxr_regions", check_files=False).records})
     assert len(texts) > 1000
     for text in texts:
         assert check_mirror(text) and is_english(text), text

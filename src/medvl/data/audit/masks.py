@@ -69,7 +69,7 @@ def mask_summaries(
 
 def mask_counts(records: Sequence[Record], name: str, summaries: Mapping[MaskRef, MaskSummary]) -> dict[str, Any]:
     """Of one class: distinct masks, how many each rule read, the values of the files, the shares of foreground."""
-    chosen = [summaries[reference] for reference in set(_references(records, name)) if reference in summaries]
+    chosen = [summaries[reference] for reference in dict.fromkeys(_references(records, name)) if reference in summaries]
     rules = Counter(summary.rule for summary in chosen)
     if len(rules) > MANY:  # one selection of label values per row
         rules = Counter(summary.rule.split(" ")[0] for summary in chosen)
