@@ -1,16 +1,18 @@
 """Wordings of lung regions: a small grammar of short radiology English, in three disjoint sets.
 
 A region is a set of label values: 1, 2, 3 are the upper, middle and lower third of the patient's right lung, 4, 5, 6
-those of the left lung. A wording belongs to the set `seen` (training), `val` or `test`; the last two stand in the rows
-of their split only, so that what is learned is read and not looked up. Every word of them occurs in a seen wording.
-
-In the templates: S = side, Z = zone names, Q = the same in anatomical terms, R = Z in the other order, W = which two
-thirds; zone, third, field, part, region take a plural s where they name two.
+those of the left lung. The templates are in wordings/lung_regions.yaml.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from medvl.config.ranges import SECTION
+from medvl.core.plain_yaml import read_typed
 
 WordingSet = Literal["seen", "val", "test"]
 Region = frozenset[int]
@@ -21,179 +23,23 @@ ANATOMICAL = ("superior", "mid", "inferior")
 CLASSES = {f"{side}_{zone}": 3 * s + z + 1 for s, side in enumerate(SIDES) for z, zone in enumerate(ZONES)}
 NOUNS = ("zone", "third", "field", "part", "region")
 
-# One or two zones of one lung.
-_SIDE: dict[WordingSet, tuple[str, ...]] = {
-    "seen": (
-        "{S} {Z} {zone}",
-        "{Z} {zone} of the {S} lung",
-        "{Z} {third} of the {S} lung",
-        "{S} lung, {Z} {zone}",
-        "{S} {Z} lung {zone}",
-        "the {Z} {S} lung",
-        "{Z} {field} of the {S} lung",
-        "{S} {Z} lung {field}",
-        "the {Z} {part} of the {S} lung",
-        "{Z} {region} of the {S} lung",
-        "{Z} {zone} on the {S} side",
-        "{Z} {S} {zone}",
-        "{Q} {third} of the {S} lung",
-        "{S} lung, {Q} {zone}",
-        "in the {S} lung, the {Z} {third}",
-    ),
-    "val": (
-        "{S} lung, {Z} {third}",
-        "{Z} lung {zone} on the {S} side",
-        "{Z} {S} lung {field}",
-        "{S} {Z} {region}",
-        "{Q} {zone} of the {S} lung",
-    ),
-    "test": (
-        "{S} {Z} lung {region}",
-        "{S} lung, {Z} {part}",
-        "in the {S} lung, the {Z} {zone}",
-        "the {S} {Z} {third}",
-        "{Z} {S} lung {zone}",
-        "{Q} {field} of the {S} lung",
-    ),
-}
-_PAIR: dict[WordingSet, tuple[str, ...]] = {
-    "seen": ("{S} {Z1} zone and {S} {Z2} zone", "{S} {R} zones", "{W} two thirds of the {S} lung"),
-    "val": ("{R} zones of the {S} lung", "{S} lung, {W} two thirds"),
-    "test": ("{S} lung, {R} zones", "the {W} two thirds of the {S} lung"),
-}
-_WHOLE: dict[WordingSet, tuple[str, ...]] = {
-    "seen": (
-        "{S} lung",
-        "the {S} lung",
-        "entire {S} lung",
-        "all of the {S} lung",
-        "the whole {S} lung",
-        "{S} lung field",
-        "all zones of the {S} lung",
-        "lung on the {S} side",
-        "complete {S} lung",
-        "{S} lung, all zones",
-    ),
-    "val": (
-        "whole {S} lung",
-        "the entire {S} lung field",
-        "all of the lung on the {S} side",
-        "the complete {S} lung field",
-    ),
-    "test": (
-        "the complete {S} lung",
-        "the {S} lung field",
-        "all thirds of the {S} lung",
-        "entire lung on the {S} side",
-    ),
-}
-_BOTH: dict[WordingSet, tuple[str, ...]] = {
-    "seen": (
-        "both lungs",
-        "the lungs",
-        "right and left lung",
-        "left and right lungs",
-        "bilateral lungs",
-        "all zones of both lungs",
-        "both lung fields",
-        "the right lung and the left lung",
-        "all of both lungs",
-        "left lung and right lung",
-        "bilateral lung fields",
-    ),
-    "val": ("right and left lungs", "all of the right and left lung", "lung fields on both sides", "the entire lungs"),
-    "test": ("the left and right lung", "lungs on both sides", "the whole right and left lung", "the two lungs"),
-}
-# The same zones of both lungs.
-_BILATERAL: dict[WordingSet, tuple[str, ...]] = {
-    "seen": (
-        "{Z} zones of both lungs",
-        "bilateral {Z} zones",
-        "{Z} zones on both sides",
-        "{Z} thirds of both lungs",
-        "both lungs, {Z} zones",
-        "bilateral {Z} lung fields",
-        "{Z} zones of the right and left lung",
-        "{Z} parts of both lungs",
-        "the {Z} regions of both lungs",
-        "{Q} thirds of both lungs",
-    ),
-    "val": (
-        "both lungs, {Z} thirds",
-        "bilateral {Z} lung zones",
-        "{Z} fields of both lungs",
-        "{Z} zones of the left and right lung",
-    ),
-    "test": (
-        "{Z} lung zones on both sides",
-        "bilateral {Z} thirds",
-        "both lungs, {Z} fields",
-        "{Z} thirds of the right and left lung",
-        "{Q} zones of both lungs",
-    ),
-}
-_BILATERAL_ONE: dict[WordingSet, tuple[str, ...]] = {  # with two zones these could be misread
-    "seen": (
-        "both {Z} zones",
-        "right {Z} zone and left {Z} zone",
-        "both {Z} lung fields",
-        "right and left {Z} zones",
-        "left and right {Z} lung zones",
-    ),
-    "val": ("left {Z} zone and right {Z} zone", "both {Z} lung zones"),
-    "test": ("both {Z} thirds", "{Z} zone of the right lung and {Z} zone of the left lung"),
-}
-# Different zones of the two lungs: (zones of a side, a whole side).
-_PARTS = {
-    "short": ("{S} {Z} {zone}", "{S} lung"),
-    "of": ("{Z} {zone} of the {S} lung", "the entire {S} lung"),
-    "third": ("{Z} {third} of the {S} lung", "all of the {S} lung"),
-    "comma": ("{S} lung, {Z} {zone}", "{S} lung, all zones"),
-    "field": ("{S} {Z} lung {field}", "entire {S} lung field"),
-    "lung": ("the {Z} {S} lung", "the whole {S} lung"),
-    "part": ("{Z} {part} of the {S} lung", "the complete {S} lung"),
-    "anatomical": ("{Q} {third} of the {S} lung", "entire {S} lung"),
-    "swapped": ("{Z} {S} {zone}", "whole {S} lung"),
-}
-_ELLIPSIS = "ellipsis"  # right upper and left lower zones
-_MIXED: dict[WordingSet, tuple[tuple[str, str, bool], ...]] = {  # part, joined by, left lung first
-    "seen": (
-        ("short", " and ", False),
-        ("short", " and ", True),
-        ("short", " plus ", False),
-        ("of", " and ", False),
-        ("of", " and ", True),
-        ("third", " and ", False),
-        ("third", " plus ", True),
-        ("comma", "; ", False),
-        ("comma", "; ", True),
-        ("field", " and ", False),
-        ("field", " with ", True),
-        ("lung", " and ", True),
-        ("part", " and ", False),
-        ("anatomical", " and ", True),
-        ("swapped", " and ", False),
-        (_ELLIPSIS, " and ", False),
-        (_ELLIPSIS, " and ", True),
-    ),
-    "val": (
-        ("short", " with ", True),
-        ("of", " plus ", False),
-        ("third", " and ", True),
-        ("field", " and ", True),
-        ("part", " plus ", True),
-        ("swapped", " and ", True),
-    ),
-    "test": (
-        ("short", " plus ", True),
-        ("of", " with ", True),
-        ("third", " with ", False),
-        ("field", " plus ", False),
-        ("lung", " and ", False),
-        ("part", " and ", True),
-        ("anatomical", " and ", False),
-    ),
-}
+_ELLIPSIS = "ellipsis"  # of `mixed`: right upper and left lower zones
+Templates = dict[WordingSet, tuple[str, ...]]
+
+
+@dataclass(config=SECTION, frozen=True)
+class _Wordings:
+    side: Templates
+    pair: Templates
+    whole: Templates
+    both: Templates
+    bilateral: Templates
+    bilateral_one: Templates
+    parts: dict[str, tuple[str, str]]
+    mixed: dict[WordingSet, tuple[tuple[str, str, bool], ...]]
+
+
+_WORDINGS = read_typed(Path(__file__).parent / "wordings" / "lung_regions.yaml", _Wordings)
 
 
 def _region(*names: str) -> Region:
@@ -267,23 +113,23 @@ def wordings(region: Region, which: WordingSet) -> tuple[str, ...]:
     """All texts of a region in one set of wordings, in a fixed order. Two regions share no text."""
     right, left = zones_of(region)
     if right == left == _WHOLE_ZONES:
-        return _BOTH[which]
+        return _WORDINGS.both[which]
     if right == left:
-        templates = _BILATERAL[which] + (_BILATERAL_ONE[which] if len(right) == 1 else ())
+        templates = _WORDINGS.bilateral[which] + (_WORDINGS.bilateral_one[which] if len(right) == 1 else ())
         texts = [_fill(template, "", right) for template in templates]
         if len(right) == 2 and which == "seen":
             texts.append(_fill("both {Z1} zones and both {Z2} zones", "", right))
         return tuple(texts)
     if right and left:
-        found = (_mixed(right, left, *template) for template in _MIXED[which])
+        found = (_mixed(right, left, *template) for template in _WORDINGS.mixed[which])
         return tuple(text for text in found if text)
     side, zones = ("right", right) if right else ("left", left)
     if zones == _WHOLE_ZONES:
-        return tuple(template.format(S=side) for template in _WHOLE[which])
-    templates = _SIDE[which]
+        return tuple(template.format(S=side) for template in _WORDINGS.whole[which])
+    templates = _WORDINGS.side[which]
     if len(zones) == 2:
         gap = zones == {0, 2}  # upper and lower are no "two thirds"
-        templates += tuple(template for template in _PAIR[which] if not (gap and "{W}" in template))
+        templates += tuple(template for template in _WORDINGS.pair[which] if not (gap and "{W}" in template))
     return tuple(_fill(template, side, zones) for template in templates)
 
 
@@ -311,7 +157,7 @@ def _mixed(right: frozenset[int], left: frozenset[int], part: str, joint: str, l
         if len(right) != 1 or len(left) != 1:
             return ""
         return joint.join(f"{side} {ZONES[min(zones)]}" for side, zones in sides) + " zones"
-    partial, whole = _PARTS[part]
+    partial, whole = _WORDINGS.parts[part]
     texts = [_fill(whole if zones == _WHOLE_ZONES else partial, side, zones) for side, zones in sides]
     if sides[1][1] == _WHOLE_ZONES and " of the " in partial:
         joint = "," + joint  # "zone of the left lung, and the entire right lung": not a zone of both
