@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults import refused
 
-from medvl.core.errors import InputError
 from medvl.data.reports import findings, mirror_text
 from medvl.data.tables import read_table
 from medvl.losses.language_vision import ContrastiveBank, caption_bank, lv_loss
@@ -86,7 +86,7 @@ def test_one_entry_and_no_similarity() -> None:
 def test_empty_masks_are_left_out_of_the_bank() -> None:
     bank = ContrastiveBank(["none seen", "left lung"], [mask([0, 0]), mask([0, 1])])
     assert bank.texts == ("left lung",) and bank.num_empty == 1
-    with pytest.raises(InputError):
+    with refused("empty"):
         ContrastiveBank(["none seen"], [mask([0, 0])])
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import refused
 
-from medvl.core.errors import InputError
 from medvl.losses.pseudo_labels import PseudoLabelStore, Storage, beta_at
 
 ONE = (1, 1, 1)
@@ -117,19 +117,22 @@ def test_a_torn_journal_entry_is_not_applied(tmp_path: Path) -> None:
     assert PseudoLabelStore.open(tmp_path, number=0).visits("a") == 0
 
 
-@pytest.mark.parametrize("lost", ["index.json", "pixel_visits.npy", "journal.bin"])
-def test_labels_without_one_of_their_files_are_refused(tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize(
+    ("lost", "kind"),
+    [("index.json", "missing_file"), ("pixel_visits.npy", "unsupported"), ("journal.bin", "missing_file")],
+)
+def test_labels_without_one_of_their_files_are_refused(tmp_path: Path, lost: str, kind: str) -> None:
     """An older version wrote no pixel_visits.npy."""
     store_of(tmp_path).close()
     PseudoLabelStore.open(tmp_path, number=0).close()
     (tmp_path / lost).unlink()
-    with pytest.raises(InputError):
+    with refused(kind):
         PseudoLabelStore.open(tmp_path, number=0)
 
 
 def test_a_journal_of_a_later_step_is_refused(tmp_path: Path) -> None:
     store_of(tmp_path).checkpoint(12)
-    with pytest.raises(InputError):
+    with refused("mismatch"):
         PseudoLabelStore.open(tmp_path, number=3)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
 from medvl.config.sections import PseudoMaskConfig
-from medvl.core.errors import InputError
 from medvl.losses.pseudo_mask import (
     PERCENTILES,
     PseudoMask,
@@ -228,15 +228,15 @@ def test_a_mask_that_smoothing_wipes_out_is_no_target() -> None:
 
 
 def test_faults_of_the_caller() -> None:
-    for attention, size, body in (
-        (weights()[0], (8, 8), None),
-        (torch.ones(2, 1, 4, 4, dtype=torch.int64), (8, 8), body_of((16, 16))),
-        (weights(), (16, 16), None),
-        (weights(), (16, 16), body_of((16, 18))),
-        (weights(), (16, 16), body_of((16, 16)).float()),
-        (weights(), (16, 16), body_of((16, 16), batch=1)),
+    for kind, attention, size, body in (
+        ("wrong_shape", weights()[0], (8, 8), None),
+        ("wrong_shape", torch.ones(2, 1, 4, 4, dtype=torch.int64), (8, 8), body_of((16, 16))),
+        ("missing", weights(), (16, 16), None),
+        ("wrong_shape", weights(), (16, 16), body_of((16, 18))),
+        ("wrong_shape", weights(), (16, 16), body_of((16, 16)).float()),
+        ("wrong_shape", weights(), (16, 16), body_of((16, 16), batch=1)),
     ):
-        with pytest.raises(InputError):
+        with refused(kind):
             make(attention, size, body)
 
 
@@ -416,5 +416,5 @@ def test_smoothing_knows_the_size_of_a_cell_that_is_padded() -> None:
 
 
 def test_a_grid_smaller_than_the_image_is_refused() -> None:
-    with pytest.raises(InputError):
+    with refused("mismatch"):
         pseudo_mask(weights(), (32, 32), None, PseudoMaskConfig(**PLAIN), covers=(32, 31))

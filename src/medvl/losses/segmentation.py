@@ -101,7 +101,7 @@ def loss_term(
             for one in parameters
             if one.kind is one.KEYWORD_ONLY and one.name != "mode"
         }
-        model = create_model(name, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **options)
+        model = create_model(name, __config__=ConfigDict(strict=True, allow_inf_nan=False), **options)
         TERMS[name] = LossTerm(name, loss, modes, pools, log_name or name, model)
         return loss
 
@@ -121,19 +121,17 @@ def weighted_terms(objective: ObjectiveConfig) -> tuple[WeightedTerm, ...]:
 def _weighted(given: TermConfig, mode: Mode) -> WeightedTerm:
     term = TERMS.get(given.name)
     if term is None:
-        raise _unknown(f"objective.terms: unknown term {given.name}", given.name, TERMS)
-    if mode not in term.modes:
-        raise InputError.unsupported(
-            f"objective.terms: {term.name} is not defined for objective.mode: {mode}", expected=", ".join(term.modes)
+        remedy = _remedy(given.name, TERMS)
+        raise InputError.unknown(
+            f"objective.terms: unknown term {given.name}", expected=", ".join(TERMS), remedy=remedy
         )
+    if mode not in term.modes:
+        what = f"objective.terms: {term.name} is not defined for objective.mode: {mode}"
+        raise InputError.unsupported(what, expected=", ".join(term.modes))
     fields = term.options.model_fields
-    for name, value in given.options.items():
-        if name not in fields:
-            raise _unknown(f"objective.terms: {term.name} has no option {name}", name, fields)
-        if isinstance(value, bool) and "bool" not in str(fields[name].annotation):
-            raise InputError.malformed(
-                f"objective.terms: {term.name}.{name}: {value} is true or false", expected="a value"
-            )
+    for name in given.options.keys() - fields.keys():
+        what = f"objective.terms: {term.name} has no option {name}"
+        raise InputError.unknown_key(what, expected=", ".join(fields) or None, remedy=_remedy(name, fields))
     try:
         options = term.options(**given.options)
     except ValidationError as error:
@@ -141,12 +139,9 @@ def _weighted(given: TermConfig, mode: Mode) -> WeightedTerm:
     return WeightedTerm(term, given.weight, {name: getattr(options, name) for name in fields})
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    known = list(known)
+def _remedy(name: str, known: Iterable[str]) -> str | None:
     like = nearest(name, known)
-    return InputError.unknown(
-        what, expected=", ".join(known) or "none", remedy=f"did you mean {like}?" if like else None
-    )
+    return f"did you mean {like}?" if like else None
 
 
 def segmentation_loss(

@@ -358,11 +358,11 @@ class SemiSegmentTask(SegmentTask):
         if semi.lv_bank == "none":
             return
         if semi.lv_similarity == "encoder" and self._encoder is None:
-            raise InputError.missing(
+            raise InputError.conflict(
                 "semi.lv_similarity: encoder without a text encoder", remedy="semi.lv_similarity: findings"
             )
         if semi.lv_bank == "captions" and len(self.classes) != 1:
-            raise InputError.empty(
+            raise InputError.conflict(
                 f"semi.lv_bank: captions has one class, and there are {len(self.classes)}",
                 remedy="semi.lv_bank: labelled",
             )
