@@ -75,7 +75,16 @@ def test_an_old_spelling_leads_to_the_new_one(old: str) -> None:
 def test_every_verb_that_writes_csv_marks_formulas() -> None:
     options = {words: {name for option in verb.params for name in option.opts} for words, verb in verbs().items()}
     without = {" ".join(words) for words, names in options.items() if "--out" in names and "--excel-safe" not in names}
-    assert without == {"demo", "train", "convert", "data audit", "data tokenizer", "x pretrain-text"}
+    assert without == {
+        "demo",
+        "train",
+        "convert",
+        "data audit",
+        "data pack",
+        "data unpack",
+        "data tokenizer",
+        "x pretrain-text",
+    }
 
 
 def test_bad_input_is_one_line_and_exit_code_2() -> None:

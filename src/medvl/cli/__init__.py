@@ -40,6 +40,7 @@ app = _group(
     demo=demo.demo,
     predict=predict.predict,
     train=train.train,
+    fit=train.fit,
     evaluate=evaluate.evaluate,
     compare=evaluate.compare,
     report=evaluate.report,

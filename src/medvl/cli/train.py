@@ -1,11 +1,14 @@
-"""medvl train."""
+"""medvl train and medvl fit."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from medvl.cli.options import ExcelSafe
 
 
 def train(
@@ -43,9 +46,8 @@ def train(
     config = None if recipe is None else load_config(recipe, overrides or ())
     if accept_changed_data and not resume:
         raise InputError.conflict("--accept-changed-data without --resume", expected="both, or neither")
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     try:
-        run(config, out, resume=resume, dry_run=dry_run, accept_changed_data=accept_changed_data, command=command)
+        run(config, out, resume=resume, dry_run=dry_run, accept_changed_data=accept_changed_data, command=_command())
     except KeyboardInterrupt as stop:
         print(how_to_go_on(out), file=sys.stderr)
         raise typer.Exit(getattr(stop, "exit_code", 130)) from None
@@ -53,3 +55,62 @@ def train(
         if can_resume(out):
             print(how_to_go_on(out), file=sys.stderr)
         raise
+
+
+class Task(StrEnum):
+    """What is trained."""
+
+    segment = "segment"
+    pretrain = "pretrain"
+    classify = "classify"
+    detect = "detect"
+
+
+def fit(
+    table: Annotated[str, typer.Argument(help="CSV, JSONL, XLSX or Parquet; or medvl:cxr_regions, which ships")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, over the plan: train.epochs=5, data.columns={image: Path}")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the run folder to make, or to go on with; default runs/TABLE")
+    ] = None,
+    task: Annotated[Task | None, typer.Option(help="train this; default: what the columns of the table allow")] = None,
+    test: Annotated[bool, typer.Option("--test", help="open the test split too, which is logged in the run")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="stop after the plan and the time that it takes")] = False,
+    seed: Annotated[int, typer.Option(help="of the split and of the training")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print run, task, report and summary as JSON")] = False,
+    excel_safe: ExcelSafe = False,
+) -> None:
+    """From a table to a model and its report: audit, split, plan, train, evaluate. The same command goes on.
+
+    Masks and texts train LViT, masks alone a U-Net; where most images have no mask, they are learned from too. Boxes
+    train a detector, reports without masks a G2D pre-training, labels a classifier. What was decided is printed, and
+    stands in RUN/fit and RUN/config.yaml. The table is never written to. Exit code 1 when a patient or an image stands
+    in two splits, 2 when the table has faults.
+    """
+    import json
+
+    from medvl.train.fit_table import fit_table
+
+    name = Path(table.removeprefix("medvl:")).stem
+    result = fit_table(
+        table,
+        out or Path("runs") / name,
+        task=None if task is None else task.value,
+        overrides=overrides or (),
+        seed=seed,
+        test=test,
+        dry_run=dry_run,
+        command=_command(),
+    )
+    if as_json:
+        made = {"run": str(result.run), "task": result.task, "report": str(result.report), "summary": result.summary}
+        print(json.dumps(made))
+    elif result.report is not None:
+        print(f"model   {result.run}\nreport  {result.report}\nnext    medvl predict {result.run} IMAGES --out FOLDER")
+
+
+def _command() -> str:
+    import sys
+
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

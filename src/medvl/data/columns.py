@@ -61,12 +61,12 @@ class ColumnGuess:
         ambiguous = {key: several for key, several in self.ambiguous.items() if key != name}
         return replace(self, columns=columns, ambiguous=ambiguous)
 
-    def check(self, path: Path) -> None:
+    def check(self, path: str | Path) -> None:
         """InputError with the key to set where a name may be one of several columns."""
         if self.ambiguous:
             example = {**self.columns, **{name: several[0] for name, several in self.ambiguous.items()}}
             what = "; ".join(f"{name} may be {' or '.join(several)}" for name, several in self.ambiguous.items())
-            raise InputError.malformed(
+            raise InputError.ambiguous(
                 f"columns: {what}", file=path, line=1, expected="one of them", remedy=shown(example)
             )
 

@@ -16,6 +16,7 @@ from medvl.train.checkpoint import NOTHING_SAVED
 from medvl.train.run_data import DATA, HASHES
 
 LOCK = ".lock"
+FIT = "fit"  # what `medvl fit` decided before the run: it stays, whatever is started
 _STATE = Path("checkpoints") / "last" / "state.pt"
 _KEPT = {"cache", HASHES, LOCK}  # of a start that failed: true whatever is started next
 _OF_A_START = {"config.yaml", DATA, "plan.json", "metrics.jsonl", "tb", "panels", "semi", "checkpoints"}
@@ -116,7 +117,7 @@ def _is_free(out: Path) -> bool:
     """Whether `out` is empty, missing, or holds no more than a start left that ended before a state was saved."""
     if not out.exists():
         return True
-    names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
+    names = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")} - {FIT}
     if not names - _KEPT:
         return True
     if names - _KEPT - _OF_A_START or not (out / "config.yaml").is_file():
