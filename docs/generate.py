@@ -131,7 +131,7 @@ def standing(folder: Path, about: About) -> str:
 
 def planned_sweeps(recipes: Path) -> dict[Path, About]:
     """Results folder -> what its sweep says."""
-    found: dict[Path, About] = {}
+    sweeps: dict[Path, About] = {}
     for path in sorted(recipes.glob("*.yaml")):
         if not is_sweep(path):
             continue
@@ -139,15 +139,15 @@ def planned_sweeps(recipes: Path) -> dict[Path, About]:
         folder = sweep.results_folder
         if folder is None:
             continue
-        if folder in found:
+        if folder in sweeps:
             sys.exit(f"{path}: another sweep has the same results folder {sweep.results}")
         names = frozenset(cell.name for cell in sweep.cells())
         about = About(sweep.title, sweep.text, sweep.command, sweep.planned, sweep.grid_points())
         about.variants, about.names = list(sweep.variants), names
         about.once = frozenset(name for name in sweep.variants if sweep.once(name))
         about.tasks = {cell.variant: planned_task(sweep, cell) for cell in sweep.cells() if cell.seed == 0}
-        found[folder] = about
-    return found
+        sweeps[folder] = about
+    return sweeps
 
 
 def planned_task(sweep: Sweep, cell: Cell) -> str:
@@ -175,19 +175,19 @@ def section(folder: Path, about: About) -> str:
     names = list(dict.fromkeys([*about.variants, *(cell["variant"] for cell in cells)]))
     notes: list[str] = []
     for task in TASKS:
-        own = [name for name in names if tasks.get(name, "segment") == task]
-        if not own:
+        variants = [name for name in names if tasks.get(name, "segment") == task]
+        if not variants:
             continue
-        found = [cell for cell in cells if cell["variant"] in own]
+        chosen = [cell for cell in cells if cell["variant"] in variants]
         if task == "pretrain":
-            lines += [*pretraining_table(about, own, found), "", *pretraining_footer(found), ""]
+            lines += [*pretraining_table(about, variants, chosen), "", *pretraining_footer(chosen), ""]
         elif task == "segment":
-            lines += [*segmentation_table(about, own, found), "", *pseudo_labels(about, own, found)]
-            notes = [*footer(found), ""]
+            lines += [*segmentation_table(about, variants, chosen), "", *pseudo_labels(about, variants, chosen)]
+            notes = [*footer(chosen), ""]
             if set(tasks.values()) - {"segment", "pretrain"}:  # other tables follow
                 lines, notes = [*lines, *notes], []
         else:
-            lines += [*task_table(task, about, own, found), "", *task_footer(task, found), ""]
+            lines += [*task_table(task, about, variants, chosen), "", *task_footer(task, chosen), ""]
     compared = [line for path in sorted(folder.glob("*/compare.json")) for line in comparison(path)]
     return "\n".join([*lines, *located, *compared, *notes])
 
@@ -213,11 +213,13 @@ def pseudo_labels(about: About, names: Sequence[str], cells: list[dict[str, Any]
     for head, group in rows_of(about, names, [cell for cell in cells if cell.get("pseudo_labels")]):
         if not group:
             continue
-        told = []
+        changes = []
         for key in ("store_dice", "pseudo_fraction"):
             values = [cell["pseudo_labels"][key] for cell in group if cell["pseudo_labels"][key]]
-            told.append(" → ".join(f"{statistics.mean(row[i] for row in values):.2f}" for i in (0, -1)))
-        lines.append(f"| {' | '.join(head[:-1])} | {len(group)}{no_result(about, group)} | {told[0]} | {told[1]} |")
+            changes.append(" → ".join(f"{statistics.mean(row[i] for row in values):.2f}" for i in (0, -1)))
+        lines.append(
+            f"| {' | '.join(head[:-1])} | {len(group)}{no_result(about, group)} | {changes[0]} | {changes[1]} |"
+        )
     if not lines:
         return []
     columns = [
@@ -246,12 +248,12 @@ def pretraining_cells(group: list[dict[str, Any]]) -> list[str]:
     if not group:
         return [""] * (len(RECALL_AT) + 4)
 
-    def said(key: str) -> str:
+    def value_of(key: str) -> str:
         return over_seeds([value for cell in group if (value := cell["pretraining"].get(key)) is not None])
 
     recalls = []
     for k in RECALL_AT:
-        both, text = [said(f"i2t_r{k}"), said(f"t2i_r{k}")], ""
+        both, text = [value_of(f"i2t_r{k}"), value_of(f"t2i_r{k}")], ""
         if all(both):
             chance = statistics.mean(cell["pretraining"][f"chance_r{k}"] for cell in group)
             text = f"{' / '.join(both)} ({chance:.3f})"
@@ -260,7 +262,7 @@ def pretraining_cells(group: list[dict[str, Any]]) -> list[str]:
     num_train, num_val = first["pairs"]["records"]["train"], first["pretraining"].get("num_pairs")
     pairs = f"{num_train:,} / {num_val:,.0f}" if num_val is not None else f"{num_train:,} /"
     minutes = statistics.mean(cell["minutes"] for cell in group)
-    return [said("alignment_loss"), *recalls, said("decoder_loss"), pairs, f"{minutes:.1f}"]
+    return [value_of("alignment_loss"), *recalls, value_of("decoder_loss"), pairs, f"{minutes:.1f}"]
 
 
 def pretraining_footer(cells: list[dict[str, Any]]) -> list[str]:
@@ -278,21 +280,21 @@ def pretraining_footer(cells: list[dict[str, Any]]) -> list[str]:
 
 def localisation(path: Path) -> list[str]:
     """Tables of a summary of `medvl x localise`: methods, then their paired differences to the controls."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if evaluation_of(found) != "localise":
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if evaluation_of(summary) != "localise":
         sys.exit(f"{path} is no localisation: rename it, or copy summary.json of `medvl x localise` there")
     name = path.stem.removeprefix("localisation").strip("_-").replace("_", " ")
-    decoder = found["config"]["pretrain"]["decoder"].replace("_", " ")
+    decoder = summary["config"]["pretrain"]["decoder"].replace("_", " ")
     lines = [
-        f"`medvl x localise`{f', {name}' if name else ''} (decoder: {decoder}): {found['target']} of "
-        f"{found['num_cases']} cases, {found['num_patients']} patients, split `{found['split']}`, {found['grid']}, "
-        f"threshold {found['threshold']}. {found['num_without_mask']} records without that mask and "
-        f"{found['num_empty']} with an empty one are left out. [95 %] by {found['bootstrap']['unit']}, "
-        f"{found['bootstrap']['draws']} draws.",
+        f"`medvl x localise`{f', {name}' if name else ''} (decoder: {decoder}): {summary['target']} of "
+        f"{summary['num_cases']} cases, {summary['num_patients']} patients, split `{summary['split']}`, "
+        f"{summary['grid']}, threshold {summary['threshold']}. {summary['num_without_mask']} records without that "
+        f"mask and {summary['num_empty']} with an empty one are left out. [95 %] by {summary['bootstrap']['unit']}, "
+        f"{summary['bootstrap']['draws']} draws.",
         "",
     ]
     titles = LOCALISATION_METRICS.values()
-    for first, rows, sign in (("method", found["methods"], ""), ("paired difference", found["differences"], "+")):
+    for first, rows, sign in (("method", summary["methods"], ""), ("paired difference", summary["differences"], "+")):
         if rows:
             lines += [f"| {first} | " + " | ".join(titles) + " |", "| --- " * (1 + len(titles)) + "|"]
             for row, metrics in rows.items():
@@ -306,18 +308,18 @@ def localisation(path: Path) -> list[str]:
 
 def steps(path: Path) -> list[str]:
     """The table of what `benchmarks/gpu_step.py` measured on one machine."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("format") != STEPS_FORMAT:
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary.get("format") != STEPS_FORMAT:
         sys.exit(f"{path} is no {STEPS_FORMAT}: rename it, or make it with benchmarks/gpu_step.py")
-    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
+    versions = ", ".join(f"{name} {summary['versions'][name]}" for name in ("python", "torch"))
     lines = [
-        f"{found['machine'].get('gpu')}, {found['machine']['cores']} processor cores, {versions}; medians of "
-        f"{found['steps']} steps.",
+        f"{summary['machine'].get('gpu')}, {summary['machine']['cores']} processor cores, {versions}; medians of "
+        f"{summary['steps']} steps.",
         "",
         "| workload | precision | rows | ms a step | with loader | GiB | pseudo mask, ms (share) | waits in 4 steps |",
         "| --- " * 8 + "|",
     ]
-    for name, one in found["workloads"].items():
+    for name, one in summary["workloads"].items():
         mask = f"{one['pseudo_mask_ms']} ({one['pseudo_mask_share']:.1%})" if "pseudo_mask_ms" in one else ""
         waits = sum(one["syncs_in_4_steps"].values())
         values = [name, one["precision"], one["rows"], one["step_ms"], one["loop_ms"], one["peak_gib"], mask, waits]
@@ -327,14 +329,14 @@ def steps(path: Path) -> list[str]:
 
 def comparison(path: Path) -> list[str]:
     """A table of what `medvl compare --out results/NAME/CHOICE` found; CHOICE says which runs."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    lines = [f"`medvl compare`, {path.parent.name.replace('_', ' ')}, against {found['reference']}:", ""]
-    tested = found.get("tested", ["dice_per_image", "dice_pooled"])
-    names = found.get("titles", {"dice_per_image": "Dice per image", "dice_pooled": "Dice pooled"})
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    lines = [f"`medvl compare`, {path.parent.name.replace('_', ' ')}, against {summary['reference']}:", ""]
+    tested = summary.get("tested", ["dice_per_image", "dice_pooled"])
+    names = summary.get("titles", {"dice_per_image": "Dice per image", "dice_pooled": "Dice pooled"})
     titles = [f"{names[metric].partition(' (mean over c')[0].partition(' (over all')[0]}" for metric in tested]
     heads = [f"{title} | difference [95 %] | p (Holm)" for title in titles]
     lines += [f"| method | seeds | {' | '.join(heads)} |", "| --- " * (2 + 3 * len(tested)) + "|"]
-    for method in found["methods"]:
+    for method in summary["methods"]:
         cells = [method["name"], str(method["num_seeds"])]
         for name in tested:
             metric = method["metrics"][name]
@@ -344,21 +346,21 @@ def comparison(path: Path) -> list[str]:
             cells.append(f"{gap['mean']:+.3f}{bounds}" if gap else "")
             cells.append("" if p is None else f"{p:.4f}")
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *(f"- {note}" for note in found["notes"] if note != POOLED_NOTE), ""]
+    return [*lines, "", *(f"- {note}" for note in summary["notes"] if note != POOLED_NOTE), ""]
 
 
 def read_cells(folder: Path, about: About) -> list[dict[str, Any]]:
     """The result files of a folder, by name. One that its sweep does not plan is an error, not a silent row."""
-    found = files_of(folder)
-    strays = [path.name for path in found if about.names is not None and path.stem not in about.names]
+    files = files_of(folder)
+    strays = [path.name for path in files if about.names is not None and path.stem not in about.names]
     if strays:
         sys.exit(f"{folder}: {', '.join(strays)} is of no cell that the sweep plans; remove it or plan it")
     if about.names is not None:
-        for path, cell in found.items():
+        for path, cell in files.items():
             point = cell.get("grid_point", {})
             if point not in ([{}] if cell["variant"] in about.once else about.grid):
                 sys.exit(f"{path}: grid_point {point} is none of the sweep's")
-    return list(found.values())
+    return list(files.values())
 
 
 def files_of(folder: Path) -> dict[Path, dict[str, Any]]:

@@ -96,9 +96,9 @@ def pr_points(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatAr
 def confusion_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> NDArray[np.int64]:
     """(2, 2) cases: rows truly negative and positive, columns predicted negative and positive (score >= threshold)."""
     score, label = _known(scores, labels)
-    found = np.zeros((2, 2), dtype=np.int64)
-    np.add.at(found, (label.astype(int), (score >= threshold).astype(int)), 1)
-    return found
+    table = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(table, (label.astype(int), (score >= threshold).astype(int)), 1)
+    return table
 
 
 def reliability(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
@@ -139,8 +139,8 @@ def binary_metrics(
     result = multilabel_metrics(
         score[:, None], label[:, None], patients, ["class"], [threshold], num_draws=num_draws, seed=seed
     )
-    found: dict[str, Any] = result["by_class"]["class"]
-    return found
+    metrics: dict[str, Any] = result["by_class"]["class"]
+    return metrics
 
 
 def multilabel_metrics(
@@ -260,26 +260,26 @@ class ScoredClass:
         weights = times[:, self.code]  # (T, n)
         positive = weights @ self.label
         total = weights.sum(axis=1)
-        found = {name: np.full(len(times), math.nan) for name in METRICS}
+        values = {name: np.full(len(times), math.nan) for name in METRICS}
         if not len(self.score):
-            return found
-        found["auc"] = self.auc(weights)
-        found["average_precision"] = self.average_precision(weights)
+            return values
+        values["auc"] = self.auc(weights)
+        values["average_precision"] = self.average_precision(weights)
         if self.threshold is not None:
             above = self.score >= self.threshold
             tp, fp = weights @ (above & self.label), weights @ (above & ~self.label)
             fn, tn = positive - tp, total - positive - fp
-            found["f1"] = _f1(tp, fp, fn)
-            found["accuracy"] = divide(tp + tn, total)
-            found["mcc"] = _mcc(tp, fp, fn, tn)
-            found["sensitivity"] = divide(tp, positive)
-            found["specificity"] = divide(tn, total - positive)
+            values["f1"] = _f1(tp, fp, fn)
+            values["accuracy"] = divide(tp + tn, total)
+            values["mcc"] = _mcc(tp, fp, fn, tn)
+            values["sensitivity"] = divide(tp, positive)
+            values["specificity"] = divide(tn, total - positive)
         if self.are_probs:
-            found["brier"] = divide(weights @ (self.score - self.label) ** 2, total)
+            values["brier"] = divide(weights @ (self.score - self.label) ** 2, total)
             gaps = np.zeros((len(self.score), NUM_BINS))
             gaps[np.arange(len(self.score)), _bins(self.score)] = self.score - self.label
-            found["ece"] = divide(np.abs(weights @ gaps).sum(axis=1), total)
-        return found
+            values["ece"] = divide(np.abs(weights @ gaps).sum(axis=1), total)
+        return values
 
     def auc(self, weights: FloatArray) -> FloatArray:
         """(T, n) -> (T,)."""

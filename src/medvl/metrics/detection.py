@@ -106,8 +106,8 @@ class Ranking:
     """
 
     def __init__(self, images: Sequence[ImageBoxes], ious: Sequence[float], num_classes: int) -> None:
-        found = [match(image, ious)[0] for image in images]
-        right = np.concatenate([np.zeros((len(ious), 0), dtype=np.bool_), *found], axis=1)  # (T, D)
+        matched = [match(image, ious)[0] for image in images]
+        right = np.concatenate([np.zeros((len(ious), 0), dtype=np.bool_), *matched], axis=1)  # (T, D)
         scores = np.concatenate([np.zeros(0), *(image.scores for image in images)])
         classes = np.concatenate([np.zeros(0, dtype=np.int64), *(image.classes for image in images)])
         owner = np.repeat(np.arange(len(images)), [len(image.scores) for image in images])
@@ -115,9 +115,9 @@ class Ranking:
         self.num_ious = len(ious)
         self.parts: list[tuple[NDArray[np.bool_], IntArray, FloatArray]] = []
         for k in range(num_classes):
-            own = order[classes[order] == k]
+            of_class = order[classes[order] == k]
             true = np.array([(image.true_classes == k).sum() for image in images], dtype=np.float64)  # (n,)
-            self.parts.append((right[:, own], owner[own], true))
+            self.parts.append((right[:, of_class], owner[of_class], true))
 
     def ap(self, weights: FloatArray) -> FloatArray:
         """Weights of the images (S, n), S weightings at once -> (S, K, T); NaN of a class without true boxes."""
@@ -174,8 +174,10 @@ class Scored:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """{name: {mean, lo, hi, num}}, see `WHAT`."""
-        found = {name: _percentiles(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()}
-        return {name: interval.to_dict() for name, interval in (found | self.ratios).items()}
+        intervals = {
+            name: _percentiles(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()
+        }
+        return {name: interval.to_dict() for name, interval in (intervals | self.ratios).items()}
 
     def lead(self, other: Scored) -> dict[str, dict[str, Any]]:
         """`map` and `coco_ap` less those of `other`, scored on the same images with the same seed.

@@ -83,14 +83,14 @@ def multiclass_metrics(
             "ece": ece,
         },
         "macro_with_interval": {
-            title: found["macro_with_interval"][name]
-            for title, found, name in (
+            title: result["macro_with_interval"][name]
+            for title, result, name in (
                 ("balanced_accuracy", hard, "sensitivity"),
                 ("macro_f1", hard, "f1"),
                 ("macro_auc", rest, "auc"),
                 ("macro_average_precision", rest, "average_precision"),
             )
-            if name in found["macro_with_interval"]
+            if name in result["macro_with_interval"]
         },
         "by_class": by_class,
         "confusion": confusion.tolist(),

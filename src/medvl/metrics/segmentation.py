@@ -121,8 +121,8 @@ def count_lesions(pred_mask: BoolArray, true_mask: BoolArray, min_iou: float = L
     both = true_mask & pred_mask
     # One number per pair of labels: sorting those is much faster than sorting pairs.
     code = true_labels[both].astype(np.int64) * (num_pred + 1) + pred_labels[both]
-    found, overlap = np.unique(code, return_counts=True)
-    true_of, pred_of = np.divmod(found, num_pred + 1)
+    pairs, overlap = np.unique(code, return_counts=True)
+    true_of, pred_of = np.divmod(pairs, num_pred + 1)
     true_size = np.bincount(true_labels.ravel(), minlength=num_true + 1)
     pred_size = np.bincount(pred_labels.ravel(), minlength=num_pred + 1)
     pair_iou = overlap / (true_size[true_of] + pred_size[pred_of] - overlap)

@@ -117,16 +117,16 @@ def two_lungs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bo
 def phrase_rows(image: str, split: str) -> Iterator[tuple[str, Region, str, str]]:
     """(kind, region, wording set, text) for one image: a pure function of its name and split."""
     unseen: WordingSet = "val" if split == "val" else "test"
-    for kind, found in regions().items():
+    for kind, choices in regions().items():
         if split == "train":
             if kind in _TRAIN_ROWS:
                 num, each = _TRAIN_ROWS[kind]
-                for region in _draw(found, num, image, kind):
+                for region in _draw(choices, num, image, kind):
                     for text in _draw(wordings(region, "seen"), each, image, region_name(region)):
                         yield kind, region, "seen", text
             continue
         num, both = _EVAL_ROWS[kind]
-        for i, region in enumerate(_draw(found, num, image, kind)):
+        for i, region in enumerate(_draw(choices, num, image, kind)):
             turn = (i + _number(image, kind, "turn")) % 2
             sets: tuple[WordingSet, ...] = ("seen", unseen) if both else (("seen", unseen)[turn],)
             for which in sets:

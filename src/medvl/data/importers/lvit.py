@@ -74,7 +74,7 @@ def _row(record: Record, base: Path) -> dict[str, str]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-_Found = tuple[str, Path, Path, Path, str, int]  # split, table, image, mask, text, line of the table
+_Pair = tuple[str, Path, Path, Path, str, int]  # split, table, image, mask, text, line of the table
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Reader:
             self.warnings.append(f"{self.folder}: no {FOLDERS[split]}_Folder, so no {split} split")
         tables: dict[Path, dict[str, tuple[int, str]]] = {}
         used: dict[Path, set[str]] = {}
-        found: list[_Found] = []
+        pairs: list[_Pair] = []
         for split in self.splits:
             table = self._table_path(split)
             if table is not None and table not in tables:
@@ -112,20 +112,22 @@ class _Reader:
                     continue
                 used[table].add(name)
                 line, text = tables[table][name]
-                found.append((split, table, image, mask, text, line))
+                pairs.append((split, table, image, mask, text, line))
         for table, rows in tables.items():
             for name in sorted(set(rows) - used[table]):
                 if name not in self.broken:
                     self.faults.append(Fault.mismatch(f"sentence without image and mask: {name}", table, rows[name][0]))
-        return self._number(found)
+        return self._number(pairs)
 
     def _table_path(self, split: str) -> Path | None:
-        own = self.folder / f"{FOLDERS[split]}_Folder"
-        tables = [path for path in matching(own, "*_text.*") if path.suffix.lower() in SUFFIXES]
+        folder = self.folder / f"{FOLDERS[split]}_Folder"
+        tables = [path for path in matching(folder, "*_text.*") if path.suffix.lower() in SUFFIXES]
         exact = [path for path in tables if path.stem.lower() == f"{FOLDERS[split]}_text".lower()]
         if not exact and len(tables) > 1:
             names = ", ".join(path.name for path in tables)
-            self.faults.append(Fault.ambiguous(f"several tables: {names}", own, expected=f"{FOLDERS[split]}_text.xlsx"))
+            self.faults.append(
+                Fault.ambiguous(f"several tables: {names}", folder, expected=f"{FOLDERS[split]}_text.xlsx")
+            )
             return None
         if exact or tables:
             return (exact or tables)[0]
@@ -134,7 +136,7 @@ class _Reader:
             return combined
         also = f", or {combined}" if split == "val" else ""
         self.faults.append(
-            Fault.missing_file("no table of sentences", own, expected=f"{FOLDERS[split]}_text.xlsx{also}")
+            Fault.missing_file("no table of sentences", folder, expected=f"{FOLDERS[split]}_text.xlsx{also}")
         )
         return None
 
@@ -164,14 +166,14 @@ class _Reader:
 
     def _pairs(self, split: str) -> list[tuple[Path, Path]]:
         """(image, mask) by the two naming rules."""
-        own = self.folder / f"{FOLDERS[split]}_Folder"
+        folder = self.folder / f"{FOLDERS[split]}_Folder"
         files: dict[str, dict[str, Path]] = {"img": {}, "labelcol": {}}
         for kind, stems in files.items():
-            if not (own / kind).is_dir():
-                self.faults.append(Fault.missing_file("missing folder", own / kind))
+            if not (folder / kind).is_dir():
+                self.faults.append(Fault.missing_file("missing folder", folder / kind))
                 continue
-            for path in sorted((own / kind).iterdir()):
-                if not belongs(path, own):
+            for path in sorted((folder / kind).iterdir()):
+                if not belongs(path, folder):
                     continue
                 if path.suffix.lower() not in IMAGE_SUFFIXES:
                     self.faults.append(Fault.unsupported("not an image", path, expected=", ".join(IMAGE_SUFFIXES)))
@@ -195,12 +197,14 @@ class _Reader:
             self.broken |= {image.name, f"{stem}.png", f"mask_{stem}.png"}
             taken.update(names)
         for stem in sorted(set(masks) - taken):
-            self.faults.append(Fault.mismatch("mask without an image", masks[stem], expected=f"one in {own / 'img'}"))
+            self.faults.append(
+                Fault.mismatch("mask without an image", masks[stem], expected=f"one in {folder / 'img'}")
+            )
             self.broken.add(masks[stem].name)
         return pairs
 
-    def _number(self, found: Sequence[_Found]) -> list[Record]:
-        counts = Counter(image.stem for _, _, image, _, _, _ in found)
+    def _number(self, pairs: Sequence[_Pair]) -> list[Record]:
+        counts = Counter(image.stem for _, _, image, _, _, _ in pairs)
         twice = sorted(stem for stem, count in counts.items() if count > 1)
         if twice:
             self.warnings.append(
@@ -208,7 +212,7 @@ class _Reader:
                 "their ids begin with the split"
             )
         records = []
-        for split, table, image, mask, text, line in found:
+        for split, table, image, mask, text, line in pairs:
             name = image.stem if counts[image.stem] == 1 else f"{split}-{image.stem}"
             match = _PATIENT.search(image.stem)
             patient = (match[1] or match[2]) if match else name

@@ -131,7 +131,7 @@ def _images(folder: Path) -> list[_Image]:
     metadata = _read(metadata_path, (*keys, "ViewPosition"), faults)
     if faults:
         raise InputError(faults)
-    found = []
+    images = []
     for name, (line, row) in splits.items():
         if row["split"] not in SPLIT_NAMES:
             like = nearest(row["split"], SPLIT_NAMES)
@@ -153,14 +153,14 @@ def _images(folder: Path) -> list[_Image]:
         else:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
             view = metadata[name][1]["ViewPosition"].upper()
-            found.append(_Image(name, patient, study, view, SPLIT_NAMES[row["split"]], line))
+            images.append(_Image(name, patient, study, view, SPLIT_NAMES[row["split"]], line))
     for name in metadata:
         if name not in splits:
             line, _ = metadata[name]
             faults.append(Fault.missing("in no split", metadata_path, line, name, expected=f"a row in {split_path}"))
     if faults:
         raise InputError(faults)
-    return found
+    return images
 
 
 def _read(path: Path, columns: Sequence[str], faults: list[Fault]) -> dict[str, tuple[int, dict[str, str]]]:

@@ -121,8 +121,7 @@ def wordings(region: Region, which: WordingSet) -> tuple[str, ...]:
             texts.append(_fill("both {Z1} zones and both {Z2} zones", "", right))
         return tuple(texts)
     if right and left:
-        found = (_mixed(right, left, *template) for template in _WORDINGS.mixed[which])
-        return tuple(text for text in found if text)
+        return tuple(filter(None, (_mixed(right, left, *template) for template in _WORDINGS.mixed[which])))
     side, zones = ("right", right) if right else ("left", left)
     if zones == _WHOLE_ZONES:
         return tuple(template.format(S=side) for template in _WORDINGS.whole[which])

@@ -104,9 +104,9 @@ def import_reports(
         raise InputError.empty(what, file=source, expected="reports with FINDINGS or IMPRESSION, or without headings")
     for row, record in zip(rows, manifest.records, strict=True):
         row |= dict.fromkeys(MADE, "")
-        own = cleaned.get(record.text)
-        if own is not None and not (own.empty or own.too_short):
-            row |= dict(zip(MADE, (own.text, own.findings, own.impression), strict=True))
+        clean_text = cleaned.get(record.text)
+        if clean_text is not None and not (clean_text.empty or clean_text.too_short):
+            row |= dict(zip(MADE, (clean_text.text, clean_text.findings, clean_text.impression), strict=True))
         else:
             num_without += 1
     write_manifest(out, rows, [*columns, *(name for name in MADE if name not in columns)])

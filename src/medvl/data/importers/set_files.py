@@ -112,9 +112,9 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def index_files(folder: Path, suffixes: Sequence[str], *, stems: bool = False) -> dict[str, list[Path]]:
     """File name (or stem) -> every file below the folder that has it. Suffixes in lower case; ("",) takes all."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in walk(folder):
         if path.name.lower().endswith(tuple(suffixes)):
             name = path.name[: -len(path.suffix)] if stems and path.suffix else path.name
-            found.setdefault(name, []).append(path)
-    return found
+            files.setdefault(name, []).append(path)
+    return files

@@ -114,15 +114,15 @@ class MaskFile:
 
     def paint(self, mask: BoolArray) -> None:
         """Add the shape to a mask (H, W), in place. InputError: unreadable, or of another size."""
-        found = read_mask(self.path, self.values)
-        if found.shape != mask.shape:
+        pixels = read_mask(self.path, self.values)
+        if pixels.shape != mask.shape:
             rows, columns = mask.shape
             raise InputError.mismatch(
-                f"a mask of {found.shape[0]} rows x {found.shape[1]} columns",
+                f"a mask of {pixels.shape[0]} rows x {pixels.shape[1]} columns",
                 file=self.path,
                 expected=f"{rows} rows x {columns} columns, as its image",
             )
-        mask |= found
+        mask |= pixels
 
 
 @dataclass(frozen=True, slots=True)
