@@ -85,17 +85,9 @@ def test_one_entry_and_no_similarity() -> None:
 
 def test_empty_masks_are_left_out_of_the_bank() -> None:
     bank = ContrastiveBank(["none seen", "left lung"], [mask([0, 0]), mask([0, 1])])
-    assert bank.texts == ("left lung",) and bank.num_empty == 1
+    assert bank.texts == ("left lung",)
     with refused("empty"):
         ContrastiveBank(["none seen"], [mask([0, 0])])
-
-
-def test_retrieval_is_kept_and_restored() -> None:
-    texts, masks = ["right lung", "left lung"], [mask([1, 0]), mask([0, 1])]
-    bank, other = ContrastiveBank(texts, masks), ContrastiveBank(texts, masks)
-    bank.retrieve(["q"], torch.tensor([[0.1, 0.4]]))
-    other.restore(bank.retrieved)
-    assert np.array_equal(other.mask("q"), bank.mask("q"))  # type: ignore[arg-type]
 
 
 def test_findings_similarity() -> None:
@@ -137,7 +129,7 @@ def test_real_captions_get_a_drawing_of_the_lungs_that_they_name(shared_data: Pa
         spelt = mirror_text(mirror_text(text, left_right=True), left_right=True)
         for side, half in halves.items():
             assert drawing[0, :, half].any() == (side in spelt), text
-    assert len(captions) == 383 and any(len(entries) > 1 for entries in bank.retrieved.values())
+    assert len(captions) == 383 and any(len(entries) > 1 for entries in bank.nearest.values())
 
 
 @pytest.mark.parametrize("laterality", ["viewer", "image", "patient"])

@@ -7,11 +7,24 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvl.core.errors import Fault, nearest
-from medvl.core.plain_yaml import NO_TEXT, shown
+from pydantic import TypeAdapter, ValidationError
+
+from medvl.core.errors import Fault, InputError, nearest
+from medvl.core.plain_yaml import NO_TEXT, shown, validation_faults
 
 if TYPE_CHECKING:
     from medvl.config import Config
+
+
+def validated(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> Any:
+    """The section that `tree` describes; InputError with every fault of keys, else of values."""
+    faults = key_faults(tree, section, source, prefix)
+    if faults:
+        raise InputError(faults)
+    try:
+        return TypeAdapter(section).validate_python(tree)
+    except ValidationError as error:
+        raise InputError(validation_faults(error, source, prefix)) from None
 
 
 def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> list[Fault]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Lt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from medvl.assets import shipped_table
 from medvl.config.augment import AugmentConfig, Border
-from medvl.config.checks import cross_faults, key_faults
+from medvl.config.checks import cross_faults, validated
 from medvl.config.fidelity import Preset, preset_values
-from medvl.config.objective import OLD_KEYS, ObjectiveConfig, OldObjective, balance_by_default, check_one_way
+from medvl.config.objective import ObjectiveConfig, check_one_way, read_old_keys
 from medvl.config.overrides import apply_override
 from medvl.config.protocols import protocol_values
 from medvl.config.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
@@ -23,7 +23,7 @@ from medvl.config.sections import DetectConfig, PseudoMaskConfig
 from medvl.core.errors import InputError, nearest, warn
 from medvl.core.files import write_text
 from medvl.core.limits import allow_megapixels
-from medvl.core.plain_yaml import read_yaml, validation_faults, yaml_text
+from medvl.core.plain_yaml import read_yaml, yaml_text
 
 ASSET_PREFIX = "medvl:"
 G2D_PREFIX = "g2d:"
@@ -324,34 +324,13 @@ def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config
         if key.startswith("model.options.") and not own:
             continue  # those switches are the method's own network's
         _set_default(tree, key, value)
-    _old_objective(tree, source)
-    config: Config = _validated(tree, Config, source)
+    read_old_keys(tree.get("objective"), source)
+    config: Config = validated(tree, Config, source)
     faults = cross_faults(config, source)
     if faults:
         raise InputError(faults)
     allow_megapixels(config.data.max_megapixels)
     return config
-
-
-def _validated(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> Any:
-    """The section that `tree` describes; InputError with every fault of keys and values."""
-    faults = key_faults(tree, section, source, prefix)
-    if faults:
-        raise InputError(faults)
-    try:
-        return TypeAdapter(section).validate_python(tree)
-    except ValidationError as error:
-        raise InputError(validation_faults(error, source, prefix)) from None
-
-
-def _old_objective(tree: dict[str, Any], source: str) -> None:
-    """Put the keys of `objective` that recipes, protocols and presets have from before the terms into terms."""
-    section = tree.get("objective")
-    old = {key: section.pop(key) for key in OLD_KEYS if key in section} if isinstance(section, dict) else {}
-    if isinstance(section, dict) and "terms" not in section and old:
-        section["terms"] = _validated(old, OldObjective, source, "objective.").terms()
-    elif isinstance(section, dict) and "ce_balance" in old:  # the terms are the recipe's, the balance a preset's
-        balance_by_default(section, old["ce_balance"])
 
 
 def _move_border(tree: dict[str, Any], source: str) -> None:

@@ -15,6 +15,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from medvl.config.checks import validated
 from medvl.config.ranges import SECTION, Weight
 from medvl.core.errors import InputError
 
@@ -89,10 +90,20 @@ def check_one_way(section: object, source: str) -> None:
         )
 
 
-def balance_by_default(section: dict[str, Any], balance: str) -> None:
-    """Give the cross entropy of `section["terms"]` the balance of a preset where it names none."""
-    if isinstance(section["terms"], list):
+def read_old_keys(section: object, source: str) -> None:
+    """Put the keys that recipes, protocols and presets have from before the terms into `section["terms"]`.
+
+    Where the recipe has terms, what is left of a preset is the balance of a cross entropy that names none.
+    """
+    if not isinstance(section, dict):
+        return
+    old = {key: section.pop(key) for key in OLD_KEYS if key in section}
+    if old and "terms" not in section:
+        section["terms"] = validated(old, OldObjective, source, "objective.").terms()
+    elif "ce_balance" in old and isinstance(section["terms"], list):
         section["terms"] = [
-            {"balance": balance, **term} if isinstance(term, Mapping) and term.get("name") == CROSS_ENTROPY else term
+            {"balance": old["ce_balance"], **term}
+            if isinstance(term, Mapping) and term.get("name") == CROSS_ENTROPY
+            else term
             for term in section["terms"]
         ]

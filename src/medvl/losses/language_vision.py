@@ -10,7 +10,7 @@ Shapes: N rows, K classes, H W the model's grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -51,11 +51,11 @@ def empty_bank() -> InputError:
 
 
 class ContrastiveBank:
-    """Texts with masks, and for each text asked the mask of the most similar of them.
+    """Texts with masks, and for each query the mask of the most similar of them.
 
     Several entries that are equally similar (the same sentence about many images, above all) give the mean of their
     masks: the shape that the sentence has on average, independent of the entries' order. Masks are on the model's grid
-    before augmentation; they follow the asking record's affine afterwards, as everything of that record does.
+    before augmentation; they follow the affine of the query's record afterwards, as everything of that record does.
     """
 
     def __init__(self, texts: Sequence[str], masks: Sequence[FloatArray]) -> None:
@@ -65,7 +65,6 @@ class ContrastiveBank:
             InputError: no entry is left.
         """
         kept = [i for i, mask in enumerate(masks) if mask.any()]
-        self.num_empty = len(masks) - len(kept)
         if not kept:
             raise empty_bank()
         sums: dict[str, FloatArray] = {}
@@ -75,7 +74,9 @@ class ContrastiveBank:
             counts[texts[i]] = counts.get(texts[i], 0) + 1
         self.texts = tuple(sums)
         self._sums, self._counts = list(sums.values()), list(counts.values())
-        self._nearest: dict[str, tuple[int, ...]] = {}
+        self.nearest: dict[
+            str, Sequence[int]
+        ] = {}  # entries by text, as `retrieve` finds them; a resumed run keeps them
 
     def retrieve(self, texts: Sequence[str], similarity: Tensor) -> None:
         """Remember the most similar entries of each text.
@@ -86,20 +87,11 @@ class ContrastiveBank:
         best = similarity.max(dim=1).values
         near = similarity >= best[:, None] - TIE
         for text, row, value in zip(texts, near.tolist(), best.tolist(), strict=True):
-            self._nearest[text] = tuple(i for i, is_near in enumerate(row) if is_near) if value > 0 else ()
-
-    @property
-    def retrieved(self) -> dict[str, tuple[int, ...]]:
-        """What `retrieve` found: {text: entries}, so that a resumed run retrieves the same."""
-        return dict(self._nearest)
-
-    def restore(self, retrieved: Mapping[str, Sequence[int]]) -> None:
-        """Take over what `retrieved` gave."""
-        self._nearest = {text: tuple(entries) for text, entries in retrieved.items()}
+            self.nearest[text] = [i for i, is_near in enumerate(row) if is_near] if value > 0 else []
 
     def mask(self, text: str) -> FloatArray | None:
         """(K, H, W) in [0, 1]: the mean mask of the entries nearest to a text; None without any."""
-        nearest = self._nearest.get(text, ())
+        nearest = self.nearest.get(text)
         if not nearest:
             return None
         total = np.sum([self._sums[i] for i in nearest], axis=0)

@@ -71,7 +71,9 @@ def pseudo_mask(
             weights = weights.mean(dim=1, keepdim=True)  # (B, M, h, w)
         finite = weights.isfinite().all(dim=3).all(dim=2)  # (B, M)
         weights = torch.where(finite[:, :, None, None], weights, 0)
-        attention_map = _resize(weights, covers, config.upsample)[:, :, : size[0], : size[1]]  # (B, M, H, W)
+        corners = None if config.upsample == "nearest" else False
+        attention_map = F.interpolate(weights, covers, mode=config.upsample, align_corners=corners)
+        attention_map = attention_map[:, :, : size[0], : size[1]]  # (B, M, H, W)
         inside = None if body is None or not config.body_mask else body[:, None]  # (B, 1, H, W) bool
         says_something = finite & _varies(attention_map, inside)
         raw = _threshold(attention_map, weights, inside, config, covers) & says_something[:, :, None, None]
@@ -262,12 +264,6 @@ def _varies(attention_map: Tensor, inside: Tensor | None) -> Tensor:
         lowest = torch.where(inside, attention_map, torch.inf).amin(dim=(2, 3))
         highest = torch.where(inside, attention_map, -torch.inf).amax(dim=(2, 3))
     return highest - lowest > CONSTANT * torch.maximum(highest.abs(), lowest.abs())
-
-
-def _resize(weights: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    if mode == "nearest":
-        return F.interpolate(weights, size, mode="nearest")
-    return F.interpolate(weights, size, mode="bilinear", align_corners=False)
 
 
 def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:

@@ -336,7 +336,7 @@ class SemiSegmentTask(SegmentTask):
         bank = ContrastiveBank(texts, masks)
         path = self.folder / "lv_bank.json"
         if resume and path.is_file():
-            bank.restore(json.loads(path.read_text(encoding="utf-8")))
+            bank.nearest = json.loads(path.read_text(encoding="utf-8"))
             return bank
         texts = sorted({record.text for record in self._unlabelled if record.text.strip()})
         if semi.lv_similarity == "encoder":
@@ -345,11 +345,11 @@ class SemiSegmentTask(SegmentTask):
         else:
             similarity = findings_similarity(texts, bank.texts)
         bank.retrieve(texts, similarity)
-        lost = sum(not entries for entries in bank.retrieved.values())
+        lost = sum(not entries for entries in bank.nearest.values())
         if lost:
             warn(f"{lost} of {len(texts)} unlabelled texts are like no text of the bank: no LV loss for them")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, bank.retrieved)
+        write_json(path, bank.nearest)
         return bank
 
     def _check_bank(self) -> None:
