@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medvl.losses.contrastive import info_nce
 from medvl.losses.pixel_alignment import pixel_alignment_loss
 from medvl.models.g2d import G2D
-from medvl.text.layers import SplitLayers
+from medvl.text.huggingface import SplitLayers
 
 BATCH, SIDE, PADDED, TRAINED = 8, 256, 256, 3
 

@@ -16,7 +16,7 @@ from medvl.data.box_table import Box
 from medvl.data.class_labels import labelled_part
 from medvl.data.dataset import MOVED_OUT, NO_BOX, collate
 from medvl.data.geometry import Affine, fit
-from medvl.data.orientation import Orientation, Turn
+from medvl.data.image import Orientation, Turn
 from medvl.data.record import Manifest
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.splits import split_manifest

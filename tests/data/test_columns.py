@@ -16,8 +16,7 @@ from medvl.config import make_config
 from medvl.core.errors import InputError
 from medvl.data.audit.audit import audit_manifest
 from medvl.data.columns import NAMES, guess_columns, read_columns, shown, table_columns
-from medvl.data.moved_rows import moved_rows
-from medvl.data.records import configured_manifest, load_manifest, write_manifest
+from medvl.data.records import configured_manifest, load_manifest, moved_rows, write_manifest
 from medvl.data.splits import split_manifest
 from medvl.inference.inputs import list_images
 

@@ -11,7 +11,7 @@ from PIL import Image
 from medvl.config import DataConfig
 from medvl.config.augment import AugmentConfig
 from medvl.data.dataset import SegmentDataset, collate, fit_image
-from medvl.data.orientation import UPRIGHT
+from medvl.data.image import UPRIGHT
 from medvl.data.records import load_manifest
 
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from medvl.core.errors import InputError
+from medvl.data.image import orientation_of
 from medvl.data.images import read_image, resample_map
 from medvl.data.importers.lung_regions import import_lung_regions, label_map, phrase_rows, two_lungs
 from medvl.data.importers.region_phrases import HELD_OUT, region_code, region_name, regions, wordings
 from medvl.data.masks import read_labels, resample_mask
-from medvl.data.orientation import orientation_of
 from medvl.data.records import load_manifest, write_manifest
 
 SETS = ("seen", "val", "test")

@@ -10,7 +10,7 @@ import pytest
 from medvl.config.augment import AugmentConfig
 from medvl.data.box_table import Box
 from medvl.data.geometry import Affine, draw, fit
-from medvl.data.orientation import UPRIGHT, Orientation, Turn, orientation_of, orientation_of_cosines
+from medvl.data.image import UPRIGHT, Orientation, Turn, orientation_of, orientation_of_cosines
 
 TURNS = [Turn(*flags) for flags in product((False, True), repeat=3)]
 

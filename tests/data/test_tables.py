@@ -17,9 +17,8 @@ from medvl.core.csv_cells import is_formula, mark_formulas
 from medvl.core.errors import InputError
 from medvl.data.audit.audit import audit_manifest
 from medvl.data.cells import is_missing
-from medvl.data.moved_rows import moved_rows
 from medvl.data.record import Manifest
-from medvl.data.records import load_manifest, read_manifest, write_manifest
+from medvl.data.records import load_manifest, moved_rows, read_manifest, write_manifest
 from medvl.data.spreadsheets import formatted
 from medvl.data.tables import read_table, write_table
 

@@ -12,7 +12,7 @@ from PIL import Image
 from medvl.config import load_config
 from medvl.core.errors import InputError
 from medvl.data.record import MaskRef, Record
-from medvl.data.text_coverage import check_readable, check_told_apart, images_with_other_masks, text_coverage
+from medvl.data.text_input import check_readable, check_told_apart, images_with_other_masks, text_coverage
 from medvl.text.builtin import BuiltinEncoder, learn_vocabulary
 from medvl.text.tokenizer import word_patients
 from medvl.train.run import train

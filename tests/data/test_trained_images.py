@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from medvl.cli import app
 from medvl.config import load_config
 from medvl.core.errors import InputError
-from medvl.data.trained_images import Stage, count_seen, read_stages, stage_of, write_stages
+from medvl.data.hashes import Stage, count_seen, read_stages, stage_of, write_stages
 from medvl.train.run import train
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from medvl.config import config_dict, make_config
 from medvl.core.errors import InputError
-from medvl.data.orientation import Orientation, Turn
+from medvl.data.image import Orientation, Turn
 from medvl.data.record import Manifest
 from medvl.evaluation import side_by_side
 from medvl.evaluation.compare import compare

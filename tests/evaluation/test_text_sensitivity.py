@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medvl.core.errors import InputError
-from medvl.data.orientation import Orientation, Turn
+from medvl.data.image import Orientation, Turn
 from medvl.data.record import Manifest
 from medvl.evaluation import text_sensitivity as text_probe
 from medvl.evaluation.prediction_sources import FolderSource

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as PILImage
 
 from medvl.core.errors import InputError
-from medvl.data.slices import parse_slice, slices_of
+from medvl.data.images import parse_slice, slices_of
 from medvl.inference.inputs import list_images
 
 

@@ -12,8 +12,8 @@ from PIL import Image as PILImage
 import medvl
 from medvl.config import load_config
 from medvl.core.errors import InputError
+from medvl.data.image import Orientation, Turn
 from medvl.data.images import read_image
-from medvl.data.orientation import Orientation, Turn
 from medvl.inference.predictor import EMPTY_PHRASE, Predictor
 from medvl.train.run import train
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from medvl.data.image import Image
+from medvl.data.image import Image, Orientation, Turn
 from medvl.data.images import image_size, read_image
 from medvl.data.masks import read_labels, read_mask
-from medvl.data.orientation import Orientation, Turn
 from medvl.inference.writers import PREDICTED, TRUE, slug, write_boxes, write_mask_nifti, write_mask_png, write_overlay
 
 MASK = np.zeros((5, 7), bool)

@@ -14,7 +14,7 @@ from torch import nn
 from medvl.core.errors import InputError
 from medvl.models.g2d import G2D
 from medvl.models.registry import build_model
-from medvl.text.layers import SplitLayers
+from medvl.text.huggingface import SplitLayers
 from medvl.weights.transfer import continue_from, start_from_g2d
 
 

@@ -143,7 +143,7 @@ def audit(
     from medvl.core.errors import InputError
     from medvl.core.files import write_text
     from medvl.data.audit.audit import audit_manifest, audit_text
-    from medvl.data.slices import parse_slice
+    from medvl.data.images import parse_slice
 
     if max_tokens is not None and max_tokens < 1:
         raise InputError.out_of_range(f"--max-tokens is {max_tokens}", expected="at least 1")

@@ -62,7 +62,7 @@ def evaluate(
     import sys
 
     from medvl.core.errors import InputError, warn
-    from medvl.data.slices import SliceChoice, parse_slice
+    from medvl.data.images import SliceChoice, parse_slice
     from medvl.evaluation.model_inputs import open_inputs, task_of
     from medvl.evaluation.record import log_test, refuse_other_results
     from medvl.evaluation.text_sensitivity import probe as run_probe

@@ -79,8 +79,8 @@ def classify(
     import sys
 
     from medvl.core.errors import InputError
+    from medvl.data.images import parse_slice
     from medvl.data.records import load_manifest
-    from medvl.data.slices import parse_slice
     from medvl.evaluation.record import refuse_other_results
     from medvl.inference.inputs import as_manifest, default_slice, is_manifest, list_images
     from medvl.tasks.pretrain.zero_shot_classification import (
@@ -165,8 +165,8 @@ def ground(
     import json
 
     from medvl.core.errors import InputError
+    from medvl.data.images import parse_slice
     from medvl.data.records import load_manifest
-    from medvl.data.slices import parse_slice
 
     of_manifest = {"target": target, "phrase-column": phrase_column, "phrase": phrase, "split": split, "seed": seed}
     choice = parse_slice(slices)
@@ -281,7 +281,7 @@ def detect(
     """Find boxes in images, as `medvl predict` with a detector: detections.csv in native pixels, and overlays."""
     import json
 
-    from medvl.data.slices import parse_slice
+    from medvl.data.images import parse_slice
     from medvl.inference.batch import predict_files
 
     rows = predict_files(

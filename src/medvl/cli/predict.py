@@ -49,7 +49,7 @@ def predict(
     from medvl.core.errors import InputError
     from medvl.core.limits import allow_megapixels
     from medvl.data.columns import table_columns
-    from medvl.data.slices import parse_slice
+    from medvl.data.images import parse_slice
     from medvl.inference.batch import predict_files
 
     if max_megapixels is not None:

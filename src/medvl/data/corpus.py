@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvl.core.errors import Fault, InputError, nearest, warn
-from medvl.data.clean_cells import CellKind, CleanCells
+from medvl.data.cells import CellKind, CleanCells
 from medvl.data.record import SPLITS
 from medvl.data.tables import read_table
 

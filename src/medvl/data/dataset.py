@@ -24,11 +24,10 @@ from medvl.core.limits import allow_megapixels
 from medvl.data.body_mask import body_mask
 from medvl.data.class_flips import ClassFlips
 from medvl.data.geometry import Affine, draw, fit, require_laterality, warn_unmirrored
-from medvl.data.image import Image
+from medvl.data.image import Image, Turn
 from medvl.data.images import read_image
 from medvl.data.intensity import intensity, own_range
 from medvl.data.masks import read_mask
-from medvl.data.orientation import Turn
 from medvl.data.record import MaskRef, Record
 from medvl.data.sampler import REPEATED
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.data.box_table import Box
-from medvl.data.images import image_size, kind_of, read_image
+from medvl.data.images import SliceChoice, image_size, kind_of, read_image, slices_of
 from medvl.data.masks import read_meaning
 from medvl.data.packed import is_file
 from medvl.data.record import MaskRef, Record
-from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.volumes import volume_grid
 
 _REMEDY = "write the mask on the grid of its image (resample it with nearest neighbours)"

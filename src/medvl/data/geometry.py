@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from medvl.config.augment import AugmentConfig, Border
 from medvl.core.errors import InputError, warn
 from medvl.data.box_table import Box
-from medvl.data.image import Image
+from medvl.data.image import UPRIGHT, Image, Turn
 from medvl.data.images import resample_map
 from medvl.data.masks import resample_mask
-from medvl.data.orientation import UPRIGHT, Turn
 from medvl.data.reports import can_mirror, is_english, mirror_text, names_height, names_side
 
 FloatArray = NDArray[np.float32]

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from medvl.core.errors import InputError, warn
 from medvl.data.arrays import array_size, array_slices, read_array
 from medvl.data.dicom import dicom_frames, dicom_orientation, dicom_size, is_dicom, read_dicom
-from medvl.data.image import PERCENTILES, FloatArray, Image, nan_background, say_blank
-from medvl.data.orientation import STORED, Orientation
+from medvl.data.image import PERCENTILES, STORED, FloatArray, Image, Orientation, nan_background, say_blank
 from medvl.data.packed import exists, head_of, is_file
 from medvl.data.pictures import decode, num_pages, picture_size
 from medvl.data.volumes import read_volume, volume_size, volume_slices
@@ -175,3 +174,46 @@ def _float_range(values: FloatArray, path: Path) -> tuple[float, float]:
         warn("floating-point pixels below 0 or above 1 are scaled: the smallest is 0, the largest 1", place=path)
         return low, high
     return 0.0, 1.0
+
+
+SliceChoice = int | Literal["all"] | None
+
+
+def parse_slice(word: str | None) -> SliceChoice:
+    """The value of `--slice`: a number from 0, or all. InputError for anything else."""
+    if word is None or word == "all":
+        return None if word is None else "all"
+    try:
+        number = int(word)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise InputError.malformed(f"--slice {word}", expected="the number of a slice, from 0, or all")
+    return number
+
+
+def slices_of(path: Path, choice: SliceChoice, default: int | None = None) -> tuple[int | None, ...]:
+    """Which slices (NIfTI and other volumes, along the axial axis) or frames of a file are asked for.
+
+    Args:
+        choice: of `--slice`; None = `default`, the model's own `data.slice_index`, where the file has several.
+
+    Raises:
+        InputError: unreadable; several slices and no choice; a slice that the file does not have.
+    """
+    num = num_slices(path, as_slices=choice is not None)
+    if choice == "all":
+        return tuple(range(num)) if num > 1 else (None,)
+    if choice is None and num == 1:
+        return (None,)
+    index = default if choice is None else choice
+    if index is None:
+        raise InputError.ambiguous(
+            f"a file of {num} slices or frames",
+            file=path,
+            expected="the choice of one, or all of them",
+            remedy=f"--slice N (0 to {num - 1}), or --slice all",
+        )
+    if not 0 <= index < num:
+        raise InputError.out_of_range(f"slice {index} of {num}", file=path, expected=f"--slice 0 to {num - 1}, or all")
+    return (index,) if num > 1 else (None,)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medvl.core.errors import Fault, FaultKind, nearest
 from medvl.data.box_table import Box, box_cell, boxes_file, joined
-from medvl.data.clean_cells import CellKind, CleanCells
+from medvl.data.cells import CellKind, CleanCells
 from medvl.data.columns import ALIASES, NAMES, guess_columns, shown
 from medvl.data.manifest_paths import PathFinder
 from medvl.data.mask_colours import LabelValue, is_colour, label_value

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.core.files import refuse_source
-from medvl.data.moved_rows import moved_rows
 from medvl.data.record import Manifest, Record
-from medvl.data.records import load_manifest, write_manifest
+from medvl.data.records import load_manifest, moved_rows, write_manifest
 
 NAMES = ("train", "val", "test")
 KEPT = ("test", "holdout")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, InputError
+from medvl.data.images import SliceChoice, slices_of
 from medvl.data.masks import read_truth
 from medvl.data.record import Manifest, MaskRef, Record
-from medvl.data.slices import SliceChoice, slices_of
 
 BoolArray = NDArray[np.bool_]
 RECORDS_AT_ONCE = 16  # of one image; bounds memory

@@ -11,10 +11,10 @@ from medvl.config import Config, DataConfig, config_dict, load_config, make_conf
 from medvl.config.overrides import parse_override
 from medvl.core.errors import InputError, nearest
 from medvl.data.context import add_context, column_kinds, say_unknown
+from medvl.data.hashes import read_stages
 from medvl.data.record import Manifest, Record
 from medvl.data.records import configured_manifest
-from medvl.data.text_coverage import TextCoverage, text_coverage
-from medvl.data.trained_images import read_stages
+from medvl.data.text_input import TextCoverage, text_coverage
 from medvl.evaluation.case_metrics import MGCA_BATCH
 from medvl.evaluation.prediction_sources import FolderSource, PredictorSource
 from medvl.inference.model_folder import find_model, weights_hash

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, InputError
 from medvl.data.file_checks import Grid
+from medvl.data.hashes import Stage
 from medvl.data.images import IMAGE_SUFFIXES, read_image
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
 from medvl.data.record import Record
-from medvl.data.trained_images import Stage
 from medvl.tasks.segment.task import class_masks
 
 if TYPE_CHECKING:

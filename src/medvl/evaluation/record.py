@@ -21,8 +21,8 @@ from typing import Any
 from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json, write_text
 from medvl.core.provenance import machine, versions
+from medvl.data.hashes import Overlap
 from medvl.data.record import Manifest
-from medvl.data.trained_images import Overlap
 from medvl.inference.model_folder import find_model, write_card
 from medvl.metrics.statistics import NUM_DRAWS
 

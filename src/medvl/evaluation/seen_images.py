@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medvl.core.errors import warn
-from medvl.data.hashes import image_hashes
+from medvl.data.hashes import Overlap, count_seen, image_hashes, read_stages
 from medvl.data.record import Record
-from medvl.data.trained_images import Overlap, count_seen, read_stages
 from medvl.inference.model_folder import find_model
 
 

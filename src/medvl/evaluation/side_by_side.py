@@ -24,8 +24,8 @@ from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError, warn
 from medvl.core.files import whole_file
 from medvl.data.box_labels import box_labels
-from medvl.data.display import stretched
 from medvl.data.images import image_orientation, image_size, read_image
+from medvl.data.intensity import stretched
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.images import image_size, read_image
+from medvl.data.images import image_size, read_image, slices_of
 from medvl.data.record import Record
-from medvl.data.slices import slices_of
 from medvl.data.volume import NiftiSlice
 from medvl.evaluation.prediction_sources import BoolArray, FolderSource, PredictorSource, ProbArray
 

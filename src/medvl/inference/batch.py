@@ -16,8 +16,8 @@ from medvl.config import load_config
 from medvl.core.errors import Fault, InputError, UnfinishedError
 from medvl.core.progress import track
 from medvl.data.context import Context
+from medvl.data.images import SliceChoice
 from medvl.data.records import write_manifest
-from medvl.data.slices import SliceChoice
 from medvl.inference.inputs import InputImage, list_images
 from medvl.inference.model_folder import find_model, verb_for
 

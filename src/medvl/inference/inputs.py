@@ -20,11 +20,10 @@ from medvl.config import load_config
 from medvl.core.errors import Fault, InputError, warn
 from medvl.core.progress import track
 from medvl.data.columns import image_stem, read_columns, short_id
-from medvl.data.images import IMAGE_SUFFIXES, image_size
+from medvl.data.images import IMAGE_SUFFIXES, SliceChoice, image_size, slices_of
 from medvl.data.packed import SUFFIX as PACK_SUFFIX
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest
-from medvl.data.slices import SliceChoice, slices_of
 from medvl.data.tables import SUFFIXES as TABLE_SUFFIXES
 from medvl.inference.model_folder import find_model
 
@@ -65,7 +64,7 @@ def list_images(
     `._` files of macOS. Images of the same name get the folders that tell them apart: study1-1-1 and study2-1-1.
 
     Args:
-        choice: `--slice`, see `medvl.data.slices`.
+        choice: `--slice`, see `medvl.data.images`.
         text_column: of manifests; where a manifest does not have it, `text`.
         columns: of manifests with other names, as `data.columns`.
         out: is not searched, where it lies in a folder that is given.

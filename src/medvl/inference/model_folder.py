@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medvl.config import Config, load_config, save_config
 from medvl.core.errors import InputError
 from medvl.core.files import read_json, whole_folder, write_json, write_text
-from medvl.data.hashes import file_hash
-from medvl.data.trained_images import Stage, write_stages
+from medvl.data.hashes import Stage, file_hash, write_stages
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.files import whole_file
-from medvl.data.display import as_picture
 from medvl.data.image import Image
+from medvl.data.intensity import as_picture
 from medvl.data.volume import NiftiSlice, single_slice
 
 BoolArray = NDArray[np.bool_]

@@ -23,10 +23,9 @@ from medvl.core.errors import InputError
 from medvl.core.files import read_json, whole_folder, write_json
 from medvl.core.provenance import machine, versions
 from medvl.data.context import add_context
-from medvl.data.hashes import HashStore, image_hashes
+from medvl.data.hashes import HashStore, count_seen, image_hashes, stage_of
 from medvl.data.record import Manifest
 from medvl.data.records import configured_manifest
-from medvl.data.trained_images import count_seen, stage_of
 from medvl.data.workers import clear_worker_errors
 from medvl.evaluation.seen_images import say_seen
 from medvl.inference.model_folder import save_model

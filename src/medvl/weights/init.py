@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from medvl.config import G2D_PREFIX, WEIGHTS_PREFIX, Config, load_config, split_init
 from medvl.core.errors import InputError
-from medvl.data.trained_images import Stage, read_stages
+from medvl.data.hashes import Stage, read_stages
 from medvl.inference.model_folder import find_model, load_model
 from medvl.models.g2d import G2D
 from medvl.tasks.segment.task import TextGuidedSegmenter

@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl.core.csv_cells import is_formula
+from medvl.data.audit.images import dark_images, orientation_remarks
 from medvl.data.audit.masks import mask_counts, mask_line, mask_remarks, mask_summaries
-from medvl.data.audit.orientation import orientation_remarks
 from medvl.data.audit.reports import ReportAudit, audit_reports
-from medvl.data.audit.used_bits import dark_images
 from medvl.data.columns import guess_table
 from medvl.data.hashes import image_hashes
+from medvl.data.images import SliceChoice
 from medvl.data.mask_colours import LabelValue
 from medvl.data.mask_meaning import MaskRule
 from medvl.data.record import MaskRef, Record
 from medvl.data.records import read_manifest
 from medvl.data.reports import names_side
+from medvl.data.reports.marks import spell
 from medvl.data.reports.sides import side_marks
-from medvl.data.reports.spelling import spell
-from medvl.data.slices import SliceChoice
 
 Severity = Literal["error", "warning", "info"]
 SLOTS = 10  # tokens that LViT's released text merge reads (its read_text cuts the rest off)

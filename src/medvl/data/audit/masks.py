@@ -12,10 +12,10 @@ import numpy as np
 
 from medvl.core.errors import InputError
 from medvl.data.file_checks import checked_slices
+from medvl.data.images import SliceChoice
 from medvl.data.mask_meaning import BoolArray, MaskReading, MaskRule, Note, decide
 from medvl.data.masks import stored_mask
 from medvl.data.record import MaskRef, Record
-from medvl.data.slices import SliceChoice
 
 MANY = 16  # values that are listed one by one
 Severity = Literal["warning", "info"]

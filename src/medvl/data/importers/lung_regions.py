@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, InputError, warn
 from medvl.core.files import whole_folder
+from medvl.data.image import UPRIGHT, Turn
 from medvl.data.images import image_orientation, read_image
 from medvl.data.importers.cases import ImportResult
 from medvl.data.importers.region_phrases import CLASSES, Region, WordingSet, region_code, region_name, regions, wordings
 from medvl.data.masks import read_mask, resample_mask
-from medvl.data.orientation import UPRIGHT, Turn
 from medvl.data.record import Record
 from medvl.data.records import load_manifest, write_manifest
 

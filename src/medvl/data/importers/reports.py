@@ -12,8 +12,7 @@ from pathlib import Path
 from medvl.core.errors import InputError, warn
 from medvl.core.files import refuse_source
 from medvl.data.importers.cases import ImportResult
-from medvl.data.moved_rows import moved_rows
-from medvl.data.records import load_manifest, write_manifest
+from medvl.data.records import load_manifest, moved_rows, write_manifest
 from medvl.data.reports.headings import unknown_titles
 from medvl.data.reports.sections import CleanReport, parse_sections, report_text
 

@@ -7,9 +7,8 @@ from functools import lru_cache
 
 from medvl.data.reports.heights import height_marks
 from medvl.data.reports.languages import is_english
-from medvl.data.reports.marks import Mark
+from medvl.data.reports.marks import Mark, spell
 from medvl.data.reports.sides import side_marks
-from medvl.data.reports.spelling import spell
 
 
 @lru_cache(maxsize=1 << 14)

@@ -11,11 +11,10 @@ from itertools import pairwise
 from medvl.data.reports.clauses import FAR, Part, is_aside, parts_of
 from medvl.data.reports.heights import height_marks
 from medvl.data.reports.languages import is_english
-from medvl.data.reports.marks import Side
+from medvl.data.reports.marks import Side, spell
 from medvl.data.reports.places import count_of, is_place, is_side, places_of
 from medvl.data.reports.sentences import sentences
 from medvl.data.reports.sides import side_marks
-from medvl.data.reports.spelling import spell
 from medvl.data.reports.terms import NO_SIDE
 
 Group = tuple[Side | None, frozenset[str]]

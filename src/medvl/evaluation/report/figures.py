@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.data.display import stretched
+from medvl.data.intensity import stretched
 
 BoolArray = NDArray[np.bool_]
 

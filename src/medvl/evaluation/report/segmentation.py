@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from medvl.core.plain_yaml import yaml_text
+from medvl.data.image import Turn
 from medvl.data.images import read_image
-from medvl.data.orientation import Turn
 from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best
 from medvl.evaluation.cases import load_true_mask

@@ -12,7 +12,7 @@ import numpy as np
 from medvl.core.errors import InputError, warn
 from medvl.data.dataset import load_image
 from medvl.data.image import Image
-from medvl.data.slices import SliceChoice
+from medvl.data.images import SliceChoice
 from medvl.inference.batch import answer_each
 from medvl.inference.inputs import InputImage, list_images
 from medvl.inference.writers import slug, write_mask_png, write_volume

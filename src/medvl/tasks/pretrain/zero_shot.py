@@ -26,9 +26,9 @@ from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
 from medvl.core.files import whole_file
 from medvl.data.dataset import fit_image, prepare
-from medvl.data.display import as_picture
 from medvl.data.geometry import Affine, refuse_sides
 from medvl.data.image import Image
+from medvl.data.intensity import as_picture
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model, verb_for
 from medvl.inference.predictor import EMPTY_PHRASE, as_image

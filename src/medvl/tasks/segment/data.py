@@ -21,8 +21,7 @@ from medvl.data.dataset import Sample, SegmentDataset, collate
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
-from medvl.data.text_coverage import check_readable, check_told_apart, images_with_other_masks, text_coverage
-from medvl.data.text_input import TextInput
+from medvl.data.text_input import TextInput, check_readable, check_told_apart, images_with_other_masks, text_coverage
 from medvl.data.workers import usable_workers
 from medvl.inference.model_folder import load_model
 from medvl.models.batch_norm import convert_batch_norm

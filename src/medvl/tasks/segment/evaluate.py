@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from medvl.core.errors import InputError, warn
 from medvl.core.progress import track
-from medvl.data.hashes import image_hashes
+from medvl.data.hashes import count_seen, image_hashes
+from medvl.data.images import SliceChoice
 from medvl.data.record import Manifest, Record
-from medvl.data.slices import SliceChoice
-from medvl.data.trained_images import count_seen
 from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of
 from medvl.evaluation.cases import (
     RECORDS_AT_ONCE,
