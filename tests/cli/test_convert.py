@@ -25,7 +25,7 @@ app.command("convert")(convert)
 def model(tmp_path: Path) -> tuple[EncoderUNet, Path]:
     """A MODEL folder with a U-Net on a grey ResNet, trained for one batch's statistics."""
     torch.manual_seed(0)
-    network = EncoderUNet("nano", in_channels=1)
+    network = EncoderUNet("resnet18_nano", in_channels=1)
     with torch.no_grad():
         network(torch.randn(2, 1, 64, 64))
     folder = tmp_path / "model"
@@ -51,7 +51,7 @@ def test_round_trip(model: tuple[EncoderUNet, Path], tmp_path: Path, suffix: str
     written = read_tensors(out)
     assert set(written) == {prefix + name for name in network.encoder.state_dict()}
     assert written[f"{prefix}conv1.weight"].shape == (16, 3, 7, 7)
-    grey, colour = build_image_encoder("nano", in_channels=1).eval(), build_image_encoder("nano", in_channels=3).eval()
+    grey, colour = (build_image_encoder("resnet18_nano", in_channels=channels).eval() for channels in (1, 3))
     load_encoder(grey, out)
     load_encoder(colour, out)
     image = torch.randn(1, 1, 64, 32)
@@ -81,7 +81,7 @@ def test_a_model_that_ships_with_the_package(
 
 
 def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
-    weights = build_image_encoder("nano", in_channels=3).state_dict()
+    weights = build_image_encoder("resnet18_nano", in_channels=3).state_dict()
     part = {k: v for k, v in weights.items() if not k.startswith("layer4.1.bn2.")}
     torch.save({**part, "fc.weight": torch.zeros(2, 128)}, tmp_path / "part.pth")
     done = CliRunner().invoke(app, [str(tmp_path / "part.pth"), "--out", str(tmp_path / "out.pth")])
@@ -109,7 +109,7 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
 )
 def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_tensors(Path("w.pth"), build_image_encoder("nano").state_dict())
+    write_tensors(Path("w.pth"), build_image_encoder("resnet18_nano").state_dict())
     Path("folder.pth").mkdir()
     Path("folder.safetensors").mkdir()
     write_tensors(Path("e.pth"), build_image_encoder("ucnn_nano").state_dict())
@@ -140,7 +140,7 @@ def test_no_file_of_the_run_is_written_over(model: tuple[EncoderUNet, Path], tmp
 
 def test_a_file_of_another_program_may_have_old_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    write_tensors(tmp_path / "w.pth", build_image_encoder("nano").state_dict())
+    write_tensors(tmp_path / "w.pth", build_image_encoder("resnet18_nano").state_dict())
     for _ in range(2):
         assert CliRunner().invoke(app, [str(tmp_path / "w.pth"), "--out", str(tmp_path / "x.pth")]).exit_code == 0
 

@@ -24,12 +24,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "attention-alone": ("lvit", {"text_merge": "attention", "attention_bias": False, "plam": "max"}),
     "deeper": ("lvit", {"text_merge": "attention", "depth": 2}),
     "no-text": ("lvit", {"text_merge": "none", "plam": "none"}),
-    "pyramid": ("lvit", {"text_merge": "attention", "cnn": "nano"}),
+    "pyramid": ("lvit", {"text_merge": "attention", "encoder": "resnet18_nano"}),
     "unet": ("unet", {}),
     # input_norm: image makes an answer depend on the whole image, padding by the tester included
-    "encoder_unet": ("encoder_unet", {"input_norm": "none"}),
-    "encoder_unet-ucnn": ("encoder_unet", {"size": "ucnn_nano", "input_norm": "none"}),
-    "encoder_unet-efficientnet": ("encoder_unet", {"size": "efficientnet_lite0", "input_norm": "none"}),
+    "encoder_unet": ("encoder_unet", {"encoder": "resnet18_nano", "input_norm": "none"}),
+    "encoder_unet-ucnn": ("encoder_unet", {"encoder": "ucnn_nano", "input_norm": "none"}),
+    "encoder_unet-efficientnet": ("encoder_unet", {"encoder": "efficientnet_lite0", "input_norm": "none"}),
     "text_unet": ("text_unet", {}),
     "text_unet-all-levels": ("text_unet", {"text_levels": 5}),
     "unet_plus_plus": ("unet_plus_plus", {}),
@@ -61,7 +61,7 @@ def one_thread() -> Any:
 def build_variant(name: str, options: dict[str, Any], **given: Any) -> torch.nn.Module:
     if "text_dim" not in option_names(name):
         given.pop("text_dim")
-    given = {"size": "nano", **options, **given}
+    given = {**({"size": "nano"} if "size" in option_names(name) else {}), **options, **given}
     model = AveragedDynUNet(**given) if name == "dynunet" else build_model(name, **given)
     for module in model.modules():
         if isinstance(module, PixelTextAttention):
@@ -87,6 +87,6 @@ def test_conformance(variant: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("size", ["nano", "efficientnet_lite0", "ucnn_nano"])
-def test_detector_conformance(size: str, tmp_path: Path) -> None:
-    check_detector(partial(YOLO, size, head_channels=16), tmp_path)
+@pytest.mark.parametrize("encoder", ["resnet18_nano", "efficientnet_lite0", "ucnn_nano"])
+def test_detector_conformance(encoder: str, tmp_path: Path) -> None:
+    check_detector(partial(YOLO, encoder, head_channels=16), tmp_path)

@@ -18,9 +18,9 @@ from medvl.text.huggingface import SplitLayers
 from medvl.weights.transfer import continue_from, start_from_g2d
 
 
-def make(size: str = "nano", **options: Any) -> G2D:
+def make(encoder: str = "resnet18_nano", **options: Any) -> G2D:
     torch.manual_seed(0)
-    return G2D(size, text_dim=12, projection_dim=16, image_size=64, **options).eval()
+    return G2D(encoder, text_dim=12, projection_dim=16, image_size=64, **options).eval()
 
 
 def inputs(num: int = 2, height: int = 64, width: int = 64, length: int = 5) -> dict[str, torch.Tensor]:
@@ -34,10 +34,10 @@ def inputs(num: int = 2, height: int = 64, width: int = 64, length: int = 5) -> 
     }
 
 
-@pytest.mark.parametrize("size", ["nano", "ucnn_nano", "efficientnet_lite0"])
+@pytest.mark.parametrize("encoder", ["resnet18_nano", "ucnn_nano", "efficientnet_lite0"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (50, 70), (20, 33)])
-def test_any_image_size(size: str, height: int, width: int) -> None:
-    output, vectors = make(size)(**inputs(height=height, width=width))
+def test_any_image_size(encoder: str, height: int, width: int) -> None:
+    output, vectors = make(encoder)(**inputs(height=height, width=width))
     h, w = output.grid
     assert output.mask_logits is not None and output.mask_logits.shape == (2, 1, height, width)
     assert output.attention is not None and output.attention.shape == (2, 4, 1 + h * w)
@@ -212,7 +212,7 @@ def test_released_weights_name_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("parts", ["encoder", "encoder_decoder"])
 def test_encoder_unet_starts_from_g2d(parts: Any) -> None:
-    g2d, network = make(), build_model("encoder_unet", size="nano", in_channels=1, num_classes=1)
+    g2d, network = make(), build_model("encoder_unet", encoder="resnet18_nano", in_channels=1, num_classes=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     taken = start_from_g2d(network, g2d, parts, "run")
     image = inputs()["image"]
@@ -232,7 +232,7 @@ def test_encoder_unet_starts_from_g2d(parts: Any) -> None:
 
 
 def test_another_number_of_classes_keeps_its_own_head() -> None:
-    network = build_model("encoder_unet", size="nano", in_channels=1, num_classes=3)
+    network = build_model("encoder_unet", encoder="resnet18_nano", in_channels=1, num_classes=3)
     taken = start_from_g2d(network, make(), "encoder_decoder", "run")
     assert set(taken.other_shape) == {"outc.weight", "outc.bias"} and "outc.weight" in str(taken)
 
@@ -249,7 +249,7 @@ def test_lvit_starts_from_its_own_path_in_g2d() -> None:
 
 
 def test_lvit_on_a_resnet_starts_from_g2d() -> None:
-    lvit = build_model("lvit", size="nano", cnn="nano", in_channels=1, text_dim=12, text_merge="attention")
+    lvit = build_model("lvit", size="nano", encoder="resnet18_nano", in_channels=1, text_dim=12, text_merge="attention")
     start_from_g2d(lvit, make(), "encoder_decoder", "run")
     theirs = make().unet.encoder.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in lvit.encoder.backbone.state_dict().items())
@@ -259,21 +259,23 @@ def test_an_encoder_that_is_fed_otherwise_is_refused() -> None:
     """The paper's and the released preset feed [0, 1]: the same weights would see other numbers, without a word."""
     g2d = make(input_norm="none")
     networks = {
-        "encoder_unet": {"size": "nano", "in_channels": 1},
-        "lvit": {"size": "nano", "cnn": "nano", "in_channels": 1, "text_merge": "none"},
+        "encoder_unet": {"encoder": "resnet18_nano", "in_channels": 1},
+        "lvit": {"size": "nano", "encoder": "resnet18_nano", "in_channels": 1, "text_merge": "none"},
     }
     for name, options in networks.items():
         with pytest.raises(InputError, match=r"input_norm none, this network has image.*options\.input_norm=none"):
             start_from_g2d(build_model(name, **options), g2d, "encoder", "run")  # type: ignore[arg-type]
         network = build_model(name, **options, input_norm="none").eval()  # type: ignore[arg-type]
         start_from_g2d(network, g2d, "encoder", "run")
-    lvit = build_model("lvit", size="nano", cnn="nano", in_channels=1, text_merge="none", input_norm="none").eval()
+    lvit = build_model(
+        "lvit", size="nano", encoder="resnet18_nano", in_channels=1, text_merge="none", input_norm="none"
+    ).eval()
     image = inputs()["image"]
     with torch.no_grad():
         plain = lvit.encode_image(image)
         lvit.encoder.input_norm = "image"
         assert not torch.allclose(plain[-1], lvit.encode_image(image)[-1])
-    with pytest.raises(InputError, match="input_norm is an option of another cnn"):
+    with pytest.raises(InputError, match="input_norm is an option of another encoder"):
         build_model("lvit", size="nano", in_channels=1, text_merge="none", input_norm="none")
 
 
@@ -283,7 +285,7 @@ def test_an_encoder_that_is_fed_otherwise_is_refused() -> None:
         ({"heads": 2}, "heads: 4 there, 2 here"),
         ({"input_norm": "none"}, "input_norm: image there, none here"),
         ({"text_pool": "mean"}, "text_pool: attention there, mean here"),
-        ({"size": "mini"}, r"model\.size: nano there, mini here"),
+        ({"encoder": "resnet18_mini"}, "model.encoder: resnet18_nano there"),
         ({"pool_stride": 4, "pool_deeper": False}, "pool_stride: 32 there, 4 here; pool_deeper: True there, False"),
     ],
 )
@@ -296,7 +298,7 @@ def test_a_pre_training_goes_on_with_the_same_options_only(here: dict[str, Any],
 def test_a_pre_training_goes_on_at_another_image_size() -> None:
     """The learned positions are interpolated, as they are for an image of another size."""
     torch.manual_seed(1)
-    other, network = make(), G2D("nano", text_dim=12, projection_dim=16, image_size=(96, 128)).eval()
+    other, network = make(), G2D("resnet18_nano", text_dim=12, projection_dim=16, image_size=(96, 128)).eval()
     assert continue_from(network, other, "run").endswith(", 0 are new")
     image = inputs(height=96, width=128)["image"]
     with torch.no_grad():
@@ -304,12 +306,12 @@ def test_a_pre_training_goes_on_at_another_image_size() -> None:
 
 
 def test_another_encoder_is_refused() -> None:
-    with pytest.raises(InputError, match=r"another one.*expected model\.size=nano and data\.in_channels=1"):
-        start_from_g2d(build_model("encoder_unet", size="mini", in_channels=1), make(), "encoder", "run")
+    with pytest.raises(InputError, match=r"another one.*expected model.encoder=resnet18_nano and data\.in_channels=1"):
+        start_from_g2d(build_model("encoder_unet", encoder="resnet18_mini", in_channels=1), make(), "encoder", "run")
     lvit = build_model("lvit", size="nano", in_channels=1, text_merge="none")
-    with pytest.raises(InputError, match=r"another one.*expected model\.options\.cnn=nano and"):
+    with pytest.raises(InputError, match=r"another one.*expected model.encoder=resnet18_nano and"):
         start_from_g2d(lvit, make(), "encoder", "run")
-    with pytest.raises(InputError, match=r"expected model\.size=mini with model\.options\.cnn=ucnn and"):
+    with pytest.raises(InputError, match=r"expected model.encoder=ucnn_mini with model.size=mini and"):
         start_from_g2d(lvit, make("ucnn_mini"), "encoder", "run")
     with pytest.raises(InputError, match="cannot start from g2d"):
         start_from_g2d(build_model("unet", size="nano"), make(), "encoder", "run")

@@ -32,7 +32,7 @@ def test_the_published_anchors_are_yolov3s() -> None:
 
 def test_a_finer_map_takes_the_coarser_one_pixel_by_pixel() -> None:
     """Nearest: each cell of the coarser map stands fourfold, two by two."""
-    model = YOLO("nano", image_size=64).eval()
+    model = YOLO("resnet18_nano", image_size=64).eval()
     seen: list[torch.Tensor] = []
     for embed in model.embed[1:]:
         embed.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -47,7 +47,7 @@ def test_a_finer_map_takes_the_coarser_one_pixel_by_pixel() -> None:
 def test_anchors_scale_with_each_side() -> None:
     anchors = published_anchors((104, 208))
     assert anchors[0, 0].tolist() == [116 / 2, 90 / 4] and anchors.shape == (3, 3, 2)
-    model = YOLO("nano", image_size=(416, 416))
+    model = YOLO("resnet18_nano", image_size=(416, 416))
     assert torch.equal(model.anchors, torch.tensor(ANCHORS, dtype=torch.float32))
     model.set_anchors([pair for group in reversed(ANCHORS) for pair in group])  # in any order
     assert torch.equal(model.anchors.sum(dim=(1, 2)), torch.tensor(ANCHORS, dtype=torch.float32).sum(dim=(1, 2)))
@@ -58,7 +58,7 @@ def test_anchors_scale_with_each_side() -> None:
 
 @pytest.mark.parametrize("num_classes", [1, 2])
 def test_decoding_by_hand(num_classes: int) -> None:
-    model = YOLO("nano", image_size=64, num_classes=num_classes)
+    model = YOLO("resnet18_nano", image_size=64, num_classes=num_classes)
     places = model.places(60, 64)  # padded to 64
     logits = torch.full((1, len(places), 5 + num_classes), -20.0)
     place = 12 + 3 * (1 * 4 + 2) + 1  # after 2x2 cells of 3 anchors: middle map, row 1, column 2, second anchor
@@ -77,7 +77,7 @@ def test_decoding_by_hand(num_classes: int) -> None:
 def test_a_place_sees_its_own_part_of_the_picture() -> None:
     """A change at one spot changes the logits of the finest map's places there the most."""
     torch.manual_seed(0)
-    model = YOLO("nano", image_size=256, input_norm="none").eval().double()
+    model = YOLO("resnet18_nano", image_size=256, input_norm="none").eval().double()
     image = torch.zeros(1, 1, 256, 256, dtype=torch.float64)
     other = image.clone()
     other[:, :, 40:48, 200:208] = 5.0
@@ -94,7 +94,7 @@ def test_encoders_and_their_errors(tmp_path: Path) -> None:
             model = YOLO(size, in_channels=1, image_size=64)
             assert model(torch.empty(1, 1, 64, 64)).shape[2] == 6
     with pytest.raises(InputError, match="multiple of 4"):
-        YOLO("nano", head_channels=30)
+        YOLO("resnet18_nano", head_channels=30)
     config = {
         "model_type": "convnext", "num_channels": 3, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32],
         "architectures": ["ConvNextBackbone"],

@@ -82,9 +82,8 @@ def _fed(source: Path) -> str | None:
     config = load_config(path)
     height, width = config.data.image_size
     words = f"{height} x {width} px, {config.data.in_channels} channel(s), values from 0 to 1"
-    options = config.model.options
-    takes_as_is = config.model.name == "lvit" and options.get("cnn", "ucnn") == "ucnn"  # its own contracting path
-    inside = not takes_as_is and options.get("input_norm", "image") == "image"
+    takes_as_is = config.model.name == "lvit" and str(config.model.encoder).startswith("ucnn")  # its own path
+    inside = not takes_as_is and config.model.options.get("input_norm", "image") == "image"
     if inside or config.data.normalize == "zscore":
         words += ", each image brought to mean 0 and standard deviation 1 (not ImageNet's mean and deviation)"
     return words

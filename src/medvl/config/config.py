@@ -15,6 +15,7 @@ from medvl.assets import shipped_table
 from medvl.config.augment import AugmentConfig, Border
 from medvl.config.checks import cross_faults, validated
 from medvl.config.fidelity import Preset, preset_values
+from medvl.config.model_keys import OLD_MODEL_KEYS, fill_model, model_title, read_old_model
 from medvl.config.objective import ObjectiveConfig, check_one_way, read_old_keys
 from medvl.config.overrides import apply_override
 from medvl.config.protocols import protocol_values
@@ -98,8 +99,22 @@ class ModelConfig:
     """The network. Options that a network does not have are an error of that network."""
 
     name: str = "lvit"
-    size: str = "mini"
+    size: str | None = "mini"  # width: nano | mini | T ... (see docs/models.md); None = the network has one only
+    # image encoder: resnet18_nano, resnet18_mini, resnet18, resnet50, efficientnet_lite0, ucnn (LViT's own path), ...,
+    # hf:FOLDER-or-ID, timm:NAME; None = the network has none to choose
+    encoder: str | None = "ucnn"
     options: dict[str, Any] = field(default_factory=dict)  # e.g. {text_merge: attention, dropout: 0.1, plam: both}
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """`name`, and `size` and `encoder` where the network has them."""
+        keys = {"name": self.name, "size": self.size, "encoder": self.encoder}
+        return {key: value for key, value in keys.items() if value is not None}
+
+    @property
+    def title(self) -> str:
+        """`lvit mini`, `g2d resnet50`, `lvit mini resnet50`."""
+        return model_title(self.keys)
 
 
 @dataclass(config=SECTION)
@@ -290,30 +305,41 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise InputError.malformed("a recipe is a mapping of sections", file=path, expected="data:, model:, train: ...")
     _absolute(raw, path.parent)
-    for override in overrides:
-        apply_override(raw, override)
+    keys = [apply_override(raw, override) for override in overrides]
     _absolute(raw, Path.cwd())  # what is relative now came by an override; the run folder's copy lies elsewhere
-    return make_config(raw, source=str(path))
+    stored = path.name == "config.yaml" and not set(keys) & set(OLD_MODEL_KEYS)
+    return make_config(raw, source=str(path), overridden=None if stored else keys)
 
 
 # Tasks whose network takes no text -> that network.
 _WITHOUT_TEXT = {"classify": "classifier", "detect": "yolo"}
 
 
-def make_config(raw: Mapping[str, Any], source: str = "configuration") -> Config:
-    """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open."""
+def make_config(
+    raw: Mapping[str, Any], source: str = "configuration", *, overridden: Sequence[str] | None = None
+) -> Config:
+    """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open.
+
+    `overridden`: keys that a command line set; None = a stored configuration, whose older spelling is no news.
+    """
     tree = _deep_copy(raw)
     _move_border(tree, source)
     check_one_way(tree.get("objective"), source)
-    if tree.get("protocol") is not None:
-        for key, value in protocol_values(tree, source).items():
-            _set_default(tree, key, value)
-    task = tree.get("task") if isinstance(tree.get("task"), str) else None  # another kind is a fault, below
+    protocol = protocol_values(tree, source) if tree.get("protocol") is not None else {}
+    task = tree.get("task", protocol.get("task"))
+    task = task if isinstance(task, str) else None  # another kind is a fault, below
     preset = tree.get("fidelity", "medvl")
     method = "g2d" if task == "pretrain" else "lvit"
     model = tree.setdefault("model", {})
     if isinstance(model, dict):
-        model.setdefault("name", _WITHOUT_TEXT.get(str(task), method))
+        model.setdefault("name", protocol.get("model.name", _WITHOUT_TEXT.get(str(task), method)))
+        for line in read_old_model(model, source, overridden or ()):
+            if overridden is not None:
+                warn(f"{source}: {line}")
+    for key, value in protocol.items():
+        _set_default(tree, key, value)
+    if isinstance(model, dict):
+        fill_model(model)
     text = tree.setdefault("text", {})
     if isinstance(text, dict) and task in _WITHOUT_TEXT:
         text.setdefault("encoder", "none")

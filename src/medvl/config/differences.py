@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from medvl.config.model_keys import model_now
 from medvl.config.objective import OLD_KEYS, numbered
 
 # How and where a run is computed, not what: they may differ between runs of the same settings.
@@ -35,9 +36,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"data": {"resize": "stretch"}} -> {"data.resize": "stretch"}.
 
     A term of the objective is named: `objective.terms.dice.weight`, of a second one `objective.terms.dice_2.weight`;
-    the keys that the terms replaced are under those names too.
+    the keys that the terms replaced are under those names too. `model` is by today's keys.
     """
     result: dict[str, Any] = {}
+    if not prefix and isinstance(tree.get("model"), Mapping):
+        tree = {**tree, "model": model_now(tree["model"])}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

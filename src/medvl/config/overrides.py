@@ -19,8 +19,8 @@ def parse_override(override: str, example: str = "train.lr=1e-3") -> tuple[str, 
         return key, text
 
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one key of `tree`; sections on the way are made."""
+def apply_override(tree: dict[str, Any], override: str) -> str:
+    """Set one key of `tree`, which is returned; sections on the way are made."""
     key, value = parse_override(override)
     *parents, leaf = key.split(".")
     node = tree
@@ -30,3 +30,4 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
             raise InputError.malformed(f"override {override[:80]!r}: {parent} is not a section")
         node = child
     node[leaf] = value
+    return key

@@ -295,20 +295,20 @@ def _rows(given: Given, column: Column, made: Mapping[str, Any] | None) -> dict[
     if made is not None:
         # The paper's 65.6 of these tables is that of the whole network; alignment alone has no decoder to give.
         assert given.pretrain is not None
-        words = [word for word in given.overrides if word.startswith("model.size=")]
-        size = load_config(given.pretrain, words).model.size
+        words = [word for word in given.overrides if word.startswith(("model.size=", "model.encoder="))]
+        encoder = load_config(given.pretrain, words).model.encoder
         return {
-            row: {"model.size": size, "init": f"g2d:@pre-training, {row}"}
+            row: {"model.encoder": encoder, "init": f"g2d:@pre-training, {row}"}
             | (parts if changes.get("pretrain.decoder") == "none" else {})
             for row, changes in made.items()
         }
-    own_size = _size(given)
-    rows: dict[str, dict[str, Any]] = {RANDOM: dict(own_size)}
+    own_encoder = _encoder(given)
+    rows: dict[str, dict[str, Any]] = {RANDOM: dict(own_encoder)}
     if given.imagenet is not None:
-        rows[IMAGENET] = {**own_size, "init": f"weights:{given.imagenet.resolve()}"}
+        rows[IMAGENET] = {**own_encoder, "init": f"weights:{given.imagenet.resolve()}"}
     for name, run in given.runs.items():
         config = load_config(find_model(run) / "config.yaml")
-        own = {"model.size": config.model.size, "init": f"g2d:{run.resolve()}"}
+        own = {"model.encoder": config.model.encoder, "init": f"g2d:{run.resolve()}"}
         if not column.has_decoder:
             rows[name] = own
             continue
@@ -318,14 +318,14 @@ def _rows(given: Given, column: Column, made: Mapping[str, Any] | None) -> dict[
     return rows
 
 
-def _size(given: Given) -> dict[str, Any]:
-    """The size of the given runs' encoder, for the rows that they are compared with; a protocol's own without runs."""
-    sizes = {load_config(find_model(run) / "config.yaml").model.size for run in given.runs.values()}
-    if len(sizes) > 1:
+def _encoder(given: Given) -> dict[str, Any]:
+    """The given runs' image encoder, for the rows that they are compared with; a protocol's own without runs."""
+    encoders = {load_config(find_model(run) / "config.yaml").model.encoder for run in given.runs.values()}
+    if len(encoders) > 1:
         raise InputError.mismatch(
-            f"the given runs have encoders of different sizes: {', '.join(sorted(map(str, sizes)))}"
+            f"the given runs have different image encoders: {', '.join(sorted(map(str, encoders)))}"
         )
-    return {"model.size": sizes.pop()} if sizes else {}
+    return {"model.encoder": encoders.pop()} if encoders else {}
 
 
 def _without_rows(given: Given, trained: bool) -> list[str]:

@@ -16,14 +16,14 @@ class ImageClassifier(EncoderNetwork):
     """The encoder of `EncoderUNet` (same sizes, padding and `input_norm`, same tensor names), and a linear head.
 
     Args:
-        size, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
+        encoder, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
         num_classes: K.
         dropout: of the pooled features, in training.
     """
 
     def __init__(
         self,
-        size: str = "resnet50",
+        encoder: str = "resnet50",
         *,
         in_channels: int = 1,
         num_classes: int = 1,
@@ -33,7 +33,7 @@ class ImageClassifier(EncoderNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            size,
+            encoder,
             in_channels=in_channels,
             image_size=image_size,
             pretrained=pretrained,

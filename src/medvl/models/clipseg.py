@@ -27,7 +27,6 @@ class CLIPSeg(SegmentationNetwork):
     image tower and the text projection are frozen; the decoder is trained.
 
     Args:
-        size: "folder": the folder decides how large the network is.
         folder: a local folder of CLIPSegForImageSegmentation (config.json, weights). Never looked up on the hub.
         in_channels: 1 or 3.
         num_classes: 1; the phrase says what is meant.
@@ -42,7 +41,6 @@ class CLIPSeg(SegmentationNetwork):
 
     def __init__(
         self,
-        size: str = "folder",
         *,
         folder: str = "",
         in_channels: int = 3,
@@ -51,8 +49,6 @@ class CLIPSeg(SegmentationNetwork):
         image_size: int | tuple[int, int] = 224,
     ) -> None:
         super().__init__(in_channels=in_channels, image_size=image_size)
-        if size != "folder":
-            raise InputError.unknown(f"clipseg has no size {size!r}", expected="model.size: folder")
         if num_classes != 1:
             raise InputError.unsupported(
                 f"clipseg with {num_classes} classes", expected="one; the phrase says what is meant"

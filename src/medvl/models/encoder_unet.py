@@ -25,7 +25,6 @@ from medvl.models.base import (
     check_positive,
     standardize,
 )
-from medvl.models.encoders.base import ImageEncoder
 from medvl.models.encoders.registry import Pretrained, build_image_encoder
 from medvl.models.encoders.ucnn import double_conv
 
@@ -108,18 +107,16 @@ class EncoderNetwork(ImageNetwork):
     """A network on an image encoder (`encoder`, whose tensor names all of them share), without what follows it.
 
     Args:
-        size: the image encoder: a name of `medvl.models.encoders.registry`.
+        encoder: name of the image encoder, see `medvl.models.encoders.registry`.
         in_channels: channels of the image.
         image_size: (H, W) or side of the training images; any size can be fed, it is padded and cropped back.
         pretrained: "imagenet" loads packaged weights where there are any (efficientnet_lite0).
         input_norm: "image" brings each image to mean 0 and standard deviation 1 first; "none" takes it as it comes.
     """
 
-    encoder: ImageEncoder
-
     def __init__(
         self,
-        size: str,
+        encoder: str,
         *,
         in_channels: int,
         image_size: int | tuple[int, int],
@@ -128,8 +125,8 @@ class EncoderNetwork(ImageNetwork):
     ) -> None:
         super().__init__(in_channels=in_channels, image_size=image_size)
         check_choice(type(self).__name__, "input_norm", input_norm, ("image", "none"))
-        self.size, self.input_norm = size, input_norm
-        self.encoder = build_image_encoder(size, in_channels=in_channels, pretrained=pretrained)
+        self.encoder_name, self.input_norm = encoder, input_norm
+        self.encoder = build_image_encoder(encoder, in_channels=in_channels, pretrained=pretrained)
         self.stride = self.encoder.strides[-1]
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -146,14 +143,14 @@ class EncoderUNet(EncoderNetwork, SegmentationNetwork):
     """Image encoder, U-Net decoder with skips and one convolution: logits of K classes, no text.
 
     Args:
-        size, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
+        encoder, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
         num_classes: K.
         decoder: "unet", or "none" for the encoder alone (`decode` is then an error).
     """
 
     def __init__(
         self,
-        size: str = "resnet50",
+        encoder: str = "resnet50",
         *,
         in_channels: int = 1,
         num_classes: int = 1,
@@ -163,7 +160,7 @@ class EncoderUNet(EncoderNetwork, SegmentationNetwork):
         decoder: Literal["unet", "none"] = "unet",
     ) -> None:
         super().__init__(
-            size, in_channels=in_channels, image_size=image_size, pretrained=pretrained, input_norm=input_norm
+            encoder, in_channels=in_channels, image_size=image_size, pretrained=pretrained, input_norm=input_norm
         )
         check_choice("EncoderUNet", "decoder", decoder, ("unet", "none"))
         check_positive("EncoderUNet", num_classes=num_classes)
@@ -174,7 +171,7 @@ class EncoderUNet(EncoderNetwork, SegmentationNetwork):
         channels, strides = self.encoder.channels, self.encoder.strides
         if any(b != 2 * a for a, b in pairwise(strides)) or strides[0] not in (1, 2, 4) or len(strides) < 3:
             raise InputError.unsupported(
-                f"image encoder {size} has maps at strides {', '.join(map(str, strides))}",
+                f"image encoder {encoder} has maps at strides {', '.join(map(str, strides))}",
                 expected="three or more strides that double, from 1, 2 or 4, for a U-Net decoder",
                 remedy="pretrain.decoder: none trains the encoder alone",
             )

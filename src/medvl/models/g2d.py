@@ -143,7 +143,7 @@ class G2D(nn.Module):
     """Image side and projectors of G2D; the text encoder stands beside it and gives `text_features`.
 
     Args:
-        size: the image encoder, as in `EncoderUNet`.
+        encoder: name of the image encoder, as in `EncoderUNet`.
         in_channels: channels of the image.
         num_outputs: M, the decoder's output maps: 1 (aggregated heads), `heads` (a mask per head) or the channels that
             are reconstructed.
@@ -168,7 +168,7 @@ class G2D(nn.Module):
 
     def __init__(
         self,
-        size: str = "resnet50",
+        encoder: str = "resnet50",
         *,
         in_channels: int = 1,
         num_outputs: int = 1,
@@ -186,14 +186,14 @@ class G2D(nn.Module):
         pool_deeper: bool = True,
     ) -> None:
         super().__init__()
-        self.size, self.in_channels = size, in_channels
+        self.in_channels = in_channels
         check_choice("G2D", "pool", pool, ("attention", "average"))
         check_choice("G2D", "text_pool", text_pool, ("first", "mean", "attention"))
         check_choice("G2D", "text_norm", text_norm, ("pooled", "tokens"))
         check_positive("G2D", heads=heads, projection_dim=projection_dim)
         self.text_dim, self.text_pool, self.text_norm = text_dim, text_pool, text_norm
         self.unet = EncoderUNet(
-            size,
+            encoder,
             in_channels=in_channels,
             num_classes=num_outputs,
             image_size=image_size,

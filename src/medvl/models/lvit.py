@@ -27,7 +27,7 @@ from medvl.models.base import (
 from medvl.models.encoder_unet import InputNorm
 from medvl.models.encoders.base import ImageEncoder
 from medvl.models.encoders.registry import Pretrained
-from medvl.models.encoders.ucnn import STRIDE, UCNNEncoder, double_conv, level_widths
+from medvl.models.encoders.ucnn import BASES, STRIDE, UCNNEncoder, double_conv, level_widths
 from medvl.models.pyramid_cnn import PyramidCNN
 from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary
 from medvl.models.vit import DownStage, Grid, Reconstruct, UpStage
@@ -93,8 +93,8 @@ class LViT(SegmentationNetwork):
         image_size: side or (H, W) of the training images: the grid of the learned positions.
         patch: patch side at full resolution, 16 (released) or 8 (a grid twice as fine).
         mlp_tail: "released" repeats GELU after the MLP's second layer, "plain" does not.
-        cnn: "ucnn", LViT's own contracting path, or an image encoder of G2D in its place ("nano", "mini", "resnet18",
-            "resnet50", "efficientnet_lite0"; see `PyramidCNN`).
+        encoder: "ucnn", LViT's own contracting path, or the name of an image encoder in its place, of strides 2 to 32
+            ("resnet50"; see `PyramidCNN`). "ucnn_nano" is that path too, where the size is nano.
         pretrained: "imagenet" loads packaged weights of that image encoder, where there are any.
         input_norm: whether that image encoder sees each image at mean 0 and deviation 1, as in `EncoderUNet`.
     """
@@ -115,7 +115,7 @@ class LViT(SegmentationNetwork):
         image_size: int | tuple[int, int] = 224,
         patch: int = 16,
         mlp_tail: Literal["released", "plain"] = "released",
-        cnn: str = "ucnn",
+        encoder: str = "ucnn",
         pretrained: Pretrained = "none",
         input_norm: InputNorm = "image",
     ) -> None:
@@ -145,7 +145,7 @@ class LViT(SegmentationNetwork):
         levels = range(4)
         patches = [patch >> k for k in levels]
 
-        self.encoder = _image_encoder(cnn, base, in_channels, pretrained, input_norm)
+        self.encoder = _image_encoder(encoder, base, in_channels, pretrained, input_norm)
         self.vit_down = nn.ModuleList(DownStage(widths[k], patches[k], grid, first=k == 0, **block) for k in levels)
         self.vit_up = nn.ModuleList(UpStage(widths[k], deepest=k == 3, **block) for k in levels)
         self.reconstruct = nn.ModuleList(Reconstruct(widths[k], patches[k]) for k in levels)
@@ -246,12 +246,20 @@ def _image_encoder(
     name: str, base: int, in_channels: int, pretrained: Pretrained, input_norm: InputNorm
 ) -> ImageEncoder:
     """The CNN branch: LViT's own contracting path, or another image encoder in its place."""
-    if name != "ucnn":
+    if name not in ("ucnn", *(f"ucnn_{size}" for size in BASES)):
         return PyramidCNN(name, in_channels, level_widths(base), pretrained, input_norm)
     if pretrained != "none":
-        raise InputError.unsupported("LViT's own contracting path has no packaged weights", remedy="model.options.cnn")
+        raise InputError.unsupported(
+            "LViT's own contracting path has no packaged weights", remedy="another model.encoder"
+        )
     if input_norm != "image":
-        raise InputError.conflict("input_norm is an option of another cnn than ucnn", remedy="data.normalize")
+        raise InputError.conflict("input_norm is an option of another encoder than ucnn", remedy="data.normalize")
+    size = name.removeprefix("ucnn").lstrip("_")
+    if size and BASES[size] != base:
+        raise InputError.conflict(
+            f"encoder {name}, of base width {BASES[size]}, in an LViT of base width {base}",
+            expected=f"size: {size} (model.size={size}), or encoder: ucnn, which has the width of the size",
+        )
     return UCNNEncoder(base, in_channels=in_channels)
 
 

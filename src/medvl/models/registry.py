@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from medvl.config import ModelConfig
 from medvl.core.errors import InputError, nearest
 from medvl.models.base import SegmentationNetwork
 from medvl.models.clipseg import CLIPSeg
@@ -64,6 +65,24 @@ def build_model(name: str, **options: Any) -> SegmentationNetwork:
                 remedy=f"did you mean {like}?" if like else None,
             )
     return construct(MODELS[name], name, options)
+
+
+def model_keys(network: type[nn.Module], model: ModelConfig) -> dict[str, str]:
+    """`size` and `encoder` of a section `model`, as far as the network's constructor takes them.
+
+    Raises:
+        InputError: one of them is given to a network that has no such thing.
+    """
+    known = constructor_names(network)
+    given = {key: value for key, value in (("size", model.size), ("encoder", model.encoder)) if value is not None}
+    for key, value in given.items():
+        if key not in known:
+            other = next((other for other in ("size", "encoder") if other in known), None)
+            raise InputError.unsupported(
+                f"model {model.name} has no model.{key} ({value})",
+                expected=f"model.{other}" if other else "neither model.size nor model.encoder",
+            )
+    return given
 
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -71,7 +71,7 @@ class YOLO(EncoderNetwork):
     MGCA and G2D (reference: G2D, section 5.2). Anchors are a buffer: they are stored with the weights.
 
     Args:
-        size, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
+        encoder, in_channels, image_size, pretrained, input_norm: see `EncoderNetwork`.
         num_classes: K.
         head_channels: of the coarsest block, halved from map to map; None = half of the deepest map's, 32 to 512 (512
             with resnet50, as published).
@@ -81,7 +81,7 @@ class YOLO(EncoderNetwork):
 
     def __init__(
         self,
-        size: str = "resnet50",
+        encoder: str = "resnet50",
         *,
         in_channels: int = 1,
         num_classes: int = 1,
@@ -91,7 +91,7 @@ class YOLO(EncoderNetwork):
         head_channels: int | None = None,
     ) -> None:
         super().__init__(
-            size,
+            encoder,
             in_channels=in_channels,
             image_size=image_size,
             pretrained=pretrained,
@@ -100,7 +100,7 @@ class YOLO(EncoderNetwork):
         strides = self.encoder.strides[-3:]
         if len(strides) < 3 or strides[1] != 2 * strides[0] or strides[2] != 2 * strides[1]:
             raise InputError.unsupported(
-                f"image encoder {size} has maps at strides {', '.join(map(str, self.encoder.strides))}",
+                f"image encoder {encoder} has maps at strides {', '.join(map(str, self.encoder.strides))}",
                 expected="three or more, of which the last three double (8, 16, 32), for YOLOv3's head",
             )
         width = head_channels

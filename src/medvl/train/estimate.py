@@ -210,7 +210,7 @@ def plan_text(plan: dict[str, Any], config: Config) -> str:
     end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
     needs_masks = config.task != "pretrain"
     lines = [
-        f"plan  {config.model.name} {config.model.size} {config.model.options or ''} text={config.text.encoder}",
+        f"plan  {config.model.title} {config.model.options or ''} text={config.text.encoder}",
         *(
             f"  {name:6} {plan['records'][name]} records, {plan['images'][name]} images, "
             f"{plan['patients'][name]} patients"

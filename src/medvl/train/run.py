@@ -189,14 +189,14 @@ def _card(
 ) -> dict[str, Any]:
     val = progress.last_val or {}
     return {
-        "name": f"{config.model.name} {config.model.size}",
+        "name": config.model.title,
         "command": command or " ".join(sys.argv),
         "data": config.data.manifest,
         "licence": "; ".join(sorted({row.licence for row in manifest.records if row.licence})) or None,
         "manifest_hash": data["manifest_hash"],
         "split_hash": data["split_hash"],
         **({"changed_data": data["changes"]} if data.get("changes") else {}),
-        "model": {"name": config.model.name, "size": config.model.size, **config.model.options},
+        "model": {**config.model.keys, **config.model.options},
         "text_encoder": config.text.encoder,
         "context": plan.get("context"),
         "parameters": plan["parameters"],

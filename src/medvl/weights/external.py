@@ -30,8 +30,7 @@ from medvl.config import ASSET_PREFIX
 from medvl.core.errors import Fault, FaultKind, InputError, warn
 from medvl.core.files import whole_file
 from medvl.models.encoders.base import ImageEncoder, fit_channels
-from medvl.models.encoders.registry import ENCODERS
-from medvl.models.encoders.ucnn import UCNNEncoder
+from medvl.models.encoders.registry import ENCODERS, build_image_encoder
 
 RESNETS: dict[str, tuple[bool, tuple[int, int, int, int]]] = {  # name -> bottleneck blocks, depths
     "resnet18": (False, (2, 2, 2, 2)),
@@ -355,28 +354,27 @@ def _resnet_name(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _encoder_name(weights: Mapping[str, Tensor]) -> str | None:
-    """The name by which `build_image_encoder` builds what the weights are of; None where it builds none."""
-    if any(name in weights for name in _INPUT_KERNELS[1:]):
-        ucnn = {8: "ucnn_nano", 16: "ucnn_mini", 64: "ucnn_T"}
-        kernel = weights.get("inc.conv.weight")
-        return "efficientnet_lite0" if kernel is None else ucnn.get(int(kernel.shape[0]))
-    name = _resnet_name(weights)
-    base = int(weights["conv1.weight"].shape[0]) if name else 64
-    if base != 64:
-        name = {16: "nano", 32: "mini"}.get(base) if name == "resnet18" else None
-    return name if name in ENCODERS else None
+    """The name of the registered encoder that the weights are of, whatever its input; None where there is none."""
+    shapes = {name: value.shape for name, value in weights.items() if value.ndim > 1}
+    for name in ENCODERS:
+        with torch.device("meta"):
+            encoder = build_image_encoder(name, in_channels=3)
+        twin = {key: value.shape for key, value in encoder.state_dict().items() if value.ndim > 1}
+        first = next(iter(twin))  # the kernel that reads the image: its input may be of other channels
+        if (
+            first in shapes
+            and shapes[first][0] == twin[first][0]
+            and all(key == first or shapes.get(key, shape) == shape for key, shape in twin.items())
+            and all(key in twin for key in shapes if _TRUNK.match(key))
+        ):
+            return name
+    return None
 
 
 def _other_network(encoder: ImageEncoder, like: str | None) -> tuple[str, str | None]:
     """What the recipe asks for, and what to write in it for the encoder `like` that the file holds."""
-    if not isinstance(encoder, UCNNEncoder):
-        words = f"{type(encoder).__name__} with maps of {', '.join(map(str, encoder.channels))} channels"
-        return words, f"model.size: {like}, as in the file (of lvit it is model.options.cnn)" if like else None
-    words = f"LViT's own contracting path (model.options.cnn: ucnn) of base width {encoder.inc.conv.out_channels}"
-    if like is None:
-        return words, None
-    own = like.removeprefix("ucnn_")
-    return words, f"{'model.options.cnn' if own == like else 'model.size'}: {own}, as in the file"
+    words = f"{type(encoder).__name__} with maps of {', '.join(map(str, encoder.channels))} channels"
+    return words, f"model.encoder: {like}, as in the file" if like else None
 
 
 def _some(names: list[str]) -> str:

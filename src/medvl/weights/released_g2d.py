@@ -96,7 +96,7 @@ def _options(state: Mapping[str, Tensor]) -> dict[str, Any]:
     side = round(cells**0.5)
     bottleneck = "unet.encoder.layer1.0.conv3.weight" in state
     return {
-        "size": "resnet50" if bottleneck else "resnet18",
+        "encoder": "resnet50" if bottleneck else "resnet18",
         "in_channels": length("unet.encoder.conv1.weight", 1, 3),
         "num_outputs": length("unet.outc.weight", 0, 1),
         "text_dim": length("text_projector.conv1.weight", 1, 768),

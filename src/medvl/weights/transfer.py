@@ -2,7 +2,7 @@
 
 EncoderUNet                        <- encoder, and with it the decoder and its last convolution
 LViT with its own contracting path <- encoder and decoder of a G2D on `ucnn_*` of the same size
-LViT with another `cnn`            <- encoder
+LViT with another `encoder`        <- encoder
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from medvl.core.errors import InputError
-from medvl.models.encoder_unet import EncoderUNet
+from medvl.models.encoder_unet import EncoderNetwork, EncoderUNet
 from medvl.models.g2d import G2D
 from medvl.models.lvit import LViT
 from medvl.models.pyramid_cnn import PyramidCNN
@@ -60,7 +60,8 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
         raise InputError.mismatch(
             f"the image encoder of init is another one ({len(wrong)} of {len(encoder)} tensors, e.g. {first})",
             file=where,
-            expected=f"{_key_of_size(network, g2d.size)} and data.in_channels={g2d.in_channels}, as pre-trained",
+            expected=f"{_key_of_encoder(network, g2d.unet.encoder_name)} and data.in_channels={g2d.in_channels}, "
+            "as pre-trained",
         )
     reader = network.encoder if isinstance(network, LViT) else network
     there = g2d.unet.input_norm
@@ -86,7 +87,7 @@ def continue_from(network: G2D, other: G2D, where: str) -> str:
     """
     others = [
         f"{name}: {there} there, {here} here"
-        for name, there, here in zip(("model.size", *OPTIONS), _options(other), _options(network), strict=True)
+        for name, there, here in zip(("model.encoder", *OPTIONS), _options(other), _options(network), strict=True)
         if there != here
     ]
     if others:
@@ -101,18 +102,20 @@ def continue_from(network: G2D, other: G2D, where: str) -> str:
         raise InputError.mismatch(
             f"init is another network ({len(wrong)} tensors differ, e.g. {wrong[0]})",
             file=where,
-            expected="the same model.size and options",
+            expected="the same model.encoder and options",
         )
     network.load_state_dict({**own, **{name: theirs[name] for name in fits}})
     return f"{len(fits)} tensors taken over, {len(own) - len(fits)} are new"
 
 
 def _options(g2d: G2D) -> tuple[object, ...]:
-    """The values of `model.size` and of `OPTIONS`."""
+    """The values of `model.encoder` and of `OPTIONS`."""
     pool, strides = g2d.attention_pool, g2d.unet.encoder.strides
     heads = pool.mhsa.num_heads if pool is not None else "pool: average"
     deeper = g2d.pool_deeper or g2d.pool_level == len(strides) - 1  # nothing lies below the deepest map
-    return (g2d.size, heads, g2d.text_pool, g2d.text_norm, g2d.unet.input_norm, strides[g2d.pool_level], deeper)
+    unet = g2d.unet
+    stride = strides[g2d.pool_level]
+    return (unet.encoder_name, heads, g2d.text_pool, g2d.text_norm, unet.input_norm, stride, deeper)
 
 
 def load_foreign(network: nn.Module, path: str) -> str:
@@ -127,19 +130,18 @@ def load_foreign(network: nn.Module, path: str) -> str:
 def _encoder_prefix(network: nn.Module) -> str:
     if isinstance(network, LViT) and isinstance(network.encoder, PyramidCNN):
         return "encoder.backbone."
-    if isinstance(network, LViT | EncoderUNet):
+    if isinstance(network, LViT | EncoderNetwork):
         return "encoder."
     raise InputError.unsupported(
         f"{type(network).__name__} cannot start from g2d", expected="model.name: encoder_unet or lvit"
     )
 
 
-def _key_of_size(network: nn.Module, size: str) -> str:
-    """What a network of this kind is given for an encoder of that size."""
-    if not isinstance(network, LViT):
-        return f"model.size={size}"
-    own = size.removeprefix("ucnn_")
-    return f"model.options.cnn={size}" if own == size else f"model.size={own} with model.options.cnn=ucnn"
+def _key_of_encoder(network: nn.Module, encoder: str) -> str:
+    """What a network of this kind is given for that encoder."""
+    size = encoder.removeprefix("ucnn_")
+    both = isinstance(network, LViT) and size != encoder  # LViT's own path has the width of its size
+    return f"model.encoder={encoder}" + (f" with model.size={size}" if both else "")
 
 
 def _target(network: nn.Module, name: str, parts: Parts) -> str | None:

@@ -18,8 +18,8 @@ from medvl.models.lvit import LViT
 from medvl.models.unet import UNet
 
 CHANNELS = {
-    "nano": (16, 16, 32, 64, 128),
-    "mini": (32, 32, 64, 128, 256),
+    "resnet18_nano": (16, 16, 32, 64, 128),
+    "resnet18_mini": (32, 32, 64, 128, 256),
     "resnet18": (64, 64, 128, 256, 512),
     "resnet50": (64, 256, 512, 1024, 2048),
     "efficientnet_lite0": (16, 24, 40, 112, 320),
@@ -27,7 +27,7 @@ CHANNELS = {
     "ucnn_mini": (16, 32, 64, 128, 128),
     "ucnn_T": (64, 128, 256, 512, 512),
 }
-SMALL = ("nano", "efficientnet_lite0", "ucnn_nano")
+SMALL = ("resnet18_nano", "efficientnet_lite0", "ucnn_nano")
 needs_imagenet = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason="requirements-imagenet.txt is not installed"
 )
@@ -103,7 +103,7 @@ def test_resnet_equals_the_one_of_transformers() -> None:
 
     config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[2, 2, 2, 2], layer_type="basic")
     torch.manual_seed(0)
-    ours, theirs = build_image_encoder("nano", in_channels=3).eval(), ResNetModel(config).eval()
+    ours, theirs = build_image_encoder("resnet18_nano", in_channels=3).eval(), ResNetModel(config).eval()
     for module in ours.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.running_mean, module.weight.data):
@@ -165,10 +165,10 @@ def test_exports_with_free_batch_and_size(name: str) -> None:
     ("options", "message"),
     [
         ({"name": "resnet19"}, "unknown image encoder 'resnet19'.*resnet18"),
-        ({"name": "nano", "in_channels": 0}, "0 channels"),
-        ({"name": "nano", "pretrained": "mimic"}, r"expected none \| imagenet"),
-        ({"name": "nano", "pretrained": "imagenet"}, "no ImageNet weights are packaged for nano.*efficientnet_lite0"),
-        ({"name": "resnet50", "pretrained": "imagenet"}, "packaged for resnet50.*torchvision's file"),
+        ({"name": "resnet18_nano", "in_channels": 0}, "0 channels"),
+        ({"name": "resnet18_nano", "pretrained": "mimic"}, r"expected none \| imagenet"),
+        ({"name": "resnet18_nano", "pretrained": "imagenet"}, "no ImageNet weights are packaged.*efficientnet_lite0"),
+        ({"name": "resnet50", "pretrained": "imagenet"}, "packaged.*torchvision's"),
         ({"name": "hf:somewhere", "pretrained": "imagenet"}, "those of the folder"),
         ({"name": "hf:"}, "without a folder"),
         ({"name": "hf:no/such/folder"}, "cannot be read"),
@@ -188,7 +188,7 @@ def test_what_it_refuses(options: dict[str, Any], message: str) -> None:
 )
 def test_images_it_refuses(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_image_encoder("nano")(torch.zeros(shape))
+        build_image_encoder("resnet18_nano")(torch.zeros(shape))
 
 
 def test_same_padding_of_even_and_odd_sides() -> None:

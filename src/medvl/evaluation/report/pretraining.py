@@ -97,7 +97,7 @@ def pretraining_report(
     shown, num_missing, panel_step = read_panels(folder, include_text)
     last = validations[-1] if validations else {}
     context = {
-        "title": f"Pre-training: {config.model.name} {config.model.size}",
+        "title": f"Pre-training: {config.model.title}",
         "lead": _lead(folder, log, plan, last),
         "facts": _facts(config, plan, card, last),
         "panels": shown,
@@ -290,7 +290,7 @@ def _facts(
             facts.append(("records of other views, left out", plan["other_views"]))
         facts.append(("negatives", pairs["negatives"]))
     facts += [
-        ("image encoder", f"{config.model.size}, {height} × {width} px, {config.data.in_channels} channel(s)"),
+        ("image encoder", f"{config.model.encoder}, {height} × {width} px, {config.data.in_channels} channel(s)"),
         ("text encoder", config.text.encoder),
         ("decoder learns", DECODERS[config.pretrain.decoder]),
         ("fidelity", config.fidelity),

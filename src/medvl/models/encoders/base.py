@@ -40,6 +40,14 @@ class ImageEncoder(nn.Module):
                 remedy=f"pad it to {-(-height // stride) * stride} x {-(-width // stride) * stride}",
             )
 
+    def load_imagenet(self) -> None:
+        """Take ImageNet weights that come as a package. InputError where there are none."""
+        raise InputError.unsupported(
+            f"no ImageNet weights are packaged for {type(self).__name__}",
+            expected="pretrained: none, or model.encoder: efficientnet_lite0",
+            remedy="init: weights:FILE takes the weights of a file that you have, e.g. torchvision's",
+        )
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> tuple of maps, finest first."""
         raise TypeError(f"{type(self).__name__} has no forward")

@@ -90,10 +90,9 @@ class EfficientNetLite0(ImageEncoder):
 
     Args:
         in_channels: channels of the image.
-        pretrained: load the packaged ImageNet weights (`load_imagenet`).
     """
 
-    def __init__(self, *, in_channels: int = 3, pretrained: bool = False) -> None:
+    def __init__(self, *, in_channels: int = 3) -> None:
         channels: list[int] = []
         blocks: list[nn.Module] = []
         before = _STEM
@@ -113,8 +112,6 @@ class EfficientNetLite0(ImageEncoder):
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels / module.groups
                 nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
-        if pretrained:
-            self.load_imagenet()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, H, W) -> five maps, (B, channels[i], H / strides[i], W / strides[i]).

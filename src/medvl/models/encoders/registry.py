@@ -1,4 +1,4 @@
-"""Image encoders: a pyramid of maps, finest first, by name.
+"""Image encoders by name: a new one is a file beside this one and a line here.
 
 Shapes: B images, C channels, H W pixels.
 """
@@ -6,51 +6,38 @@ Shapes: B images, C channels, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from medvl.core.errors import InputError, nearest
 from medvl.models.encoders.base import ImageEncoder
+from medvl.models.encoders.efficientnet import EfficientNetLite0
+from medvl.models.encoders.huggingface import HFBackbone
+from medvl.models.encoders.resnet import BasicBlock, Bottleneck, ResNet
 from medvl.models.encoders.ucnn import BASES, UCNNEncoder
 
 Pretrained = Literal["none", "imagenet"]
 
-
-def _resnet(base: int, *, deep: bool = False) -> Callable[[int, bool], ImageEncoder]:
-    def build(in_channels: int, pretrained: bool) -> ImageEncoder:
-        from medvl.models.encoders.resnet import BasicBlock, Bottleneck, ResNet
-
-        depths = (3, 4, 6, 3) if deep else (2, 2, 2, 2)
-        return ResNet(Bottleneck if deep else BasicBlock, depths, base=base, in_channels=in_channels)
-
-    return build
-
-
-def _efficientnet(in_channels: int, pretrained: bool) -> ImageEncoder:
-    from medvl.models.encoders.efficientnet import EfficientNetLite0
-
-    return EfficientNetLite0(in_channels=in_channels, pretrained=pretrained)
-
-
-def _ucnn(size: str) -> Callable[[int, bool], ImageEncoder]:
-    return lambda in_channels, pretrained: UCNNEncoder(BASES[size], in_channels=in_channels)
-
-
-ENCODERS: dict[str, Callable[[int, bool], ImageEncoder]] = {
-    "nano": _resnet(16),
-    "mini": _resnet(32),
-    "resnet18": _resnet(64),
-    "resnet50": _resnet(64, deep=True),
-    "efficientnet_lite0": _efficientnet,
-    **{f"ucnn_{size}": _ucnn(size) for size in BASES},
+# Name -> what builds it, called with `in_channels`.
+ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
+    "resnet18_nano": partial(ResNet, BasicBlock, (2, 2, 2, 2), base=16),
+    "resnet18_mini": partial(ResNet, BasicBlock, (2, 2, 2, 2), base=32),
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "efficientnet_lite0": EfficientNetLite0,
+    **{f"ucnn_{size}": partial(UCNNEncoder, base) for size, base in BASES.items()},
 }
-HF = "hf:"  # and `hf:FOLDER-or-ID`: any transformers backbone
+# Prefix -> an encoder of another library, which is called with what follows the prefix.
+ADAPTERS: dict[str, Callable[..., ImageEncoder]] = {"hf:": HFBackbone}
 
 
 def build_image_encoder(name: str, *, in_channels: int = 1, pretrained: Pretrained = "none") -> ImageEncoder:
-    """The encoder `name`: nano and mini are ResNet-18 of base width 16 and 32; `hf:FOLDER-or-ID` any backbone.
+    """The encoder `name` of `ENCODERS`, or `hf:FOLDER-or-ID`, any transformers backbone.
 
-    `pretrained="imagenet"` loads weights that come as a package: those of efficientnet_lite0. The three channels of
-    its stem are summed for grey images. `hf:` always loads the weights that its folder or ID holds.
+    Args:
+        in_channels: C.
+        pretrained: "imagenet" loads weights that come as a package: those of efficientnet_lite0. `hf:` always loads
+            the weights that its folder or ID holds.
 
     Raises:
         InputError: an unknown name (with the nearest one), or weights that are not packaged or not installed.
@@ -59,26 +46,22 @@ def build_image_encoder(name: str, *, in_channels: int = 1, pretrained: Pretrain
         raise InputError.unknown(f"pretrained weights {pretrained!r}", expected="none | imagenet")
     if in_channels < 1:
         raise InputError.out_of_range(f"an image encoder of {in_channels} channels", expected="at least 1")
-    if name.startswith(HF):
-        from medvl.models.encoders.huggingface import HFBackbone
-
+    prefix, colon, source = name.partition(":")
+    if prefix + colon in ADAPTERS:
         if pretrained != "none":
             raise InputError.conflict(
-                f"pretrained={pretrained!r} for {name}", expected="none: the weights are those of the folder or ID"
+                f"pretrained={pretrained!r} for {name}",
+                expected="none: the weights are those of the folder or ID, or of init: weights:FILE",
             )
-        return HFBackbone(name.removeprefix(HF), in_channels=in_channels)
+        return ADAPTERS[prefix + colon](source, in_channels=in_channels)
     if name not in ENCODERS:
-        like = nearest(name, ENCODERS)
+        like = nearest(name, ENCODERS) or next((known for known in ENCODERS if known.endswith(f"_{name}")), None)
         raise InputError.unknown(
             f"unknown image encoder {name!r}",
-            expected=" | ".join([*ENCODERS, "hf:FOLDER-or-ID"]),
+            expected=" | ".join([*ENCODERS, *(f"{prefix}NAME" for prefix in ADAPTERS)]),
             remedy=f"did you mean {like}?" if like else None,
         )
-    if pretrained == "imagenet" and name != "efficientnet_lite0":
-        remedy = "pretrained=none, or efficientnet_lite0"
-        if name in ("resnet18", "resnet50"):
-            remedy = f"start from torchvision's file of {name}, fetched by you: init: weights:FILE"
-        raise InputError.unsupported(
-            f"no ImageNet weights are packaged for {name}", expected="pretrained: none", remedy=remedy
-        )
-    return ENCODERS[name](in_channels, pretrained == "imagenet")
+    encoder = ENCODERS[name](in_channels=in_channels)
+    if pretrained == "imagenet":
+        encoder.load_imagenet()
+    return encoder

@@ -28,7 +28,7 @@ from medvl.data.text_input import TextInput
 from medvl.data.workers import usable_workers
 from medvl.metrics.classification import auc
 from medvl.models.classifier import ImageClassifier
-from medvl.models.registry import construct, constructor_names
+from medvl.models.registry import construct, constructor_names, model_keys
 from medvl.tasks.segment.task import TextGuidedSegmenter
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def image_network_options(network: type[nn.Module], name: str, config: Config, n
     """The arguments of a network that takes images alone; `name` is what an error calls it."""
     known = constructor_names(network)
     set_here: dict[str, Any] = {
-        "size": config.model.size,
+        **model_keys(network, config.model),
         "in_channels": config.data.in_channels,
         "num_classes": num_classes,
         "image_size": config.data.image_size,

@@ -42,7 +42,7 @@ from medvl.losses.pixel_alignment import (
 )
 from medvl.losses.pseudo_mask import PseudoMask, pseudo_mask
 from medvl.models.g2d import G2D, ImageOutput
-from medvl.models.registry import construct, constructor_names
+from medvl.models.registry import construct, constructor_names, model_keys
 from medvl.tasks.pretrain.panels import Panel, draw_panel
 from medvl.tasks.segment.task import TextGuidedSegmenter
 from medvl.text.base import TextEncoder
@@ -88,7 +88,7 @@ def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
     """The constructor arguments of a configuration's G2D. InputError on an option that G2D does not have."""
     options = dict(config.model.options)
     known = constructor_names(G2D)
-    set_here = {"size", "in_channels", "num_outputs", "text_dim", "image_size", "decoder"}
+    set_here = {"encoder", "in_channels", "num_outputs", "text_dim", "image_size", "decoder"}
     for key in options:
         if key not in known or key in set_here:
             raise InputError.unknown_key(
@@ -108,7 +108,7 @@ def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
     heads = options.get("heads", 4)
     outputs = {"pseudo_mask": 1 if pretrain.mask.aggregate else heads, "reconstruction": config.data.in_channels}
     return {
-        "size": config.model.size,
+        **model_keys(G2D, config.model),
         "in_channels": config.data.in_channels,
         "num_outputs": outputs.get(pretrain.decoder, 1),
         "text_dim": encoder.dim,

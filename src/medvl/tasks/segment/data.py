@@ -194,7 +194,7 @@ def _detect(
 
 def _check_fed(config: Config, source: G2D, path: str) -> None:
     """InputError where LViT's own contracting path would be fed otherwise than in the pre-training of `source`."""
-    if config.model.name != "lvit" or config.model.options.get("cnn", "ucnn") != "ucnn":
+    if config.model.name != "lvit" or not str(config.model.encoder).startswith("ucnn"):
         return  # the network normalises by itself: `start_from_g2d`
     wanted = "zscore" if source.unet.input_norm == "image" else "none"
     if config.data.normalize != wanted:

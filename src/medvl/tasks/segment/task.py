@@ -25,7 +25,7 @@ from medvl.data.dataset import Batch
 from medvl.data.text_input import TextInput
 from medvl.losses.segmentation import deep_supervision, segmentation_loss, weighted_terms
 from medvl.models.context_tokens import ContextTokens
-from medvl.models.registry import build_model, option_names
+from medvl.models.registry import MODELS, build_model, model_keys, option_names
 from medvl.text.base import TextEncoder
 from medvl.text.registry import configured_encoder
 
@@ -158,7 +158,7 @@ def network_options(config: Config, num_classes: int, encoder: TextEncoder | Non
                 remedy="model.name: unet has no text",
             )
     return {
-        "size": config.model.size,
+        **model_keys(MODELS[config.model.name], config.model),
         "in_channels": config.data.in_channels,
         "num_classes": num_classes + (config.objective.mode == "multiclass"),  # class 0 is then the background
         "image_size": config.data.image_size,
