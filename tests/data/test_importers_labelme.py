@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import refused
+from imported import area, loaded, mask_of, picture
 from PIL import Image
 
 from medvl.core.errors import InputError
 from medvl.data.box_table import Box
 from medvl.data.importers.colour_masks import import_colour_masks
 from medvl.data.importers.labelme import import_labelme
-from medvl.data.masks import read_mask
-from medvl.data.record import Record
-from medvl.data.records import load_manifest
 
 
 def encoded(pixels: np.ndarray) -> str:
@@ -39,26 +38,7 @@ def labelme(path: Path, shapes: list[dict[str, Any]], **more: Any) -> Path:
     return path
 
 
-def picture(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (16, 12), 9).save(path)
-    return path
-
-
-def loaded(path: Path) -> dict[str, Record]:
-    return {record.id: record for record in load_manifest(path, check_files="full").records}
-
-
-def mask_of(record: Record, name: str) -> np.ndarray:
-    reference = record.masks[name]
-    assert reference is not None
-    return np.zeros((12, 16), bool) if reference.path is None else read_mask(reference.path, reference.values)
-
-
-def area(rows: slice, columns: slice) -> np.ndarray:
-    mask = np.zeros((12, 16), bool)
-    mask[rows, columns] = True
-    return mask
+SIZE = (12, 16)
 
 
 def test_labelme_shapes(tmp_path: Path) -> None:
@@ -77,15 +57,19 @@ def test_labelme_shapes(tmp_path: Path) -> None:
         shape("clip", "polygon", [[1, 1], [3, 3], [5, 5]]),
     ])  # fmt: skip
     for name in ("a", "b"):
-        picture(folder / "train" / f"{name}.png")
+        picture(folder / "train" / f"{name}.png", SIZE)
     labelme(folder / "train" / "._a.json", []).write_bytes(b"\0\5\26\7")
     (folder / "other.json").write_text('{"shapes": 3}')
     result = import_labelme(folder, tmp_path / "out" / "m.csv")
     records = loaded(result.manifest)
     assert result.num_records == {"train": 2, "val": 0, "test": 0} and set(records) == {"a", "b"}
     first, second = records["a"], records["b"]
-    assert (mask_of(first, "nodule") == area(slice(1, 3), slice(1, 4)) | area(slice(6, 8), slice(6, 9))).all()
-    assert (mask_of(first, "device") == area(slice(2, 5), slice(5, 9)) | area(slice(9, 12), slice(0, 2))).all()
+    assert (
+        mask_of(first, "nodule") == area(slice(1, 3), slice(1, 4), SIZE) | area(slice(6, 8), slice(6, 9), SIZE)
+    ).all()
+    assert (
+        mask_of(first, "device") == area(slice(2, 5), slice(5, 9), SIZE) | area(slice(9, 12), slice(0, 2), SIZE)
+    ).all()
     clip = np.zeros((12, 16), bool)
     clip[3, 10] = clip[4, 10] = clip[4, 11] = True
     assert (mask_of(first, "clip") == clip).all() and not mask_of(first, "disc").any()
@@ -111,7 +95,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
 )
 def test_labelme_finds_the_image(tmp_path: Path, image_path: str, place: str) -> None:
     labelme(tmp_path / "set" / "labels" / "a.json", [shape("x", "rectangle", [[1, 1], [3, 3]])], imagePath=image_path)
-    picture(tmp_path / "set" / place)
+    picture(tmp_path / "set" / place, SIZE)
     (record,) = loaded(import_labelme(tmp_path / "set", tmp_path / "out" / "m.csv").manifest).values()
     assert record.image.resolve() == (tmp_path / "set" / place).resolve() and record.split is None
 
@@ -146,7 +130,7 @@ def test_labelme_with_the_image_inside(tmp_path: Path) -> None:
     ],
 )
 def test_labelme_faults(tmp_path: Path, change: dict[str, Any]) -> None:
-    picture(tmp_path / "set" / "x.png")
+    picture(tmp_path / "set" / "x.png", SIZE)
     more = {"imagePath": "x.png"} | change
     labelme(tmp_path / "set" / "a.json", more.pop("shapes", []), **more)
     with pytest.raises(InputError):
@@ -183,14 +167,14 @@ def test_masks_with_a_table_of_colours(tmp_path: Path, table: str, palette: bool
     colours(folder / "SegmentationClass" / "a.png", palette=palette)
     colours(folder / "SegmentationObject" / "a.png")
     for name in ("a", "b"):
-        picture(folder / "JPEGImages" / f"{name}.png")
+        picture(folder / "JPEGImages" / f"{name}.png", SIZE)
     (folder / table).write_text(TABLES[table])
     (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
     (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
     result = import_colour_masks(folder, tmp_path / "out" / "m.csv")
     records = loaded(result.manifest)
-    assert (mask_of(records["a"], "lung") == area(slice(4, 8), slice(0, 16))).all()
-    assert (mask_of(records["a"], "heart") == area(slice(8, 12), slice(0, 12))).all()
+    assert (mask_of(records["a"], "lung") == area(slice(4, 8), slice(0, 16), SIZE)).all()
+    assert (mask_of(records["a"], "heart") == area(slice(8, 12), slice(0, 12), SIZE)).all()
     assert set(records["a"].masks) == {"lung", "heart"} and records["a"].labels == ("lung", "heart")
     assert records["a"].split == "val" and records["b"].split is None
     assert records["b"].masks == {"lung": None, "heart": None} and result.counts["images_without_a_mask"] == 1
@@ -201,11 +185,11 @@ def test_masks_with_a_table_of_values(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "train"
     values = np.zeros((12, 16), np.uint8)
     values[2:5, 3:9] = 1
-    picture(folder / "a_png.rf.1.png")
+    picture(folder / "a_png.rf.1.png", SIZE)
     Image.fromarray(values).save(folder / "a_png.rf.1_mask.png")
     (folder / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, nodule\n2, effusion\n")
     (record,) = loaded(import_colour_masks(folder.parent, tmp_path / "out" / "m.csv").manifest).values()
-    assert record.split == "train" and (mask_of(record, "nodule") == area(slice(2, 5), slice(3, 9))).all()
+    assert record.split == "train" and (mask_of(record, "nodule") == area(slice(2, 5), slice(3, 9), SIZE)).all()
     assert not mask_of(record, "effusion").any()
     (folder / "_classes.csv").write_text("Pixel Value, Class\n0, background\n2, effusion\n")
     with pytest.raises(InputError):
@@ -217,7 +201,7 @@ def test_masks_with_a_table_of_values(tmp_path: Path) -> None:
 )
 def test_tables_of_colours_that_are_none(tmp_path: Path, table: str) -> None:
     colours(tmp_path / "set" / "masks" / "a.png")
-    picture(tmp_path / "set" / "images" / "a.png")
+    picture(tmp_path / "set" / "images" / "a.png", SIZE)
     (tmp_path / "set" / "labelmap.txt").write_text(table)
     with pytest.raises(InputError):
         import_colour_masks(tmp_path / "set", tmp_path / "out" / "m.csv")
@@ -225,22 +209,20 @@ def test_tables_of_colours_that_are_none(tmp_path: Path, table: str) -> None:
 
 def test_jpeg_is_named_as_the_cause_of_further_colours(tmp_path: Path) -> None:
     folder = tmp_path / "set"
-    picture(folder / "images" / "a.png")
+    picture(folder / "images" / "a.png", SIZE)
     (folder / "masks").mkdir()
     pixels = np.zeros((12, 16, 3), np.uint8)
     pixels[3:9, 4:11] = (255, 0, 0)
     Image.fromarray(pixels).save(folder / "masks" / "a.jpg", quality=60)
     (folder / "labelmap.txt").write_text("background:0,0,0::\nlung:255,0,0::\n")
-    with pytest.raises(InputError) as caught:
+    with refused("unknown", file=folder / "masks" / "a.jpg") as caught:
         import_colour_masks(folder, tmp_path / "out" / "m.csv")
-    (fault,) = caught.value.faults
-    assert fault.file == folder / "masks" / "a.jpg" and "PNG" in (fault.remedy or "")
+    assert "PNG" in (caught.value.faults[0].remedy or "")
 
 
 def test_colours_that_the_table_does_not_have_are_a_fault(tmp_path: Path) -> None:
     colours(tmp_path / "set" / "masks" / "a.png", stray=True)
-    picture(tmp_path / "set" / "images" / "a.png")
+    picture(tmp_path / "set" / "images" / "a.png", SIZE)
     (tmp_path / "set" / "labelmap.txt").write_text(LABELMAP)
-    with pytest.raises(InputError) as caught:
+    with refused("unknown", naming="#00c800"):
         import_colour_masks(tmp_path / "set", tmp_path / "out" / "m.csv")
-    assert "#00c800" in str(caught.value)

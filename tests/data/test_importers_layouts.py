@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faults import refused
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -33,7 +34,7 @@ def test_every_layout_has_an_importer_that_takes_its_options(layout: Layout) -> 
 
 
 def test_an_unknown_layout_names_the_nearest() -> None:
-    with pytest.raises(InputError) as caught:
+    with refused("unknown") as caught:
         get_layout("chexprt")
     assert "chexpert" in str(caught.value.faults[0].remedy)
 
@@ -178,13 +179,14 @@ def test_options_belong_to_their_layout(tmp_path: Path) -> None:
 
 def test_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "stage_2_train_labels.csv").write_text("patientID,x,y,width,height,Target\n")
-    with pytest.raises(InputError, match=r"no column patientId; expected .*did you mean patientID\?"):
+    path = tmp_path / "stage_2_train_labels.csv"
+    with refused("missing_column", file=path, line=1, naming="patientId"):
         LAYOUTS["rsna"].run(tmp_path, tmp_path / "m.csv")
     (tmp_path / "stage_2_train_labels.csv").write_text("patientId,x,y,width,height,Target\na,1,1\nb,,,,,0,9\n")
-    with pytest.raises(InputError) as caught:
+    with refused("malformed") as caught:
         LAYOUTS["rsna"].run(tmp_path, tmp_path / "m.csv")
-    assert "labels.csv:2: 3 cells; expected 6" in str(caught.value) and ":3: 7 cells" in str(caught.value)
-    with pytest.raises(InputError, match=r"no table; expected train-rle\.csv or stage_2_train\.csv"):
+    assert [(fault.file, fault.line) for fault in caught.value.faults] == [(path, 2), (path, 3)]
+    with refused("missing_file", naming="train-rle.csv"):
         LAYOUTS["siim"].run(tmp_path, tmp_path / "m.csv")
 
 

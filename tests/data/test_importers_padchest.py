@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import refused
 from PIL import Image
 
-from medvl.core.errors import InputError
 from medvl.data.importers.layouts import get_layout
 from medvl.data.importers.padchest import import_padchest
 from medvl.data.records import load_manifest
@@ -87,11 +87,11 @@ def test_padchest_views_and_faults(tmp_path: Path) -> None:
     result = get_layout("padchest").run(folder, tmp_path / "out" / "m.csv", views=("L",))
     assert [record.id for record in load_manifest(result.manifest).records] == ["1_b"]
     bad = tuple((*row[:6], labels) for row, labels in zip(ROWS, ("x", "['a|b']", "{1}", "[" * 500), strict=False))
-    with pytest.raises(InputError) as caught:
+    with refused("malformed") as caught:
         import_padchest(padchest(tmp_path / "bad", rows=bad), tmp_path / "other" / "m.csv")
     assert len(caught.value.faults) == 4
     for path in (tmp_path / "bad").iterdir():
         if path.is_file():
             path.unlink()
-    with pytest.raises(InputError):
+    with refused("missing_file"):
         import_padchest(tmp_path / "bad", tmp_path / "other" / "m.csv")

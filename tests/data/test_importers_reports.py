@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
+from faults import refused
 from PIL import Image
 from typer.testing import CliRunner
 
 from medvl.cli import app
-from medvl.core.errors import InputError
 from medvl.data.importers.reports import import_reports
 from medvl.data.records import load_manifest, write_manifest
 
@@ -76,13 +75,13 @@ def test_the_column_text_is_replaced_and_cut_behind_a_sentence(tmp_path: Path) -
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     out = tmp_path / "clean.csv"
     taken = manifest(tmp_path / "taken", "report", text="my own text")
-    with pytest.raises(InputError, match=r"a column text, which would be overwritten.*--text-column text"):
+    with refused("exists", file=taken):
         import_reports(taken, out, text_column="report")
-    with pytest.raises(InputError, match="column nothing"):
+    with refused("missing_column", naming="nothing"):
         import_reports(taken, out, text_column="nothing")
-    with pytest.raises(InputError, match="--max-words is 0"):
+    with refused("out_of_range", naming="--max-words"):
         import_reports(taken, out, max_words=0)
-    with pytest.raises(InputError, match="no report in column age has a text"):
+    with refused("empty", naming="age"):
         import_reports(manifest(tmp_path / "free", "report"), out, text_column="age")
     assert not out.exists()
 
@@ -93,7 +92,7 @@ def test_the_reports_as_typed_are_not_replaced(tmp_path: Path) -> None:
     link = tmp_path / "link.csv"
     link.symlink_to(source)
     for given, out in ((source, source), (source.parent, source), (source, link), (link, source)):
-        with pytest.raises(InputError, match=r"--out is the source itself.*remedy: another --out"):
+        with refused("exists"):
             import_reports(given, out)
         assert CliRunner().invoke(app, ["data", "import", "reports", str(given), "--out", str(out)]).exit_code != 0
     assert source.read_bytes() == before

@@ -190,10 +190,11 @@ class _Reader:
                 pairs.append((image, masks[names[0]]))
                 taken.add(names[0])
                 continue
-            what = "two masks" if names else "image without a mask"
-            self.faults.append(
-                Fault.missing_file(what, image, expected=f"labelcol/{stem}.png or labelcol/mask_{stem}.png")
-            )
+            expected = f"labelcol/{stem}.png or labelcol/mask_{stem}.png"
+            if names:
+                self.faults.append(Fault.ambiguous("two masks", image, expected=expected))
+            else:
+                self.faults.append(Fault.missing_file("image without a mask", image, expected=expected))
             self.broken |= {image.name, f"{stem}.png", f"mask_{stem}.png"}
             taken.update(names)
         for stem in sorted(set(masks) - taken):

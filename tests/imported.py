@@ -1,0 +1,43 @@
+"""What the tests of importers share: small images, and what an imported manifest holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medvl.data.images import image_size
+from medvl.data.masks import read_mask
+from medvl.data.record import Record
+from medvl.data.records import load_manifest
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 10)) -> Path:
+    """Write an image of `size` (H, W), with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.arange(size[0] * size[1]).reshape(size).astype(np.uint8)).save(path)
+    return path
+
+
+def loaded(path: Path) -> dict[str, Record]:
+    """The records of a manifest by their id; every file is read."""
+    return {record.id: record for record in load_manifest(path, check_files="full").records}
+
+
+def mask_of(record: Record, name: str = "mask") -> np.ndarray:
+    """A mask as it was painted, (H, W) bool; all False where the class was looked for and is absent."""
+    reference = record.masks[name]
+    assert reference is not None
+    if reference.path is None:
+        return np.zeros(image_size(record.image), bool)
+    with Image.open(reference.path) as image:
+        assert image.mode == "L" and set(np.unique(np.asarray(image))) <= {0, 255}
+    return read_mask(reference.path, reference.values)
+
+
+def area(rows: slice, columns: slice, size: tuple[int, int] = (8, 10)) -> np.ndarray:
+    """A mask (H, W) that is True in a rectangle."""
+    mask = np.zeros(size, bool)
+    mask[rows, columns] = True
+    return mask
