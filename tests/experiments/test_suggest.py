@@ -88,7 +88,7 @@ def test_the_parts_by_hand(run: Path) -> None:
     """Against the predictor, an implementation of its own, on the model's grid."""
     rows = suggest(run, 5)
     predictor = Predictor.load(run)
-    store = PseudoLabelStore(run / "semi/pseudo_labels", mode="open")
+    store = PseudoLabelStore(run / "semi/pseudo_labels")
     texts = {r.id: r.text for r in load_manifest(run.parent / "data/manifest.csv").records}
     for row in rows:
         predictor.set_image(run.parent / "data" / row["image"])

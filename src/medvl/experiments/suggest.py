@@ -372,7 +372,7 @@ def _manifest(config: Config) -> Manifest:
 def _store(run: str | Path) -> PseudoLabelStore | None:
     """The pseudo labels of a run, where it has any."""
     folder = find_model(run).parent / "semi" / "pseudo_labels"
-    return PseudoLabelStore(folder, mode="open") if (folder / "index.json").is_file() else None
+    return PseudoLabelStore(folder) if (folder / "index.json").is_file() else None
 
 
 def _shown(items: Iterable[int], title: str) -> Iterable[int]:

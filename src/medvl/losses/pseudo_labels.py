@@ -47,19 +47,14 @@ class PseudoLabelStore:
     `checkpoint` and `roll_back`. One process writes.
     """
 
-    def __init__(self, folder: Path, *, mode: Literal["create", "open"], **made: Any) -> None:
+    def __init__(self, folder: Path) -> None:
+        """The labels in `folder` as they are; a run has them from `create` or `open`.
+
+        Raises:
+            InputError: no labels there, or those of a version without `pixel_visits`.
+        """
         self.folder = folder
-        if mode == "create":
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "index.json", made)
-            shape = (len(made["ids"]), *made["shape"])
-            np.lib.format.open_memmap(folder / "labels.npy", "w+", np.dtype(made["storage"]), shape).flush()
-            np.lib.format.open_memmap(folder / "visits.npy", "w+", np.dtype(np.int32), shape[:1]).flush()
-            seen = (shape[0], *shape[2:])
-            np.lib.format.open_memmap(folder / "pixel_visits.npy", "w+", np.dtype(np.uint16), seen).flush()
-            (folder / "journal.bin").unlink(missing_ok=True)
-        index_path = folder / "index.json"
-        if not index_path.is_file():
+        if not (folder / "index.json").is_file():
             raise InputError.missing_file("no pseudo labels", file=folder, expected="the store of an interrupted run")
         if not (folder / "pixel_visits.npy").is_file():
             raise InputError.unsupported(
@@ -67,15 +62,15 @@ class PseudoLabelStore:
                 file=folder,
                 remedy="start the run anew, without --resume",
             )
-        index = json.loads(index_path.read_text(encoding="utf-8"))
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self.ids: tuple[str, ...] = tuple(index["ids"])
         self.shape: tuple[int, int, int] = tuple(index["shape"])
         self.storage: Storage = index["storage"]
         self.seed: int = index["seed"]
         self._row = {ident: row for row, ident in enumerate(self.ids)}
-        self._labels = np.lib.format.open_memmap(folder / "labels.npy", "r+")
-        self._visits = np.lib.format.open_memmap(folder / "visits.npy", "r+")
-        self._pixel_visits = np.lib.format.open_memmap(folder / "pixel_visits.npy", "r+")
+        self._labels, self._visits, self._pixel_visits = (
+            np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in ("labels", "visits", "pixel_visits")
+        )
         self._journalled: set[int] = set()
         self._journal: Any = None
         self._num_updates = 0
@@ -91,14 +86,24 @@ class PseudoLabelStore:
         """
         if len(set(ids)) != len(ids):
             raise InputError.duplicate("a record id stands twice among the unlabelled records", file=folder)
-        store = cls(folder, mode="create", ids=list(ids), shape=list(shape), storage=storage, seed=seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "index.json", {"ids": list(ids), "shape": list(shape), "storage": storage, "seed": seed})
+        arrays = {
+            "labels": (np.dtype(storage), shape),
+            "visits": (np.dtype(np.int32), ()),
+            "pixel_visits": (np.dtype(np.uint16), shape[1:]),
+        }
+        for name, (dtype, of_record) in arrays.items():
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (len(ids), *of_record)).flush()
+        (folder / "journal.bin").unlink(missing_ok=True)
+        store = cls(folder)
         store.checkpoint(0)
         return store
 
     @classmethod
     def open(cls, folder: Path, *, number: int) -> PseudoLabelStore:
         """The store of an interrupted run as it was at the checkpoint `number`."""
-        store = cls(folder, mode="open")
+        store = cls(folder)
         store.roll_back(number)
         return store
 
