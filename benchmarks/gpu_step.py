@@ -29,9 +29,9 @@ from lightning_fabric import Fabric
 from medvl.config import load_config
 from medvl.core.provenance import machine, versions
 from medvl.phantom.dataset import make_phantoms
-from medvl.tasks.pretrain.task import PretrainTask
-from medvl.tasks.segment.data import prepare
+from medvl.tasks.pretrain.learner import PretrainLearner
 from medvl.train.loop import make_optimizer
+from medvl.train.prepare import prepare
 from medvl.train.run import open_manifest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -71,7 +71,7 @@ def measure(name: str, num_steps: int, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         ready = prepare(config, open_manifest(config), fabric, Path(out) / "run")
         (Path(out) / "run").mkdir(exist_ok=True)
-        task, loader = ready.task, ready.loaders["train"]
+        task, loader = ready.learner, ready.loaders["train"]
         module, optimizer = fabric.setup(task.module, make_optimizer(config.train, task.module))
         task.begin(None, 0)
         module.train()
@@ -146,12 +146,12 @@ def measure(name: str, num_steps: int, folder: Path) -> dict[str, Any]:
             "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
             "syncs_in_4_steps": dict(found),
         }
-        if isinstance(task, PretrainTask):
+        if isinstance(task, PretrainLearner):
             result |= pseudo_mask_share(task, device_batch, num_steps, step_ms)
     return result
 
 
-def pseudo_mask_share(task: PretrainTask, batch: Any, num_steps: int, step_ms: float) -> dict[str, float]:
+def pseudo_mask_share(task: PretrainLearner, batch: Any, num_steps: int, step_ms: float) -> dict[str, float]:
     """Milliseconds of making the pseudo masks of a batch, alone, and their share of the step."""
     with torch.no_grad():
         output, vectors = task.forward(batch, decode=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import medvl.tasks.base  # noqa: F401  (fills the registry of tasks; imports nothing heavy)
+
 __version__ = "0.1.0"
 
 # Resolved on first use, so that `import medvl` and `medvl --help` do not import torch.
@@ -16,8 +18,8 @@ _PUBLIC = {
     "ZeroShot": "medvl.tasks.pretrain.zero_shot",
     "Segmentation": "medvl.inference.predictor",
     "Record": "medvl.data.record",
-    "load_manifest": "medvl.data.records",
-    "read_image": "medvl.data.images",
+    "load_manifest": "medvl.data.record",
+    "read_image": "medvl.data.image",
     "findings": "medvl.data.reports",
     "mirror_text": "medvl.data.reports",
     "build_text_encoder": "medvl.text.registry",

@@ -351,25 +351,25 @@ def test_overrides_of_the_command_line_are_another_experiment(
 def test_an_interrupted_cell_goes_on_to_the_same_bits(
     swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvl.tasks.segment.task import SegmentTask
+    from medvl.tasks.segment.learner import SegmentLearner
 
     path, out = swept
     raw = yaml.safe_load(path.read_text()) | {"results": str(tmp_path / "results"), "evaluate": {}}
     sweep = path.with_name("again.yaml")
     sweep.write_text(yaml.safe_dump(raw, sort_keys=False))
-    original, calls = SegmentTask.training_step, [0]
+    original, calls = SegmentLearner.training_step, [0]
 
-    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+    def interrupted(self: SegmentLearner, *args: object) -> dict[str, torch.Tensor]:
         calls[0] += 1
         # One set of plan steps (on a copy) comes first; then the run is stopped in the midst of its four steps.
         if self.progress > 0.3:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SegmentTask, "training_step", interrupted)
+    monkeypatch.setattr(SegmentLearner, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep, tmp_path / "out", only=["text"])
-    monkeypatch.setattr(SegmentTask, "training_step", original)
+    monkeypatch.setattr(SegmentLearner, "training_step", original)
     assert [o.note for o in run_sweep(sweep, tmp_path / "out", only=["text"], dry_run=True)] == ["to resume"]
     assert not (tmp_path / "out/text-lr_0_004-seed0/model").exists()
     resumed: list[bool] = []

@@ -22,7 +22,7 @@ from medvl.losses.pixel_alignment import (
 )
 from medvl.losses.segmentation import segmentation_loss, weighted_terms
 from medvl.models.yolo import published_anchors
-from medvl.tasks.classify.task import label_loss
+from medvl.tasks.classify.learner import label_loss
 
 SIDE = 384  # 147,456 pixels: their sum is beyond float16, whose largest number is 65,504
 ANNOTATED = torch.tensor([[True, False], [True, True]])

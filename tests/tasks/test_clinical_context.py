@@ -30,10 +30,13 @@ from medvl.evaluation.text_sensitivity import probe as run_probe
 from medvl.inference.model_folder import load_model, save_model
 from medvl.inference.predictor import Predictor
 from medvl.models.context_tokens import ContextTokens
+from medvl.models.module import SegmentModel
 from medvl.tasks.context import context_rules
-from medvl.tasks.pretrain.task import PretrainTask, build_pretrainer
+from medvl.tasks.pretrain.learner import PretrainLearner
+from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.tasks.pretrain.zero_shot import ZeroShot
-from medvl.tasks.segment.task import SegmentTask, TextGuidedSegmenter, build_segmenter
+from medvl.tasks.segment.learner import SegmentLearner
+from medvl.tasks.segment.model import build_segmenter
 from medvl.text.cache import FeatureCache
 from medvl.train import loop
 from medvl.train.run import open_manifest, train
@@ -79,22 +82,22 @@ PRETRAIN = (
 )  # fmt: skip
 
 
-def ready(recipe: Path, *words: str) -> tuple[SegmentTask | PretrainTask, Batch]:
+def ready(recipe: Path, *words: str) -> tuple[SegmentLearner | PretrainLearner, Batch]:
     """A task without dropout, in training mode, and one batch of it."""
     config = load_config(recipe, words)
     manifest = open_manifest(config)
     rows = manifest.split("train")
     rules = context_rules(config, manifest, {"train": rows})
     texts = [row.text if rules is None else rules.written(row.text, row.context) for row in rows]
-    task: SegmentTask | PretrainTask
+    task: SegmentLearner | PretrainLearner
     if config.task == "pretrain":
-        pretrainer, encoder = build_pretrainer(config, texts, rules)
-        task = PretrainTask(config, pretrainer, TextInput(encoder, None, True, context=rules))
+        pretrainer, encoder = build_g2d_model(config, texts, rules)
+        task = PretrainLearner(config, pretrainer, TextInput(encoder, None, True, context=rules))
         task.step = config.pretrain.warmup_steps
         data = SegmentDataset(rows, (), config.data, seed=0, train=True, body=True)
     else:
         module, other = build_segmenter(config, 1, texts, rules)
-        task = SegmentTask(config, module, TextInput(other, None, True, context=rules))
+        task = SegmentLearner(config, module, TextInput(other, None, True, context=rules))
         data = SegmentDataset(rows, ("mask",), config.data, seed=0, train=True)
     for part in task.module.modules():
         if isinstance(part, torch.nn.Dropout):
@@ -288,7 +291,7 @@ def test_a_manifest_without_the_columns_and_a_shuffled_one(
 ) -> None:
     config = load_config(recipe)
     task, _ = ready(recipe)
-    assert isinstance(task.module, TextGuidedSegmenter)
+    assert isinstance(task.module, SegmentModel)
     card = {"classes": ["mask"], "name": "x"}
     save_model(tmp_path / "model", config, ("mask",), task.module, task.text.encoder, card)
     bare = open_inputs(tmp_path / "model").manifest(tiny_manifest)
@@ -317,7 +320,7 @@ def test_what_is_saved_is_what_is_loaded(recipe: Path, tmp_path: Path, capsys: p
         loaded = type(task)(task.config, module, TextInput(encoder, None, True, context=module.context))  # type: ignore[arg-type]
         task.module.eval()
         with torch.no_grad():
-            if isinstance(task, PretrainTask):
+            if isinstance(task, PretrainLearner):
                 assert torch.equal(task.forward(batch, decode=False)[1], loaded.forward(batch, decode=False)[1])  # type: ignore[union-attr]
             else:
                 assert torch.equal(task.logits(batch), loaded.logits(batch))  # type: ignore[union-attr]

@@ -213,10 +213,10 @@ class Probe(nn.Module):
 
 def test_the_segmenter_takes_tokens_and_cached_prefixes_alike(folders: dict[str, Path]) -> None:
     from medvl.data.text_input import TextInput
-    from medvl.tasks.segment.task import TextGuidedSegmenter
+    from medvl.models.module import SegmentModel
 
     encoder = partly(folders["Bert"])
-    module = TextGuidedSegmenter(Probe(), encoder).eval()
+    module = SegmentModel(Probe(), encoder).eval()
     assert module.text_encoder is encoder
     answers = []
     for cache in (None, FeatureCache(encoder)):

@@ -12,11 +12,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medvl.config import Config, load_config
-from medvl.core.learner import Task
+from medvl.core.learner import Learner
 from medvl.phantom.dataset import make_phantoms
-from medvl.tasks.pretrain.task import PretrainTask
-from medvl.tasks.segment.data import prepare
+from medvl.tasks.pretrain.learner import PretrainLearner
 from medvl.train.loop import make_optimizer
+from medvl.train.prepare import prepare
 from medvl.train.run import open_manifest, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -67,7 +67,7 @@ def first_step(name: str, device: str, phantoms: Path, out: Path) -> tuple[dict[
     fabric = Fabric(accelerator=device, devices=1)
     ready = prepare(config, open_manifest(config), fabric, out)
     out.mkdir()
-    task = ready.task
+    task = ready.learner
     module, _ = fabric.setup(task.module, make_optimizer(config.train, task.module))
     task.begin(None, 0)
     task.step = 10  # past the warm-ups
@@ -98,10 +98,10 @@ def test_no_step_makes_the_host_wait(
 ) -> None:
     num_steps = 0
 
-    def watched(of: type[Task]) -> Callable[..., Any]:
+    def watched(of: type[Learner]) -> Callable[..., Any]:
         backward = of.backward
 
-        def run(self: Task, *args: Any) -> Any:
+        def run(self: Learner, *args: Any) -> Any:
             nonlocal num_steps
             num_steps += 1
             torch.cuda.set_sync_debug_mode("error")
@@ -112,7 +112,7 @@ def test_no_step_makes_the_host_wait(
 
         return run
 
-    for of in (Task, PretrainTask):  # PretrainTask's own calls Task's: the innermost ends the watch
+    for of in (Learner, PretrainLearner):  # PretrainLearner's own calls Learner's: the innermost ends the watch
         monkeypatch.setattr(of, "backward", watched(of))
     train(config_of(name, "cuda", phantoms), tmp_path / "run")
     assert num_steps >= 4

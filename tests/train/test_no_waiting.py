@@ -19,12 +19,14 @@ from torch.utils.data._utils.pin_memory import pin_memory
 import medvl.core.device
 from medvl.config import Config, make_config
 from medvl.core.device import to_device
-from medvl.core.learner import Task
+from medvl.core.learner import Learner
 from medvl.data.dataset import Batch
 from medvl.data.geometry import fit
 from medvl.data.text_input import TextInput
-from medvl.tasks.pretrain.task import PretrainTask, build_pretrainer
-from medvl.tasks.segment.task import SegmentTask, build_segmenter
+from medvl.tasks.pretrain.learner import PretrainLearner
+from medvl.tasks.pretrain.model import build_g2d_model
+from medvl.tasks.segment.learner import SegmentLearner
+from medvl.tasks.segment.model import build_segmenter
 
 META = torch.device("meta")
 TEXTS = ("Left upper opacity.", "No effusion. Right lower opacity.", "Opacity.", "No opacity.")
@@ -70,7 +72,7 @@ def batch(num_classes: int) -> Batch:
     )
 
 
-def stepped(task: Task, data: Batch) -> Sent:
+def stepped(task: Learner, data: Batch) -> Sent:
     data, make = data.to(META), torch.tensor
     sent = Sent()
 
@@ -112,8 +114,8 @@ def test_a_step_of_g2d(pretrain: dict[str, Any]) -> None:
         model={"size": "nano", "options": {"projection_dim": 32}},
         pretrain={"warmup_steps": 0, **pretrain},
     )
-    module, encoder = build_pretrainer(config, TEXTS)
-    task = PretrainTask(config, module.train().to(META), TextInput(encoder, None, True))
+    module, encoder = build_g2d_model(config, TEXTS)
+    task = PretrainLearner(config, module.train().to(META), TextInput(encoder, None, True))
     sent = stepped(task, batch(0))
     assert not sent.others
     assert sent.num >= 3  # tokens, their mask, the keys of texts and patients
@@ -127,7 +129,7 @@ def test_a_step_of_lvit(mode: str, merge: str) -> None:
         objective={"mode": mode},
     )
     module, encoder = build_segmenter(config, 2 if mode == "multiclass" else 1, TEXTS)
-    task = SegmentTask(config, module.train().to(META), TextInput(encoder, None, True))
+    task = SegmentLearner(config, module.train().to(META), TextInput(encoder, None, True))
     sent = stepped(task, batch(2 if mode == "multiclass" else 1))
     assert not sent.others and sent.num >= 2
 

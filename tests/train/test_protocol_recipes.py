@@ -19,7 +19,7 @@ from medvl.core.errors import InputError
 from medvl.data.labels import balanced, label_units, labelled_patients, training_records
 from medvl.data.records import load_manifest
 from medvl.inference.model_folder import save_model
-from medvl.tasks.pretrain.task import build_pretrainer
+from medvl.tasks.pretrain.model import build_g2d_model
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SMALL = ["model.size=nano", "data.image_size=[32, 32]", "train.accelerator=cpu", "data.num_workers=0"]
@@ -51,7 +51,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train": {"seed": 5},
         }
     )
-    module, encoder = build_pretrainer(config, ["lung opacity"] * 3)
+    module, encoder = build_g2d_model(config, ["lung opacity"] * 3)
     save_model(folder / "g2d", config, (), module, encoder, {"name": "g2d"})
     return folder
 

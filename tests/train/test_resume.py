@@ -30,7 +30,7 @@ from medvl.core.errors import DivergedError, InputError
 from medvl.data import hashes
 from medvl.data.records import load_manifest
 from medvl.inference.model_folder import load_model, save_model
-from medvl.tasks.segment.task import SegmentTask
+from medvl.tasks.segment.learner import SegmentLearner
 from medvl.train import loop
 from medvl.train import run as run_module
 from medvl.train.checkpoint import load_state
@@ -81,15 +81,15 @@ def keep_plan(patch: pytest.MonkeyPatch, run: Path) -> None:
 
 def interrupt(patch: pytest.MonkeyPatch, step: int, number: int, *, num_timed: int = 3) -> None:
     """The process gets a signal within a training step; `num_timed` run on a copy first, for the plan."""
-    original, calls = SegmentTask.training_step, [0]
+    original, calls = SegmentLearner.training_step, [0]
 
-    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+    def interrupted(self: SegmentLearner, *args: object) -> dict[str, torch.Tensor]:
         calls[0] += 1
         if calls[0] == num_timed + step:
             os.kill(os.getpid(), number)
         return original(self, *args)  # type: ignore[arg-type]
 
-    patch.setattr(SegmentTask, "training_step", interrupted)
+    patch.setattr(SegmentLearner, "training_step", interrupted)
 
 
 def killed(*args: object, **more: object) -> object:
@@ -234,15 +234,15 @@ def test_what_is_not_finite_is_named(kind: str) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, seen = SegmentTask.backward, []
+    original, seen = SegmentLearner.backward, []
 
-    def broken(self: SegmentTask, batch: object, module: object, backward: object) -> dict[str, torch.Tensor]:
+    def broken(self: SegmentLearner, batch: object, module: object, backward: object) -> dict[str, torch.Tensor]:
         losses = original(self, batch, module, backward)  # type: ignore[arg-type]
         seen.append(batch.ids)  # type: ignore[attr-defined]
         return {**losses, "loss": losses["loss"] * float("nan")} if len(seen) == 2 else losses
 
     keep_plan(monkeypatch, whole)
-    monkeypatch.setattr(SegmentTask, "backward", broken)
+    monkeypatch.setattr(SegmentLearner, "backward", broken)
     with pytest.raises(DivergedError) as caught:
         train(load_config(data / "recipe.yaml", ["train.epochs=2", "train.ema_decay=0"]), tmp_path / "run")
     assert all(ident in str(caught.value) for ident in seen[1]) and "loss of step 2" in str(caught.value)

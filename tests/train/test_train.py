@@ -159,23 +159,23 @@ def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
 def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvl.tasks.segment.task import SegmentTask
+    from medvl.tasks.segment.learner import SegmentLearner
 
-    original, calls = SegmentTask.training_step, [0]
+    original, calls = SegmentLearner.training_step, [0]
 
-    def interrupted(self: SegmentTask, *args: object) -> dict[str, torch.Tensor]:
+    def interrupted(self: SegmentLearner, *args: object) -> dict[str, torch.Tensor]:
         calls[0] += 1
         if calls[0] == 4 + 5:  # the plan runs a few steps on a copy first
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SegmentTask, "training_step", interrupted)
+    monkeypatch.setattr(SegmentLearner, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(load_config(tiny_recipe), tmp_path / "run")
     state = torch.load(tmp_path / "run/checkpoints/last/state.pt", weights_only=True)
     assert 0 < state["progress"]["step"] < 8 and state["progress"]["batch"] != 0
     assert not (tmp_path / "run" / "model").exists()
-    monkeypatch.setattr(SegmentTask, "training_step", original)
+    monkeypatch.setattr(SegmentLearner, "training_step", original)
     train(None, tmp_path / "run", resume=True)
     assert_same(finished, tmp_path / "run")
     first, second = ((run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run"))

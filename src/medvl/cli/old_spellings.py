@@ -183,10 +183,13 @@ def ground(
         if out is None:
             expected = '--text "right upper zone" and --out FOLDER'
             raise InputError.missing("grounding in images", file=sources[0], expected=expected)
-        from medvl.tasks.pretrain.predict import ground_files
+        from medvl.inference.batch import predict_files
 
-        options: dict[str, Any] = {"threshold": threshold, "sigma": sigma, "how": how.value}
-        rows = ground_files(model, sources, text or [], out, choice=choice, device=device, **options)
+        options: dict[str, Any] = {"sigma": sigma, "how": how.value}
+        rows = predict_files(
+            model, sources, text or [], out, threshold=threshold, device=device, choice=choice, task="pretrain",
+            text_column="text", options=options,
+        )  # fmt: skip
         lines = [*map(_line, rows), *([_no_threshold(model)] if threshold is None else [])]
         print(json.dumps({"phrases": rows, "out": str(out)}) if as_json else "\n".join(lines))
         return
@@ -250,12 +253,11 @@ def _has_masks(source: str) -> bool:
 
 
 def _line(row: dict[str, Any]) -> str:
-    if row["mask"] is None:
+    if not row["mask"]:
         box = "no mask, no box"
     else:
-        box = "no box" if row["box"] is None else "box x0 y0 x1 y1: {} {} {} {}".format(*row["box"])
-    x, y = row["highest_xy"]
-    return f"{row['similarity']}  {row['text']!r}  {box}; highest {row['highest']:.3f} at x {x}, y {y}"
+        box = f"box x0 y0 x1 y1: {row['box']}" if row["box"] else "no box"
+    return f"{row['similarity']}  {row['text']!r}  {box}; highest {row['highest']:.3f} at x {row['x']}, y {row['y']}"
 
 
 def _no_threshold(model: str) -> str:

@@ -4,12 +4,9 @@ from medvl.config.config import (
     ASSET_PREFIX,
     G2D_PREFIX,
     WEIGHTS_PREFIX,
-    ClassifyConfig,
     Config,
     DataConfig,
     ModelConfig,
-    PretrainConfig,
-    SemiConfig,
     TextConfig,
     TrainConfig,
     as_read,
@@ -24,6 +21,7 @@ from medvl.config.config import (
     split_init,
 )
 from medvl.config.objective import ObjectiveConfig
+from medvl.config.sections import ClassifyConfig, PretrainConfig, SemiConfig
 
 __all__ = [
     "ASSET_PREFIX",

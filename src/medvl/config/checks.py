@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.core.plain_yaml import NO_TEXT, shown, validation_faults
+from medvl.core.task import find_task
 
 if TYPE_CHECKING:
     from medvl.config import Config
@@ -57,7 +58,7 @@ def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str 
 
 def cross_faults(config: Config, source: str) -> list[Fault]:
     """Values that are right alone and wrong together."""
-    train, objective = config.train, config.objective
+    train = config.train
     faults = []
 
     def fault(what: str, expected: str) -> None:
@@ -68,12 +69,10 @@ def cross_faults(config: Config, source: str) -> list[Fault]:
     if train.first_best_epoch > train.epochs:
         what = f"train.first_best_epoch {train.first_best_epoch} is after the last epoch, {train.epochs}"
         fault(what, "at most train.epochs")
-    if config.task == "segment" and not any(term.weight for term in objective.terms):
-        fault("no term of objective.terms has a weight above 0", "one at least: nothing would be learned")
     for name, pair in (("scale", config.data.augment.scale), ("crop_area", config.data.augment.crop_area)):
         if pair is not None and pair[0] > pair[1]:
             fault(f"data.augment.{name}: {pair[0]:g} is above {pair[1]:g}", "the smaller one first")
-    return faults
+    return faults + find_task(config.task).faults(config, source)
 
 
 def _leaves(value: Any) -> list[Any]:

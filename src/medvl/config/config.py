@@ -20,7 +20,7 @@ from medvl.config.objective import ObjectiveConfig, check_one_way, read_old_keys
 from medvl.config.overrides import apply_override
 from medvl.config.protocols import protocol_values
 from medvl.config.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
-from medvl.config.sections import DetectConfig, PseudoMaskConfig
+from medvl.config.sections import ClassifyConfig, DetectConfig, PretrainConfig, SemiConfig
 from medvl.core.errors import InputError, nearest, warn
 from medvl.core.files import write_text
 from medvl.core.limits import allow_megapixels
@@ -118,71 +118,6 @@ class ModelConfig:
 
 
 @dataclass(config=SECTION)
-class SemiConfig:
-    """Training on unlabelled records: L = L_sup + ramp * (weight * (Dice + CE against P > 0.5) + lv_alpha * L_LV).
-
-    Dice + CE stands for the terms of `objective`: their weights keep their ratios and have the mean `weight`.
-    With `epi` and `lv_bank` none, records without a mask take no part.
-    """
-
-    epi: Literal["none", "labels", "weights"] = "none"  # EMA of each pseudo label, or of the weights (teacher)
-    beta: Annotated[float, Ge(0), Lt(1)] = 0.99
-    beta_warmup: bool = True  # min(beta, 1 - 1 / (visits + 1)); else the first label weighs 60 % after 50 visits
-    update: Literal["visit", "epoch"] = (
-        "visit"  # by the training view's prediction, or by a plain one at each epoch's end
-    )
-    start: Literal["first_visit", "predict"] = (
-        "first_visit"  # P_0: the first visit's prediction, or a pass before training
-    )
-    storage: Literal["float16", "uint8"] = "float16"
-    weight: Weight = 1.0
-    # Of the cross entropy against pseudo labels. `balanced` (LViT's own, for masks) calls foreground what is likelier
-    # than its share: pseudo labels that are made of such predictions grow from visit to visit.
-    ce_balance: Literal["plain", "balanced"] = "plain"
-    lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
-    lv_similarity: Literal["encoder", "findings"] = "encoder"
-    lv_alpha: Weight = 1.0  # the paper: 0.1; chosen on validation, see medvl/config/presets/lvit.yaml
-    ramp: Fraction = 0.1  # of the steps over which the unlabelled loss comes in
-
-    @property
-    def on(self) -> bool:
-        """Whether unlabelled records take part."""
-        return self.epi != "none" or self.lv_bank != "none"
-
-
-@dataclass(config=SECTION)
-class PretrainConfig:
-    """G2D: L = L_VLA + decoder_weight * L_decoder (reference: G2D, equations 1 to 5). Used by `task: pretrain`."""
-
-    decoder: Literal["pseudo_mask", "reconstruction", "none"] = "pseudo_mask"  # the paper's figure 1
-    mask: PseudoMaskConfig = field(default_factory=PseudoMaskConfig)
-    shuffle_masks: bool = False  # table 8: every image gets another one's pseudo mask
-    decoder_weight: Weight = 1.0
-    decoder_loss: Literal["paper", "released"] = "paper"  # (soft Dice + BCE) / 2, or Dice of raw logits + 0.2 BCE
-    sigma: Positive = 0.07
-    vla: Literal["mean", "sum"] = "mean"  # of the two directions
-    same_is_no_negative: bool = True  # pairs of the same text or the same patient are no negatives of each other
-    warmup_steps: Count = 200  # alignment alone; the decoder is not run
-    accumulate: AtLeastOne = 1  # parts that a batch is cut into
-    accumulate_mode: Literal["micro", "cached"] = "cached"  # negatives of the part only, or of the whole batch
-    bucket_texts: bool = True  # batches of texts of similar length: less padding
-    select: Literal["last", "mean_recall"] = "last"  # which checkpoint is the model
-    num_panels: Count = 4  # validation pairs drawn at each validation
-
-
-@dataclass(config=SECTION)
-class ClassifyConfig:
-    """Class labels of images, on the image encoder. Used by `task: classify`."""
-
-    mode: Literal["linear", "finetune"] = "linear"  # the encoder frozen and its features computed once, or all trained
-    labels: Literal["multilabel", "multiclass"] = "multilabel"  # any number of an image's classes, or exactly one
-    classes: list[str] | None = None  # None = every label of the train split
-    negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
-    pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same
-    cache_dir: str | None = None  # features of frozen encoders, shared between runs; None = computed by every run
-
-
-@dataclass(config=SECTION)
 class TrainConfig:
     """The optimisation."""
 
@@ -213,6 +148,11 @@ class TrainConfig:
     devices: Annotated[int, Ge(1), Le(1024)] = 1
     # auto: mixed on a GPU (bf16 where it has it, else 16), 32-true elsewhere, where mixed is slower
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 @dataclass(config=SECTION)

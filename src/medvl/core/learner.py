@@ -1,20 +1,21 @@
-"""What the training loop knows of a task."""
+"""What the training loop knows of a run: a learner."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from medvl.data.dataset import Batch
-from medvl.data.text_input import TextInput
-from medvl.tasks.pretrain.panels import Panel
+if TYPE_CHECKING:
+    from medvl.data.dataset import Batch
+    from medvl.data.text_input import TextInput
+    from medvl.tasks.pretrain.panels import Panel
 
 
-class Task:
-    """One `training_step`, one `validation_step`, and hooks that a task fills where it needs them.
+class Learner:
+    """One `training_step`, one `validation_step`, and hooks that a learner fills where it needs them.
 
     The loop sets `progress` (0 to 1) and `step` before each step.
     """
@@ -49,7 +50,7 @@ class Task:
         """Pictures of the last validation."""
         return {}
 
-    def twin(self, device: torch.device) -> Task:
+    def twin(self, device: torch.device) -> Learner:
         """A copy on `device` to time steps with; what it does leaves no trace in this one."""
         raise TypeError(f"{type(self).__name__} has no twin")
 

@@ -27,7 +27,7 @@ from medvl.text.cache import FeatureCache
 
 @dataclass
 class TextInput:
-    """Texts -> what `TextGuidedSegmenter.forward` takes: tokens of a trained encoder, features of a frozen one.
+    """Texts -> what `SegmentModel.forward` takes: tokens of a trained encoder, features of a frozen one.
 
     `context`: how the clinical variables beside the texts are read; None where there are none.
     """

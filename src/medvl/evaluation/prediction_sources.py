@@ -17,7 +17,7 @@ from medvl.data.images import IMAGE_SUFFIXES, read_image
 from medvl.data.mask_colours import LabelValue
 from medvl.data.masks import read_mask
 from medvl.data.record import Record
-from medvl.tasks.segment.task import class_masks
+from medvl.models.masks import class_masks
 
 if TYPE_CHECKING:
     from medvl.inference.predictor import Predictor, Segmentation

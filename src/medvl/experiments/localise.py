@@ -31,7 +31,8 @@ from medvl.evaluation.seen_images import say_seen, seen_images
 from medvl.evaluation.tables import csv_text, interval_text, text_table
 from medvl.inference.model_folder import load_model, weights_hash
 from medvl.metrics.statistics import mean_interval, paired_difference
-from medvl.tasks.pretrain.task import Pretrainer, PretrainTask
+from medvl.tasks.pretrain.learner import PretrainLearner
+from medvl.tasks.pretrain.model import G2DModel
 from medvl.text.cache import FeatureCache
 
 METRICS = ("dice", "iou", "pointing", "auroc")
@@ -63,7 +64,7 @@ def localisation(
         InputError: not a pre-trained model, one without attention, no such class, nothing to score.
     """
     module, encoder, config, card = load_model(model, uses_text=False)
-    if not isinstance(module, Pretrainer) or encoder is None:
+    if not isinstance(module, G2DModel) or encoder is None:
         raise InputError.unsupported("not a pre-trained model", file=model, expected="a run of task: pretrain")
     if module.network.attention_pool is None:  # nor has it a decoder of pseudo masks: nothing but chance to score
         raise InputError.unsupported(
@@ -85,7 +86,7 @@ def localisation(
         )  # fmt: skip
     config = replace(config, data=replace(config.data, val_phrases_per_image=1))
     cache = FeatureCache(encoder) if encoder.prefix_frozen else None
-    task = PretrainTask(config, module, TextInput(encoder, cache, True, context=module.context))
+    task = PretrainLearner(config, module, TextInput(encoder, cache, True, context=module.context))
     names = [target] + ([lungs] if lungs else [])
     cases: list[dict[str, Any]] = []
     num_empty = 0
@@ -163,7 +164,7 @@ def _table(methods: Mapping[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def _maps(task: PretrainTask, dataset: SegmentDataset) -> list[dict[str, Any]]:
+def _maps(task: PretrainLearner, dataset: SegmentDataset) -> list[dict[str, Any]]:
     """What there is of each image: target, body, attention, raw and smoothed mask, decoder, lungs."""
     found: list[dict[str, Any]] = []
     split_of = {record.id: record.split or "" for rows in dataset.groups for record in rows}

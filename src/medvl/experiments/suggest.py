@@ -35,15 +35,17 @@ from torch import Tensor
 
 from medvl.config import Config, as_read, load_config
 from medvl.core.errors import InputError
+from medvl.core.task import find_task
 from medvl.data.context import Context, add_context
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest, Record
 from medvl.data.records import configured_manifest, write_manifest
 from medvl.data.text_input import TextInput
-from medvl.inference.model_folder import find_model, load_model, verb_for
+from medvl.inference.model_folder import find_model, load_model
 from medvl.losses.pseudo_labels import PseudoLabelStore
-from medvl.tasks.segment.task import TextGuidedSegmenter, probs_from_logits
+from medvl.models.masks import probs_from_logits
+from medvl.models.module import SegmentModel
 from medvl.text.cache import FeatureCache
 
 FloatArray = NDArray[np.float32]
@@ -114,7 +116,7 @@ def suggest(
             f"a model of task: {task} has no masks to ask for",
             file=run,
             expected="a run of task: segment",
-            remedy=verb_for(task, run),
+            remedy=find_task(task).usage(run),
         )
     module, encoder, config, card = load_model(run)
     manifest = _manifest(config)
@@ -133,6 +135,7 @@ def suggest(
         for order, case in enumerate(drawn[:num], 1):
             rows += _rows(order, case, manifest, {})
     else:
+        assert isinstance(module, SegmentModel)  # its task was checked
         cache = FeatureCache(encoder) if encoder is not None and encoder.frozen and module.uses_text else None
         text = TextInput(encoder if module.uses_text else None, cache, module.uses_text, context=module.context)
         reader = _Reader(module.eval().to(device), text, config, tuple(card["classes"]), _store(run), device)
@@ -242,7 +245,7 @@ def binary_entropy(probs: FloatArray) -> FloatArray:
 class _Reader:
     """A model that looks at images of bare records."""
 
-    module: TextGuidedSegmenter
+    module: SegmentModel
     text: TextInput
     config: Config
     classes: tuple[str, ...]

@@ -1,8 +1,8 @@
-"""Many images -> files: what `medvl predict` does with a model of any task that answers about one image.
+"""Many images -> files: what `medvl predict` does with a model of any task.
 
-A model of `task: segment` writes masks, overlays and predictions.csv, a detector overlays and detections.csv, a
-classifier predictions.csv. All inputs are checked before a model is loaded or a file is written. An image whose damage
-shows only while it is read is left out: the table holds what was done, and `UnfinishedError` names the rest.
+Each task writes files and a table of its own (`Task.answerer`). All inputs are checked before a model is loaded or a
+file is written. An image whose damage shows only while it is read is left out: the table holds what was done, and
+`UnfinishedError` names the rest.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medvl.config import load_config
 from medvl.core.errors import Fault, InputError, UnfinishedError
 from medvl.core.progress import track
+from medvl.core.task import Answerer, Question, Row, find_task
 from medvl.data.context import Context
 from medvl.data.images import SliceChoice
 from medvl.data.records import write_manifest
 from medvl.inference.inputs import InputImage, list_images
-from medvl.inference.model_folder import find_model, verb_for
-
-Row = dict[str, Any]
+from medvl.inference.model_folder import find_model
 
 
 def predict_files(
@@ -37,6 +36,8 @@ def predict_files(
     text_column: str | None = None,
     columns: Mapping[str, str] | None = None,
     task: str | None = None,
+    classes: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Ask a model about every image of `sources` (see `list_images`); returns the rows of the table that is written.
 
@@ -46,7 +47,9 @@ def predict_files(
         context: the clinical variables beside the texts, {"age": "63"}, of all images; a manifest has its own columns.
         choice: of volumes and files of several frames, `--slice`: a number, or "all" for one mask volume each.
         text_column, columns: of a manifest, as in `data`; None = those that the model was trained with.
-        task: of which the model must be; None = any that answers about one image.
+        task: of which the model must be; None = any.
+        classes: of zero-shot classification, for a pre-trained model.
+        options: of one task alone, by name; see its answerer.
 
     Raises:
         InputError: an input that cannot be read (before anything is written), a model of another task, a text where
@@ -58,8 +61,6 @@ def predict_files(
         raise InputError.unsupported(
             f"a model of task: {config.task}", file=model, expected=f"a run or model of task: {task}"
         )
-    if threshold is not None and not 0.0 <= threshold <= 1.0:
-        raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1")
     column = text_column or config.data.text_column
     images = list_images(
         sources,
@@ -69,44 +70,9 @@ def predict_files(
         columns=config.data.columns if columns is None else columns,
         out=out,
     )
-    answerer: Answerer
-    if config.task == "segment":
-        from medvl.tasks.segment.predict import MaskFiles
-
-        answerer = MaskFiles(model, images, texts, out, 0.5 if threshold is None else threshold, device, context or {})
-    elif config.task == "detect":
-        from medvl.tasks.detect.predict import BoxFiles
-
-        _refuse_text("a detector", texts, context or {})
-        answerer = BoxFiles(model, out, threshold, device)
-    elif config.task == "classify":
-        from medvl.tasks.classify.predict import LabelFiles
-
-        _refuse_text("a classifier", texts, context or {})
-        answerer = LabelFiles(model, out, threshold, device)
-    else:
-        raise InputError.unsupported(
-            f"a model of task: {config.task} does not answer by itself",
-            file=model,
-            remedy=verb_for(config.task, model),
-        )
+    question = Question(texts, threshold, device, context or {}, classes, options or {})
+    answerer = find_task(config.task).answerer(model, images, out, question)
     return _answer_all(answerer, images, out)
-
-
-class Answerer(Protocol):
-    """A model of one task that writes its answers about one image at a time."""
-
-    table: str  # name of the file with a line for each row
-    columns: tuple[str, ...]
-
-    def answer(self, image: InputImage) -> list[Row]:
-        """Write the files of one image; its rows. InputError where it cannot be read."""
-
-
-def _refuse_text(kind: str, texts: Sequence[str], context: Context) -> None:
-    given = [*(["--text"] if texts else []), *(["--context"] if context else [])]
-    if given:
-        raise InputError.conflict(f"{kind} takes no text", remedy=f"leave {' and '.join(given)} out")
 
 
 def _answer_all(answerer: Answerer, images: Sequence[InputImage], out: Path) -> list[Row]:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from medvl.config import Config, load_config, save_config
 from medvl.core.errors import InputError
 from medvl.core.files import read_json, whole_folder, write_json, write_text
+from medvl.core.task import find_task
 from medvl.data.hashes import Stage, file_hash, write_stages
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from medvl.data.context import ContextRules
-    from medvl.tasks.segment.task import TextGuidedSegmenter
+    from medvl.models.module import NetworkModule
     from medvl.text.base import TextEncoder
 
 FORMAT_VERSION = "medvl-model/1"
@@ -53,7 +54,7 @@ def save_model(
     folder: Path,
     config: Config,
     classes: tuple[str, ...],
-    module: TextGuidedSegmenter,
+    module: NetworkModule,
     encoder: TextEncoder | None,
     card: dict[str, Any],
     stages: Sequence[Stage] | None = None,
@@ -83,21 +84,13 @@ def save_model(
 
 def load_model(
     folder: str | Path, *, uses_text: bool = True
-) -> tuple[TextGuidedSegmenter, TextEncoder | None, Config, dict[str, Any]]:
+) -> tuple[NetworkModule, TextEncoder | None, Config, dict[str, Any]]:
     """-> the module in eval mode, its text encoder, its configuration and its card.
 
     `uses_text` False, where only images are asked about: the text encoder is loaded without a progress bar.
     """
     from safetensors import SafetensorError
 
-    from medvl.models.classifier import ImageClassifier
-    from medvl.models.g2d import G2D
-    from medvl.models.registry import build_model
-    from medvl.models.yolo import YOLO
-    from medvl.tasks.classify.task import Classifier, classifier_options
-    from medvl.tasks.detect.task import Detector, detector_options
-    from medvl.tasks.pretrain.task import Pretrainer, g2d_options
-    from medvl.tasks.segment.task import TextGuidedSegmenter, network_options
     from medvl.text.registry import load_text_encoder
 
     folder = find_model(folder)
@@ -122,39 +115,24 @@ def load_model(
     if encoder is not None:
         for path in sorted((folder / "text").glob("*.safetensors")):
             _check_values(path, _read_weights(path), encoder.state_dict())
-    network: nn.Module
+    context = load_context(folder)
     try:
-        if config.task == "pretrain":
-            if encoder is None:
-                raise InputError.missing("a pre-trained model without its text encoder", file=folder / "text")
-            network = G2D(**g2d_options(config, encoder))
-        elif config.task == "classify":
-            network = ImageClassifier(**classifier_options(config, len(card["classes"])))
-        elif config.task == "detect":
-            network = YOLO(**detector_options(config, len(card["classes"])))
-        else:
-            network = build_model(config.model.name, **network_options(config, len(card["classes"]), encoder))
+        module = find_task(config.task).build(config, len(card["classes"]), encoder, context)
     except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, AssertionError) as error:
         what = f"no network can be built from config.yaml, card.json and text/ ({_first_line(error)})"
         raise InputError.damaged(what, file=folder, expected="the folder as it was saved", remedy=_WHOLE) from None
     weights = _read_weights(folder / "model.safetensors")
-    own = network.state_dict()
-    _check_values(folder / "model.safetensors", weights, own)
-    wrong = [name for name in sorted({*own, *weights}) if name not in own or name not in weights]
-    wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    expected = module.network.state_dict()
+    _check_values(folder / "model.safetensors", weights, expected)
+    wrong = [name for name in sorted({*expected, *weights}) if name not in expected or name not in weights]
+    wrong += [name for name in expected if name in weights and expected[name].shape != weights[name].shape]
     if wrong:
         raise InputError.mismatch(
             f"the weights do not fit the configuration: {', '.join(wrong[:5])}" + (" ..." if len(wrong) > 5 else ""),
             file=folder / "model.safetensors",
             remedy="config.yaml and model.safetensors must be of the same run",
         )
-    network.load_state_dict(weights)
-    kinds: dict[str, type[TextGuidedSegmenter]] = {
-        "pretrain": Pretrainer,
-        "classify": Classifier,
-        "detect": Detector,
-    }
-    module = kinds.get(config.task, TextGuidedSegmenter)(network, encoder, load_context(folder))
+    module.network.load_state_dict(weights)
     if module.context_tokens is not None:
         tokens = folder / "context" / "tokens.safetensors"
         values = _read_weights(tokens)
@@ -166,15 +144,6 @@ def load_model(
                 f"the weights do not fit the context ({error})", file=tokens, remedy=_WHOLE
             ) from None
     return module.eval(), encoder, config, card
-
-
-def verb_for(task: str, folder: str | Path) -> str:
-    """The command that asks a model of this task about an image: the remedy of a verb that it is not for."""
-    if task == "pretrain":
-        return f"medvl ground {folder} IMAGE --text PHRASE --out DIR, or train task: segment with init={folder}"
-    what = {"segment": "segments", "detect": "finds boxes", "classify": "gives probabilities"}[task]
-    text = ' --text "PHRASE"' if task == "segment" else ""
-    return f"medvl predict {folder} IMAGE{text} --out DIR {what} with it"
 
 
 def load_context(folder: str | Path) -> ContextRules | None:
@@ -271,7 +240,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _save_context(folder: Path, module: TextGuidedSegmenter) -> None:
+def _save_context(folder: Path, module: NetworkModule) -> None:
     from safetensors.torch import save_file
 
     if module.context is None:

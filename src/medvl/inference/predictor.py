@@ -19,6 +19,7 @@ from torch import Tensor
 from medvl.config import Config
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
+from medvl.core.task import find_task
 from medvl.data.context import Context, ContextRules
 from medvl.data.dataset import fit_image, load_image, prepare
 from medvl.data.geometry import Affine, refuse_sides
@@ -26,8 +27,9 @@ from medvl.data.image import Image, say_blank
 from medvl.data.mask_colours import LabelValue, label_value
 from medvl.data.record import Record
 from medvl.data.text_input import TextInput
-from medvl.inference.model_folder import load_model, verb_for
-from medvl.tasks.segment.task import TextGuidedSegmenter, class_masks, exclusive_threshold, probs_from_logits
+from medvl.inference.model_folder import load_model
+from medvl.models.masks import class_masks, exclusive_threshold, probs_from_logits
+from medvl.models.module import SegmentModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
 
@@ -60,7 +62,7 @@ class Predictor:
 
     def __init__(
         self,
-        module: TextGuidedSegmenter,
+        module: SegmentModel,
         encoder: TextEncoder | None,
         config: Config,
         card: dict[str, Any],
@@ -85,10 +87,9 @@ class Predictor:
     def load(cls, folder: str | Path, device: str = "cpu") -> Predictor:
         """Load a MODEL or RUN folder, or a shipped model (`medvl:lvit_regions`)."""
         module, encoder, config, card = load_model(folder)
-        if config.task != "segment":
-            raise InputError.unsupported(
-                f"a model of task: {config.task} does not segment", file=folder, remedy=verb_for(config.task, folder)
-            )
+        if not isinstance(module, SegmentModel):
+            what, remedy = f"a model of task: {config.task} does not segment", find_task(config.task).usage(folder)
+            raise InputError.unsupported(what, file=folder, expected="a run or model of task: segment", remedy=remedy)
         return cls(module, encoder, config, card, device=device)
 
     @property

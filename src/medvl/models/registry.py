@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from medvl.config import ModelConfig
+from medvl.config import Config, ModelConfig
 from medvl.core.errors import InputError, nearest
 from medvl.models.base import SegmentationNetwork
 from medvl.models.clipseg import CLIPSeg
@@ -101,3 +101,21 @@ def construct(network: type[Network], name: str, options: Mapping[str, Any]) -> 
         raise InputError.malformed(
             f"model {name} cannot be built: {error}", expected="options that it takes", remedy=f"they were {written}"
         ) from error
+
+
+def image_network_options(network: type[nn.Module], name: str, config: Config, num_classes: int) -> dict[str, Any]:
+    """The arguments of a network that takes images alone; `name` is what an error calls it."""
+    known = constructor_names(network)
+    set_here: dict[str, Any] = {
+        **model_keys(network, config.model),
+        "in_channels": config.data.in_channels,
+        "num_classes": num_classes,
+        "image_size": config.data.image_size,
+    }
+    for key in config.model.options:
+        if key not in known or key in set_here:
+            raise InputError.unknown_key(
+                f"model.options.{key} is no option of {name}",
+                expected=", ".join(option for option in known if option not in set_here),
+            )
+    return {**set_here, **config.model.options}

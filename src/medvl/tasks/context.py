@@ -9,10 +9,10 @@ from typing import Any
 
 from medvl.config import Config
 from medvl.core.errors import InputError
+from medvl.core.task import find_task
 from medvl.data.context import ContextRules, column_kinds, learn_rules
 from medvl.data.record import Manifest, Record
 from medvl.inference.model_folder import load_context
-from medvl.models.registry import option_names
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
 from medvl.weights.init import init_of
@@ -76,45 +76,12 @@ def feature_cache(config: Config, encoder: TextEncoder | None, out: Path) -> Fea
 
 
 def _check_network(config: Config, num_columns: int) -> None:
-    without_text = config.task in ("classify", "detect")
-    if without_text or config.text.encoder == "none":
-        what = f"task: {config.task}" if without_text else "text.encoder: none"
+    task = find_task(config.task)
+    if not task.takes_text or config.text.encoder == "none":
+        what = "text.encoder: none" if task.takes_text else f"task: {config.task}"
         raise InputError.conflict(
             f"data.context_columns with {what}: clinical variables stand beside a text",
             expected="a task and an encoder that read text",
             remedy="where there is no text: text.encoder: builtin and data.constant_text, e.g. both lungs",
         )
-    options, tokens = config.model.options, config.data.context_as == "tokens"
-    if config.task == "pretrain":
-        if tokens and options.get("text_pool") == "first":
-            raise InputError.conflict(
-                "data.context_as: tokens with model.options.text_pool: first, which reads one token only",
-                expected="text_pool: attention or mean, or data.context_as: text",
-            )
-        return
-    merge = options.get("text_merge", "slots") if config.model.name == "lvit" else "attention"
-    if "text_dim" not in option_names(config.model.name) or merge == "none":
-        raise InputError.conflict(
-            f"data.context_columns with model {config.model.name}, which takes no text", expected="lvit, text_unet"
-        )
-    if config.model.name == "clipseg" and tokens:
-        raise InputError.conflict("data.context_as: tokens with clipseg, which reads one token only", expected="text")
-    if merge == "slots":
-        _check_slots(config, num_columns)
-
-
-def _check_slots(config: Config, num_columns: int) -> None:
-    """Slots are few: the context must not push words out of them."""
-    num_slots = config.model.options.get("num_slots") or 10
-    if config.data.context_as == "text":
-        raise InputError.conflict(
-            f"data.context_as: text with text_merge: slots: of {num_slots} slots the words would leave the text none",
-            expected="data.context_as: tokens, or text_merge: attention",
-        )
-    room, limit = num_slots - num_columns, config.text.max_tokens
-    if limit is None or limit > room:
-        raise InputError.out_of_range(
-            f"{num_columns} clinical variables and {limit or 'any number of'} text tokens for {num_slots} token slots",
-            expected=f"text.max_tokens: {room}" if room > 0 else f"fewer than {num_slots} variables",
-            remedy="or text_merge: attention, which takes any number",
-        )
+    task.check_context(config, num_columns)

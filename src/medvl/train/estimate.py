@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medvl.config import Config
 from medvl.config.protocols import protocol_lines
-from medvl.core.learner import Task
+from medvl.core.learner import Learner
+from medvl.core.task import find_task
 from medvl.data.dataset import Batch, Sample
 from medvl.data.record import Record
 from medvl.data.reports import names_side
-from medvl.train.loop import make_optimizer, planned_steps
+from medvl.train.loop import make_optimizer
 
 TIMED_STEPS = 3
 FEW_PATIENTS, ENOUGH_DRAWS = 8, 10  # of fewer labelled patients only the mean of so many draws is a result
@@ -26,7 +27,7 @@ FEW_PATIENTS, ENOUGH_DRAWS = 8, 10  # of fewer labelled patients only the mean o
 
 def make_plan(
     config: Config,
-    task: Task,
+    learner: Learner,
     splits: dict[str, Sequence[Record]],
     train_loader: DataLoader[Sample],
     val_loader: DataLoader[Sample],
@@ -38,7 +39,7 @@ def make_plan(
     first epoch only, and not at all where it is there already.
     """
     state = torch.get_rng_state()
-    twin = task.twin(device)
+    twin = learner.twin(device)
     optimizer = make_optimizer(config.train, twin.module)
     first, again = list(_timed(train_loader, TIMED_STEPS + 1)), []
     if train_loader.num_workers == 0:
@@ -65,7 +66,7 @@ def make_plan(
         twin.validation_step(val_batch.to(device))
     val_s = (time.monotonic() - start + val_load_s * (val_loader.num_workers == 0)) * len(val_loader)
     torch.set_rng_state(state)
-    steps = planned_steps(config.train, len(train_loader))
+    steps = config.train.num_steps(len(train_loader))
     step_s = _middle(times[1:])
     load_s = _middle(again) if again else 0.0  # workers load while a step is computed
     decode_s = max(0.0, _middle([seconds for _, seconds in first]) - load_s) if again else 0.0
@@ -76,7 +77,7 @@ def make_plan(
     memory = {"process_gib": round(peak, 2)}
     if device.type == "cuda":
         memory["device_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
-    parameters = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
     return {
         "records": {name: len(rows) for name, rows in splits.items()},
         "images": {name: len({row.image for row in rows}) for name, rows in splits.items()},
@@ -85,8 +86,8 @@ def make_plan(
             name: sum(all(mask is None for mask in row.masks.values()) for row in rows) for name, rows in splits.items()
         },
         "parameters": parameters,
-        "frozen_text_parameters": sum(p.numel() for p in task.text.encoder.parameters())
-        if task.text.encoder is not None and task.text.encoder.frozen
+        "frozen_text_parameters": sum(p.numel() for p in learner.text.encoder.parameters())
+        if learner.text.encoder is not None and learner.text.encoder.frozen
         else 0,
         "rows_per_step": len(batch.texts),
         "gflops_per_step": round(counter.get_total_flops() / 1e9, 2),
@@ -99,13 +100,13 @@ def make_plan(
         "memory": memory,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        **({"sides": laterality} if (laterality := _whose_sides(config, task, splits)) else {}),
+        **({"sides": laterality} if (laterality := _whose_sides(config, learner, splits)) else {}),
     }
 
 
-def _whose_sides(config: Config, task: Task, splits: dict[str, Sequence[Record]]) -> str | None:
+def _whose_sides(config: Config, learner: Learner, splits: dict[str, Sequence[Record]]) -> str | None:
     """Whose left and right the texts mean, where the model reads texts and one of them names a side."""
-    if task.text.encoder is None:
+    if learner.text.encoder is None:
         return None
     return config.data.laterality if any(names_side(row.text) for row in splits["train"]) else None
 
@@ -122,15 +123,15 @@ def _timed(loader: DataLoader[Sample], num: int) -> Iterator[tuple[Batch, float]
 
 
 def _text_seconds(
-    task: Task, splits: dict[str, Sequence[Record]], batches: Sequence[Batch], device: torch.device
+    learner: Learner, splits: dict[str, Sequence[Record]], batches: Sequence[Batch], device: torch.device
 ) -> float:
     """Seconds until the features of all texts are kept: those of `batches` are computed here, and timed."""
-    cache = task.text.cache
+    cache = learner.text.cache
     if cache is None:
         return 0.0
     num_before, start = cache.num_computed, time.monotonic()
     for batch in batches:
-        task.text(batch.texts, device, batch.context)
+        learner.text(batch.texts, device, batch.context)
     seconds, num = time.monotonic() - start, cache.num_computed - num_before
     num_texts = len({row.text for rows in splits.values() for row in rows})
     return seconds / num * max(0, num_texts - num) if num else 0.0
@@ -140,9 +141,9 @@ def _middle(seconds: Sequence[float]) -> float:
     return sorted(seconds)[len(seconds) // 2]
 
 
-def _step(task: Task, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+def _step(learner: Learner, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
-    task.backward(batch, None, lambda loss: loss.backward())  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    learner.backward(batch, None, lambda loss: loss.backward())  # type: ignore[no-untyped-call]  # torch leaves it untyped
     optimizer.step()
 
 
@@ -208,13 +209,13 @@ def _context_lines(context: dict[str, Any]) -> list[str]:
 def plan_text(plan: dict[str, Any], config: Config) -> str:
     """The plan as a person reads it."""
     end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
-    needs_masks = config.task != "pretrain"
+    needs_labels = find_task(config.task).needs_labels
     lines = [
         f"plan  {config.model.title} {config.model.options or ''} text={config.text.encoder}",
         *(
             f"  {name:6} {plan['records'][name]} records, {plan['images'][name]} images, "
             f"{plan['patients'][name]} patients"
-            + (f", {plan['not_annotated'][name]} not annotated" if needs_masks and plan["not_annotated"][name] else "")
+            + (f", {plan['not_annotated'][name]} not annotated" if needs_labels and plan["not_annotated"][name] else "")
             for name in plan["records"]
         ),
         *protocol_lines(plan),

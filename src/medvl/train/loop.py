@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from medvl.config import TrainConfig
 from medvl.core.errors import InputError
-from medvl.core.learner import Task
+from medvl.core.learner import Learner
 from medvl.data.dataset import Batch, Sample
 from medvl.data.sampler import BatchSampler
 from medvl.models.ema import update_average
@@ -31,7 +31,7 @@ LOG_EVERY = 20  # steps; a loss is read back from the device only then, and afte
 
 def fit(
     fabric: Fabric,
-    task: Task,
+    learner: Learner,
     train_loader: DataLoader[Sample],
     val_loader: DataLoader[Sample],
     config: TrainConfig,
@@ -46,38 +46,42 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, at the end of the step under way and with the state saved.
         DivergedError: a loss or the weights are not finite. Nothing that is broken is saved.
     """
-    optimizer = make_optimizer(config, task.module)
-    average: nn.Module | None = deepcopy(task.module).requires_grad_(False) if config.ema_decay else None
+    optimizer = make_optimizer(config, learner.module)
+    average: nn.Module | None = deepcopy(learner.module).requires_grad_(False) if config.ema_decay else None
     sampler = train_loader.batch_sampler
     assert isinstance(sampler, BatchSampler)
-    num_steps = planned_steps(config, len(sampler))
+    num_steps = config.num_steps(len(sampler))
     progress, rng = Progress(), None
     sums: dict[str, tuple[torch.Tensor, int]] = {}  # of the loss's parts since the last log: sum, number of steps
     if resume:
         progress, parts, rng = load_state(monitor.state_path)
-        _fill(task.module, parts["module"], monitor.state_path)
+        _fill(learner.module, parts["module"], monitor.state_path)
         optimizer.load_state_dict(parts["optimizer"])
         if average is not None:
             _fill(average, parts["average"], monitor.state_path)
         if scaler := parts.get("precision"):  # of 16-mixed; others have none
             fabric.strategy.precision.load_state_dict(scaler)
         sums |= {name: (total.to(fabric.device), num) for name, (total, num) in parts["sums"].items()}
-    module, optimizer = fabric.setup(task.module, optimizer)
-    task.begin(parts["task"] if resume else None, progress.num_saves)  # on the device that setup moved to
+    module, optimizer = fabric.setup(learner.module, optimizer)
+    learner.begin(parts["task"] if resume else None, progress.num_saves)  # on the device that setup moved to
     average = None if average is None else fabric.to_device(average)
-    judged: nn.Module = task.module if average is None else average
-    watch = FiniteWatch(fabric, task.module, average)
+    judged: nn.Module = learner.module if average is None else average
+    watch = FiniteWatch(fabric, learner.module, average)
 
     def save() -> None:
         progress.loss_sum = float(loss_sum)
-        parts = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict(), "task": task.state_dict()}
+        parts = {
+            "module": learner.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "task": learner.state_dict(),
+        }
         parts |= {} if average is None else {"average": average.state_dict()}
         parts |= {"sums": dict(sums), "precision": fabric.strategy.precision.state_dict()}
         progress.elapsed_s = monitor.elapsed_s()
         progress.num_saves += 1
         if fabric.is_global_zero:
             save_state(monitor.state_path, progress, parts)
-            task.saved(progress.num_saves)
+            learner.saved(progress.num_saves)
 
     loss_sum, saved = torch.tensor(progress.loss_sum, device=fabric.device), time.monotonic()
     with monitor.progress_bar(num_steps, progress), stop_after_step() as stopped:
@@ -94,15 +98,15 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.zero_grad()
-                task.progress, task.step = progress.step / num_steps, progress.step
-                losses = task.backward(batch.to(fabric.device), module, fabric.backward)
+                learner.progress, learner.step = progress.step / num_steps, progress.step
+                losses = learner.backward(batch.to(fabric.device), module, fabric.backward)
                 norm = None
                 if config.clip_norm is not None:
                     norm = fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
-                task.after_step(progress.step)
+                learner.after_step(progress.step)
                 if average is not None:
-                    update_average(average, task.module, config.ema_decay, progress.step)
+                    update_average(average, learner.module, config.ema_decay, progress.step)
                 loss_sum += losses["loss"]
                 for part in sorted(losses.keys() - {"loss"}):  # the decoder's are not there in its warm-up
                     before, num = sums.get(part, (0.0, 0))
@@ -132,22 +136,22 @@ def fit(
             if progress.num_saves == 0:
                 save()  # a best model never stands without a state that its run goes on from
             progress.epoch, progress.batch = progress.epoch + 1, 0
-            monitor.log_task(progress, task.after_epoch())
+            monitor.log_task(progress, learner.after_epoch())
             if progress.epoch % config.val_every == 0 or progress.step >= num_steps:
-                values = validate(fabric, task, judged, val_loader)
+                values = validate(fabric, learner, judged, val_loader)
                 progress.last_val = values
-                name = chosen_by(config, task)
+                name = chosen_by(config, learner)
                 value = None if name is None else values[name]
                 better = is_better(value, progress, lower=name == "loss") and progress.epoch >= config.first_best_epoch
                 if better or (progress.best_epoch < 0 and progress.step >= num_steps):
                     progress.best, progress.best_epoch = -1.0 if value is None else value, progress.epoch
                     save_best(judged, progress)
                 monitor.validation(progress, values, better)
-                monitor.panels(progress, task.validation_panels())
+                monitor.panels(progress, learner.validation_panels())
             save()
             saved = time.monotonic()
             if out_of_patience(config, progress):
-                monitor.say(f"no better {chosen_by(config, task)} for {config.patience} epochs: stopping")
+                monitor.say(f"no better {chosen_by(config, learner)} for {config.patience} epochs: stopping")
         if progress.best_epoch < 0:  # no validation was a number
             progress.best, progress.best_epoch = math.nan, progress.epoch
             save_best(judged, progress)
@@ -163,9 +167,9 @@ def _fill(module: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise InputError.mismatch(what, file=path, expected="config.yaml and state of the same run") from None
 
 
-def check_patience(config: TrainConfig, task: Task) -> None:
+def check_patience(config: TrainConfig, learner: Learner) -> None:
     """InputError where `train.patience` has nothing to go by."""
-    if config.patience is not None and chosen_by(config, task) is None:
+    if config.patience is not None and chosen_by(config, learner) is None:
         raise InputError.conflict(
             f"train.patience: {config.patience}, but the last epoch is taken whatever validation says",
             expected="train.patience: null, or a validation value to choose by",
@@ -183,9 +187,9 @@ def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
     return progress.epoch - max(progress.best_epoch, config.first_best_epoch - 1) >= config.patience
 
 
-def chosen_by(config: TrainConfig, task: Task) -> str | None:
+def chosen_by(config: TrainConfig, learner: Learner) -> str | None:
     """The validation value that the best checkpoint and early stopping go by (`train.choose_by`); None: the last."""
-    return "loss" if config.choose_by == "loss" else task.metric
+    return "loss" if config.choose_by == "loss" else learner.metric
 
 
 def is_better(value: float | None, progress: Progress, *, lower: bool) -> bool:
@@ -195,12 +199,6 @@ def is_better(value: float | None, progress: Progress, *, lower: bool) -> bool:
     if progress.best_epoch < 0:
         return not math.isnan(value)
     return value < progress.best if lower else value > progress.best
-
-
-def planned_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
-    steps = config.epochs * steps_per_epoch
-    return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
@@ -217,15 +215,15 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
 
 
 @torch.no_grad()
-def validate(fabric: Fabric, task: Task, module: nn.Module, loader: DataLoader[Sample]) -> dict[str, float]:
+def validate(fabric: Fabric, learner: Learner, module: nn.Module, loader: DataLoader[Sample]) -> dict[str, float]:
     """What the task says of the validation split, its sums taken over all ranks."""
     was_training = module.training
     module.eval()
     sums: dict[str, torch.Tensor] = {}
     batches: Iterator[Batch] = iter(loader)
     for batch in batches:
-        for name, value in task.validation_step(batch.to(fabric.device), module).items():
+        for name, value in learner.validation_step(batch.to(fabric.device), module).items():
             sums[name] = sums.get(name, 0) + value
     totals: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="sum") for name, value in sums.items()}
     module.train(was_training)
-    return task.validation_values(totals)
+    return learner.validation_values(totals)

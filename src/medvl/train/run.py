@@ -22,6 +22,7 @@ from medvl.core.device import usable_device
 from medvl.core.errors import InputError
 from medvl.core.files import read_json, whole_folder, write_json
 from medvl.core.provenance import machine, versions
+from medvl.core.task import Prepared, find_task
 from medvl.data.context import add_context
 from medvl.data.hashes import HashStore, count_seen, image_hashes, stage_of
 from medvl.data.record import Manifest
@@ -29,11 +30,11 @@ from medvl.data.records import configured_manifest
 from medvl.data.workers import clear_worker_errors
 from medvl.evaluation.seen_images import say_seen
 from medvl.inference.model_folder import save_model
-from medvl.tasks.segment.data import Prepared, prepare
 from medvl.train.checkpoint import Progress
 from medvl.train.estimate import make_plan, plan_text
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
+from medvl.train.prepare import prepare
 from medvl.train.run_data import DATA, HASHES, check_data, describe_data
 from medvl.train.run_folder import alone_in, is_first_rank, open_run
 from medvl.train.stopping import stop_at_once
@@ -90,7 +91,7 @@ def _plan(config: Config, out: Path) -> None:
 
 def _planned(config: Config, ready: Prepared, fabric: Fabric, out: Path) -> dict[str, Any]:
     loaders = ready.loaders
-    plan = make_plan(config, ready.task, ready.splits, loaders["train"], loaders["val"], fabric.device)
+    plan = make_plan(config, ready.learner, ready.splits, loaders["train"], loaders["val"], fabric.device)
     plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
     if earlier := stages_of_init(config):
         overlap = count_seen(earlier, image_hashes(ready.splits["val"], HashStore(out / HASHES)).values())
@@ -104,7 +105,7 @@ def _run(config: Config, manifest: Manifest, out: Path, resume: bool, command: s
     fabric.launch()
     ready = prepare(config, manifest, fabric, out)
     monitor = Monitor(out, enabled=fabric.is_global_zero)
-    task, loaders, encoder = ready.task, ready.loaders, ready.encoder
+    learner, loaders, encoder = ready.learner, ready.loaders, ready.encoder
     earlier = stages_of_init(config)
     plan = _planned(config, ready, fabric, out)
     monitor.say(plan_text(plan, config))
@@ -125,12 +126,12 @@ def _run(config: Config, manifest: Manifest, out: Path, resume: bool, command: s
             save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card, (*earlier, own))  # type: ignore[arg-type]  # the loop sees nn.Module
 
     progress = fit(
-        fabric, task, loaders["train"], loaders["val"], config.train, monitor, save_best=save_best, resume=resume
+        fabric, learner, loaders["train"], loaders["val"], config.train, monitor, save_best=save_best, resume=resume
     )
     if fabric.is_global_zero:
         with whole_folder(out / "model") as model:  # the best checkpoint; it replaces an older one whole
             shutil.copytree(out / "checkpoints" / "best", model, dirs_exist_ok=True)
-        name = chosen_by(config.train, task)
+        name = chosen_by(config.train, learner)
         which = "the last step" if name is None else f"best val {name} {progress.best:.4f}"
         if math.isnan(progress.best):
             monitor.say(f"no val {name} was a number: the model is the last one")
@@ -163,8 +164,8 @@ def _fabric(config: Config) -> Fabric:
         what = f"train.devices: {train.devices} on a machine with {num_devices}"
         raise InputError.no_resource(what, expected=f"at most {num_devices}")
     strategy: Any = "auto"
-    if train.devices > 1:  # in its warm-up, pre-training does not run the decoder
-        strategy = DDPStrategy(find_unused_parameters=config.task == "pretrain")
+    if train.devices > 1:
+        strategy = DDPStrategy(find_unused_parameters=find_task(config.task).skips_parameters)
     return Fabric(
         accelerator=train.accelerator, devices=train.devices, precision=precision_of(train), strategy=strategy
     )

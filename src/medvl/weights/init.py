@@ -6,13 +6,14 @@ from typing import TypeVar
 
 from medvl.config import G2D_PREFIX, WEIGHTS_PREFIX, Config, load_config, split_init
 from medvl.core.errors import InputError
+from medvl.core.task import find_task
 from medvl.data.hashes import Stage, read_stages
 from medvl.inference.model_folder import find_model, load_model
 from medvl.models.g2d import G2D
-from medvl.tasks.segment.task import TextGuidedSegmenter
+from medvl.models.module import NetworkModule
 from medvl.weights.transfer import load_foreign, start_from_g2d
 
-Module = TypeVar("Module", bound=TextGuidedSegmenter)
+Module = TypeVar("Module", bound=NetworkModule)
 
 
 def init_of(config: Config) -> tuple[str, str]:
@@ -22,8 +23,8 @@ def init_of(config: Config) -> tuple[str, str]:
         InputError: no such run.
     """
     prefix, path = split_init(config.init or "")
-    if path and not prefix and config.task != "pretrain":
-        if load_config(find_model(path) / "config.yaml").task == "pretrain":
+    if path and not prefix and not find_task(config.task).gives_encoder:
+        if find_task(load_config(find_model(path) / "config.yaml").task).gives_encoder:
             prefix = G2D_PREFIX
     return prefix, path
 

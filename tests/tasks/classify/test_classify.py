@@ -33,8 +33,9 @@ from medvl.inference.predictor import Predictor
 from medvl.metrics.classification import auc, best_threshold
 from medvl.models.classifier import ImageClassifier
 from medvl.tasks.classify.evaluate import as_text, evaluate_classifier
-from medvl.tasks.classify.task import ClassifyTask, build_classifier, class_weights, label_loss
-from medvl.tasks.pretrain.task import build_pretrainer
+from medvl.tasks.classify.learner import ClassifyLearner, class_weights, label_loss
+from medvl.tasks.classify.model import build_classifier
+from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.train import loop
 from medvl.train.run import train
 
@@ -77,7 +78,7 @@ def g2d(films: Path) -> Path:
     """A pre-trained model folder, whose running statistics are not those of a new network."""
     words = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
     config = load_config(films / "recipe.yaml", words)
-    module, encoder = build_pretrainer(config, ["the left lung"] * 3)
+    module, encoder = build_g2d_model(config, ["the left lung"] * 3)
     with torch.no_grad():
         for part in module.network.unet.encoder.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
@@ -90,12 +91,12 @@ def config_of(films: Path, *overrides: str) -> Config:
     return load_config(films / "recipe.yaml", overrides)
 
 
-def task_of(films: Path, *overrides: str) -> tuple[ClassifyTask, Any, Any]:
+def task_of(films: Path, *overrides: str) -> tuple[ClassifyLearner, Any, Any]:
     """A task, the training labels, and a batch of all of them, unaugmented."""
     config = config_of(films, *overrides)
     labels = class_labels(load_manifest(config.data.manifest).split("train"), CLASSES, config.classify)
     dataset = ClassDataset(labels, config.data, seed=0, train=False)
-    task = ClassifyTask(config, build_classifier(config, 2).eval(), CLASSES, pooled=False)
+    task = ClassifyLearner(config, build_classifier(config, 2).eval(), CLASSES, pooled=False)
     return task, labels, collate([dataset[i] for i in range(len(dataset))])
 
 

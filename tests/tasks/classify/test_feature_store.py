@@ -15,7 +15,8 @@ from medvl.config import ClassifyConfig, Config, DataConfig, ModelConfig
 from medvl.data.class_labels import ClassDataset, class_labels
 from medvl.data.records import load_manifest
 from medvl.tasks.classify.feature_store import FeatureStore
-from medvl.tasks.classify.task import Classifier, build_classifier, pooled_features
+from medvl.tasks.classify.learner import pooled_features
+from medvl.tasks.classify.model import Classifier, build_classifier
 
 
 @pytest.fixture

@@ -36,8 +36,9 @@ from medvl.models.classifier import ImageClassifier
 from medvl.models.encoders.registry import build_image_encoder
 from medvl.models.yolo import published_anchors
 from medvl.tasks.detect.evaluate import evaluate_detector
-from medvl.tasks.detect.task import DetectTask, build_detector
-from medvl.tasks.pretrain.task import build_pretrainer
+from medvl.tasks.detect.learner import DetectLearner
+from medvl.tasks.detect.model import build_detector
+from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.train import loop
 from medvl.train.run import train
 
@@ -78,7 +79,7 @@ def g2d(films: Path) -> Path:
     """A pre-trained model folder, whose running statistics are not those of a new network."""
     words = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
     config = load_config(films / "recipe.yaml", [*words, "train.freeze_encoder=false"])
-    module, encoder = build_pretrainer(config, ["the left lung"] * 3)
+    module, encoder = build_g2d_model(config, ["the left lung"] * 3)
     with torch.no_grad():
         for part in module.network.unet.encoder.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
@@ -281,7 +282,7 @@ def test_validation_counts_an_image_once_however_often_ranks_repeat_it(films: Pa
     config = config_of(films)
     labels = box_labels(load_manifest(config.data.manifest).split("val"), ("bar", "disc"), config)
     dataset = BoxDataset(labels, config.data, seed=0, train=False)
-    task = DetectTask(config, build_detector(config, 2).eval(), ("bar", "disc"))
+    task = DetectLearner(config, build_detector(config, 2).eval(), ("bar", "disc"))
     images = range(len(dataset))
     values, sums = [], []
     for items in ([(0, i) for i in images], [*((0, i) for i in images), *((REPEATED, i) for i in range(3))]):

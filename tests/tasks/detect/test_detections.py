@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medvl.tasks.detect.task import detections
+from medvl.tasks.detect.learner import detections
 
 
 class Decoded:

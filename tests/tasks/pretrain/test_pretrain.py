@@ -31,7 +31,8 @@ from medvl.inference.model_folder import load_model
 from medvl.losses.contrastive import info_nce, retrieval
 from medvl.tasks.pretrain import task as pretrain
 from medvl.tasks.pretrain.data import _grid_line
-from medvl.tasks.pretrain.task import PretrainTask, build_pretrainer
+from medvl.tasks.pretrain.learner import PretrainLearner
+from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.train import loop
 from medvl.train.run import precision_of, train
 from medvl.train.schedule import learning_rate
@@ -72,23 +73,23 @@ def config_of(pairs: Path, *overrides: str) -> Config:
     return load_config(pairs / "recipe.yaml", overrides)
 
 
-def task_of(config: Config) -> tuple[PretrainTask, Batch]:
+def task_of(config: Config) -> tuple[PretrainLearner, Batch]:
     """A task past its warm-up, and one batch."""
     manifest = load_manifest(config.data.manifest)
     rows = manifest.split("train")
-    module, encoder = build_pretrainer(config, [row.text for row in rows])
+    module, encoder = build_g2d_model(config, [row.text for row in rows])
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
         if hasattr(part, "p_unknown"):
             part.p_unknown = 0.0
-    task = PretrainTask(config, module.train(), TextInput(encoder, None, True))
+    task = PretrainLearner(config, module.train(), TextInput(encoder, None, True))
     task.step = config.pretrain.warmup_steps
     dataset = SegmentDataset(rows, (), config.data, seed=0, train=True, body=True)
     return task, collate([dataset[(0, i)] for i in range(8)])
 
 
-def grads(task: PretrainTask) -> dict[str, Tensor]:
+def grads(task: PretrainLearner) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in task.module.named_parameters() if p.grad is not None}
 
 
@@ -231,8 +232,8 @@ def test_masks_that_are_no_target_are_counted_and_told(
 def test_a_grid_too_coarse_for_its_images_is_said(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, _ = build_pretrainer(config_of(pairs), ["Opacity."] * 3)
-    fine, _ = build_pretrainer(config_of(pairs, "model.options.pool_stride=8"), ["Opacity."] * 3)
+    module, _ = build_g2d_model(config_of(pairs), ["Opacity."] * 3)
+    fine, _ = build_g2d_model(config_of(pairs, "model.options.pool_stride=8"), ["Opacity."] * 3)
     assert _grid_line(module.network) == "  grid   2 x 2 cells of attention"
     assert "only 2 x 2 cells" in capsys.readouterr().err
     assert _grid_line(fine.network) == "  grid   8 x 8 cells of attention" and not capsys.readouterr().err
@@ -628,7 +629,7 @@ def test_a_transformers_backbone_is_pre_trained(pairs: Path, tmp_path: Path, kin
     module = load_model(str(run))[0].eval()
     output = module.network.image_forward(torch.rand(1, 1, 64, 64))
     assert (output.mask_logits is None) == (decoder == "none")
-    started, _ = build_pretrainer(config_of(pairs, *words), ["Opacity."] * 3)
+    started, _ = build_g2d_model(config_of(pairs, *words), ["Opacity."] * 3)
     own, before = module.network.unet.encoder.state_dict(), started.network.unet.encoder.state_dict()
     assert any(not torch.equal(own[name], before[name]) for name in own)
 

@@ -18,8 +18,8 @@ from medvl.config import Config, make_config
 from medvl.data.dataset import Batch
 from medvl.data.records import load_manifest
 from medvl.phantom.dataset import make_phantoms
-from medvl.tasks.pretrain.task import PretrainTask, _split
-from medvl.tasks.segment.data import prepare
+from medvl.tasks.pretrain.learner import PretrainLearner, _split
+from medvl.train.prepare import prepare
 
 Found = dict[str, tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]]
 CASES: dict[str, dict[str, Any]] = {
@@ -49,12 +49,12 @@ def config_of(manifest: str, pretrain: dict[str, Any], batch_size: int) -> Confi
     )
 
 
-def ready(config: Config, world_size: int, folder: str) -> tuple[PretrainTask, Batch]:
+def ready(config: Config, world_size: int, folder: str) -> tuple[PretrainLearner, Batch]:
     """The task as a run of so many processes has it, without random draws, and a whole batch of 8 pairs."""
     place = SimpleNamespace(world_size=world_size, global_rank=0, device=torch.device("cpu"))
     made = prepare(config, load_manifest(config.data.manifest), cast(Fabric, place), Path(folder))
-    task = made.task
-    assert isinstance(task, PretrainTask)
+    task = made.learner
+    assert isinstance(task, PretrainLearner)
     for part in task.module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -66,7 +66,7 @@ def ready(config: Config, world_size: int, folder: str) -> tuple[PretrainTask, B
     return task, next(parts)
 
 
-def step(task: PretrainTask, batch: Batch, module: nn.Module | None) -> Any:
+def step(task: PretrainLearner, batch: Batch, module: nn.Module | None) -> Any:
     """Losses, gradients and BatchNorm's statistics; parts are normalised by themselves, so then in eval mode."""
     task.module.train(task.config.pretrain.accumulate == 1)
     losses = task.backward(batch, module, lambda loss: loss.backward())

@@ -17,10 +17,10 @@ from torch import Tensor
 from medvl.cli import app
 from medvl.config import Config, load_config, make_config
 from medvl.core.errors import InputError
+from medvl.core.task import find_task
 from medvl.data.dataset import prepare
 from medvl.data.geometry import fit
 from medvl.data.images import read_image
-from medvl.inference.model_folder import verb_for
 from medvl.tasks.pretrain.grounding import patient_halves
 from medvl.tasks.pretrain.zero_shot import ZeroShot, largest_box, smooth, upsample, write_similarity
 from medvl.tasks.pretrain.zero_shot_classification import _chosen
@@ -273,7 +273,7 @@ def test_a_trained_model_by_hand(run: Path, tiny_manifest: Path) -> None:
 
 def test_only_a_pre_trained_model_will_do(tmp_path: Path) -> None:
     for task in get_args(get_type_hints(Config)["task"]):  # every remedy names a verb of the command line
-        words = verb_for(task, "RUN").split()
+        words = find_task(task).usage("RUN").split()
         assert words[0] == "medvl" and words[1] in {command.name for command in app.registered_commands}
     with pytest.raises(InputError, match=r"not a pre-trained model.*remedy: medvl predict medvl:lvit_regions IMAGE"):
         ZeroShot.load("medvl:lvit_regions")

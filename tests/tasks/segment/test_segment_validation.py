@@ -13,10 +13,11 @@ from medvl.config import Config, load_config
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest
 from medvl.data.sampler import REPEATED, EpochSampler
-from medvl.tasks.segment.task import SegmentTask, class_masks
+from medvl.models.masks import class_masks
+from medvl.tasks.segment.learner import SegmentLearner
 
 
-class Bright(SegmentTask):
+class Bright(SegmentLearner):
     """A task whose logits are the image's own, so that nothing is trained."""
 
     def __init__(self, config: Config) -> None:

@@ -31,10 +31,10 @@ from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.losses import segmentation
 from medvl.tasks.segment import semi as semi_segment
-from medvl.tasks.segment.data import prepare
-from medvl.tasks.segment.semi import SemiSegmentTask
-from medvl.tasks.segment.task import build_segmenter
+from medvl.tasks.segment.model import build_segmenter
+from medvl.tasks.segment.semi import SemiLearner
 from medvl.train.estimate import _label_lines
+from medvl.train.prepare import prepare
 from medvl.train.run import train
 
 SEMI = [
@@ -59,12 +59,12 @@ def assert_same(one: Path, two: Path) -> None:
 
 def make_task(
     config: Config, folder: Path, classes: dict[str, list[int]] | None = None
-) -> tuple[SemiSegmentTask, Manifest, frozenset[str]]:
+) -> tuple[SemiLearner, Manifest, frozenset[str]]:
     manifest = load_manifest(config.data.manifest, classes=classes)
     records, hidden, _ = training_records(manifest.split("train"), config)
     module, encoder = build_segmenter(config, len(manifest.classes), [r.text for r in records])
     text = TextInput(encoder, None, module.uses_text)
-    task = SemiSegmentTask(
+    task = SemiLearner(
         config, module, text, records=records, classes=manifest.classes, hidden=hidden, folder=folder, encoder=encoder
     )
     return task, manifest, hidden
@@ -308,22 +308,22 @@ def test_own_masks_are_never_in_the_bank(tiny_recipe: Path, tmp_path: Path) -> N
 def test_interrupted_run_resumes_to_the_same_bits(
     finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = SemiSegmentTask.training_step, [0]
+    original, calls = SemiLearner.training_step, [0]
 
-    def interrupted(self: SemiSegmentTask, *args: object) -> dict[str, torch.Tensor]:
+    def interrupted(self: SemiLearner, *args: object) -> dict[str, torch.Tensor]:
         calls[0] += not self._is_twin
         if calls[0] == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SemiSegmentTask, "training_step", interrupted)
+    monkeypatch.setattr(SemiLearner, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(load_config(tiny_recipe, SEMI), tmp_path / "run")
     # What a kill leaves behind: labels newer than the saved state.
     store = semi_segment.PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", number=1)
     for ident in store.ids:
         store.update(ident, np.ones(store.shape, np.float32), None, 0.5, warmup=True)
-    monkeypatch.setattr(SemiSegmentTask, "training_step", original)
+    monkeypatch.setattr(SemiLearner, "training_step", original)
     with (tmp_path / "run/metrics.jsonl").open("a") as log:
         log.write('[}\n{"step": 1, "ki')  # and half a line
     train(None, tmp_path / "run", resume=True)
@@ -459,7 +459,7 @@ def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path
     records, hidden, _ = training_records(manifest.split("train"), config)
     records = [replace(r, text="" if r.id in hidden and i % 2 else r.text) for i, r in enumerate(records)]
     module, encoder = build_segmenter(config, 1, [r.text for r in records])
-    task = SemiSegmentTask(
+    task = SemiLearner(
         config, module, TextInput(encoder, None, True), records=records, classes=("mask",), hidden=hidden,
         folder=tmp_path, encoder=encoder,
     )  # fmt: skip
@@ -470,9 +470,7 @@ def test_unlabelled_records_without_text_are_counted(tiny_recipe: Path, tmp_path
     assert shown == [bool(r.text) and r.id in hidden for r in records if r.id in batch.ids]
 
 
-def half_unlabelled(
-    tiny_recipe: Path, folder: Path, options: Sequence[str]
-) -> tuple[SemiSegmentTask, Batch, list[Record]]:
+def half_unlabelled(tiny_recipe: Path, folder: Path, options: Sequence[str]) -> tuple[SemiLearner, Batch, list[Record]]:
     """A task that has begun, one batch of the whole training split, labelled rows and unlabelled, and its records."""
     config = load_config(tiny_recipe, ["data.label_fraction=0.4", "data.p_empty_text=0", *options])
     task, manifest, hidden = make_task(config, folder)

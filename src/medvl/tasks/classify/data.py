@@ -1,34 +1,26 @@
-"""From a configuration and a manifest with class labels to what the loop takes (see `tasks/segment/data.py`)."""
+"""From a configuration and a manifest with class labels to what the loop takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from medvl.config import Config
 from medvl.core.errors import InputError, warn
+from medvl.core.task import Prepared
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
 from medvl.data.dataset import Sample
+from medvl.data.loader import make_loader
 from medvl.data.record import Manifest, Record
-from medvl.data.sampler import BatchSampler, EpochSampler
+from medvl.data.sampler import EpochSampler
 from medvl.tasks.classify.feature_store import FeatureStore
-from medvl.tasks.classify.task import (
-    ClassifyTask,
-    build_classifier,
-    class_weights,
-    classify_lines,
-    pooled_features,
-)
+from medvl.tasks.classify.learner import ClassifyLearner, class_weights, classify_lines, pooled_features
+from medvl.tasks.classify.model import build_classifier
 from medvl.weights.init import start_image_network
-
-Parts = tuple[
-    ClassifyTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
-]
-MakeLoader = Callable[[Dataset[Sample], BatchSampler, Config, Fabric], DataLoader[Sample]]
 
 
 def classification(
@@ -36,42 +28,16 @@ def classification(
     manifest: Manifest,
     splits: Mapping[str, Sequence[Record]],
     fabric: Fabric,
-    make_loader: MakeLoader,
-) -> Parts:
-    """Task, no text encoder, classes, records, loaders and plan (the fields of `Prepared`) of `task: classify`.
+) -> Prepared:
+    """Model, learner and loaders of `task: classify`.
 
     With `classify.mode: linear` the features of all images are computed here, a dry run's too; with
     `classify.cache_dir` only those that are not there.
 
     Raises:
-        InputError: keys that it does not take, and what is wrong with the labels.
+        InputError: what is wrong with the labels, or with `init`.
     """
     settings = config.classify
-    unused = [
-        name
-        for name, value, default in (
-            ("fidelity", config.fidelity, "medvl"),
-            ("text.encoder", config.text.encoder, "none"),
-            ("semi.epi", config.semi.epi, "none"),
-            ("semi.lv_bank", config.semi.lv_bank, "none"),
-            ("data.phrases_per_image", config.data.phrases_per_image, 1),
-            ("data.p_empty_text", config.data.p_empty_text, 0.0),
-            ("data.rows_per_image", config.data.rows_per_image, None),
-            ("data.draw_by", config.data.draw_by, None),
-            ("data.also_labelled", config.data.also_labelled, None),
-            ("data.balance", config.data.balance, "none"),
-            ("train.steps_per_epoch", config.train.steps_per_epoch, None),
-            ("train.freeze_encoder", config.train.freeze_encoder, False),
-        )
-        if value != default
-    ]
-    if unused or config.model.name != "classifier":
-        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
-        raise InputError.conflict(
-            f"task: classify does not take {what}",
-            expected="the default there, and model.name: classifier",
-            remedy="classify.mode: linear freezes the encoder" if "train.freeze_encoder" in unused else None,
-        )
     classes = find_classes(splits["train"], settings)
     labels = {name: class_labels(rows, classes, settings, manifest.path) for name, rows in splits.items()}
     labels["train"], fraction = labelled_part(labels["train"], config)
@@ -101,7 +67,7 @@ def classification(
     if linear:
         module.freeze("encoder")
     weight = class_weights(labels["train"], multiclass) if settings.pos_weight == "balanced" else None
-    task = ClassifyTask(config, module, classes, weight, pooled=linear)
+    learner = ClassifyLearner(config, module, classes, weight, pooled=linear)
     seed, size = config.train.seed, config.train.batch_size
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     store = None
@@ -125,7 +91,7 @@ def classification(
             )
             dataset = FeatureDataset(images, features)
         sampler = EpochSampler(len(images), size, seed=seed, shuffle=train, **place)
-        loaders[name] = make_loader(dataset, sampler, config, fabric)
+        loaders[name] = make_loader(dataset, sampler, config, fabric, in_memory=linear)
     plan: dict[str, Any] = {
         "class_labels": {name: {**part.counts, "per_class": part.per_class()} for name, part in labels.items()}
         | {"labelled": fraction},
@@ -135,4 +101,4 @@ def classification(
     if taken is not None:
         plan["init"] = taken
     used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
-    return task, None, classes, used, loaders, plan
+    return Prepared(learner, None, classes, used, loaders, plan)

@@ -42,7 +42,8 @@ from medvl.metrics.classification import (
 from medvl.metrics.exclusive_classes import multiclass_metrics
 from medvl.metrics.statistics import NUM_DRAWS
 from medvl.tasks.classify.feature_store import FeatureStore
-from medvl.tasks.classify.task import Classifier, pooled_features, predicted_logits
+from medvl.tasks.classify.learner import pooled_features, predicted_logits
+from medvl.tasks.classify.model import Classifier
 
 BATCH = 32
 FloatArray = NDArray[np.float64]

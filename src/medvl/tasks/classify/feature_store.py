@@ -25,7 +25,7 @@ from medvl.core.errors import warn
 from medvl.core.files import whole_file
 from medvl.core.provenance import versions
 from medvl.data.hashes import file_hash
-from medvl.tasks.classify.task import Classifier
+from medvl.tasks.classify.model import Classifier
 
 FloatArray = NDArray[np.float32]
 Compute = Callable[[Sequence[int]], FloatArray]

@@ -1,58 +1,98 @@
-"""Images -> probabilities of the classes of a trained classifier: predictions.csv."""
+"""Images -> probabilities of the classes of a trained classifier.
+
+Shapes: C channels, h w the model's grid, K classes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from medvl.config import Config
 from medvl.core.device import usable_device
+from medvl.core.errors import InputError
+from medvl.core.task import find_task
 from medvl.data.dataset import fit_image, load_image, prepare
+from medvl.data.image import Image
 from medvl.inference.inputs import InputImage
 from medvl.inference.model_folder import load_model
-from medvl.tasks.classify.task import Classifier
+from medvl.inference.predictor import as_image
+from medvl.tasks.classify.model import Classifier
 
 
-class LabelFiles:
-    """A row per image, of all slices of a volume one each; `Answerer` of `task: classify`.
+@dataclass(frozen=True, slots=True)
+class ImageClasses:
+    """`probs` of the classes, 0 to 1 (of exclusive classes they sum to 1), and the `labels` that they make."""
 
-    Columns prob_CLASS and `labels`: the classes with a probability of at least `threshold` (None: 0.5); of exclusive
-    classes the most probable one.
-    """
+    probs: dict[str, float]
+    labels: tuple[str, ...]
 
-    table = "predictions.csv"
 
-    def __init__(self, model: str | Path, out: Path, threshold: float | None, device: str) -> None:
-        module, _, self.config, card = load_model(model)
-        assert isinstance(module, Classifier)  # its configuration says so
+class ClassPredictor:
+    """A trained classifier that is asked about one image at a time."""
+
+    def __init__(self, module: Classifier, config: Config, card: dict[str, Any], *, device: str = "cpu") -> None:
+        self.config, self.card = config, card
         self.classes: tuple[str, ...] = tuple(card["classes"])
-        self.columns = ("id", "image", "slice", "labels", *(f"prob_{name}" for name in self.classes))
-        self.threshold, self.out = 0.5 if threshold is None else threshold, out
+        self.exclusive = config.classify.labels == "multiclass"
         self.device = usable_device(device)
-        self.module = module.to(self.device)
+        self.module = module.eval().to(self.device)
 
-    def answer(self, image: InputImage) -> list[dict[str, Any]]:
-        """The rows of one image. InputError where it cannot be read."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        return [self._of_slice(image, index) for index in image.slices]
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> ClassPredictor:
+        """Load a RUN or MODEL folder of `task: classify`. InputError for another one."""
+        module, _, config, card = load_model(folder)
+        if not isinstance(module, Classifier):
+            what, remedy = f"a model of task: {config.task} is no classifier", find_task(config.task).usage(folder)
+            raise InputError.unsupported(what, file=folder, expected="a run or model of task: classify", remedy=remedy)
+        return cls(module, config, card, device=device)
 
-    def _of_slice(self, image: InputImage, index: int | None) -> dict[str, Any]:
+    def classify(self, image: str | Path | NDArray[Any] | Image, threshold: float = 0.5) -> ImageClasses:
+        """Probabilities of the classes in an image.
+
+        Args:
+            image: a file, or an array (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
+            threshold: classes from this probability on are `labels`; of exclusive classes the most probable one is.
+
+        Raises:
+            InputError: an image that cannot be read, a threshold outside [0, 1].
+        """
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1")
         data = self.config.data
-        native = load_image(image.path, replace(data, slice_index=index))
+        native = as_image(image, self.config)
         affine = fit_image(native.size, native.orientation.turn, data)
         pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, h, w)
         with torch.inference_mode():
             logits = self.module(torch.from_numpy(pixels)[None].to(self.device))[0].double()  # (K,)
-        exclusive = self.config.classify.labels == "multiclass"
-        probs = (logits.softmax(dim=0) if exclusive else logits.sigmoid()).cpu().tolist()
-        best = max(probs)
-        labels = [
-            name
-            for name, p in zip(self.classes, probs, strict=True)
-            if (p == best if exclusive else p >= self.threshold)
-        ]
-        row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
-        row["labels"] = "|".join(labels)
-        return row | {f"prob_{name}": round(p, 6) for name, p in zip(self.classes, probs, strict=True)}
+        probs = (logits.softmax(dim=0) if self.exclusive else logits.sigmoid()).cpu().numpy()
+        chosen = probs == probs.max() if self.exclusive else probs >= threshold
+        labels = tuple(name for name, is_label in zip(self.classes, np.asarray(chosen), strict=True) if is_label)
+        return ImageClasses(dict(zip(self.classes, probs.tolist(), strict=True)), labels)
+
+
+class LabelFiles:
+    """A row per image, of all slices of a volume one each: columns prob_CLASS and `labels` (see `classify`)."""
+
+    table = "predictions.csv"
+
+    def __init__(self, predictor: ClassPredictor, out: Path, threshold: float) -> None:
+        self.predictor, self.out, self.threshold = predictor, out, threshold
+        self.columns = ("id", "image", "slice", "labels", *(f"prob_{name}" for name in predictor.classes))
+
+    def answer(self, image: InputImage) -> list[dict[str, Any]]:
+        """The rows of one image. InputError where it cannot be read."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for index in image.slices:
+            native = load_image(image.path, replace(self.predictor.config.data, slice_index=index))
+            answer = self.predictor.classify(native, self.threshold)
+            row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
+            row["labels"] = "|".join(answer.labels)
+            rows.append(row | {f"prob_{name}": round(p, 6) for name, p in answer.probs.items()})
+        return rows

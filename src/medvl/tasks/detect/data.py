@@ -1,4 +1,4 @@
-"""From a configuration and a manifest with boxes to what the loop takes (see `tasks/segment/data.py`)."""
+"""From a configuration and a manifest with boxes to what the loop takes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
 
 from medvl.config import Config
 from medvl.core.errors import InputError
+from medvl.core.task import Prepared
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
-from medvl.data.dataset import Sample
+from medvl.data.loader import make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.models.yolo import published_anchors
-from medvl.tasks.classify.data import MakeLoader
-from medvl.tasks.detect.task import DetectTask, build_detector, detect_lines
+from medvl.tasks.detect.learner import DetectLearner, detect_lines
+from medvl.tasks.detect.model import build_detector
 from medvl.weights.init import start_image_network
-
-Parts = tuple[
-    DetectTask, None, tuple[str, ...], dict[str, Sequence[Record]], dict[str, DataLoader[Sample]], dict[str, Any]
-]
 
 
 def detection(
@@ -30,34 +26,12 @@ def detection(
     manifest: Manifest,
     splits: Mapping[str, Sequence[Record]],
     fabric: Fabric,
-    make_loader: MakeLoader,
-) -> Parts:
-    """Task, no text encoder, classes, records, loaders and plan (the fields of `Prepared`) of `task: detect`.
+) -> Prepared:
+    """Model, learner and loaders of `task: detect`.
 
     Raises:
-        InputError: keys that it does not take, and what is wrong with the boxes.
+        InputError: what is wrong with the boxes, or with `init`.
     """
-    unused = [
-        name
-        for name, value, default in (
-            ("fidelity", config.fidelity, "medvl"),
-            ("text.encoder", config.text.encoder, "none"),
-            ("semi.epi", config.semi.epi, "none"),
-            ("semi.lv_bank", config.semi.lv_bank, "none"),
-            ("data.phrases_per_image", config.data.phrases_per_image, 1),
-            ("data.p_empty_text", config.data.p_empty_text, 0.0),
-            ("data.rows_per_image", config.data.rows_per_image, None),
-            ("data.draw_by", config.data.draw_by, None),
-            ("data.also_labelled", config.data.also_labelled, None),
-            ("data.balance", config.data.balance, "none"),
-        )
-        if value != default
-    ]
-    if unused or config.model.name != "yolo":
-        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
-        raise InputError.conflict(
-            f"task: detect does not take {what}", expected="the default there, and model.name: yolo"
-        )
     classes = find_box_classes(manifest, splits["train"], config)
     labels = {name: box_labels(rows, classes, config) for name, rows in splits.items()}
     labels["train"], fraction = labelled_part(labels["train"], config)
@@ -107,4 +81,4 @@ def detection(
     if taken is not None:
         plan["init"] = taken
     used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
-    return DetectTask(config, module, classes), None, classes, used, loaders, plan
+    return Prepared(DetectLearner(config, module, classes), None, classes, used, loaders, plan)

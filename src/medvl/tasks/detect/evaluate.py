@@ -42,7 +42,8 @@ from medvl.metrics.detection import (
     score,
 )
 from medvl.metrics.statistics import NUM_DRAWS
-from medvl.tasks.detect.task import MAX_DETECTIONS, SCORE_FLOOR, Detector, detections
+from medvl.tasks.detect.learner import MAX_DETECTIONS, SCORE_FLOOR, detections
+from medvl.tasks.detect.model import Detector
 
 BATCH = 16
 BASELINE = "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"

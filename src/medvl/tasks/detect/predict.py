@@ -1,4 +1,7 @@
-"""Images -> boxes: detections.csv and a picture of each image with its boxes."""
+"""Images -> boxes of a trained detector.
+
+Shapes: C channels, h w the model's grid, d detections of an image.
+"""
 
 from __future__ import annotations
 
@@ -7,55 +10,91 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
+from medvl.config import Config
 from medvl.core.device import usable_device
+from medvl.core.errors import InputError
+from medvl.core.task import find_task
 from medvl.data.dataset import fit_image, load_image, prepare
+from medvl.data.image import Image
 from medvl.inference.inputs import InputImage
 from medvl.inference.model_folder import load_model
+from medvl.inference.predictor import as_image
 from medvl.inference.writers import write_boxes
-from medvl.tasks.detect.task import Detector, detections
+from medvl.tasks.detect.learner import Detections, detections
+from medvl.tasks.detect.model import Detector
 
 COLUMNS: tuple[str, ...] = ("id", "image", "slice", "class", "score", "x0", "y0", "x1", "y1", "overlay")
 
 
-class BoxFiles:
-    """Boxes with a score of at least `threshold` (None: the run's), in native pixels; `Answerer` of `task: detect`.
+class BoxPredictor:
+    """A trained detector that is asked about one image at a time."""
 
-    Every image gets `<id>_overlay.png`, of all slices of a volume each `<id>_slice<n>_overlay.png`.
-    """
+    def __init__(self, module: Detector, config: Config, card: dict[str, Any], *, device: str = "cpu") -> None:
+        self.config, self.card = config, card
+        self.classes: tuple[str, ...] = tuple(card["classes"])
+        self.device = usable_device(device)
+        self.module = module.eval().to(self.device)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> BoxPredictor:
+        """Load a RUN or MODEL folder of `task: detect`. InputError for another one."""
+        module, _, config, card = load_model(folder)
+        if not isinstance(module, Detector):
+            what, remedy = f"a model of task: {config.task} is no detector", find_task(config.task).usage(folder)
+            raise InputError.unsupported(what, file=folder, expected="a run or model of task: detect", remedy=remedy)
+        return cls(module, config, card, device=device)
+
+    def detect(self, image: str | Path | NDArray[Any] | Image, threshold: float | None = None) -> Detections:
+        """The boxes of an image with a score of at least `threshold` (None: `detect.score_threshold`).
+
+        Args:
+            image: a file, or an array (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
+
+        Returns:
+            Boxes (d, 4) x0, y0, x1, y1 in native pixels, scores and class indices, by falling score.
+
+        Raises:
+            InputError: an image that cannot be read, a threshold outside [0, 1].
+        """
+        threshold = self.config.detect.score_threshold if threshold is None else threshold
+        if not 0.0 <= threshold <= 1.0:
+            raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1")
+        data = self.config.data
+        native = as_image(image, self.config)
+        affine = fit_image(native.size, native.orientation.turn, data)
+        pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, h, w)
+        with torch.no_grad():
+            logits = self.module(torch.from_numpy(pixels)[None].to(self.device))
+        answer = detections(self.module.network, logits, data.image_size, self.config.detect.nms_iou)[0]
+        keep = answer.scores >= threshold
+        return Detections(affine.invert_boxes(answer.boxes[keep]), answer.scores[keep], answer.classes[keep])
+
+
+class BoxFiles:
+    """A row per box, and `<id>_overlay.png` of every image, of all slices of a volume `<id>_slice<n>_overlay.png`."""
 
     table, columns = "detections.csv", COLUMNS
 
-    def __init__(self, model: str | Path, out: Path, threshold: float | None, device: str) -> None:
-        module, _, self.config, card = load_model(model)
-        assert isinstance(module, Detector)  # its configuration says so
-        self.module, self.classes, self.out = module, card["classes"], out
-        self.threshold = self.config.detect.score_threshold if threshold is None else threshold
-        self.device = usable_device(device)
-        self.module.to(self.device)
+    def __init__(self, predictor: BoxPredictor, out: Path, threshold: float) -> None:
+        self.predictor, self.out, self.threshold = predictor, out, threshold
 
     def answer(self, image: InputImage) -> list[dict[str, Any]]:
         """Write the pictures of one image; a row per box. InputError where it cannot be read."""
         return [row for index in image.slices for row in self._of_slice(image, index)]
 
     def _of_slice(self, image: InputImage, index: int | None) -> list[dict[str, Any]]:
-        data = self.config.data
-        native = load_image(image.path, replace(data, slice_index=index))
-        affine = fit_image(native.size, native.orientation.turn, data)
-        pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, H, W)
-        with torch.no_grad():
-            logits = self.module(torch.from_numpy(pixels)[None].to(self.device))
-        found = detections(self.module.network, logits, data.image_size, self.config.detect.nms_iou)[0]
+        native = load_image(image.path, replace(self.predictor.config.data, slice_index=index))
+        answer = self.predictor.detect(native, self.threshold)
         overlay = f"{image.name}_slice{index}_overlay.png" if image.is_volume else f"{image.name}_overlay.png"
         rows: list[dict[str, Any]] = []
         shown = []
-        for box, score, kind in zip(affine.invert_boxes(found.boxes), found.scores, found.classes, strict=True):
-            if score < self.threshold:
-                continue
+        for box, score, kind in zip(answer.boxes, answer.scores, answer.classes, strict=True):
             corners = tuple(round(float(value), 2) for value in box)
-            shown.append((corners, f"{self.classes[kind]} {score:.2f}"))
+            shown.append((corners, f"{self.predictor.classes[kind]} {score:.2f}"))
             row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
-            row |= {"class": self.classes[kind], "score": round(float(score), 4)}
+            row |= {"class": self.predictor.classes[kind], "score": round(float(score), 4)}
             rows.append(row | dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True)) | {"overlay": overlay})
         self.out.mkdir(parents=True, exist_ok=True)
         write_boxes(self.out / overlay, native, shown)

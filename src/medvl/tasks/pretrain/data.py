@@ -9,33 +9,24 @@ from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader
 
 from medvl.config import WEIGHTS_PREFIX, Config, split_init
 from medvl.core.errors import InputError, warn
+from medvl.core.task import Prepared
 from medvl.data.context import ContextRules
-from medvl.data.dataset import Sample, SegmentDataset
+from medvl.data.dataset import SegmentDataset
+from medvl.data.loader import make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, mean_negatives
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.losses.contrastive import plain_text
 from medvl.models.g2d import G2D
-from medvl.tasks.classify.data import MakeLoader
 from medvl.tasks.context import context_differences, feature_cache, written_texts
-from medvl.tasks.pretrain.task import Pretrainer, PretrainTask, build_pretrainer
-from medvl.text.base import TextEncoder
-from medvl.train.loop import planned_steps
+from medvl.tasks.pretrain.learner import PretrainLearner
+from medvl.tasks.pretrain.model import G2DModel, build_g2d_model
 from medvl.weights.transfer import continue_from, load_foreign
 
-Parts = tuple[
-    PretrainTask,
-    TextEncoder,
-    tuple[str, ...],
-    dict[str, Sequence[Record]],
-    dict[str, DataLoader[Sample]],
-    dict[str, Any],
-]
 FEWEST_CELLS = 6  # a side of the attention grid; the paper has 7, or 8 at 256 px
 KEPT_NEGATIVES = 0.5  # share of the negatives that bucketing by length must leave
 
@@ -47,39 +38,12 @@ def pretraining(
     context: ContextRules | None,
     fabric: Fabric,
     out: Path,
-    make_loader: MakeLoader,
-) -> Parts:
-    """Task, text encoder, no classes, records, loaders and plan (the fields of `Prepared`) of `task: pretrain`.
+) -> Prepared:
+    """Model, learner and loaders of `task: pretrain`.
 
     Raises:
-        InputError: a key that pre-training does not take, pairs that cannot be told apart, or an `init` that does not
-            fit.
+        InputError: pairs that cannot be told apart, or an `init` that does not fit.
     """
-    unused = [
-        name
-        for name, value, default in (
-            ("semi.epi", config.semi.epi, "none"),
-            ("semi.lv_bank", config.semi.lv_bank, "none"),
-            ("data.label_fraction", config.data.label_fraction, 1.0),
-            ("data.balance", config.data.balance, "none"),
-            ("data.phrases_per_image", config.data.phrases_per_image, 1),
-            ("data.p_empty_text", config.data.p_empty_text, 0.0),
-            ("data.normalize", config.data.normalize, "none"),
-            ("train.steps_per_epoch", config.train.steps_per_epoch, None),
-            ("train.freeze_encoder", config.train.freeze_encoder, False),
-            ("train.choose_by", config.train.choose_by, "metric"),
-        )
-        if value != default
-    ]
-    if config.pretrain.shuffle_masks and config.pretrain.decoder != "pseudo_mask":
-        unused.append(f"pretrain.shuffle_masks with decoder: {config.pretrain.decoder}")
-    if config.pretrain.mask.soft and config.pretrain.mask.smooth == "none":
-        unused.append("pretrain.mask.soft with smooth: none")
-    if unused or config.model.name != "g2d":
-        what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
-        raise InputError.conflict(
-            f"task: pretrain does not take {what}", expected="the default there, and model.name: g2d"
-        )
     num_without = {name: sum(not row.text.strip() for row in rows) for name, rows in splits.items()}
     for name, rows in splits.items():
         splits[name] = [row for row in rows if row.text.strip()]
@@ -91,7 +55,7 @@ def pretraining(
             )
     _check_contrast(config, splits["train"], fabric.world_size, manifest.path)
     texts = written_texts(splits["train"], context)
-    module, encoder = build_pretrainer(config, texts, context, [row.patient for row in splits["train"]])
+    module, encoder = build_g2d_model(config, texts, context, [row.patient for row in splits["train"]])
     grid_line = _grid_line(module.network)
     taken: dict[str, Any] = {}
     prefix, path = split_init(config.init or "")
@@ -99,7 +63,7 @@ def pretraining(
         taken["init"] = load_foreign(module.network.unet, path)
     elif path:
         other, other_encoder, own, _ = load_model(path)
-        if not isinstance(other, Pretrainer) or other_encoder is None or own.text != config.text:
+        if not isinstance(other, G2DModel) or other_encoder is None or own.text != config.text:
             raise InputError.mismatch(
                 "init is another network", file=path, expected="a run of task: pretrain with the same text encoder"
             )
@@ -107,11 +71,11 @@ def pretraining(
             raise InputError.mismatch(f"init has another context ({'; '.join(others)})", file=path, expected="the same")
         encoder = other_encoder
         taken["init"] = continue_from(module.network, other.network, path)
-        module = Pretrainer(module.network, encoder, context)
+        module = G2DModel(module.network, encoder, context)
         if other.context_tokens is not None and module.context_tokens is not None:
             module.context_tokens.load_state_dict(other.context_tokens.state_dict())
     text = TextInput(encoder, feature_cache(config, encoder, out), True, context=context)
-    task = PretrainTask(config, module, text)
+    learner = PretrainLearner(config, module, text)
     data = replace(config.data, val_phrases_per_image=1)
     # Without a decoder that learns pseudo masks, they are drawn (in validation's panels) all the same.
     body = {"val": config.pretrain.mask.body_mask}
@@ -135,7 +99,7 @@ def pretraining(
         "train": LengthSampler(lengths, size, seed=seed, **place),
         "val": EpochSampler(len(datasets["val"]), size, seed=seed, shuffle=False, **place),
     }
-    steps, warmup = planned_steps(config.train, len(samplers["train"])), config.pretrain.warmup_steps
+    steps, warmup = config.train.num_steps(len(samplers["train"])), config.pretrain.warmup_steps
     if config.pretrain.decoder != "none" and warmup >= steps:
         warn(
             f"the decoder is never trained: pretrain.warmup_steps is {warmup}, of {steps} steps; lower it, or train "
@@ -148,7 +112,7 @@ def pretraining(
         "negatives": _negatives(config, fabric.world_size) + negatives,
     }
     lines = [] if grid_line is None else [grid_line]
-    return (task, encoder, (), splits, loaders, {"pairs": pairs, "lines": lines, **taken})
+    return Prepared(learner, encoder, (), splits, loaders, {"pairs": pairs, "lines": lines, **taken})
 
 
 def _grid_line(network: G2D) -> str | None:

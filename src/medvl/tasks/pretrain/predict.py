@@ -1,4 +1,4 @@
-"""Where phrases are in images, by a pre-trained model -> similarity maps, and masks above a threshold."""
+"""Images -> answers of a pre-trained model: where texts are, and the probabilities of classes by prompts."""
 
 from __future__ import annotations
 
@@ -10,79 +10,98 @@ from typing import Any
 import numpy as np
 
 from medvl.core.errors import InputError, warn
+from medvl.core.task import Question
 from medvl.data.dataset import load_image
 from medvl.data.image import Image
-from medvl.data.images import SliceChoice
-from medvl.inference.batch import answer_each
-from medvl.inference.inputs import InputImage, list_images
+from medvl.inference.inputs import InputImage
 from medvl.inference.writers import slug, write_mask_png, write_volume
-from medvl.tasks.pretrain.zero_shot import Grounding, How, ZeroShot, write_similarity
+from medvl.tasks.pretrain.zero_shot import Grounding, ZeroShot, write_similarity
+from medvl.text.prompts import load_prompts
 
-
-def ground_files(
-    model: str | Path,
-    sources: Sequence[str | Path],
-    texts: Sequence[str],
-    out: Path,
-    *,
-    threshold: float | None,
-    sigma: float,
-    how: How,
-    choice: SliceChoice = None,
-    text_column: str = "text",
-    device: str = "cpu",
-) -> list[dict[str, Any]]:
-    """Look for phrases in every image of `sources` (see `list_images`); a row per image and phrase.
-
-    Writes `<id>__<phrase-slug>_similarity.png`, with a threshold also the mask `<id>__<phrase-slug>.png`; of all slices
-    of a volume one mask volume `.nii.gz` and the map of the slice with the highest similarity.
-
-    Args:
-        texts: asked of every image; without any, each row of a manifest is asked with its own text.
-
-    Raises:
-        InputError: an input that cannot be read, an image without a phrase (both before anything is written).
-        UnfinishedError: some images could not be decoded; the others are done.
-    """
-    reader = ZeroShot.load(model, device)
-    default = reader.config.data.slice_index
-    images = list_images(sources, choice=choice, default_slice=default, text_column=text_column, out=out)
-    phrases = [list(texts) or _own_text(image) for image in images]
-    without = [image for image, own in zip(images, phrases, strict=True) if not own]
-    if without:
-        raise InputError.missing(
-            f"no phrase to look for in {len(without)} of {len(images)} images",
-            file=without[0].path,
-            expected='--text "right upper zone", or a manifest with a text in every row',
-        )
-    own = dict(zip((image.name for image in images), phrases, strict=True))
-
-    def answer(image: InputImage) -> list[dict[str, Any]]:
-        found = _ground(reader, image, own[image.name], threshold, sigma, how)
-        out.mkdir(parents=True, exist_ok=True)
-        return [_write(out, image, parts) for parts in found]
-
-    return answer_each(images, answer, "ground", out)
-
-
+COLUMNS: tuple[str, ...] = (
+    "id",
+    "image",
+    "slice",
+    "text",
+    "similarity",
+    "highest",
+    "x",
+    "y",
+    "mask",
+    "box",
+    "warnings",
+)
 Part = tuple[int | None, Image, Grounding]  # slice, its image, the answer
 
 
-def _own_text(image: InputImage) -> list[str]:
-    return [image.record.text] if image.record is not None and image.record.text.strip() else []
+class GroundFiles:
+    """Writes `<id>__<phrase-slug>_similarity.png`, with a threshold also the mask `<id>__<phrase-slug>.png`.
+
+    Of all slices of a volume: one mask volume `.nii.gz` and the map of the slice with the highest similarity.
+    `question.threshold` is a cosine, -1 to 1; options `sigma` and `how` are those of `ZeroShot.ground`.
+    """
+
+    table, columns = "predictions.csv", COLUMNS
+
+    def __init__(self, reader: ZeroShot, images: Sequence[InputImage], out: Path, question: Question) -> None:
+        """InputError where an image has no text, before anything is written."""
+        self.reader, self.out, self.texts = reader, out, list(question.texts)
+        self.options = {"threshold": question.threshold, **question.options}
+        without = [image for image in images if not self._texts(image)]
+        if without:
+            raise InputError.missing(
+                f"no text to look for in {len(without)} of {len(images)} images",
+                file=without[0].path,
+                expected='--text "right upper zone", or a manifest with a text in every row',
+            )
+
+    def _texts(self, image: InputImage) -> list[str]:
+        own_text = [image.record.text] if image.record is not None and image.record.text.strip() else []
+        return self.texts or own_text
+
+    def answer(self, image: InputImage) -> list[dict[str, Any]]:
+        """Write the files of one image; a row per text. InputError where it cannot be read."""
+        texts = self._texts(image)
+        parts: list[list[Part]] = [[] for _ in texts]
+        for index in image.slices:
+            native = load_image(image.path, replace(self.reader.config.data, slice_index=index))
+            self.reader.set_image(native)
+            for own_parts, text in zip(parts, texts, strict=True):
+                own_parts.append((index, native, self.reader.ground(text, **self.options)))
+        self.out.mkdir(parents=True, exist_ok=True)
+        return [_write(self.out, image, own_parts) for own_parts in parts]
 
 
-def _ground(
-    reader: ZeroShot, image: InputImage, phrases: Sequence[str], threshold: float | None, sigma: float, how: How
-) -> list[list[Part]]:
-    """Per phrase the answers of all slices."""
-    found: list[list[Part]] = [[] for _ in phrases]
-    for index in image.slices:
-        native = load_image(image.path, replace(reader.config.data, slice_index=index))
-        reader.set_image(native)
-        for parts, phrase in zip(found, phrases, strict=True):
-            parts.append((index, native, reader.ground(phrase, threshold, sigma, how)))
-    return found
+class ClassFiles:
+    """A row per image, of all slices of a volume one each: probabilities of `question.classes` by their prompts.
+
+    Options: `prompts` (a file of prompt families), `family` and `temperature`, see `ZeroShot.classify`.
+    """
+
+    table = "predictions.csv"
+
+    def __init__(self, reader: ZeroShot, images: Sequence[InputImage], out: Path, question: Question) -> None:
+        """InputError where a class has no prompts."""
+        if question.threshold is not None:
+            raise InputError.conflict(
+                "--threshold with --classes", remedy="the table has the probabilities: leave it out"
+            )
+        options = dict(question.options)
+        family = load_prompts(options.pop("prompts", None), options.pop("family", None))
+        self.prompts, self.options = family.prompts(list(question.classes)), options
+        self.reader, self.out = reader, out
+        self.columns = ("id", "image", "slice", *(f"prob_{name}" for name in question.classes))
+
+    def answer(self, image: InputImage) -> list[dict[str, Any]]:
+        """The rows of one image. InputError where it cannot be read."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for index in image.slices:
+            self.reader.set_image(load_image(image.path, replace(self.reader.config.data, slice_index=index)))
+            probs = self.reader.classify(self.prompts, **self.options)
+            row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
+            rows.append(row | {f"prob_{name}": round(p, 6) for name, p in probs.items()})
+        return rows
 
 
 def _write(out: Path, image: InputImage, parts: Sequence[Part]) -> dict[str, Any]:
@@ -93,14 +112,16 @@ def _write(out: Path, image: InputImage, parts: Sequence[Part]) -> dict[str, Any
             warn(note, place=f"{image.name}: {one.phrase!r}")
     write_similarity(out / f"{stem}_similarity.png", native, shown)
     y, x = divmod(int(shown.similarity_map.argmax()), shown.similarity_map.shape[1])
-    row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": index, "text": shown.phrase}
-    row |= {"similarity": str(out / f"{stem}_similarity.png"), "highest": float(shown.similarity_map.max())}
-    row |= {"highest_xy": [x, y], "mask": None, "box": shown.box}
+    row: dict[str, Any] = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
+    row |= {"text": shown.phrase, "similarity": f"{stem}_similarity.png"}
+    row |= {"highest": round(float(shown.similarity_map.max()), 6), "x": x, "y": y, "mask": ""}
+    row["box"] = "" if shown.box is None else " ".join(map(str, shown.box))
     if shown.mask is not None and image.is_volume:
         masks = {at: one.mask for at, _, one in parts if one.mask is not None}
-        write_volume(out / f"{stem}.nii.gz", masks, native)
-        row["mask"] = str(out / f"{stem}.nii.gz")
+        row["mask"] = f"{stem}.nii.gz"
+        write_volume(out / row["mask"], masks, native)
     elif shown.mask is not None:
-        write_mask_png(out / f"{stem}.png", np.asarray(shown.mask))
-        row["mask"] = str(out / f"{stem}.png")
-    return {**row, "warnings": list(dict.fromkeys(note for _, _, one in parts for note in one.warnings))}
+        row["mask"] = f"{stem}.png"
+        write_mask_png(out / row["mask"], np.asarray(shown.mask))
+    row["warnings"] = "; ".join(dict.fromkeys(note for _, _, one in parts for note in one.warnings))
+    return row

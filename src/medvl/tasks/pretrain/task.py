@@ -1,389 +1,118 @@
-"""G2D pre-training on image-text pairs: alignment of vectors, and a decoder that learns what the attention looked at.
-
-    L = L_VLA + decoder_weight * L_decoder      (reference: G2D, equation 5; L_VLA alone for the first `warmup_steps`)
-
-The three schools of the paper's figure 1 are `pretrain.decoder`: none (alignment only), reconstruction, pseudo_mask.
-
-Shapes: B pairs, L tokens, D text features, d joint width, M masks an image, C channels, H W the model's grid, P cells.
-"""
+"""`task: pretrain`: G2D on image-report pairs, and what it answers without any label."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from medvl.config.sections import PretrainConfig
+from medvl.core.errors import InputError
+from medvl.core.task import Answerer, Prepared, Question, Task, refused_keys
 
-from medvl.config import Config
-from medvl.core.device import full_precision
-from medvl.core.distributed import gather_objects, gather_with_grad
-from medvl.core.errors import DivergedError, InputError, warn
-from medvl.core.learner import Task
-from medvl.data.context import ContextRules
-from medvl.data.dataset import Batch
-from medvl.data.text_input import TextInput
-from medvl.losses.contrastive import (
-    CachedEmbeddings,
-    gathered_info_nce,
-    info_nce,
-    plain_text,
-    retrieval,
-    same_pairs,
-)
-from medvl.losses.pixel_alignment import (
-    pixel_alignment_loss,
-    reconstruction_loss,
-    released_pixel_alignment_loss,
-)
-from medvl.losses.pseudo_mask import PseudoMask, pseudo_mask
-from medvl.models.g2d import G2D, ImageOutput
-from medvl.models.registry import construct, constructor_names, model_keys
-from medvl.tasks.pretrain.panels import Panel, draw_panel
-from medvl.tasks.segment.task import TextGuidedSegmenter
-from medvl.text.base import TextEncoder
-from medvl.text.registry import configured_encoder
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-
-class Pretrainer(TextGuidedSegmenter):
-    """G2D and, where any of it learns, the text encoder: what is optimised and saved together."""
-
-    network: G2D
-
-    def forward(  # type: ignore[override]  # pairs in, not rows
-        self, image: Tensor, text: Tensor, text_mask: Tensor, decode: bool = True, context: Tensor | None = None
-    ) -> tuple[ImageOutput, Tensor]:
-        """(B, C, H, W), tokens (B, L) or features (B, L, D), (B, L), (B, k) -> what G2D says, texts' vectors (B, d)."""
-        features, mask = self.text_features(text, text_mask, context)
-        output, vectors = self.network(image, features, mask, decode)
-        assert isinstance(output, ImageOutput) and isinstance(vectors, Tensor)
-        return output, vectors
-
-
-def build_pretrainer(
-    config: Config,
-    texts: Iterable[str],
-    context: ContextRules | None = None,
-    patients: Sequence[str] | None = None,
-) -> tuple[Pretrainer, TextEncoder]:
-    """G2D and text encoder of a configuration, initialised from `train.seed`.
-
-    Args:
-        texts: the training texts, one per row, of which the built-in encoder learns its vocabulary.
-        context: how the clinical variables beside the text are read.
-        patients: whose each text is; None = every text is of a patient of its own.
-    """
-    torch.manual_seed(config.train.seed)
-    encoder = configured_encoder(config.text, list(texts), config.train.seed, patients)
-    if encoder is None:
-        raise InputError.missing("text.encoder is none", expected="a text encoder: pre-training is on images and texts")
-    return Pretrainer(construct(G2D, "g2d", g2d_options(config, encoder)), encoder, context), encoder
-
-
-def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
-    """The constructor arguments of a configuration's G2D. InputError on an option that G2D does not have."""
-    options = dict(config.model.options)
-    known = constructor_names(G2D)
-    set_here = {"encoder", "in_channels", "num_outputs", "text_dim", "image_size", "decoder"}
-    for key in options:
-        if key not in known or key in set_here:
-            raise InputError.unknown_key(
-                f"model.options.{key} is no option of g2d",
-                expected=", ".join(name for name in known if name not in set_here),
-            )
-    pretrain = config.pretrain
-    if pretrain.mask.source == "evidence" and pretrain.mask.domain == "image":
-        raise InputError.conflict(
-            "pretrain.mask.source: evidence with domain: image", expected="domain: body",
-            remedy="evidence may be negative, so that 0 outside the body would not be the lowest value",
-        )  # fmt: skip
-    if pretrain.decoder == "pseudo_mask" and options.get("pool", "attention") != "attention":
-        raise InputError.conflict(
-            "model.options.pool: average has no attention to make a pseudo mask of", expected="attention"
-        )
-    heads = options.get("heads", 4)
-    outputs = {"pseudo_mask": 1 if pretrain.mask.aggregate else heads, "reconstruction": config.data.in_channels}
-    return {
-        **model_keys(G2D, config.model),
-        "in_channels": config.data.in_channels,
-        "num_outputs": outputs.get(pretrain.decoder, 1),
-        "text_dim": encoder.dim,
-        "image_size": config.data.image_size,
-        "decoder": "none" if pretrain.decoder == "none" else "unet",
-        **options,
-    }
+    from medvl.config import Config
+    from medvl.data.context import ContextRules
+    from medvl.data.record import Manifest, Record
+    from medvl.inference.inputs import InputImage
+    from medvl.models.module import NetworkModule
+    from medvl.tasks.pretrain.zero_shot import ZeroShot
+    from medvl.text.base import TextEncoder
 
 
 class PretrainTask(Task):
-    """Alignment and, after its warm-up, the decoder."""
+    """Pairs of image and report to an image encoder, a text encoder and a decoder."""
 
-    module: Pretrainer
+    name = "pretrain"
+    model_name = "g2d"
+    method = "g2d"
+    needs_labels = False
+    gives_encoder = True
+    skips_parameters = True  # in its warm-up, the decoder is not run
+    sections: ClassVar[Mapping[str, type]] = {"pretrain": PretrainConfig}
+    refused: ClassVar[Mapping[str, Any]] = {
+        "data.label_fraction": 1.0,
+        "data.balance": "none",
+        "data.phrases_per_image": 1,
+        "data.p_empty_text": 0.0,
+        "data.normalize": "none",
+        "train.steps_per_epoch": None,
+        "train.freeze_encoder": False,
+        "train.choose_by": "metric",
+    }
 
-    def __init__(self, config: Config, module: Pretrainer, text: TextInput) -> None:
-        self.config, self.module, self.text = config, module, text
-        self.metric = "mean_recall" if config.pretrain.select == "mean_recall" else None
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._ids: list[str] = []  # of the validation pairs
-        self._texts: list[str] = []
-        self._panels: dict[str, Panel] = {}
-
-    @property
-    def decoding(self) -> bool:
-        """Whether the decoder is run in this step."""
-        return self.config.pretrain.decoder != "none" and self.step >= self.config.pretrain.warmup_steps
-
-    def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
-        """`loss` with graph; `vla_loss` and the decoder's parts, detached."""
-        output, vectors = self.forward(batch, module, self.decoding)
-        vla = self._align(output.pooled, vectors, batch)
-        return self._total(vla, output, vectors, batch)
-
-    def backward(self, batch: Batch, module: nn.Module | None, backward: Callable[[Tensor], None]) -> dict[str, Tensor]:
-        """The gradients of a batch, in `pretrain.accumulate` parts.
-
-        "micro": each part is a batch of its own, with its own negatives. "cached": the vectors of all parts first,
-        without graph; the alignment of the whole batch gives their gradients; then each part again with graph (Gao et
-        al., arXiv 2101.06983). In training BatchNorm normalises each part by itself in both modes; with BatchNorm in
-        eval mode the gradients of "cached" are those of the whole batch.
-        """
-        num_parts = self.config.pretrain.accumulate
-        if num_parts == 1:
-            return super().backward(batch, module, backward)
-        parts = _split(batch, num_parts)
-        if self.config.pretrain.accumulate_mode == "micro":
-            sums: dict[str, Tensor] = {}
-            for part in parts:
-                share = len(part.ids) / len(batch.ids)
-                losses = self.training_step(part, module)
-                backward(losses["loss"] * share)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + share * value.detach()
-            return sums
-        return self._cached(batch, parts, module, backward)
-
-    def _cached(
-        self, batch: Batch, parts: list[Batch], module: nn.Module | None, backward: Callable[[Tensor], None]
-    ) -> dict[str, Tensor]:
-        cached = CachedEmbeddings(len(parts), module=module or self.module)
-        targets: list[tuple[Tensor, Tensor]] = []  # of the parts; the second pass has the same attention
-
-        def first(i: int) -> tuple[Tensor, Tensor]:
-            output, vectors = self.forward(parts[i], module, False)
-            if self.decoding and self.config.pretrain.decoder == "pseudo_mask":
-                target = self.mask_of(output, vectors, parts[i])
-                targets.append((target.mask, target.valid))
-            return output.pooled, vectors
-
-        image, text = cached.embed(first)
-        mask, valid = map(torch.cat, zip(*targets, strict=True)) if targets else (None, None)
-        if mask is not None and valid is not None and self.config.pretrain.shuffle_masks:
-            mask, valid = self._shuffled(mask, valid)
-        vla = self._align(image, text, batch)
-        vla["loss"].backward()  # type: ignore[no-untyped-call]  # to the leaves that stand for the vectors, no further
-        sums: dict[str, Tensor] = {}
-        start = 0
-        for i, part in enumerate(parts):
-            with cached.replay(i):
-                output, vectors = self.forward(part, module, self.decoding)
-            loss = cached.surrogate(i, (output.pooled, vectors))
-            stop = start + len(part.ids)
-            decoder: dict[str, Tensor] = {}
-            if output.mask_logits is not None and mask is not None and valid is not None:
-                decoder = self._pixel_loss(
-                    output.mask_logits, mask[start:stop], valid[start:stop], num_valid=valid.sum()
-                )
-            elif output.mask_logits is not None:
-                decoder = reconstruction_loss(output.mask_logits, part.image, num_images=len(batch.ids))
-            if decoder:
-                loss = loss + self.config.pretrain.decoder_weight * decoder["loss"]
-            backward(loss)
-            for name, value in decoder.items():
-                sums[f"decoder_{name}"] = sums.get(f"decoder_{name}", 0) + value.detach()
-            start = stop
-        total = vla["loss"].detach() + self.config.pretrain.decoder_weight * sums.get("decoder_loss", 0)
-        return {"loss": total, "vla_loss": vla["loss"].detach(), **sums}
-
-    def validation_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
-        """Keeps the pairs' vectors; -> sums of the decoder's loss. The alignment is of all pairs, at the end."""
-        decode = self.config.pretrain.decoder != "none"
-        output, vectors = self.forward(batch, module, decode)
-        self._pairs.append((output.pooled.float(), vectors.float()))
-        self._ids += batch.ids
-        self._texts += batch.texts
-        num = torch.tensor(float(len(batch.ids)), device=batch.image.device, dtype=torch.float64)
-        sums = {"num": num}
-        if self.config.pretrain.decoder == "reconstruction":
-            assert output.mask_logits is not None
-            sums["decoder_loss_sum"] = reconstruction_loss(output.mask_logits, batch.image)["loss"].double() * num
-        elif decode:  # the loss is the mean over the masks that are a target
-            assert output.mask_logits is not None
-            target = self.mask_of(output, vectors, batch)
-            valid = target.valid.sum().double()
-            sums |= {"valid_sum": valid, "mask_sum": torch.full_like(valid, target.valid.numel())}
-            loss = self._pixel_loss(output.mask_logits, target.mask, target.valid)["loss"]
-            sums["decoder_loss_sum"] = loss.double() * valid
-        self._draw(batch, output, vectors)
-        return sums
-
-    def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """`alignment_loss` (all pairs at once), retrieval both ways with its chance, `decoder_loss`; with pseudo masks
-        `valid_masks`, the share of them that is a target (see `PseudoMask.valid`)."""
-        image = gather_with_grad(torch.cat([pair[0] for pair in self._pairs]))
-        text = gather_with_grad(torch.cat([pair[1] for pair in self._pairs]))
-        ids, texts = gather_objects(self._ids), gather_objects(self._texts)
-        self._pairs, self._ids, self._texts = [], [], []
-        first = {name: i for i, name in reversed(list(enumerate(ids)))}  # ranks are padded with repetitions
-        keep = sorted(first.values())
-        image, text = image[keep], text[keep]
-        finite = (image.isfinite().all(dim=1) & text.isfinite().all(dim=1)).tolist()
-        if broken := [ids[i] for i, is_finite in zip(keep, finite, strict=True) if not is_finite]:
-            some = ", ".join(broken[:12]) + (", ..." if len(broken) > 12 else "")
-            what = f"embeddings of {len(broken)} validation pairs are not finite: {some}"
-            raise DivergedError.not_finite(
-                what, expected="finite numbers", remedy="a lower train.lr, train.precision: 32-true"
+    def check_context(self, config: Config, num_columns: int) -> None:
+        """InputError where the network cannot take clinical variables."""
+        if config.data.context_as == "tokens" and config.model.options.get("text_pool") == "first":
+            raise InputError.conflict(
+                "data.context_as: tokens with model.options.text_pool: first, which reads one token only",
+                expected="text_pool: attention or mean, or data.context_as: text",
             )
-        texts = [plain_text(words) for words in texts]
-        codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
-        code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)
-        same_text = code[:, None] == code[None]
-        found = retrieval(image, text, same_text)
-        loss = info_nce(image, text, sigma=self.config.pretrain.sigma, same=same_text)
-        recalls = [value for name, value in found.items() if not name.startswith("chance")]
-        found["mean_recall"] = sum(recalls) / len(recalls)
-        found["alignment_loss"] = float(loss["loss"])
-        found["num_pairs"], found["num_texts"] = float(len(keep)), float(len(codes))
-        if "mask_sum" in totals:
-            num_valid, num_masks = int(totals["valid_sum"]), int(totals["mask_sum"])
-            found["valid_masks"] = num_valid / max(1, num_masks)
-            if num_valid:
-                found["decoder_loss"] = float(totals["decoder_loss_sum"]) / num_valid
-            else:
-                warn(
-                    f"none of the {num_masks} pseudo masks of the validation pairs is a target: attention without "
-                    "contrast, or too few cells (model.options.pool_stride); the decoder learns nothing"
-                )
-        elif "decoder_loss_sum" in totals:
-            found["decoder_loss"] = float(totals["decoder_loss_sum"]) / max(1.0, float(totals["num"]))
-        return found
 
-    def validation_panels(self) -> Mapping[str, Panel]:
-        """One picture per pair: image, attention, body, raw and smoothed mask, the decoder's answer; with the text."""
-        panels, self._panels = self._panels, {}
-        return panels
+    def prepare(
+        self,
+        config: Config,
+        manifest: Manifest,
+        splits: dict[str, Sequence[Record]],
+        context: ContextRules | None,
+        fabric: Fabric,
+        out: Path,
+    ) -> Prepared:
+        """Model, learner and loaders of a run; see `pretraining`."""
+        from medvl.tasks.pretrain.data import pretraining
 
-    def twin(self, device: torch.device) -> PretrainTask:
-        """A copy to time steps with, past the warm-up."""
-        twin = PretrainTask(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
-        twin.step = self.config.pretrain.warmup_steps
-        return twin
+        unused = refused_keys(self, config)
+        if config.pretrain.shuffle_masks and config.pretrain.decoder != "pseudo_mask":
+            unused.append(f"pretrain.shuffle_masks with decoder: {config.pretrain.decoder}")
+        if config.pretrain.mask.soft and config.pretrain.mask.smooth == "none":
+            unused.append("pretrain.mask.soft with smooth: none")
+        if unused or config.model.name != self.model_name:
+            what = ", ".join(unused) if unused else f"model.name: {config.model.name}"
+            expected = f"the default there, and model.name: {self.model_name}"
+            raise InputError.conflict(f"task: pretrain does not take {what}", expected=expected)
+        return pretraining(config, manifest, splits, context, fabric, out)
 
-    @torch.no_grad()
-    def mask_of(self, output: ImageOutput, vectors: Tensor | None, batch: Batch) -> PseudoMask:
-        """The pseudo masks of a batch, without graph; texts' `vectors` (B, d) for `mask.source: evidence` only."""
-        assert output.attention is not None
-        weights, config = output.attention, self.config.pretrain.mask
-        if config.source == "evidence":
-            pool = self.module.network.attention_pool
-            assert pool is not None and vectors is not None
-            with full_precision(weights.device):
-                text = normalize(vectors.float(), dim=1)
-                weights = pool.evidence(output.projected.float(), weights.float(), text)
-        cells = weights[:, :, 1:].reshape(*weights.shape[:2], *output.grid)  # (B, heads, h, w)
-        size = (batch.image.shape[2], batch.image.shape[3])
-        covers = self.module.network.unet.padded_size(*size)
-        return pseudo_mask(cells, size, batch.body, config, covers=covers)
+    def build(
+        self, config: Config, num_classes: int, encoder: TextEncoder | None, context: ContextRules | None
+    ) -> NetworkModule:
+        """The model of a saved configuration, with new weights."""
+        from medvl.models.g2d import G2D
+        from medvl.tasks.pretrain.model import G2DModel, g2d_options
 
-    def forward(self, batch: Batch, module: nn.Module | None = None, decode: bool = True) -> tuple[ImageOutput, Tensor]:
-        """What the network says of the images, and the texts' vectors (B, d), not normalised."""
-        tokens, mask = self.text(batch.texts, batch.image.device, batch.context)
-        context = self.text.context_values(len(batch.texts), batch.context, batch.image.device)
-        output, vectors = (module or self.module)(batch.image, tokens, mask, decode, context)
-        return output, vectors
+        if encoder is None:
+            raise InputError.missing("a pre-trained model without its text encoder", expected="the folder text/")
+        return G2DModel(G2D(**g2d_options(config, encoder)), encoder, context)
 
-    def _align(self, image: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
-        pretrain = self.config.pretrain
-        same = None
-        if pretrain.same_is_no_negative:
-            same = same_pairs(batch.texts, batch.patients, batch.image.device, equal_rows=True)
-        return gathered_info_nce(
-            image, text, sigma=pretrain.sigma, same=same, reduction=pretrain.vla, equal_rows=True
-        )  # of equal length on every rank: LengthSampler
+    def load(self, folder: str | Path, device: str) -> ZeroShot:
+        """A pre-trained model: `set_image` once, then `ground` a phrase or `classify` by prompts."""
+        from medvl.tasks.pretrain.zero_shot import ZeroShot
 
-    def _total(self, vla: dict[str, Tensor], output: ImageOutput, vectors: Tensor, batch: Batch) -> dict[str, Tensor]:
-        decoder = self._decoder_loss(output, vectors, batch)
-        loss = vla["loss"]
-        if decoder:
-            loss = loss + self.config.pretrain.decoder_weight * decoder["loss"]
-        parts = {f"decoder_{name}": value.detach() for name, value in decoder.items()}
-        return {"loss": loss, "vla_loss": vla["loss"].detach(), **parts}
+        return ZeroShot.load(folder, device)
 
-    def _decoder_loss(self, output: ImageOutput, vectors: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """{} where the decoder was not run."""
-        pretrain = self.config.pretrain
-        if output.mask_logits is None:
-            return {}
-        if pretrain.decoder == "reconstruction":
-            return reconstruction_loss(output.mask_logits, batch.image)
-        target = self.mask_of(output, vectors, batch)
-        mask, valid = target.mask, target.valid
-        if pretrain.shuffle_masks:
-            mask, valid = self._shuffled(mask, valid)
-        return self._pixel_loss(output.mask_logits, mask, valid)
+    def answerer(self, model: str | Path, images: Sequence[InputImage], out: Path, question: Question) -> Answerer:
+        """Writes similarity maps of the texts, or the probabilities of `question.classes`."""
+        from medvl.tasks.pretrain.predict import ClassFiles, GroundFiles
+        from medvl.tasks.pretrain.zero_shot import ZeroShot
 
-    def _pixel_loss(
-        self, mask_logits: Tensor, mask: Tensor, valid: Tensor, num_valid: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        paper = self.config.pretrain.decoder_loss == "paper"
-        loss = pixel_alignment_loss if paper else released_pixel_alignment_loss
-        return loss(mask_logits, mask, valid, num_valid=num_valid)
-
-    def _shuffled(self, mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """The masks of other images: rotated by 1 to B - 1 places, so that no image keeps its own.
-
-        A pure function of (seed, step).
-        """
-        num = len(mask)
-        if num < 2:
-            raise InputError.ambiguous(
-                "masks of one image cannot be shuffled", remedy="a batch (or part) of at least 2 images"
+        if question.context:
+            raise InputError.conflict("a pre-trained model takes no context of an image", remedy="leave --context out")
+        if question.classes and question.texts:
+            raise InputError.conflict(
+                "--text and --classes", expected="one of them: where it is, or whether it is there"
             )
-        shift = int(np.random.default_rng([self.config.train.seed, self.step]).integers(1, num))
-        return mask.roll(shift, dims=0), valid.roll(shift, dims=0)
+        reader = ZeroShot.load(model, question.device)
+        if question.classes:
+            return ClassFiles(reader, images, out, question)
+        return GroundFiles(reader, images, out, question)
 
-    def _draw(self, batch: Batch, output: ImageOutput, vectors: Tensor) -> None:
-        wanted = self.config.pretrain.num_panels - len(self._panels)
-        if wanted <= 0:
-            return
-        target = self.mask_of(output, vectors, batch) if output.attention is not None else None
-        for i in range(min(wanted, len(batch.ids))):
-            self._panels[batch.ids[i]] = draw_panel(batch, output, target, i, self.config.pretrain)
-
-
-def _split(batch: Batch, num_parts: int) -> list[Batch]:
-    """A batch of pairs, cut into parts of sizes as equal as can be."""
-    parts = []
-    for indices in np.array_split(np.arange(len(batch.ids)), num_parts):
-        if not len(indices):
-            continue
-        a, b = int(indices[0]), int(indices[-1]) + 1
-        parts.append(
-            replace(
-                batch,
-                image=batch.image[a:b],
-                image_index=batch.image_index[a:b] - a,
-                texts=batch.texts[a:b],
-                source_texts=batch.source_texts[a:b],
-                affines=batch.affines[a:b],
-                target=batch.target[a:b],
-                annotated=batch.annotated[a:b],
-                ids=batch.ids[a:b],
-                patients=batch.patients[a:b],
-                body=None if batch.body is None else batch.body[a:b],
-                context=batch.context[a:b],
-            )
+    def usage(self, folder: str | Path) -> str:
+        """The command that asks a model of this task about an image."""
+        return (
+            f'medvl predict {folder} IMAGE --text "PHRASE" --out DIR shows where it is, or train task: segment with '
+            f"init={folder}"
         )
-    return parts
+
+
+PRETRAIN = PretrainTask()

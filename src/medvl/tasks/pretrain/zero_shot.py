@@ -25,14 +25,15 @@ from medvl.config import Config
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
 from medvl.core.files import whole_file
+from medvl.core.task import find_task
 from medvl.data.dataset import fit_image, prepare
 from medvl.data.geometry import Affine, refuse_sides
 from medvl.data.image import Image
 from medvl.data.intensity import as_picture
 from medvl.data.text_input import TextInput
-from medvl.inference.model_folder import load_model, verb_for
+from medvl.inference.model_folder import load_model
 from medvl.inference.predictor import EMPTY_PHRASE, as_image
-from medvl.tasks.pretrain.task import Pretrainer
+from medvl.tasks.pretrain.model import G2DModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
 from medvl.text.prompts import PromptPair
@@ -66,7 +67,7 @@ class ZeroShot:
 
     def __init__(
         self,
-        module: Pretrainer,
+        module: G2DModel,
         encoder: TextEncoder,
         config: Config,
         card: dict[str, Any],
@@ -96,12 +97,12 @@ class ZeroShot:
             InputError: no model folder, or a model of another task.
         """
         module, encoder, config, card = load_model(folder)
-        if not isinstance(module, Pretrainer) or encoder is None:
+        if not isinstance(module, G2DModel) or encoder is None:
             raise InputError.unsupported(
                 "not a pre-trained model: its images and texts share no space",
                 file=folder,
                 expected="a run or model of task: pretrain",
-                remedy=verb_for(config.task, folder),
+                remedy=find_task(config.task).usage(folder),
             )
         return cls(module, encoder, config, card, device=device)
 

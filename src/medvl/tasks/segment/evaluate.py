@@ -52,7 +52,7 @@ from medvl.metrics.segmentation import (
     surface_distances,
 )
 from medvl.metrics.statistics import NUM_DRAWS
-from medvl.tasks.segment.task import exclusive_threshold
+from medvl.models.masks import exclusive_threshold
 
 THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
 POOLED_NOTE = (

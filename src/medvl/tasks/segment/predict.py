@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.core.errors import Fault, InputError, warn
+from medvl.core.task import Question
 from medvl.data.context import Context
 from medvl.data.dataset import load_image
 from medvl.data.image import Image
@@ -36,15 +37,16 @@ class MaskFiles:
         self,
         model: str | Path,
         images: Sequence[InputImage],
-        texts: Sequence[str],
         out: Path,
-        threshold: float,
-        device: str,
-        context: Context,
+        question: Question,
     ) -> None:
         """InputError where a text is missing or not wanted, before any file is written."""
-        self.predictor = Predictor.load(model, device=device)
-        self.texts, self.out, self.threshold, self.context = list(texts), out, threshold, context
+        if question.classes:
+            raise InputError.conflict("a segmentation model takes no --classes", remedy='--text "PHRASE"')
+        self.threshold = question.probability(0.5)
+        self.predictor = Predictor.load(model, device=question.device)
+        self.texts, self.out, self.context = list(question.texts), out, question.context
+        texts = self.texts
         self._current: tuple[Path, int | None] | None = None
         self._image: Image | None = None
         if not self.predictor.uses_text and texts:

@@ -44,21 +44,23 @@ from medvl.losses.language_vision import ContrastiveBank, caption_bank, empty_ba
 from medvl.losses.pseudo_labels import PseudoLabelStore, beta_at
 from medvl.losses.segmentation import WeightedTerm, segmentation_loss, weighted_terms
 from medvl.models.ema import update_average
+from medvl.models.masks import class_masks, probs_from_logits
+from medvl.models.module import SegmentModel
+from medvl.tasks.segment.learner import SegmentLearner
 from medvl.tasks.segment.similarity import encoder_similarity, findings_similarity
-from medvl.tasks.segment.task import SegmentTask, TextGuidedSegmenter, class_masks, probs_from_logits
 from medvl.text.base import TextEncoder
 
 FloatArray = NDArray[np.float32]
 LOGGED_ROWS = 200  # hidden masks that the store is compared with, for the log alone
 
 
-class SemiSegmentTask(SegmentTask):
-    """`SegmentTask` whose batches are half unlabelled."""
+class SemiLearner(SegmentLearner):
+    """`SegmentLearner` whose batches are half unlabelled."""
 
     def __init__(
         self,
         config: Config,
-        module: TextGuidedSegmenter,
+        module: SegmentModel,
         text: TextInput,
         *,
         records: Sequence[Record],
@@ -199,9 +201,9 @@ class SemiSegmentTask(SegmentTask):
         if self._store is not None:
             self._store.checkpoint(number)
 
-    def twin(self, device: torch.device) -> SemiSegmentTask:
+    def twin(self, device: torch.device) -> SemiLearner:
         """A copy to time steps with: it reads no store and writes none."""
-        twin = SemiSegmentTask(
+        twin = SemiLearner(
             self.config,
             deepcopy(self.module).to(device),
             deepcopy(self.text),

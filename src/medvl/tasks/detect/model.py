@@ -1,0 +1,38 @@
+"""The model of `task: detect`: YOLOv3's head on an image encoder.
+
+Shapes: B images, C channels, H W pixels, P places, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medvl.config import Config
+from medvl.models.module import NetworkModule
+from medvl.models.registry import construct, image_network_options
+from medvl.models.yolo import YOLO
+
+
+class Detector(NetworkModule):
+    """The network that is optimised and saved; it takes no text."""
+
+    network: YOLO
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, P, 5 + K)."""
+        logits: Tensor = self.network(image)
+        return logits
+
+
+def build_detector(config: Config, num_classes: int) -> Detector:
+    """The network of a configuration, initialised from `train.seed`."""
+    torch.manual_seed(config.train.seed)
+    return Detector(construct(YOLO, "yolo", detector_options(config, num_classes)))
+
+
+def detector_options(config: Config, num_classes: int) -> dict[str, Any]:
+    """The constructor arguments of a configuration's network. InputError on an option that it does not have."""
+    return image_network_options(YOLO, "yolo", config, num_classes)
