@@ -153,14 +153,14 @@ def test_ground_one_image(discs: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--out", out)
     assert "no mask, no box" in text and f"medvl ground {discs / 'run'} MANIFEST --split val" in text
-    assert [p.name for p in out.iterdir()] == ["30__upper-opacity_similarity.png"]
+    assert {p.name for p in out.iterdir()} == {"30__upper-opacity_similarity.png", "predictions.csv"}
     words = ["--text", "upper opacity", "--text", "lower opacity", "--threshold", "-1", "--out", out]
     found = json.loads(cli("ground", discs / "run", discs / "30.png", *words, "--json"))
     assert [row["text"] for row in found["phrases"]] == ["upper opacity", "lower opacity"]
     for row in found["phrases"]:
-        mask = np.asarray(Image.open(row["mask"]))
-        assert mask.shape == (48, 36) and mask.all() and row["box"] == [0, 0, 36, 48]
-        assert np.asarray(Image.open(row["similarity"])).shape[2] == 3
+        mask = np.asarray(Image.open(out / row["mask"]))
+        assert mask.shape == (48, 36) and mask.all() and row["box"] == "0 0 36 48"
+        assert np.asarray(Image.open(out / row["similarity"])).shape[2] == 3
     assert "box x0 y0 x1 y1: 0 0 36 48" in cli("ground", discs / "run", discs / "30.png", *words)
     high = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--threshold", 1, "--out", out)
     assert "no box" in high and not np.asarray(Image.open(out / "30__upper-opacity.png")).any()
@@ -206,13 +206,14 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
     words += ["--slice"]
     found = json.loads(cli("ground", discs / "run", tmp_path / "set", "--out", tmp_path / "all", *words, "all"))
     flat, volume = sorted(found["phrases"], key=lambda row: row["id"])
-    assert flat["id"] == "30" and volume["mask"].endswith("v__upper-opacity.nii.gz")
+    assert flat["id"] == "30" and volume["mask"] == "v__upper-opacity.nii.gz"
     one = json.loads(cli("ground", discs / "run", tmp_path / "set" / "v.nii.gz", "--out", tmp_path / "one", *words, 2))[
         "phrases"
     ][0]
-    mask = np.asarray(Image.open(one["mask"])) > 0
-    assert (read_mask(volume["mask"], slice_index=2) == mask).all() and volume["slice"] in (0, 2)
-    assert nibabel.load(volume["mask"]).shape == values.shape
+    mask = np.asarray(Image.open(tmp_path / "one" / one["mask"])) > 0
+    volume_file = tmp_path / "all" / volume["mask"]
+    assert (read_mask(volume_file, slice_index=2) == mask).all() and volume["slice"] in (0, 2)
+    assert nibabel.load(volume_file).shape == values.shape
     content = (discs / "31.png").read_bytes()
     (tmp_path / "set" / "a.png").write_bytes(content[: len(content) * 8 // 10])  # only decoding shows the damage
     with pytest.raises(UnfinishedError, match=r"a\.png"):

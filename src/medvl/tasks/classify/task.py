@@ -31,6 +31,8 @@ class ClassifyTask(Task):
     sections: ClassVar[Mapping[str, type]] = {"classify": ClassifyConfig}
     defaults: ClassVar[Mapping[str, Any]] = {"text.encoder": "none"}
     refused: ClassVar[Mapping[str, Any]] = {
+        "semi.epi": "none",
+        "semi.lv_bank": "none",
         "fidelity": "medvl",
         "text.encoder": "none",
         "data.phrases_per_image": 1,
