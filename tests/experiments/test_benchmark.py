@@ -397,7 +397,7 @@ def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path)
     assert sweep["variants"]["pre-training, shuffled pseudo masks"]["pretrain.shuffle_masks"] is True
     names = [name for name in sweep["variants"] if not name.startswith("pre-training")]
     assert names == ["SIIM segmentation 1 %, shuffled pseudo masks", "SIIM segmentation 1 %, pseudo masks"]
-    start = {"model.size": "nano", "init": "g2d:@pre-training, shuffled pseudo masks"}
+    start = {"model.encoder": "resnet18_nano", "init": "g2d:@pre-training, shuffled pseudo masks"}
     assert sweep["variants"][names[0]] == {"recipe": "SIIM_segmentation.yaml", "data.label_fraction": 0.01, **start}
     assert {one["column"] for one in made.absent} == {"RSNA detection", "CXR14 fine-tuned"}
     assert all(outcome.state == "open" for outcome in made.outcomes) and len(made.outcomes) == 4
