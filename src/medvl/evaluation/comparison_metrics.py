@@ -22,8 +22,16 @@ from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError
 from medvl.evaluation.case_metrics import OVERLAP, CaseRow, read_case_table
 from medvl.evaluation.report.classification import read_label_cases
-from medvl.metrics.classification import ScoredClass, resampled
-from medvl.metrics.statistics import SeedMeans, over_seeds, patient_sums, seed_means, sign_flip_test, swap_test
+from medvl.metrics.classification import ScoredClass
+from medvl.metrics.statistics import (
+    SeedMeans,
+    over_seeds,
+    patient_sums,
+    resampled,
+    seed_means,
+    sign_flip_test,
+    swap_test,
+)
 from medvl.tasks.pretrain import grounding
 from medvl.tasks.segment.evaluate import POOLED_NOTE
 

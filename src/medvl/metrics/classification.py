@@ -10,14 +10,14 @@ Shapes: n cases, K classes, P patients, T draws, G groups of equal scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvl.core.errors import InputError
-from medvl.metrics.statistics import NUM_DRAWS, Interval
+from medvl.metrics.statistics import NUM_DRAWS, Interval, interval_of, resampled
 
 FloatArray = NDArray[np.float64]
 By = Literal["f1", "mcc"]
@@ -26,7 +26,6 @@ METRICS = ("auc", "average_precision", "f1", "accuracy", "mcc", "sensitivity", "
 RULES: dict[By, str] = {"f1": "max f1 (MedKLIP)", "mcc": "max mcc (KAD)"}  # who chooses a threshold by what
 THRESHOLD_METRICS = ("f1", "accuracy", "mcc", "sensitivity", "specificity")
 NUM_BINS = 15  # of the calibration error, of equal width
-DRAWS_AT_ONCE = 200  # as in statistics.py, of whose draws these are the same; bounds memory: 200 x n
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -215,16 +214,6 @@ def multilabel_metrics(
     }
 
 
-def resampled(num_patients: int, num_draws: int, seed: int) -> Iterator[FloatArray]:
-    """How often each patient was drawn, (t, P) at a time: the draws of `statistics.ratio_intervals` for that seed."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, num_draws, DRAWS_AT_ONCE):
-        size = min(DRAWS_AT_ONCE, num_draws - start)
-        picked = rng.integers(num_patients, size=(size, num_patients)) + np.arange(size)[:, None] * num_patients
-        times = np.bincount(picked.ravel(), minlength=size * num_patients).astype(np.float64)
-        yield times.reshape(size, num_patients)
-
-
 class ScoredClass:
     """The known cases of one class, sorted by falling score, and its metrics under any weights of the patients."""
 
@@ -350,12 +339,3 @@ def _macro(values: FloatArray, draws: FloatArray | None = None) -> Interval:
     if not len(values):
         return Interval(math.nan, math.nan, math.nan, 0)
     return interval_of(float(values.mean()), np.full(1, math.nan) if draws is None else draws.mean(axis=1), len(values))
-
-
-def interval_of(estimate: float, draws: FloatArray, num: int) -> Interval:
-    """The estimate with the 95 % interval of its draws (T,), of those that are known; NaN bounds without one."""
-    known = draws[~np.isnan(draws)]
-    if math.isnan(estimate) or not len(known):
-        return Interval(estimate, math.nan, math.nan, num)
-    lo, hi = np.percentile(known, [2.5, 97.5])
-    return Interval(estimate, float(lo), float(hi), num)

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.metrics.classification import resampled
-from medvl.metrics.statistics import NUM_DRAWS, Interval, ratio_intervals
+from medvl.metrics.statistics import NUM_DRAWS, Interval, interval_of, ratio_intervals, resampled
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -175,7 +174,7 @@ class Scored:
     def metrics(self) -> dict[str, dict[str, Any]]:
         """{name: {mean, lo, hi, num}}, see `WHAT`."""
         intervals = {
-            name: _percentiles(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()
+            name: interval_of(value, self.draws[name], self.nums[name]) for name, value in self.estimates.items()
         }
         return {name: interval.to_dict() for name, interval in (intervals | self.ratios).items()}
 
@@ -185,7 +184,7 @@ class Scored:
         The draws of patients are the same for both: this interval, not two that overlap, says whether one is ahead.
         """
         return {
-            name: _percentiles(
+            name: interval_of(
                 self.estimates[name] - other.estimates[name], self.draws[name] - other.draws[name], self.nums[name]
             ).to_dict()
             for name in ("map", "coco_ap")
@@ -327,8 +326,3 @@ def _draws(ranking: Ranking, images: Sequence[ImageBoxes], num_draws: int, seed:
         return np.zeros(0)
     names, code = np.unique([image.patient for image in images], return_inverse=True)
     return np.concatenate([ranking.mean_over(times[:, code]) for times in resampled(len(names), num_draws, seed)])
-
-
-def _percentiles(estimate: float, draws: FloatArray, num: int) -> Interval:
-    low, high = np.nanpercentile(draws, [2.5, 97.5]) if len(draws) else (math.nan, math.nan)
-    return Interval(estimate, float(low), float(high), num)

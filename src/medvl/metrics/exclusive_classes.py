@@ -16,11 +16,9 @@ from medvl.metrics.classification import (
     FloatArray,
     binary_metrics,
     divide,
-    interval_of,
     multilabel_metrics,
-    resampled,
 )
-from medvl.metrics.statistics import NUM_DRAWS, Interval
+from medvl.metrics.statistics import NUM_DRAWS, Interval, interval_of, resampled
 
 
 def multiclass_metrics(

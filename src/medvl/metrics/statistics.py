@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,6 +80,25 @@ def ratio_intervals(
         tail = 50 * (1 - confidence)
         lo[enough], hi[enough] = np.nanpercentile(draws, [tail, 100 - tail], axis=0)
     return [Interval(float(e), float(a), float(b), int(n)) for e, a, b, n in zip(estimate, lo, hi, counts, strict=True)]
+
+
+def resampled(num_patients: int, num_draws: int, seed: int) -> Iterator[FloatArray]:
+    """How often each patient was drawn, (t, P) at a time: the same draws for the same number of patients and seed."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, num_draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, num_draws - start)
+        picked = rng.integers(num_patients, size=(size, num_patients)) + np.arange(size)[:, None] * num_patients
+        times = np.bincount(picked.ravel(), minlength=size * num_patients).astype(np.float64)
+        yield times.reshape(size, num_patients)
+
+
+def interval_of(estimate: float, draws: FloatArray, num: int) -> Interval:
+    """The estimate with the 95 % interval of its draws (T,), of those that are known; NaN bounds without one."""
+    known = draws[~np.isnan(draws)]
+    if math.isnan(estimate) or not len(known):
+        return Interval(estimate, math.nan, math.nan, num)
+    lo, hi = np.percentile(known, [2.5, 97.5])
+    return Interval(estimate, float(lo), float(hi), num)
 
 
 def mean_interval(values: ArrayLike, patients: Sequence[str], *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Interval:
@@ -270,17 +289,8 @@ def _percentiles(estimate: FloatArray, draws: FloatArray, num: int, confidence: 
 
 def _draws(by_patient: FloatArray, num_draws: int, seed: int) -> FloatArray:
     """(2, P, M) sums per patient -> (draws, M) ratios of resampled patients."""
-    rng = np.random.default_rng(seed)
-    num_patients = by_patient.shape[1]
-    parts = []
-    for start in range(0, num_draws, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, num_draws - start)
-        picked = rng.integers(num_patients, size=(size, num_patients))
-        picked += np.arange(size)[:, None] * num_patients
-        times = np.bincount(picked.ravel(), minlength=size * num_patients).astype(np.float64)
-        times = times.reshape(size, num_patients)  # (draws, P): how often each patient was drawn
-        parts.append(_ratio(times @ by_patient[0], times @ by_patient[1]))
-    return np.concatenate(parts)
+    times = resampled(by_patient.shape[1], num_draws, seed)
+    return np.concatenate([_ratio(weights @ by_patient[0], weights @ by_patient[1]) for weights in times])
 
 
 def _ratio(top: FloatArray, bottom: FloatArray) -> FloatArray:
