@@ -340,3 +340,12 @@ def load_faults(path: Path, **options: object) -> list[Fault]:
     with pytest.raises(InputError) as caught:
         load_manifest(path, **options)  # type: ignore[arg-type]
     return list(caught.value.faults)
+
+
+def test_constant_text(tiny_manifest: Path) -> None:
+    bare = load_manifest(tiny_manifest, text_column="text")
+    assert all(r.text for r in bare.records)
+    path = tiny_manifest.parent / "bare.csv"
+    path.write_text(tiny_manifest.read_text().replace("the left lung", ""))
+    texts = {r.text for r in load_manifest(path, constant_text="both lungs").records}
+    assert texts == {"both lungs", "the right lung"}

@@ -12,7 +12,7 @@ from faults import refused
 from medvl.data.reports import findings, mirror_text
 from medvl.data.tables import read_table
 from medvl.losses.language_vision import ContrastiveBank, caption_bank, lv_loss
-from medvl.tasks.segment.similarity import atoms, findings_similarity
+from medvl.tasks.segment.similarity import findings_similarity
 
 ALL = torch.ones(1, 1, dtype=torch.bool)
 
@@ -88,27 +88,6 @@ def test_empty_masks_are_left_out_of_the_bank() -> None:
     assert bank.texts == ("left lung",)
     with refused("empty"):
         ContrastiveBank(["none seen"], [mask([0, 0])])
-
-
-def test_findings_similarity() -> None:
-    same = findings_similarity(["Opacity in the right upper zone."], ["Right upper zone opacity.", "Left upper zone."])
-    assert same[0, 0] == 1 and same[0, 1] == 0
-    both = atoms("bilateral upper zones")
-    assert both == {("left", "upper", False), ("right", "upper", False)}
-    assert findings_similarity(["both lungs"], ["left lung"])[0, 0] == pytest.approx(0.5)
-    assert findings_similarity([""], ["left lung"])[0, 0] == 0
-
-
-def test_sides_count_before_zones() -> None:
-    queries = ["Opacity in the middle left lung."]
-    others = ["Opacity in the upper and middle left and the middle right lung.", "Opacity in the lower left lung."]
-    similarity = findings_similarity(queries, others)[0]
-    assert len(atoms(queries[0]) & atoms(others[0])) > len(atoms(queries[0]) & atoms(others[1]))
-    assert similarity[1] > similarity[0]
-    assert findings_similarity(queries, ["No opacity in the left lung.", "Opacity."]).tolist()[0] == pytest.approx(
-        [0, 1 / 26], abs=1e-6
-    )  # what is denied is another atom; without a side only the term is shared
-    assert findings_similarity(["Opacity."], ["Effusion.", "Opacity."]).tolist() == [[0, 1]]
 
 
 @pytest.mark.shared

@@ -38,3 +38,24 @@ def test_sides_and_spellings() -> None:
         ("term", "pneumothorax", True),
         ("term", "consolidation", True),
     }
+
+
+def test_findings_similarity() -> None:
+    same = findings_similarity(["Opacity in the right upper zone."], ["Right upper zone opacity.", "Left upper zone."])
+    assert same[0, 0] == 1 and same[0, 1] == 0
+    both = atoms("bilateral upper zones")
+    assert both == {("left", "upper", False), ("right", "upper", False)}
+    assert findings_similarity(["both lungs"], ["left lung"])[0, 0] == pytest.approx(0.5)
+    assert findings_similarity([""], ["left lung"])[0, 0] == 0
+
+
+def test_sides_count_before_zones() -> None:
+    queries = ["Opacity in the middle left lung."]
+    others = ["Opacity in the upper and middle left and the middle right lung.", "Opacity in the lower left lung."]
+    similarity = findings_similarity(queries, others)[0]
+    assert len(atoms(queries[0]) & atoms(others[0])) > len(atoms(queries[0]) & atoms(others[1]))
+    assert similarity[1] > similarity[0]
+    assert findings_similarity(queries, ["No opacity in the left lung.", "Opacity."]).tolist()[0] == pytest.approx(
+        [0, 1 / 26], abs=1e-6
+    )  # what is denied is another atom; without a side only the term is shared
+    assert findings_similarity(["Opacity."], ["Effusion.", "Opacity."]).tolist() == [[0, 1]]
