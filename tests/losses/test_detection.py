@@ -113,7 +113,7 @@ def test_the_loss_is_what_the_formula_says() -> None:
 
 @pytest.mark.parametrize("how", ["each_scale", "best"])
 def test_the_targets_are_what_decodes_to_the_boxes(how: str) -> None:
-    model = YOLO("nano", image_size=64, num_classes=2)
+    model = YOLO("resnet18_nano", image_size=64, num_classes=2)
     boxes = batch((1, 25, 16, 49, 28), (0, 0, 30, 9, 64), (1, 50, 40, 63, 50))
     target = assign(boxes, model.anchors, model.grids(64, 64), how=how)  # type: ignore[arg-type]
     logits = torch.zeros(1, 252, 7)
@@ -121,7 +121,7 @@ def test_the_targets_are_what_decodes_to_the_boxes(how: str) -> None:
     logits[..., 2:4] = target.box[..., 2:]
     decoded = model.decode_boxes(logits, 64, 64)[0][target.object]
     true = boxes[0, :3, 1:]
-    distance = (decoded[:, None] - true[None]).abs().amax(dim=2)  # (losses, 3)
+    distance = (decoded[:, None] - true[None]).abs().amax(dim=2)  # (n, 3)
     assert distance.amin(dim=1).max() < 1e-3 and distance.amin(dim=0).max() < 1e-3
     assert len(decoded) == (9 if how == "each_scale" else 3)
 
