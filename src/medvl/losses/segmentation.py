@@ -37,6 +37,7 @@ from medvl.core.device import full_floats
 from medvl.core.distributed import sum_over_ranks
 from medvl.core.errors import InputError, nearest
 from medvl.core.plain_yaml import validation_faults
+from medvl.models.masks import probs_from_logits
 
 RELEASED_PIXEL_WEIGHT = 0.25  # the released Dice weighs both factors of a product by 0.5; it scales only epsilon
 RELEASED_EPSILON = 1e-5
@@ -187,7 +188,7 @@ def dice_loss(
     MedKLIP's DiceBCELoss, -log D that of MGCA's MixedLoss. Without a foreground anywhere D falls with sum(p).
     """
     logits, target, annotated = known_pairs(logits, target, annotated, mode)
-    probs = class_probs(logits, mode)
+    probs = probs_from_logits(logits, mode)
     if form == "squared":
         w, e = RELEASED_PIXEL_WEIGHT, RELEASED_EPSILON
         p, t = probs.flatten(2), target.flatten(2)  # (N, K, H*W)
@@ -328,12 +329,6 @@ def known_pairs(
         raise InputError.wrong_shape(f"annotated of shape {tuple(annotated.shape)}", expected=str(shape[:2]))
     known = torch.where(annotated[:, :, None, None], target.to(logits.dtype), 0)  # (N, K, H, W), NaN-free
     return logits, known, annotated
-
-
-def class_probs(logits: Tensor, mode: Mode = "binary") -> Tensor:
-    """Logits (N, K or 1 + K, H, W) -> probabilities (N, K, H, W) of the named classes, float32 at least."""
-    logits = full_floats(logits)
-    return logits.softmax(dim=1)[:, 1:] if mode == "multiclass" else logits.sigmoid()
 
 
 def mean_where(values: Tensor, keep: Tensor) -> Tensor:

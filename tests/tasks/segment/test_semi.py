@@ -28,6 +28,7 @@ from medvl.data.records import load_manifest
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.losses import segmentation
+from medvl.models.masks import probs_from_logits
 from medvl.tasks.segment import semi as semi_segment
 from medvl.tasks.segment.model import build_segmenter
 from medvl.tasks.segment.semi import SemiLearner
@@ -526,7 +527,7 @@ def focal_tversky(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor
         gamma: Positive = 4 / 3,
     ) -> torch.Tensor:
         logits, target, annotated = segmentation.known_pairs(logits, target, annotated, mode)
-        p, t = segmentation.class_probs(logits, mode).flatten(2), target.flatten(2)  # (N, K, H*W)
+        p, t = probs_from_logits(logits, mode).flatten(2), target.flatten(2)  # (N, K, H*W)
         hit, missed, false = (p * t).sum(2), ((1 - p) * t).sum(2), (p * (1 - t)).sum(2)
         index = (hit + 1e-5) / (hit + alpha * missed + beta * false + 1e-5)
         return segmentation.mean_where((1 - index).clamp(min=1e-7) ** (1 / gamma), annotated)
