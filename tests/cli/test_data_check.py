@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from medvl.cli.data import check
 from medvl.core.errors import InputError
-from medvl.data.importers.layouts import Layout, Part, all_layouts, examine
+from medvl.data.importers.layouts import Layout, Part, all_layouts, check_layout
 
 
 def run(*words: str) -> Result:
@@ -80,7 +80,7 @@ def test_links_and_hidden_files(tmp_path: Path) -> None:
     folder = files(tmp_path / "set", "data.yaml", ".hidden/images/x.png", "images/.y.png")
     (folder / "train").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(folder)
-    counts = {found.part.what: found.num_found for found in examine(all_layouts()["yolo"], folder)}
+    counts = {part.part.what: part.num_found for part in check_layout("yolo", folder).parts}
     assert counts == {"classes and parts": 1, "labels": 1, "images": 1}
 
 

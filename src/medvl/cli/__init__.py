@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from medvl.cli import convert, data, demo, evaluate, experiments, old_spellings, pack, predict, train
+from medvl.cli import convert, data, demo, evaluate, experiments, old_spellings, predict, train
 from medvl.cli.options import VerbGroup
 from medvl.core.errors import InputError, hold_warnings, print_warnings
 from medvl.data.workers import clear_worker_errors
@@ -53,8 +53,8 @@ app.add_typer(
         check=data.check,
         audit=data.audit,
         split=data.split,
-        pack=pack.pack,
-        unpack=pack.unpack,
+        pack=data.pack,
+        unpack=data.unpack,
         tokenizer=data.tokenizer,
         phantom=data.phantom,
     ),

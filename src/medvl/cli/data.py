@@ -1,18 +1,20 @@
-"""medvl data: import, check, audit, split, tokenizer, phantom."""
+"""medvl data: import, check, audit, split, pack, unpack, tokenizer, phantom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medvl.cli.options import ExcelSafe
+from medvl.cli.options import AsJson, ExcelSafe, names_of, numbers_of, show, split_overrides
 
 if TYPE_CHECKING:
     from medvl.config import DataConfig
     from medvl.phantom.report import Kind
+
+OTHER_COLUMNS = "names of other columns: data.columns={image: Path, patient: PatientID}"
 
 
 def import_(
@@ -32,89 +34,49 @@ def import_(
     reports: Annotated[Path | None, typer.Option(help="mimic-cxr: folder or zip of the reports")] = None,
     text_column: Annotated[str | None, typer.Option(help="reports: column of the reports as typed [text]")] = None,
     max_words: Annotated[int | None, typer.Option(help="reports: cut behind a sentence within so many words")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Turn a published layout into a manifest. Faults are reported together, and nothing is written then.
 
     lung-regions leaves out images whose mask is not two lungs, lists them and ends with exit code 1.
     """
-    import json
     import sys
 
-    from medvl.core.errors import InputError
-    from medvl.data.importers.layouts import all_layouts, get_layout
+    from medvl.data.importers.layouts import get_layout
 
-    chosen = get_layout(layout)
-    given: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
-    given |= {"unmentioned": unmentioned, "images": images, "reports": reports}
-    given |= {"text_column": text_column, "max_words": max_words}
-    given["views"] = None if views is None else tuple(_names(views))
-    options = {name: value for name, value in given.items() if value is not None}
-    for name in options:
-        if name not in chosen.options:
-            takers = ", ".join(other.name for other in all_layouts().values() if name in other.options)
-            raise InputError.conflict(f"--{name.replace('_', '-')} belongs to {takers}, not to {layout}")
-    result = chosen.run(folder, out, **options)
-    made = {"manifest": str(result.manifest), "records": result.num_records, "counts": result.counts}
-    made |= {"labels": list(chosen.labels), "warnings": list(result.warnings)}
-    made["left_out"] = [str(fault) for fault in result.left_out]
-    text = f"{result.manifest}: {_counted(result.num_records)}"
-    text += "".join(f"\n  {name.replace('_', ' ')}: {number}" for name, number in result.counts.items())
+    options: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
+    options |= {"unmentioned": unmentioned, "images": images, "reports": reports, "text_column": text_column}
+    options |= {"max_words": max_words, "views": None if views is None else tuple(names_of(views))}
+    source = get_layout(layout)
+    result = source.run(folder, out, **{name: value for name, value in options.items() if value is not None})
     for fault in result.left_out:
         print(f"left out: {fault}", file=sys.stderr)
-    print(json.dumps(made) if as_json else text)
+    show({**result.as_dict(), "labels": list(source.labels)}, str(result), as_json)
     if result.left_out:
         raise typer.Exit(code=1)
 
 
-def split(
-    manifest: Annotated[Path, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet")],
-    out: Annotated[Path, typer.Option(help="manifest to write; with --folds one file per fold beside it")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="names of other columns: data.columns={image: Path, patient: PatientID}")
-    ] = None,
-    by: Annotated[str, typer.Option(help="what stays together: patient, study or any column")] = "patient",
-    fractions: Annotated[str, typer.Option(help="train,val[,test]")] = "0.7,0.1,0.2",
-    folds: Annotated[int | None, typer.Option(help="cross-validation: val is one fold, train the others")] = None,
-    keep_test: Annotated[bool, typer.Option("--keep-test", help="leave test and holdout rows as they are")] = False,
-    seed: Annotated[int, typer.Option(help="another seed gives another split")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="print the counts as JSON")] = False,
-    excel_safe: ExcelSafe = False,
+def check(
+    layout: Annotated[str | None, typer.Argument(help="a published layout; none: list them all")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="where the set lies; none: say what it consists of")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Split a manifest so that no patient and no image stands in two splits."""
-    import json
+    """Say what is missing of a published set, where it is obtained and on which terms. Without arguments: all layouts.
 
-    from medvl.core.errors import InputError
-    from medvl.data.columns import table_columns
-    from medvl.data.splits import split_manifest
+    Exit code 0 when the set is complete, 1 when a required file is missing.
+    """
+    from medvl.data.importers.layouts import all_layouts, check_layout
 
-    try:
-        parts = [float(part) for part in fractions.split(",")]
-    except ValueError:
-        raise InputError.malformed(f"--fractions is {fractions}", expected="numbers, e.g. 0.7,0.1,0.2") from None
-    files = split_manifest(
-        manifest,
-        out,
-        by=by,
-        fractions=parts,
-        folds=folds,
-        keep_test=keep_test,
-        seed=seed,
-        columns=table_columns(overrides or ()),
-    )
-    if as_json:
-        rows = [
-            {"manifest": str(f.path), "records": f.num_records, "groups": f.num_groups, "split_hash": f.split_hash}
-            for f in files
-        ]
-        print(json.dumps({"files": rows}))
+    if layout is None:
+        titles = {known.name: known.title for known in all_layouts().values()}
+        width = max(map(len, titles))
+        show({"layouts": titles}, "\n".join(f"{name:{width}}  {title}" for name, title in titles.items()), as_json)
         return
-    for found in files:
-        parts_text = ", ".join(
-            f"{name} {number} records of {found.num_groups[name]} groups" for name, number in found.num_records.items()
-        )
-        print(f"{found.path}: {parts_text}; split hash {found.split_hash[:12]}")
+    result = check_layout(layout, folder)
+    show(result.as_dict(), str(result), as_json)
+    if not result.complete:
+        raise typer.Exit(code=1)
 
 
 def audit(
@@ -131,22 +93,19 @@ def audit(
     text_column: Annotated[str | None, typer.Option(help="column that holds the text [text]")] = None,
     classes: Annotated[str | None, typer.Option(help="mask_NAME columns to look at, with commas between")] = None,
     empty_means_absent: Annotated[str | None, typer.Option(help="classes whose empty cell is an empty mask")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="also count the texts longer than this")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print audit.json")] = False,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="also count the texts longer than this")] = None,
+    as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="write audit.json here")] = None,
 ) -> None:
     """Audit a manifest: faults, patients or images in two splits, texts, masks, classes and licences.
 
-    Exit code 2 when the manifest has faults, 1 when patients or images leak between splits, else 0.
+    Columns of other usual names (Filename, PatientID, Report ...) are guessed, and that is said. Exit code 2 when the
+    manifest has faults, 1 when patients or images leak between splits, else 0.
     """
-
-    from medvl.core.errors import InputError
     from medvl.core.files import write_text
     from medvl.data.audit.audit import audit_manifest, audit_text
     from medvl.data.images import parse_slice
 
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError.out_of_range(f"--max-tokens is {max_tokens}", expected="at least 1")
     choice = parse_slice(slices)
     reading: dict[str, Any] = {"slices": choice}
     if recipe is not None or overrides:
@@ -155,12 +114,9 @@ def audit(
         reading |= {"empty_means_absent": data.empty_means_absent, "mask_rule": data.mask_rule}
         reading["slices"] = data.slice_index if choice is None else choice
         reading["columns"] = data.columns or (None if recipe is None else {})  # without a recipe they are guessed
-    if text_column is not None:
-        reading["text_column"] = text_column
-    if classes is not None:
-        reading["classes"] = _names(classes)
-    if empty_means_absent is not None:
-        reading["empty_means_absent"] = _names(empty_means_absent)
+    reading |= {} if text_column is None else {"text_column": text_column}
+    reading |= {} if classes is None else {"classes": names_of(classes)}
+    reading |= {} if empty_means_absent is None else {"empty_means_absent": names_of(empty_means_absent)}
     result = audit_manifest(manifest, max_tokens=max_tokens, **reading)
     if out is not None:
         target = out / "audit.json" if out.is_dir() else out
@@ -181,89 +137,72 @@ def _data_config(recipe: str | None, overrides: Sequence[str]) -> DataConfig:
     return make_config({"data": parse_overrides(overrides)}, source="overrides").data
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _counted(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in numbers.items())
-
-
-def check(
-    layout: Annotated[str | None, typer.Argument(help="a published layout; none: list them all")] = None,
-    folder: Annotated[Path | None, typer.Argument(help="where the set lies; none: say what it consists of")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+def split(
+    manifest: Annotated[Path, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet")],
+    out: Annotated[Path, typer.Option(help="manifest to write; with --folds one file per fold beside it")],
+    overrides: Annotated[list[str] | None, typer.Argument(help=OTHER_COLUMNS)] = None,
+    by: Annotated[str, typer.Option(help="what stays together: patient, study or any column")] = "patient",
+    fractions: Annotated[str, typer.Option(help="train,val[,test]")] = "0.7,0.1,0.2",
+    folds: Annotated[int | None, typer.Option(help="cross-validation: val is one fold, train the others")] = None,
+    keep_test: Annotated[bool, typer.Option("--keep-test", help="leave test and holdout rows as they are")] = False,
+    seed: Annotated[int, typer.Option(help="another seed gives another split")] = 0,
+    as_json: AsJson = False,
+    excel_safe: ExcelSafe = False,
 ) -> None:
-    """What is missing of a published set, where it is obtained and on which terms. Without arguments: all layouts.
+    """Split a manifest so that no patient and no image stands in two splits."""
+    from medvl.data.columns import table_columns
+    from medvl.data.splits import split_manifest
 
-    Exit code 0 when the set is complete, 1 when a required file is missing.
+    files = split_manifest(
+        manifest,
+        out,
+        by=by,
+        fractions=numbers_of(fractions, "--fractions"),
+        folds=folds,
+        keep_test=keep_test,
+        seed=seed,
+        columns=table_columns(overrides or ()),
+    )
+    show({"files": [file.as_dict() for file in files]}, "\n".join(map(str, files)), as_json)
+
+
+def pack(
+    manifests: Annotated[
+        list[str],
+        typer.Argument(
+            help=f"manifest; also more of the same folder, of which the first stands for all; {OTHER_COLUMNS}"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="the pack, a new file FILE.tar")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a manifest and all its images and masks as one file, which is read wherever a manifest is.
+
+    `medvl train recipe.yaml data.manifest=FILE.tar` gives the same numbers as the folder. Another table in it is
+    FILE.tar/NAME.
     """
-    import json
+    from dataclasses import asdict
 
-    from medvl.data.importers.layouts import all_layouts, examine, get_layout
+    from medvl.data.columns import table_columns
+    from medvl.data.packing import pack_manifests
 
-    if layout is None:
-        layouts = all_layouts()
-        if as_json:
-            print(json.dumps({"layouts": {known.name: known.title for known in layouts.values()}}))
-            return
-        width = max(map(len, layouts))
-        for known in layouts.values():
-            print(f"{known.name:{width}}  {known.title}")
-        return
-    chosen = get_layout(layout)
-    facts: dict[str, object] = {"layout": chosen.name, "title": chosen.title}
-    facts |= {"obtained": chosen.obtained, "terms": chosen.terms, "met": chosen.met, "note": chosen.note}
-    if folder is None:
-        parts = chosen.parts
-        facts["parts"] = [
-            {"what": part.what, "files": part.patterns, "expected": part.num, "required": part.required}
-            for part in parts
-        ]
-        lines = [_line(part.what, part.patterns, part.num, part.required, "") for part in parts]
-        complete = True
-    else:
-        result = examine(chosen, folder)
-        complete = all(found.complete for found in result)
-        facts |= {"folder": str(folder), "complete": complete}
-        facts["parts"] = [
-            {
-                "what": found.part.what,
-                "files": found.part.patterns,
-                "expected": found.part.num,
-                "required": found.part.required,
-                "found": found.num_found,
-                "missing": found.num_missing,
-            }
-            for found in result
-        ]
-        lines = []
-        for found in result:
-            state = "ok" if not found.num_missing else f"{found.num_missing:,} MISSING"
-            if found.num_missing and not found.part.required:
-                state = "absent"
-            part, state = found.part, f"{found.num_found:,} found, {state}"
-            lines.append(_line(part.what, part.patterns, part.num, part.required, state))
-    if as_json:
-        print(json.dumps(facts))
-    else:
-        print(f"{chosen.name}: {chosen.title}")
-        print("\n".join(lines))
-        said = {"obtained": chosen.obtained, "terms": chosen.terms, "real files met": chosen.met, "note": chosen.note}
-        for label, text in said.items():
-            if text:
-                print(f"  {label}: {text}")
-        if folder is not None:
-            print(f"{folder}: {'complete' if complete else 'something is missing'}")
-    if not complete:
-        raise typer.Exit(code=1)
+    paths, overrides = split_overrides(manifests)
+    packed = pack_manifests(paths, out, columns=table_columns(overrides), show_progress=not as_json)
+    text = f"{packed.path}: {packed.num_files} files, {packed.num_bytes / 1e6:.1f} MB"
+    if packed.num_renamed:
+        text += f"\n{packed.num_renamed} files from outside the folder of the manifest are in outside/"
+    text += f"\ncontent {packed.content_hash}\nsplit   {packed.split_hash}"
+    show({**asdict(packed), "path": str(packed.path)}, text, as_json)
 
 
-def _line(what: str, patterns: tuple[str, ...], num: int | None, required: bool, found: str) -> str:
-    expected = "at least one" if num is None else f"{num:,} files"
-    if not required:
-        expected += ", optional"
-    return f"  {what}: {expected} ({' or '.join(patterns)})" + (f": {found}" if found else "")
+def unpack(
+    pack: Annotated[str, typer.Argument(help="a pack, or medvl:cxr_regions")],
+    out: Annotated[Path, typer.Option(help="new folder")],
+) -> None:
+    """Write the files of a pack into a folder. Each is compared with its SHA-256."""
+    from medvl.data.packing import unpack as unpack_files
+
+    print(f"{out}: {unpack_files(pack, out, show_progress=True)} files")
 
 
 def tokenizer(
@@ -272,71 +211,41 @@ def tokenizer(
     vocab_size: Annotated[int, typer.Option(help="at most so many word pieces")] = 8000,
     text_column: Annotated[str, typer.Option(help="column that holds the reports")] = "text",
     split: Annotated[str, typer.Option(help="rows to learn from; all = every row")] = "train",
-    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Learn word pieces from report texts, for text.tokenizer=FOLDER of the built-in text encoder.
 
     The folder derives from report text. It holds no number of more than two digits and only parts of words that stand
     in reports of at least 3 patients.
     """
-    import json
+    from medvl.data.corpus import learn_word_pieces
 
-    from medvl.data.corpus import read_corpus
-    from medvl.experiments.masked_language import new_folder
-    from medvl.text.tokenizer import WordPieces
-
-    corpus = read_corpus(manifest, text_column)
-    texts = corpus.texts(split)
-    pieces = WordPieces.train(texts, vocab_size, corpus.patients(split))
-    new_folder(out)
-    lengths = [len(row) for row in pieces.encode(texts)]
-    card: dict[str, object] = {
-        "derives_from": "report texts",
-        "texts": len(texts),
-        "split": split if corpus.has_splits else "all (the manifest has no splits)",
-        "rows_without_text": corpus.num_empty,
-        "pieces": len(pieces),
-        "mean_pieces_per_text": round(sum(lengths) / len(lengths), 2),
-        "longest_text": max(lengths),
-        "words_without_pieces": pieces.unknown_words(texts).total(),
-    }
-    pieces.save(out, card)
-    if as_json:
-        print(json.dumps({"folder": str(out), **card}))
-        return
-    print(
+    card = learn_word_pieces(manifest, out, vocab_size=vocab_size, text_column=text_column, split=split)
+    text = (
         f"{out}: {card['pieces']} word pieces from {card['texts']} texts (split {card['split']}), "
         f"{card['mean_pieces_per_text']} pieces a text, at most {card['longest_text']}; "
         f"{card['words_without_pieces']} words without pieces. It derives from report text."
     )
+    show(card, text, as_json)
 
 
 def phantom(
     out: Annotated[Path, typer.Option(help="new folder for images, masks, boxes.csv and manifest.csv")],
-    num: Annotated[int, typer.Option(help="how many films")] = 200,
+    num: Annotated[int, typer.Option(help="how many images")] = 200,
     size: Annotated[int, typer.Option(help="side in pixels")] = 96,
-    seed: Annotated[int, typer.Option(help="another seed gives other films")] = 0,
+    seed: Annotated[int, typer.Option(help="another seed gives other images")] = 0,
     kinds: Annotated[str, typer.Option(help="of lesions, with commas between, e.g. consolidation,nodule")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """Draw synthetic chest films with reports, masks and boxes: phantoms, nobody's films, to test mechanisms on."""
-    import json
-    from collections.abc import Iterable
-
-    from rich.console import Console
-    from rich.progress import track
-
+    """Draw synthetic chest radiographs with reports, masks and boxes, of no patient, to test mechanisms on."""
+    from medvl.core.progress import track
     from medvl.phantom.dataset import make_phantoms
     from medvl.phantom.report import KINDS
 
-    def progress(indices: Iterable[int], total: int) -> Iterable[int]:
-        return track(indices, "phantoms", total=total, console=Console(stderr=True), transient=True)
-
-    chosen = tuple(cast("Kind", kind.strip()) for kind in kinds.split(",")) if kinds.strip() else KINDS
+    chosen = cast("tuple[Kind, ...]", tuple(names_of(kinds)) or KINDS)
+    progress = lambda indices, total: track(indices, "phantoms", total)  # noqa: E731
     manifest = make_phantoms(out, num=num, size=size, seed=seed, kinds=chosen, progress=progress)
-    if as_json:
-        made = {"manifest": str(manifest), "num": num, "size": size, "seed": seed, "kinds": chosen, "phantoms": True}
-        print(json.dumps(made))
-    else:
-        print(f"{manifest}: {num} phantoms of {size} px (seed {seed}); synthetic, for tests of mechanisms only")
+    text = f"{manifest}: {num} phantoms of {size} px (seed {seed}); synthetic, for tests of mechanisms only"
+    made = {"manifest": str(manifest), "num": num, "size": size, "seed": seed, "kinds": chosen, "phantoms": True}
+    show(made, text, as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +64,28 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z`])", paragraph)[0]
 
 
+def names_of(text: str) -> list[str]:
+    """`a, b` -> ["a", "b"]."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers_of(text: str, option: str) -> list[float]:
+    """`0.7,0.3` -> [0.7, 0.3]. InputError, which names the option, where one is no number."""
+    from medvl.core.errors import InputError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError.malformed(f"{option} is {text}", expected="numbers, e.g. 0.7,0.1,0.2") from None
+
+
+def show(values: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """Print the result of a verb: one JSON object, or the text."""
+    import json
+
+    print(json.dumps(values) if as_json else text)
+
+
 def _mark(value: bool) -> bool:
     mark_formulas(value)
     return value
@@ -77,3 +99,5 @@ ExcelSafe = Annotated[
         help="put an apostrophe before text in CSV files that a spreadsheet would run as a formula (= + - @)",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:0 or mps")]

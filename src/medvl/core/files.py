@@ -262,3 +262,10 @@ def _whole_number(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise _DigitsError(f"a whole number of {len(digits)} digits")
     return int(digits)
+
+
+def new_folder(out: Path) -> None:
+    """Make an output folder. InputError when it is there and not empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError.exists("the output folder is not empty", file=out, remedy="choose another --out")
+    out.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvl.core.errors import Fault, InputError, nearest, warn
+from medvl.core.files import new_folder
 from medvl.data.cells import CellKind, CleanCells
 from medvl.data.record import SPLITS
 from medvl.data.tables import read_table
+from medvl.text.tokenizer import WordPieces
 
 VAL_ONE_IN = 10  # where a manifest names no validation rows, that share of its texts, by their hash
 
@@ -112,6 +115,33 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     for note in (*table.notes, *(f"{table.path}: {note}" for note in cleaned.notes())):
         warn(note)
     return Corpus(table.path, tuple(rows), num_empty, tuple(patients))
+
+
+def learn_word_pieces(
+    manifest: str | Path, out: Path, *, vocab_size: int, text_column: str = "text", split: str = "train"
+) -> dict[str, Any]:
+    """Learn word pieces from the texts of one split (or "all") into the new folder `out`; returns what was learned.
+
+    Raises:
+        InputError: as `read_corpus`; the folder is not empty.
+    """
+    corpus = read_corpus(manifest, text_column)
+    texts = corpus.texts(split)
+    pieces = WordPieces.train(texts, vocab_size, corpus.patients(split))
+    new_folder(out)
+    lengths = [len(row) for row in pieces.encode(texts)]
+    card: dict[str, Any] = {
+        "derives_from": "report texts",
+        "texts": len(texts),
+        "split": split if corpus.has_splits else "all (the manifest has no splits)",
+        "rows_without_text": corpus.num_empty,
+        "pieces": len(pieces),
+        "mean_pieces_per_text": round(sum(lengths) / len(lengths), 2),
+        "longest_text": max(lengths),
+        "words_without_pieces": pieces.unknown_words(texts).total(),
+    }
+    pieces.save(out, card)
+    return {"folder": str(out), **card}
 
 
 def _distinct(texts: Iterable[str]) -> dict[str, str]:

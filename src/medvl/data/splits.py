@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.core.files import refuse_source
@@ -25,6 +26,17 @@ class SplitFile:
     num_records: dict[str, int]  # by split
     num_groups: dict[str, int]
     split_hash: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        values = {"manifest": str(self.path), "records": self.num_records, "groups": self.num_groups}
+        return {**values, "split_hash": self.split_hash}
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name} {number} records of {self.num_groups[name]} groups" for name, number in self.num_records.items()
+        ]
+        return f"{self.path}: {', '.join(parts)}; split hash {self.split_hash[:12]}"
 
 
 def split_manifest(

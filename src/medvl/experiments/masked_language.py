@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from medvl.config import TrainConfig
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
-from medvl.core.files import write_json, write_text
+from medvl.core.files import new_folder, write_json, write_text
 from medvl.core.provenance import versions
 from medvl.data.corpus import Corpus
 from medvl.text.builtin import NUM_SPECIAL, PAD_ID, UNKNOWN_ID, BuiltinEncoder
@@ -161,13 +161,6 @@ def pretrain_text(
     write_text(out / "README.txt", NOTICE)
     write_json(out / REPORT, result)
     return result
-
-
-def new_folder(out: Path) -> None:
-    """Make an output folder. InputError when it is there and not empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError.exists("the output folder is not empty", file=out, remedy="choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _rows(encoder: BuiltinEncoder, texts: Sequence[str]) -> tuple[list[Tensor], int]:

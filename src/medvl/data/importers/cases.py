@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,17 @@ class ImportResult:
     counts: dict[str, int] = field(default_factory=dict)  # what each rule kept, cut or left out
     warnings: tuple[str, ...] = ()
     left_out: tuple[Fault, ...] = ()  # images that do not fit the rule of the layout
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        values = {"manifest": str(self.manifest), "records": self.num_records, "counts": self.counts}
+        return {**values, "warnings": list(self.warnings), "left_out": [str(fault) for fault in self.left_out]}
+
+    def __str__(self) -> str:
+        records = ", ".join(f"{name} {number}" for name, number in self.num_records.items())
+        return f"{self.manifest}: {records}" + "".join(
+            f"\n  {name.replace('_', ' ')}: {number}" for name, number in self.counts.items()
+        )
 
 
 @dataclass(slots=True)

@@ -101,7 +101,11 @@ class Layout:
                 )
 
     def run(self, folder: str | Path, out: str | Path, **options: Any) -> ImportResult:
-        """Import a folder."""
+        """Import a folder. InputError for an option of another layout."""
+        for name in options:
+            if name not in self.options:
+                takers = ", ".join(other.name for other in all_layouts().values() if name in other.options)
+                raise InputError.conflict(f"--{name.replace('_', '-')} belongs to {takers}, not to {self.name}")
         self.check_out(folder, out)
         return self.function()(folder, out, **options)
 
@@ -135,29 +139,80 @@ def get_layout(name: str) -> Layout:
 
 
 @plain_dataclass(frozen=True, slots=True)
-class PartFound:
-    """How many files of a part a folder has."""
+class PartCount:
+    """How many files of a part a folder has; None: no folder was looked at."""
 
     part: Part
-    num_found: int
+    num_found: int | None
 
     @property
     def num_missing(self) -> int:
         """Files that are wanting; of a part without a published number 1 when there is none."""
-        return max((1 if self.part.num is None else self.part.num) - self.num_found, 0)
+        expected = 1 if self.part.num is None else self.part.num
+        return 0 if self.num_found is None else max(expected - self.num_found, 0)
 
     @property
     def complete(self) -> bool:
         """Nothing is missing, or nothing that is required."""
         return not self.part.required or not self.num_missing
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        part = self.part
+        values = {"what": part.what, "files": part.patterns, "expected": part.num, "required": part.required}
+        counts = {} if self.num_found is None else {"found": self.num_found, "missing": self.num_missing}
+        return {**values, **counts}
 
-def examine(layout: Layout, folder: str | Path) -> tuple[PartFound, ...]:
-    """Count the files of every part of a layout below a folder. InputError: no such folder.
+    def __str__(self) -> str:
+        part = self.part
+        expected = "at least one" if part.num is None else f"{part.num:,} files"
+        text = f"{part.what}: {expected}{'' if part.required else ', optional'} ({' or '.join(part.patterns)})"
+        if self.num_found is None:
+            return text
+        missing = f"{self.num_missing:,} MISSING" if part.required else "absent"
+        return f"{text}: {self.num_found:,} found, {missing if self.num_missing else 'ok'}"
+
+
+@plain_dataclass(frozen=True, slots=True)
+class LayoutCheck:
+    """What a layout consists of, and how much of it a folder has."""
+
+    layout: Layout
+    folder: Path | None
+    parts: tuple[PartCount, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no required file is missing."""
+        return all(part.complete for part in self.parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        layout = self.layout
+        facts: dict[str, Any] = {"layout": layout.name, "title": layout.title, "obtained": layout.obtained}
+        facts |= {"terms": layout.terms, "met": layout.met, "note": layout.note}
+        facts |= {} if self.folder is None else {"folder": str(self.folder), "complete": self.complete}
+        return {**facts, "parts": [part.as_dict() for part in self.parts]}
+
+    def __str__(self) -> str:
+        layout = self.layout
+        facts = {"obtained": layout.obtained, "terms": layout.terms, "real files met": layout.met, "note": layout.note}
+        lines = [f"{layout.name}: {layout.title}", *(f"  {part}" for part in self.parts)]
+        lines += [f"  {label}: {text}" for label, text in facts.items() if text]
+        if self.folder is not None:
+            lines.append(f"{self.folder}: {'complete' if self.complete else 'something is missing'}")
+        return "\n".join(lines)
+
+
+def check_layout(name: str, folder: str | Path | None = None) -> LayoutCheck:
+    """What a layout consists of; with a folder, the files of every part below it are counted.
 
     The number of files is compared with the published one; whether each file belongs to the set is what the import
-    checks.
+    checks. InputError: no such layout or folder.
     """
+    layout = get_layout(name)
+    if folder is None:
+        return LayoutCheck(layout, None, tuple(PartCount(part, None) for part in layout.parts))
     folder = need_folder(folder, layout.name)
     files = [path.relative_to(folder).as_posix() for path in walk(folder)]
-    return tuple(PartFound(part, sum(map(part.holds, files))) for part in layout.parts)
+    return LayoutCheck(layout, folder, tuple(PartCount(part, sum(map(part.holds, files))) for part in layout.parts))
