@@ -186,7 +186,6 @@ def test_validation_texts_are_not_training_texts(manifest: Path, tmp_path: Path)
     [
         (("--steps", 0), "steps is 0"),
         (("--lr", 0), "lr is 0"),
-        (("--max-tokens", 0), "max-tokens is 0"),
         (("--text-column", "txt"), "did you mean text"),
         (("--tokenizer", "nowhere"), "no tokenizer"),
     ],

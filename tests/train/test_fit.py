@@ -91,7 +91,7 @@ def test_the_plan_fits_the_table(kind: str, on_gpu: bool) -> None:
 def test_the_plan_suits_machine_and_images() -> None:
     facts = replace(FACTS, **MASKS, **TEXTS, side_px=2000)
     small, large = (make_config(choose_plan(facts, on_gpu=on_gpu).settings) for on_gpu in (False, True))
-    assert max(small.data.image_size) < max(large.data.image_size) and small.model.size != large.model.size
+    assert max(small.data.image_size) < max(large.data.image_size) and small.model.title != large.model.title
     tiny = make_config(choose_plan(replace(facts, side_px=40)).settings)
     assert tiny.data.image_size == (64, 64)
     for num_images in (3, 50, 5000, 10**6):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medvl.cli.options import AsJson
+
 
 def convert(
     source: Annotated[
@@ -14,7 +16,7 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="file to write: .pth or .safetensors")],
     to: Annotated[str, typer.Option(help="names to write: torchvision or segmentation_models_pytorch")] = "torchvision",
-    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the ResNet image encoder of a checkpoint as a file that other programs load.
 

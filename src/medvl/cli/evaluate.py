@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvl.cli.options import ExcelSafe
+from medvl.cli.options import AsJson, Device, ExcelSafe
 from medvl.cli.predict import SLICE_HELP
 
 
@@ -45,8 +45,8 @@ def evaluate(
     probe_rows: Annotated[int | None, typer.Option(help="probe so many rows at most, a seeded choice")] = None,
     update_card: Annotated[bool, typer.Option("--update-card", help="write the metrics into the model's card")] = False,
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the shuffled texts")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Score a model, or a folder of masks made by any program, on one split of a manifest.
@@ -181,8 +181,8 @@ def report(
     probe_rows: Annotated[int, typer.Option(help="rows of the text probe at most, a seeded choice")] = 600,
     threshold: Annotated[float, typer.Option(help="probability above which a pixel belongs to the mask")] = 0.5,
     text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print the path and the summary")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
@@ -305,8 +305,8 @@ def compare(
     ] = True,
     text: Annotated[bool, typer.Option("--text/--no-text", help="show phrases in the pictures")] = True,
     seed: Annotated[int, typer.Option(help="of the bootstrap, the permutations, and cases of equal quality")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps: where a run is evaluated")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print compare.json")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Compare runs on the same cases, over seeds and patients, with paired tests, and show cases side by side.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.options import ExcelSafe
+from medvl.cli.options import AsJson, Device, ExcelSafe, numbers_of, show
 
 
 def sweep(
@@ -54,7 +54,7 @@ def benchmark(
     split: Annotated[str, typer.Option(help="split to score; test is logged in each model's folder")] = "test",
     out: Annotated[Path | None, typer.Option(help="default runs/TABLE")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list cells and absent sets, and stop")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print benchmark.json")] = False,
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Run a published table on whatever of its sets is here, beside the published rows.
@@ -62,20 +62,17 @@ def benchmark(
     Sets are those that medvl data import wrote; absent ones are listed, never filled in. A finished cell is not run
     again.
     """
-    import json
-
     from medvl import __version__
     from medvl.core.errors import InputError
     from medvl.experiments.benchmark import run_benchmark
     from medvl.experiments.benchmark_given import Given
     from medvl.experiments.benchmark_page import as_json as content
-    from medvl.experiments.benchmark_page import as_markdown, write_page
+    from medvl.experiments.benchmark_page import as_markdown, as_plan, write_page
     from medvl.experiments.published_tables import published_table, table_names
-    from medvl.experiments.sweep_run import as_table
 
     if table is None:
-        names = {name: published_table(name).title for name in table_names()}
-        print(json.dumps({"tables": names}) if as_json else "\n".join(f"{a:14} {b}" for a, b in names.items()))
+        titles = {name: published_table(name).title for name in table_names()}
+        show({"tables": titles}, "\n".join(f"{name:14} {title}" for name, title in titles.items()), as_json)
         return
     published = published_table(table)
     if data is None:
@@ -87,52 +84,38 @@ def benchmark(
         imagenet=imagenet,
         pretrain=pretrain,
         seeds=seeds,
-        fractions=_fractions(fractions),
+        fractions=None if fractions is None else _fractions(fractions),
         split=split,
         overrides=tuple(overrides or ()),
     )
-    made = run_benchmark(published, given, dry_run=dry_run)
+    result = run_benchmark(published, given, dry_run=dry_run)
     if not dry_run:
-        write_page(made, given, __version__)
-    if as_json:
-        print(json.dumps(content(made, given, __version__)))
-    elif dry_run:
-        cells = as_table(made.outcomes) if made.outcomes else "no cell is trained; the given runs are asked"
-        if not made.rows:
-            cells = f"no cell can be run on what is in {given.data}"
-        lines = ("absent  {column}: {set}", "        obtained: {obtained}", "        then: {command}")
-        gone = [line.format(**one) for one in made.absent for line in lines]
-        print("\n".join([cells, *gone, *(f"not run  {text}" for text in made.left_out)]))
-    else:
-        print(as_markdown(made, given))
-    if made.failed:
+        write_page(result, given, __version__)
+    text = as_plan(result, given) if dry_run else as_markdown(result, given)
+    show(content(result, given, __version__), text, as_json)
+    if result.failed:
         raise typer.Exit(2)
 
 
 def _runs(words: list[str]) -> dict[str, Path]:
     from medvl.core.errors import InputError
 
-    found: dict[str, Path] = {}
+    runs: dict[str, Path] = {}
     for word in words:
         name, equals, path = word.partition("=")
-        if not equals or not name or not path or name in found:
+        if not equals or not name or not path or name in runs:
             raise InputError.malformed(f"--run {word}", expected="NAME=RUN, each name once")
-        found[name] = Path(path)
-    return found
+        runs[name] = Path(path)
+    return runs
 
 
-def _fractions(words: str | None) -> list[float] | None:
+def _fractions(text: str) -> list[float]:
     from medvl.core.errors import InputError
 
-    if words is None:
-        return None
-    try:
-        found = [float(word) for word in words.split(",")]
-    except ValueError:
-        found = []
-    if not found or any(value not in (0.01, 0.1, 1.0) for value in found):
-        raise InputError.out_of_range(f"--fractions {words}", expected="of 0.01, 0.1 and 1, with commas between them")
-    return found
+    fractions = numbers_of(text, "--fractions")
+    if any(value not in (0.01, 0.1, 1.0) for value in fractions):
+        raise InputError.out_of_range(f"--fractions {text}", expected="of 0.01, 0.1 and 1, with commas between them")
+    return fractions
 
 
 class Unit(StrEnum):
@@ -151,26 +134,25 @@ def label_budget(
     manifest: Annotated[
         Path | None, typer.Option(help="that of result cells which do not say how many images are labelled")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for learning_curve.csv, .json and .png")] = Path("plan"),
+    out: Annotated[Path, typer.Option(help="folder for learning_curve.csv, .json and .png")] = Path("label-budget"),
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps: where a run is evaluated")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print learning_curve.json")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """How many more masks a target Dice would take: the learning curve c - a n^-b of runs at 3 label fractions or more.
+    """Say how many more masks a target Dice would take, by the learning curve of runs at 3 or more label fractions.
 
-    A run without an evaluation in RUN/report/val is evaluated first. The answer has a 95 % interval over seeds and
-    label draws, and says where it is an extrapolation or where the fitted ceiling lies below the target.
+    The curve is c - a n^-b. A run without an evaluation in RUN/report/val is evaluated first. The answer has a 95 %
+    interval over seeds and label draws, and says where it is an extrapolation or where the fitted ceiling lies below
+    the target.
     """
-    import json
-
     from medvl.experiments.label_budget import as_text
     from medvl.experiments.label_budget import plan as run
 
     result = run(
         runs, target_dice, unit=unit.value, variant=variant, manifest=manifest, out=out, device=device, seed=seed
     )
-    print(json.dumps(result) if as_json else as_text(result, out))
+    show(result, as_text(result, out), as_json)
 
 
 class By(StrEnum):
@@ -193,26 +175,23 @@ def suggest(
     random: Annotated[
         int | None, typer.Option(help="a random choice of as many with this seed, to compare with")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Name the unlabelled training cases whose mask would help most: uncertain ones, unlike each other.
 
     Candidates are the training images whose masks are hidden by data.label_fraction or not there. No mask is read.
     """
-    import json
-
     from medvl.experiments.suggest import suggest as run_suggest
 
     rows = run_suggest(run, num, by=by.value, out=out, diversity=diversity, random=random, device=device)
-    if as_json:
-        print(json.dumps({"suggestions": rows, "out": str(out)}))
-        return
-    for row in rows:
-        score = "" if row["score"] is None else f"  score {row['score']:.3f}"
-        print(f"{row['order']:>4}  patient {row['patient']}  {row['image']}{score}")
-    print(f"written: {out}")
+    lines = [
+        f"{row['order']:>4}  patient {row['patient']}  {row['image']}"
+        + ("" if row["score"] is None else f"  score {row['score']:.3f}")
+        for row in rows
+    ]
+    show({"suggestions": rows, "out": str(out)}, "\n".join([*lines, f"written: {out}"]), as_json)
 
 
 def localise(
@@ -226,16 +205,14 @@ def localise(
     split: Annotated[str, typer.Option(help="train, val, test, or all (then each split apart too)")] = "val",
     out: Annotated[Path | None, typer.Option(help="folder for cases.csv and summary.json")] = None,
     seed: Annotated[int, typer.Option(help="of the order in which masks are shuffled")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """Where a pre-trained model looks: attention, pseudo mask and decoder against masks it was never trained on.
+    """Compare where a pre-trained model looks (attention, pseudo mask, decoder) with masks it was never trained on.
 
     Overlap, pointing game and ROC area, each with a 95 % interval by patient, beside the mask of another image
     (shuffled), the lung field and chance.
     """
-    import json
-
     from medvl.data.records import load_manifest
     from medvl.evaluation.record import refuse_other_results
     from medvl.experiments.localise import as_text, localisation
@@ -248,7 +225,7 @@ def localise(
     record = localisation(
         model, records, split=split, target=classes[0], lungs=classes[1] if lungs else None, out=out, seed=seed
     )
-    print(json.dumps(record.summary) if as_json else as_text(record.summary))
+    show(record.summary, as_text(record.summary), as_json)
 
 
 def pretrain_text(
@@ -258,27 +235,22 @@ def pretrain_text(
     dim: Annotated[int, typer.Option(help="width, a multiple of 4; must equal text.dim later")] = 128,
     layers: Annotated[int, typer.Option(help="depth; must equal text.layers later")] = 2,
     tokenizer: Annotated[Path | None, typer.Option(help="folder of medvl data tokenizer; else words")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="cut longer texts")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="cut longer texts")] = None,
     batch_size: Annotated[int, typer.Option(help="texts per step")] = 32,
     lr: Annotated[float, typer.Option(help="peak learning rate")] = 2e-3,
     seed: Annotated[int, typer.Option(help="weights, order and masks")] = 0,
     text_column: Annotated[str, typer.Option(help="column that holds the reports")] = "text",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
-    """Masked language modelling on report texts alone; text.init=FOLDER then starts the built-in encoder from it.
+    """Train the built-in text encoder on report texts alone, by masked language modelling: text.init=FOLDER.
 
     Judged on the split val (or, without one, on a tenth of the texts) before and after, beside a guess by word
     frequency. The folder derives from report text.
     """
-    import json
-
-    from medvl.core.errors import InputError
     from medvl.data.corpus import read_corpus
     from medvl.experiments.masked_language import pretrain_text as run
 
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError.out_of_range(f"--max-tokens is {max_tokens}", expected="at least 1")
     result = run(
         read_corpus(manifest, text_column),
         out,
@@ -292,13 +264,11 @@ def pretrain_text(
         seed=seed,
         device=device,
     )
-    if as_json:
-        print(json.dumps({"folder": str(out), **result}))
-        return
-    print(
+    lines = [
         f"{out}: {result['train_texts']} training and {result['val_texts']} validation texts "
-        f"(told apart by {result['told_apart_by']}), vocabulary {result['vocabulary']}, {result['minutes']} min"
-    )
-    print("masked validation tokens  perplexity  accuracy")
+        f"(told apart by {result['told_apart_by']}), vocabulary {result['vocabulary']}, {result['minutes']} min",
+        "masked validation tokens  perplexity  accuracy",
+    ]
     for name in ("unigram", "before", "after"):
-        print(f"  {name:22}  {result[name]['perplexity']:10.2f}  {result[name]['accuracy']:8.3f}")
+        lines.append(f"  {name:22}  {result[name]['perplexity']:10.2f}  {result[name]['accuracy']:8.3f}")
+    show({"folder": str(out), **result}, "\n".join(lines), as_json)

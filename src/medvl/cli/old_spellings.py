@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvl.cli.options import ExcelSafe
+from medvl.cli.options import AsJson, Device, ExcelSafe
 from medvl.cli.predict import SLICE_HELP, SOURCES_HELP, line_of
 
 
@@ -65,8 +65,8 @@ def classify(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for cases.csv and summary.json")] = None,
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the halves of val")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print summary.json")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Classify images by prompts, without training on any label: probability of each class, AUC, F1, accuracy, MCC.
@@ -152,8 +152,8 @@ def ground(
     how: Annotated[How, typer.Option(help="value: path of the attention pool; projector: map before it")] = How.value,
     out: Annotated[Path | None, typer.Option(help="folder for what is written; images need it")] = None,
     seed: Annotated[int | None, typer.Option(help="of a manifest: bootstrap, halves, shuffled phrases [0]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Where a phrase is in an image, by a pre-trained model that never saw a mask.
@@ -276,8 +276,8 @@ def detect(
     threshold: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="lowest score; default detect.score_threshold")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print the rows of detections.csv as JSON")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Find boxes in images, as `medvl predict` with a detector: detections.csv in native pixels, and overlays."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.options import ExcelSafe, split_overrides
+from medvl.cli.options import AsJson, Device, ExcelSafe, split_overrides
 
 SOURCES_HELP = (
     "images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY), folders (with all folders below), globs in quotes, "
@@ -31,11 +31,11 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(help="of masks and classes: probability [0.5]; of boxes: lowest score")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps")] = "cpu",
+    device: Device = "cpu",
     max_megapixels: Annotated[
         float | None, typer.Option(min=100, help="of an image or slice; larger ones are refused [100]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the rows of predictions.csv as JSON")] = False,
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Segment images by text; a detector finds boxes, a classifier gives probabilities. All at native size.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.options import ExcelSafe
+from medvl.cli.options import AsJson, ExcelSafe
 
 
 def train(
@@ -78,7 +78,7 @@ def fit(
     test: Annotated[bool, typer.Option("--test", help="open the test split too, which is logged in the run")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="stop after the plan and the time that it takes")] = False,
     seed: Annotated[int, typer.Option(help="of the split and of the training")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="print run, task, report and summary as JSON")] = False,
+    as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
     """From a table to a model and its report: audit, split, plan, train, evaluate. The same command goes on.

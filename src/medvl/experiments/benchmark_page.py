@@ -12,6 +12,7 @@ from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
 from medvl.experiments.benchmark import Benchmark, Measured
 from medvl.experiments.benchmark_given import Given
+from medvl.experiments.sweep_run import as_table
 
 FORMAT = "medvl-benchmark/1"
 EMPTY = ""
@@ -25,6 +26,17 @@ def write_page(benchmark: Benchmark, given: Given, version: str) -> list[Path]:
     write_text(paths[1], as_csv(benchmark))
     write_json(paths[2], as_json(benchmark, given, version))
     return paths
+
+
+def as_plan(benchmark: Benchmark, given: Given) -> str:
+    """What a dry run shows: the cells, the absent sets and how to come by them, and what is not run."""
+    if not benchmark.rows:
+        cells = f"no cell can be run on what is in {given.data}"
+    else:
+        cells = as_table(benchmark.outcomes) if benchmark.outcomes else "no cell is trained; the given runs are asked"
+    form = "absent  {column}: {set}\n        obtained: {obtained}\n        then: {command}"
+    absent = [form.format(**one) for one in benchmark.absent]
+    return "\n".join([cells, *absent, *(f"not run  {text}" for text in benchmark.left_out)])
 
 
 def as_markdown(benchmark: Benchmark, given: Given) -> str:

@@ -139,7 +139,7 @@ def _segment(facts: TableFacts, on_gpu: bool) -> FitPlan:
         text = {"encoder": "builtin", "dim": 128 if on_gpu else 64}
     else:
         lines.append("no texts, or one for all: a U-Net on a ResNet, which is not guided by text")
-        network = {"name": "encoder_unet", "size": "resnet50" if on_gpu else "nano"}
+        network = {"name": "encoder_unet", "encoder": _encoder(on_gpu)}
         text = {"encoder": "none"}
         data |= {"normalize": "none"}  # the encoder brings each image to mean 0, deviation 1
     settings = {"data": data, "text": text, "model": network, "train": train}
@@ -176,7 +176,7 @@ def _pretrain(facts: TableFacts, on_gpu: bool) -> FitPlan:
     # Few pairs are too few to learn a language from.
     has_minilm = importlib.util.find_spec(MINILM_PACKAGE) is not None
     text: dict[str, Any] = {"encoder": "minilm"} if has_minilm else {"encoder": "builtin", "dim": 64}
-    model: dict[str, Any] = {"size": "resnet50" if on_gpu else "nano"}
+    model: dict[str, Any] = {"encoder": _encoder(on_gpu)}
     if not on_gpu:
         model["options"] = {"pool_stride": 8, "pool_deeper": False}  # enough cells for attention at this image size
     settings: dict[str, Any] = {"data": {**_laterality(facts, lines), "augment": {"max_rotate_deg": 5}}}
@@ -197,7 +197,7 @@ def _classify(facts: TableFacts, on_gpu: bool) -> FitPlan:
     )
     settings: dict[str, Any] = {
         "data": {"normalize": "none", "augment": {"max_rotate_deg": 5}},
-        "model": {"size": "resnet50" if on_gpu else "nano"},
+        "model": {"encoder": _encoder(on_gpu)},
         "classify": {"mode": "finetune", "labels": kind},
         "train": {"lr": 1e-4 if on_gpu else 1e-3},
     }
@@ -208,11 +208,15 @@ def _detect(facts: TableFacts, on_gpu: bool) -> FitPlan:
     lines = [f"boxes on {facts.num_boxed} of {facts.num_images} training images, no masks: a detector (YOLOv3)"]
     settings: dict[str, Any] = {
         "data": {"normalize": "none", "augment": {"max_rotate_deg": 5}},
-        "model": {"size": "resnet50" if on_gpu else "nano"},
+        "model": {"encoder": _encoder(on_gpu)},
         "detect": {"anchors": "fit"},
         "train": {"lr": 5e-4 if on_gpu else 2e-3, "freeze_encoder": False},
     }
     return _finished("detect", facts, on_gpu, 16 if on_gpu else 8, lines, settings)
+
+
+def _encoder(on_gpu: bool) -> str:
+    return "resnet50" if on_gpu else "resnet18_nano"
 
 
 _PLANS = {"segment": _segment, "pretrain": _pretrain, "classify": _classify, "detect": _detect}
@@ -234,7 +238,7 @@ def _finished(
         settings["train"] |= {"precision": "auto"}
         settings["data"] |= {"num_workers": 4}
     machine = "a GPU" if on_gpu else "a CPU: a small network"
-    size = settings["model"]["size"]
+    size = settings["model"].get("encoder") or settings["model"]["size"]
     length = f"{epochs} epochs of {steps_per_epoch} steps (train.epochs)"
     return FitPlan(task, (*lines, f"for {machine} ({size}), images of {side} px, {length}"), settings)
 

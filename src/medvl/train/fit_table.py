@@ -228,6 +228,8 @@ def _configured(
     tree = _merged(tree, {"train": {"seed": seed}})
     if data.manifest.startswith(SHIPPED):
         tree["data"].setdefault("laterality", "patient")  # as the README of the set says
+    if any(word.startswith("model.name=") for word in overrides):
+        tree["model"] = {}  # sizes and options are those of the planned network
     for override in overrides:
         apply_override(tree, override)
     tree["data"]["manifest"], tree["data"]["columns"] = data.manifest, data.columns
