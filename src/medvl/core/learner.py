@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ class Learner:
     step = 0
     module: nn.Module
     text: TextInput
+    least_images = 2  # of a step: BatchNorm and alignments compare them
+    num_parts = 1  # that a batch is computed in, one after the other
 
     def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """`loss` (scalar, with graph) and its parts (scalars, detached)."""
@@ -50,8 +51,12 @@ class Learner:
         """Pictures of the last validation."""
         return {}
 
-    def twin(self, device: torch.device) -> Learner:
-        """A copy on `device` to time steps with; what it does leaves no trace in this one."""
+    def phases(self, num_steps: int) -> list[tuple[int, int]]:
+        """The parts of a run whose steps differ in what is computed: the first step of each, and how many."""
+        return [(0, num_steps)]
+
+    def twin(self, module: nn.Module) -> Learner:
+        """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one."""
         raise TypeError(f"{type(self).__name__} has no twin")
 
     def begin(self, state: dict[str, Any] | None, number: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -246,24 +246,46 @@ class ClassDataset(SegmentDataset):
 
 
 class FeatureDataset(Dataset[Sample]):
-    """The images of a `ClassDataset` as their pooled features (D, 1, 1), which were computed once."""
+    """The images of a `ClassDataset` as their pooled features (D, 1, 1), which are computed once."""
 
-    def __init__(self, source: ClassDataset, features: FloatArray) -> None:
-        """`features` (n, D), in the order of `source`."""
-        if len(features) != len(source):
+    def __init__(self, source: ClassDataset, features: FloatArray | Callable[[Sequence[int] | None], FloatArray]):
+        """`features` (n, D), in the order of `source`; or what gives those of some indices, or (None) of all."""
+        self.source = source
+        self._compute = features if callable(features) else None
+        self._features = None if callable(features) else features
+        if not callable(features) and len(features) != len(source):
             raise ValueError(f"features of {len(features)} images, {len(source)} images")
-        self.source, self.features = source, features
-        first = source[0]
-        self._like = replace(first, image=features[0][:, None, None], texts=("",))
+        self._like = replace(source[0], texts=("",))
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the features are there."""
+        return self._features is not None
+
+    def compute(self) -> FloatArray:
+        """(n, D), computed by the first call."""
+        if self._features is None:
+            assert self._compute is not None
+            self._features = self._compute(None)
+        return self._features
+
+    def some(self, indices: Sequence[int]) -> list[Sample]:
+        """Samples of some images, whose features are computed for this call alone where they are not there."""
+        if self._features is not None or self._compute is None:
+            return [self[i] for i in indices]
+        return [self._sample(i, row) for i, row in zip(indices, self._compute(indices), strict=True)]
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.source)
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         epoch, index = item if isinstance(item, tuple) else (0, item)
+        return self._sample(index, self.compute()[index], epoch)
+
+    def _sample(self, index: int, features: FloatArray, epoch: int = 0) -> Sample:
         return replace(
             self._like,
-            image=self.features[index][:, None, None],
+            image=features[:, None, None],
             rows=self.source.groups[index],
             target=self.source.values[index][None, :, None, None],
             repeated=epoch == REPEATED,

@@ -8,7 +8,7 @@ Shapes: N texts, L tokens, D width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,10 @@ class FeatureCache:
             result[n, : row.shape[0]] = row
             mask[n, : row.shape[0]] = True
         return result, mask
+
+    def num_missing(self, texts: Iterable[str]) -> int:
+        """How many distinct texts have no features yet."""
+        return len({hashlib.sha256(text.encode()).hexdigest() for text in texts} - self._features.keys())
 
     def fill(self, texts: Sequence[str]) -> None:
         """Compute the features of many texts before they are asked for, as far as the memory bound allows."""

@@ -43,18 +43,7 @@ class Progress:
 def save_state(path: Path, progress: Progress, parts: dict[str, dict[str, Any]]) -> None:
     """Write progress, state dicts and every random generator to `path`: all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name, keys, *position = np.random.get_state()  # the legacy generator, for libraries that draw from it
-    state = {
-        "format": FORMAT,
-        "progress": asdict(progress),
-        "parts": _on_cpu(parts),
-        "rng": {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *position],
-            "python": random.getstate(),
-        },
-    }
+    state = {"format": FORMAT, "progress": asdict(progress), "parts": _on_cpu(parts), "rng": rng_state()}
     state["sha256"] = _digest(state)
     with whole_file(path, flush=True) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
@@ -92,6 +81,17 @@ def load_state(path: Path) -> tuple[Progress, dict[str, dict[str, Any]], dict[st
         what = "the saved state is damaged (its checksum differs)"
         raise InputError.damaged(what, file=path, expected=expected, remedy=_ANEW)
     return Progress(**state["progress"]), state["parts"], state["rng"]
+
+
+def rng_state() -> dict[str, Any]:
+    """Where every random generator stands, for `restore_rng`."""
+    name, keys, *position = np.random.get_state()  # the legacy generator, for libraries that draw from it
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *position],
+        "python": random.getstate(),
+    }
 
 
 def restore_rng(rng: dict[str, Any]) -> None:

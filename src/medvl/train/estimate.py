@@ -1,242 +1,446 @@
-"""The plan of a run, measured before it starts: what will be read, how big it is, how long it will take."""
+"""How long a run takes and what memory it needs, measured on a few of its images before it starts.
+
+    seconds = once + steps * max(step, loading) + validations * validation + saves * save
+
+A whole batch is not computed. The task's own step is timed on as many images of a batch as `STEP_S` and `STEP_BYTES`
+allow, and multiplied by the images, to which its FLOPs are proportional. Where not even the fewest images fit, the
+network alone is timed on smaller images and multiplied by FLOPs; how many there are, and how many bytes are kept for
+the gradients, is counted on the meta device, where nothing is computed. So a plan takes seconds and little memory
+whatever the size of the run.
+"""
 
 from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import conv2d
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from medvl.config import Config
-from medvl.config.protocols import protocol_lines
+from medvl.config import TrainConfig
+from medvl.core.distributed import stack_over_ranks
 from medvl.core.learner import Learner
-from medvl.core.task import find_task
-from medvl.data.dataset import Batch, Sample
-from medvl.data.record import Record
-from medvl.data.reports import names_side
+from medvl.data.class_labels import FeatureDataset
+from medvl.data.dataset import Batch, Sample, collate
+from medvl.models.ema import update_average
+from medvl.text.cache import FeatureCache
+from medvl.train.checkpoint import Progress, restore_rng, rng_state, save_state
 from medvl.train.loop import make_optimizer
 
-TIMED_STEPS = 3
 FEW_PATIENTS, ENOUGH_DRAWS = 8, 10  # of fewer labelled patients only the mean of so many draws is a result
+STEP_S, STEP_BYTES = 2.5, 2**29  # of one timed step: seconds as predicted from its FLOPs, bytes of activations
+READ_S, TEXT_S = 1.0, 1.0  # spent on reading images, and on computing features of texts
+BACKWARD, LIBRARIES = 1.5, 2**27  # gradients beside what is kept for them; bytes that a first step brings with it
+SAMPLED_PARAMETERS = 2**22  # that the optimizer is timed on
+TIMED_STEPS = 3
+FEATURES = 4  # images whose features a frozen encoder computes for the plan
+
+clock: Callable[[], float] = time.perf_counter  # benchmarks/estimate.py counts CPU seconds instead
 
 
-def make_plan(
-    config: Config,
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds and sizes of a run. `timed` says what they were measured on."""
+
+    step_s: float  # of the whole batch: network, loss, gradients, optimizer
+    load_s: float  # of a batch that has to be waited for, when its images were read before
+    once_s: float  # first reading of images, features of texts and images
+    validation_s: float
+    save_s: float  # of each epoch
+    total_s: float
+    steps: int
+    flops: float  # of a step
+    rows: int  # of a step
+    process_bytes: float
+    device_bytes: float | None
+    timed: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Some samples of a loader's first batch, spread over it."""
+
+    samples: list[Sample]
+    batch_size: int  # of the first batch
+    cold_s: float  # of an image that is read for the first time
+    warm_s: float  # of one that was read before
+    features_s: float  # of an image whose features are still to be computed, by a frozen encoder
+
+    def batch(self, num: int) -> Batch:
+        """`num` images; some come again where fewer were read."""
+        places = np.linspace(0, len(self.samples) - 1, num).round().astype(int)
+        return collate([self.samples[i] for i in places])
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What the network costs for each image of a batch, counted on the meta device."""
+
+    flops: float
+    saved_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step of a whole batch without the optimizer's; 0 where the network cannot be counted."""
+
+    seconds: float  # the mean over the run
+    flops: float
+    saved_bytes: float  # of an image
+    num_images: int  # that were timed; 0: only smaller ones
+    timed: str
+
+
+def estimate(
     learner: Learner,
-    splits: dict[str, Sequence[Record]],
+    config: TrainConfig,
     train_loader: DataLoader[Sample],
     val_loader: DataLoader[Sample],
-    device: torch.device,
-) -> dict[str, Any]:
-    """Count, then time `TIMED_STEPS` real steps on a copy of the model. Weights and generators stay as they were.
+    texts: Sequence[str],
+    fabric: Fabric,
+    folder: Path,
+) -> Estimate:
+    """Measure a run. Weights, statistics, feature caches and random generators stay as they were.
 
-    What is computed once and then kept (features of texts, decoded images) is timed apart and counted once: in the
-    first epoch only, and not at all where it is there already.
+    Args:
+        texts: every text of the run, whose features a frozen encoder computes once.
+        folder: where a state is saved to time it, and deleted.
     """
-    state = torch.get_rng_state()
-    twin = learner.twin(device)
-    optimizer = make_optimizer(config.train, twin.module)
-    first, again = list(_timed(train_loader, TIMED_STEPS + 1)), []
+    import torch.utils.tensorboard  # noqa: F401  (takes seconds, which are none of the run's from here on)
+
+    device, base_bytes = fabric.device, float(_peak_bytes())
+    steps = config.num_steps(len(train_loader))
+    module = learner.module if device.type == "cpu" else deepcopy(learner.module).to(device)
+    with _untouched(module):
+        twin = learner.twin(module)
+        cache = twin.text.cache
+        if cache is not None:  # features are computed for the plan alone
+            twin.text.cache = FeatureCache(cache.encoder)
+        train, val = _read(train_loader), _read(val_loader)
+        step = _step(twin, train, learner.phases(steps), fabric)
+        step_s = step.seconds + _optimizer_seconds(config, module)
+        val_image_s = step.seconds / train.batch_size / 3  # forward alone is a third of forward and backward
+        if step.num_images:
+            val_image_s = _validation_seconds(twin, val, step.num_images, fabric)
+        text_s = 0.0 if cache is None else _text_seconds(twin, train, cache.num_missing(texts), device)
+        save_s = _save_seconds(module, config, folder)
+    epochs = -(-steps // len(train_loader))
+    validations = -(-epochs // config.val_every)
+    num_train, num_val = _num_images(train_loader), _num_images(val_loader)
+    load_s = _waited(train, train_loader.num_workers, step_s, epochs)
+    val_load_s = _waited(val, val_loader.num_workers, val_image_s * val.batch_size, validations)
+    validation_s = num_val * (val_image_s + val_load_s / val.batch_size)
+    once_s = text_s + train.features_s * num_train + val.features_s * num_val
     if train_loader.num_workers == 0:
-        again = [seconds for _, seconds in _timed(train_loader, TIMED_STEPS + 1)]  # decoded by now
-    text_s = _text_seconds(twin, splits, [batch for batch, _ in first], device)
-    times = []
-    # The first step allocates and is not counted; an epoch of fewer batches gives them several times.
-    for batch, _ in islice(cycle(first), TIMED_STEPS + 1):
-        start = time.monotonic()
-        _step(twin, batch.to(device), optimizer)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.monotonic() - start)
-    batch = first[-1][0]
-    with FlopCounterMode(display=False) as counter:
-        _step(twin, batch.to(device), optimizer)
-    [(val_batch, val_load_s)] = _timed(val_loader, 1)
-    if val_loader.num_workers == 0:
-        [(val_batch, val_load_s)] = _timed(val_loader, 1)
-    _ = twin.text(val_batch.texts, device, val_batch.context)
-    start = time.monotonic()
-    with torch.no_grad():
-        twin.module.eval()
-        twin.validation_step(val_batch.to(device))
-    val_s = (time.monotonic() - start + val_load_s * (val_loader.num_workers == 0)) * len(val_loader)
-    torch.set_rng_state(state)
-    steps = config.train.num_steps(len(train_loader))
-    step_s = _middle(times[1:])
-    load_s = _middle(again) if again else 0.0  # workers load while a step is computed
-    decode_s = max(0.0, _middle([seconds for _, seconds in first]) - load_s) if again else 0.0
-    validations = -(-steps // (len(train_loader) * config.train.val_every))
-    once_s = text_s + decode_s * min(steps, len(train_loader))
-    total_s = once_s + steps * (step_s + load_s) + validations * val_s
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    memory = {"process_gib": round(peak, 2)}
-    if device.type == "cuda":
-        memory["device_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
-    parameters = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
-    return {
-        "records": {name: len(rows) for name, rows in splits.items()},
-        "images": {name: len({row.image for row in rows}) for name, rows in splits.items()},
-        "patients": {name: len({row.patient for row in rows}) for name, rows in splits.items()},
-        "not_annotated": {
-            name: sum(all(mask is None for mask in row.masks.values()) for row in rows) for name, rows in splits.items()
-        },
-        "parameters": parameters,
-        "frozen_text_parameters": sum(p.numel() for p in learner.text.encoder.parameters())
-        if learner.text.encoder is not None and learner.text.encoder.frozen
-        else 0,
-        "rows_per_step": len(batch.texts),
-        "gflops_per_step": round(counter.get_total_flops() / 1e9, 2),
-        "step_s": round(step_s, 4),
-        "load_s": round(load_s, 4),
-        "once_s": round(once_s, 2),
-        "steps": steps,
-        "steps_per_epoch": len(train_loader),
-        "expected_minutes": round(total_s / 60, 1),
-        "memory": memory,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        **({"sides": laterality} if (laterality := _whose_sides(config, learner, splits)) else {}),
-    }
-
-
-def _whose_sides(config: Config, learner: Learner, splits: dict[str, Sequence[Record]]) -> str | None:
-    """Whose left and right the texts mean, where the model reads texts and one of them names a side."""
-    if learner.text.encoder is None:
-        return None
-    return config.data.laterality if any(names_side(row.text) for row in splits["train"]) else None
-
-
-def _timed(loader: DataLoader[Sample], num: int) -> Iterator[tuple[Batch, float]]:
-    """The first batches, and the seconds until each was there."""
-    start = time.monotonic()
-    batches: Any = loader
-    for number, batch in enumerate(batches, 1):
-        yield batch, time.monotonic() - start
-        if number == num:
-            break
-        start = time.monotonic()
-
-
-def _text_seconds(
-    learner: Learner, splits: dict[str, Sequence[Record]], batches: Sequence[Batch], device: torch.device
-) -> float:
-    """Seconds until the features of all texts are kept: those of `batches` are computed here, and timed."""
-    cache = learner.text.cache
-    if cache is None:
-        return 0.0
-    num_before, start = cache.num_computed, time.monotonic()
-    for batch in batches:
-        learner.text(batch.texts, device, batch.context)
-    seconds, num = time.monotonic() - start, cache.num_computed - num_before
-    num_texts = len({row.text for rows in splits.values() for row in rows})
-    return seconds / num * max(0, num_texts - num) if num else 0.0
-
-
-def _middle(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[len(seconds) // 2]
-
-
-def _step(learner: Learner, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    learner.backward(batch, None, lambda loss: loss.backward())  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    optimizer.step()
-
-
-def _label_lines(labels: dict[str, Any]) -> list[str]:
-    """What of the training split is labelled, where not all of it is."""
-    lines = []
-    if "balance" in labels:
-        found = labels["balance"]
-        lines.append(
-            f"  balance siim: {found['positive_images']} images with foreground, {found['negative_images']} without, "
-            f"{found['left_out_images']} without left out (draw {labels['label_seed']}); val is as it is"
-        )
-    if labels["label_fraction"] == 1 and not labels["unlabelled_records"] and not labels["left_out_records"]:
-        return lines
-    lines.append(
-        f"  labels {100 * labels['label_fraction']:.3g}%: {labels['labelled_records']} records of "
-        f"{labels['labelled_images']} images, {labels['labelled_patients']} patients (draw {labels['label_seed']}"
-        f"{', by image' if labels['label_by'] == 'image' else ''})"
+        once_s += (train.cold_s - train.warm_s) * min(num_train, steps * train.batch_size)
+        once_s += (val.cold_s - val.warm_s) * num_val
+    activations = BACKWARD * step.saved_bytes * train.batch_size / learner.num_parts
+    parameters = float(sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad))
+    needed = activations + parameters * (4 if config.ema_decay else 3)  # gradients, two moments, the average
+    on_gpu = device.type == "cuda"
+    return Estimate(
+        step_s=step_s,
+        load_s=load_s,
+        once_s=once_s,
+        validation_s=validation_s,
+        save_s=save_s,
+        total_s=once_s + steps * (step_s + load_s) + validations * validation_s + epochs * save_s,
+        steps=steps,
+        flops=step.flops,
+        rows=round(sum(len(s.rows) for s in train.samples) / len(train.samples) * train.batch_size),
+        process_bytes=base_bytes + LIBRARIES + (0 if on_gpu else needed),
+        device_bytes=needed + parameters if on_gpu else None,
+        timed=step.timed,
     )
-    if labels["unlabelled_records"]:
-        lines.append(
-            f"         {labels['unlabelled_records']} unlabelled records take part, {labels['hidden_masks']} of them "
-            f"with a hidden mask, {labels.get('unlabelled_without_text', 0)} without text and hence without LV loss"
-        )
-    if labels["left_out_records"]:
-        lines.append(f"         {labels['left_out_records']} records without a visible mask take no part (no semi)")
-    if labels["labelled_patients"] < FEW_PATIENTS:
-        lines.append(
-            f"         fewer than {FEW_PATIENTS} patients: report the mean of {ENOUGH_DRAWS} draws or more "
-            "(data.label_seed)"
-        )
-    return lines
 
 
-def _pair_lines(pairs: dict[str, Any]) -> list[str]:
-    """What the pairs of pre-training are."""
-    lines = [
-        f"  pairs  {pairs['distinct_texts']['train']} distinct training texts, {pairs['distinct_texts']['val']} in "
-        f"validation; {sum(pairs['without_text'].values())} records without text take no part",
-        f"         negatives {pairs['negatives']}",
-    ]
-    return lines
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """Leave buffers, modes, gradients and random generators as they were; the weights nobody changes."""
+    rng, modes = rng_state(), [(part, part.training) for part in module.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        module.zero_grad(set_to_none=True)
+        for part, mode in modes:
+            part.training = mode
+        restore_rng(rng)
 
 
-def _context_lines(context: dict[str, Any]) -> list[str]:
-    """What is known beside the texts, and of how many records it is not."""
-    lines = [
-        f"  context as {context['as']}"
-        + (" OF ANOTHER PATIENT (data.context_shuffle, a control)" if context["shuffled"] else "")
-    ]
-    for name, column in context["columns"].items():
-        kind = "number" if column["kind"] == "number" else f"one of {', '.join(column['categories'])}"
-        splits = [
-            f"{split} {own['missing']} of {own['records']} missing"
-            + (f" and {own['unknown']} unknown" if own["unknown"] else "")
-            for split, own in column.items()
-            if isinstance(own, dict)
-        ]
-        lines.append(f"         {name}: {kind}; {', '.join(splits)}")
-    return lines
+def _read(loader: DataLoader[Sample]) -> _Reading:
+    """Read images of the first batch, here and not in the loader's workers, for about `READ_S` seconds."""
+    dataset: Any = loader.dataset
+    sampler: Any = loader.batch_sampler
+    items: list[tuple[int, int]] = next(iter(sampler))
+    if isinstance(dataset, FeatureDataset) and not dataset.is_computed:
+        indices = [index for _, index in items[:FEATURES]]
+        start = clock()
+        samples = dataset.some(indices)
+        return _Reading(samples, len(items), 0.0, 0.0, (clock() - start) / len(indices))
+    start = clock()
+    dataset[items[0]]
+    num = max(1, min(len(items) - 1, int(READ_S / max(clock() - start, 1e-6))))
+    places = np.unique(np.linspace(len(items) > 1, len(items) - 1, num).round().astype(int))
+    start = clock()
+    samples = [dataset[items[i]] for i in places]
+    middle = clock()
+    for i in places:
+        dataset[items[i]]
+    cold_s, warm_s = (middle - start) / len(places), (clock() - middle) / len(places)
+    return _Reading(samples, len(items), max(cold_s, warm_s), warm_s, 0.0)
 
 
-def plan_text(plan: dict[str, Any], config: Config) -> str:
-    """The plan as a person reads it."""
-    end = time.strftime("%H:%M", time.localtime(time.time() + plan["expected_minutes"] * 60))
-    needs_labels = find_task(config.task).needs_labels
-    lines = [
-        f"plan  {config.model.title} {config.model.options or ''} text={config.text.encoder}",
-        *(
-            f"  {name:6} {plan['records'][name]} records, {plan['images'][name]} images, "
-            f"{plan['patients'][name]} patients"
-            + (f", {plan['not_annotated'][name]} not annotated" if needs_labels and plan["not_annotated"][name] else "")
-            for name in plan["records"]
-        ),
-        *protocol_lines(plan),
-        *(_label_lines(plan["labels"]) if "labels" in plan else []),
-        *(_pair_lines(plan["pairs"]) if "pairs" in plan else []),
-        *(_context_lines(plan["context"]) if "context" in plan else []),
-        *(
-            [f"  sides  left and right in the texts are those of the {plan['sides']} (data.laterality)"]
-            if "sides" in plan
-            else []
-        ),
-        *plan.get("lines", ()),
-        *([f"  views  {plan['other_views']} records of other views take no part"] if "other_views" in plan else []),
-        *([f"  init   {config.init}: {plan['init']}"] if "init" in plan else []),
-        f"  model  {plan['parameters'] / 1e6:.2f} M trained parameters"
-        + (f" + {plan['frozen_text_parameters'] / 1e6:.1f} M frozen" if plan["frozen_text_parameters"] else "")
-        + f", {plan['gflops_per_step']:.1f} GFLOPs a step of {plan['rows_per_step']} rows",
-        f"  time   {plan['steps']} steps x {plan['step_s'] + plan['load_s']:.3f} s on {plan['device']} "
-        f"({plan['threads']} threads) = {plan['expected_minutes']:.1f} min with validation"
-        + (f" and {plan['once_s'] / 60:.1f} min for what is kept" if plan["once_s"] > 30 else "")
-        + f"; ends about {end}",
-        "  memory " + ", ".join(f"{name.replace('_gib', '')} {value} GiB" for name, value in plan["memory"].items()),
-    ]
-    return "\n".join(lines)
+def _waited(reading: _Reading, num_workers: int, step_s: float, epochs: int) -> float:
+    """Seconds of a batch that are spent waiting for its images, where a step takes `step_s`."""
+    if num_workers == 0:
+        return reading.warm_s * reading.batch_size
+    # Each worker keeps what it decoded, and an image goes to any of them.
+    share_cold = min(1.0, num_workers / max(epochs, 1))
+    image_s = share_cold * reading.cold_s + (1 - share_cold) * reading.warm_s
+    cores = max(1, len(_cores()))
+    busy_s = (step_s * min(torch.get_num_threads(), cores) + image_s * reading.batch_size) / cores
+    return max(0.0, image_s * reading.batch_size / num_workers - step_s, busy_s - step_s)
+
+
+def _cores() -> Sequence[int]:
+    import os
+
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _step(twin: Learner, reading: _Reading, phases: Sequence[tuple[int, int]], fabric: Fabric) -> _Step:
+    """Time the task's step, without the optimizer's, in its last phase; the others by their FLOPs."""
+    size, least = reading.batch_size, min(reading.batch_size, twin.least_images)
+    twin.module.train()
+    networks, fewest = [], reading.batch(least).to(fabric.device)
+    for first, _ in phases:
+        twin.step = first
+        call = _call_of(twin, fewest)
+        networks.append(None if call is None else _counted(twin.module, call, least))
+    network, num, fits = networks[-1], least, float(least)
+    if network is not None:
+        image_s = 2 * network.flops / _rate(fabric.device)  # a network has more than its convolutions
+        room = STEP_BYTES if fabric.device.type == "cpu" else torch.cuda.mem_get_info(fabric.device)[0] / 2
+        fits = min(STEP_S / image_s, room / max(network.saved_bytes, 1))
+        num = _fitting(fits, least, size)
+    num = int(stack_over_ranks(torch.tensor(num, device=fabric.device)).min())  # ranks take the same steps
+    if num == 0:
+        assert call is not None and network is not None
+        seconds, timed = _network_seconds(twin.module, call, fits / least, network.flops * least, fabric)
+        seconds *= size / least
+    else:
+        timed = f"{num} of {size} images"
+        seconds = _batch_seconds(twin, reading.batch(num).to(fabric.device), num == size, fabric) * size / num
+    if network is None:
+        return _Step(seconds, 0.0, 0.0, num, timed)
+    flops = [network.flops if one is None else one.flops for one in networks]
+    mean = sum(f * n for f, (_, n) in zip(flops, phases, strict=True)) / sum(n for _, n in phases)
+    return _Step(seconds * mean / network.flops, network.flops * size, network.saved_bytes, num, timed)
+
+
+def _batch_seconds(twin: Learner, batch: Batch, is_whole: bool, fabric: Fabric) -> float:
+    def step() -> None:
+        twin.module.zero_grad(set_to_none=True)
+        with fabric.autocast():
+            twin.backward(batch, None, lambda loss: loss.backward())  # type: ignore[no-untyped-call]  # torch's
+
+    step()  # allocates too: not timed
+    times = [_timed(step, fabric.device) for _ in range(TIMED_STEPS if is_whole else 1)]
+    return sorted(times)[len(times) // 2]
+
+
+def _fitting(fits: float, least: int, size: int) -> int:
+    """How many images of a batch are timed, where `fits` of them fit; 0 where not even the fewest do."""
+    return 0 if fits < least / 2 else max(least, min(size, int(fits)))
+
+
+class _Called(Exception):  # noqa: N818  (no error)
+    """Carries the arguments that a task calls its network with."""
+
+
+class _Recorder(nn.Module):
+    def forward(self, *args: Any, **options: Any) -> None:
+        raise _Called(args, options)
+
+
+def _call_of(twin: Learner, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments that the task's step calls its network with; None where it calls none."""
+    try:
+        twin.training_step(batch, _Recorder())
+    except _Called as called:
+        args, options = called.args
+        return args, options
+    return None
+
+
+def _counted(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], num_images: int) -> _Network | None:
+    """Forward and backward pass on the meta device; None where the network asks for values, which are not there."""
+    to_meta: dict[int, Any] = {id(x): torch.empty_like(x, device="meta") for x in module.buffers()}
+    for p in module.parameters():
+        to_meta[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+    storages = {p.untyped_storage()._cdata: 0 for p in to_meta.values()}
+    saved: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in storages:
+            storages[storage._cdata] = storage.nbytes()
+            saved.append(x)  # as long as it lives, no other storage has its address
+        return x
+
+    try:
+        twin = deepcopy(module, to_meta)
+        args, options = tree_map(lambda x: x.detach().to("meta") if isinstance(x, Tensor) else x, call)
+        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda x: x):
+            _sum_of(twin(*args, **options)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return None
+    return _Network(counter.get_total_flops() / num_images, sum(storages.values()) / num_images)
+
+
+def _sum_of(output: Any) -> Tensor:
+    """The sum of all that carries a gradient."""
+    parts = [x.float().sum() for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
+    return torch.stack(parts).sum()
+
+
+def _network_seconds(
+    module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], share: float, flops: float, fabric: Fabric
+) -> tuple[float, str]:
+    """Seconds of the network's call, from one with images of about `share` of the pixels; what was timed."""
+    side = max(32, int(_image_of(call).shape[-1] * share**0.5) // 32 * 32)
+
+    def crop(x: Any) -> Any:
+        return x[..., :side, :side] if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] <= 4 else x
+
+    small = tree_map(crop, call)
+    cost = _counted(module, small, 1)
+    try:
+
+        def step() -> None:
+            module.zero_grad(set_to_none=True)
+            with fabric.autocast():
+                _sum_of(module(*small[0], **small[1])).backward()  # type: ignore[no-untyped-call]
+
+        step()
+        if cost is not None:
+            return _timed(step, fabric.device) * flops / cost.flops, f"images of {side} x {side} pixels"
+    except (RuntimeError, ValueError):
+        pass
+    return 2 * flops / _rate(fabric.device), "a convolution"
+
+
+def _image_of(call: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+    image: Tensor = next(x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim == 4)
+    return image
+
+
+def _rate(device: torch.device) -> float:
+    """FLOP per second of a convolution."""
+    x, weight = torch.zeros(4, 64, 56, 56, device=device), torch.zeros(64, 64, 3, 3, device=device)
+    seconds = min(_timed(lambda: conv2d(x, weight, padding=1), device) for _ in range(4))
+    return 2 * 4 * 56 * 56 * 64 * 64 * 9 / max(seconds, 1e-9)
+
+
+def _optimizer_seconds(config: TrainConfig, module: nn.Module) -> float:
+    """Of the optimizer's step, of clipping and of the average, on some of the parameters."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    some, left = [], SAMPLED_PARAMETERS
+    for p in trained:
+        if left > 0:
+            some.append(p.detach() if p.numel() <= left else p.detach().flatten()[:left])
+            left -= p.numel()
+    parts = nn.ParameterList([nn.Parameter(p.clone()) for p in some])
+    average = deepcopy(parts) if config.ema_decay else None
+    optimizer = make_optimizer(config, parts)
+    for p in parts:
+        p.grad = torch.zeros_like(p)
+
+    def step() -> None:
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parts.parameters(), config.clip_norm)
+        optimizer.step()
+        if average is not None:
+            update_average(average, parts, 0.9, 1)
+
+    step()
+    seconds = min(_timed(step, some[0].device) for _ in range(2)) if some else 0.0
+    return seconds * sum(p.numel() for p in trained) / max(1, sum(p.numel() for p in some))
+
+
+def _validation_seconds(twin: Learner, reading: _Reading, num: int, fabric: Fabric) -> float:
+    """Of one image, measured on at most `num`."""
+    num = min(reading.batch_size, num)
+    batch = reading.batch(num).to(fabric.device)
+    twin.module.eval()
+
+    def step() -> None:
+        with torch.no_grad(), fabric.autocast():
+            twin.validation_step(batch)
+
+    return _timed(step, fabric.device) / num
+
+
+def _text_seconds(twin: Learner, reading: _Reading, num_missing: int, device: torch.device) -> float:
+    """Until the features of all texts are kept."""
+    rows = list({text: row for s in reading.samples for text, row in zip(s.texts, s.rows, strict=True)}.items())
+    if not num_missing or not rows:
+        return 0.0
+    start, num = clock(), 0
+    twin.text.cache = FeatureCache(twin.text.cache.encoder)  # type: ignore[union-attr]
+    while num < len(rows) and (num == 0 or clock() - start < TEXT_S):
+        some = rows[num : num + max(1, num)]  # twice as many each time
+        twin.text([text for text, _ in some], device, [row.context for _, row in some])
+        num += len(some)
+    return (clock() - start) / num * num_missing
+
+
+def _save_seconds(module: nn.Module, config: TrainConfig, folder: Path) -> float:
+    """Of the state that each epoch saves, and of the best model: on some of the parameters."""
+    state, num = {}, 0
+    for name, x in module.state_dict().items():
+        if num < SAMPLED_PARAMETERS:
+            state[name] = x
+            num += x.numel()
+    path = folder / "estimate.pt"
+    seconds = _timed(lambda: save_state(path, Progress(), {"module": state}))
+    path.unlink(missing_ok=True)
+    copies = 5 if config.ema_decay else 4  # the weights, two moments, their average; and the model
+    total: int = copies * sum(x.numel() for x in module.state_dict().values())
+    return seconds * max(1.0, total / max(num, 1))
+
+
+def _num_images(loader: DataLoader[Sample]) -> int:
+    sampler: Any = loader.batch_sampler
+    return sum(len(items) for items in sampler)
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+
+
+def _timed(work: Callable[[], object], device: torch.device | None = None) -> float:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = clock()
+    work()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from medvl.core.errors import InputError
 from medvl.core.files import read_json, whole_folder, write_json
 from medvl.core.provenance import machine, versions
 from medvl.core.task import Prepared, find_task
+from medvl.data.class_labels import FeatureDataset
 from medvl.data.context import add_context
 from medvl.data.hashes import HashStore, count_seen, image_hashes, stage_of
 from medvl.data.record import Manifest
@@ -31,14 +33,16 @@ from medvl.data.workers import clear_worker_errors
 from medvl.evaluation.seen_images import say_seen
 from medvl.inference.model_folder import save_model
 from medvl.train.checkpoint import Progress
-from medvl.train.estimate import make_plan, plan_text
 from medvl.train.loop import chosen_by, fit
 from medvl.train.monitor import Monitor
+from medvl.train.plan import make_plan, plan_text
 from medvl.train.prepare import prepare
 from medvl.train.run_data import DATA, HASHES, check_data, describe_data
 from medvl.train.run_folder import alone_in, is_first_rank, open_run
 from medvl.train.stopping import stop_at_once
 from medvl.weights.init import stages_of_init
+
+FIRST_BATCHES = 4  # whose texts get their features before those of validation
 
 
 def train(
@@ -90,8 +94,7 @@ def _plan(config: Config, out: Path) -> None:
 
 
 def _planned(config: Config, ready: Prepared, fabric: Fabric, out: Path) -> dict[str, Any]:
-    loaders = ready.loaders
-    plan = make_plan(config, ready.learner, ready.splits, loaders["train"], loaders["val"], fabric.device)
+    plan = make_plan(config, ready.learner, ready.splits, ready.loaders, fabric, out)
     plan |= ready.plan | protocol_plan(config_dict(config)) | {"precision": precision_of(config.train)}
     if earlier := stages_of_init(config):
         overlap = count_seen(earlier, image_hashes(ready.splits["val"], HashStore(out / HASHES)).values())
@@ -109,6 +112,7 @@ def _run(config: Config, manifest: Manifest, out: Path, resume: bool, command: s
     earlier = stages_of_init(config)
     plan = _planned(config, ready, fabric, out)
     monitor.say(plan_text(plan, config))
+    _compute_first(ready, fabric)
     data: dict[str, Any] = {}
     if fabric.is_global_zero:
         if not resume:  # what can be wrong with recipe and data was found before
@@ -141,6 +145,22 @@ def _run(config: Config, manifest: Manifest, out: Path, resume: bool, command: s
             f"the model is in {out / 'model'}"
         )
     return out
+
+
+def _compute_first(ready: Prepared, fabric: Fabric) -> None:
+    """Features that frozen encoders compute once, so far as what is wrong with them must be found before a run exists.
+
+    A text's feature depends in its last digits on the texts that it is computed with: those of the first batches, and
+    then those of the first of validation, are computed in this order.
+    """
+    for loader in ready.loaders.values():
+        if isinstance(loader.dataset, FeatureDataset):
+            loader.dataset.compute()
+    if ready.learner.text.cache is not None:
+        for name, num in (("train", FIRST_BATCHES), ("val", 1)):
+            batches: Any = ready.loaders[name]
+            for batch in islice(batches, num):
+                ready.learner.text(batch.texts, fabric.device, batch.context)
 
 
 def _without_caches(config: Config) -> Config:

@@ -37,6 +37,7 @@ from medvl.tasks.classify.learner import ClassifyLearner, class_weights, label_l
 from medvl.tasks.classify.model import build_classifier
 from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.train import loop
+from medvl.train.estimate import FEATURES
 from medvl.train.run import train
 
 CLASSES = ("bar", "disc")
@@ -275,7 +276,7 @@ def test_features_are_computed_once_and_are_those_of_the_encoder(
 
     monkeypatch.setattr(ImageClassifier, "pool", counted)
     train(config_of(films, "classify.mode=linear", "train.epochs=3"), tmp_path / "run")
-    assert sum(seen) == 36  # 24 of train and 12 of val, whatever the epochs
+    assert sum(seen) == 2 * FEATURES + 36  # of the estimate; 24 of train and 12 of val, whatever the epochs
     task, _, batch = task_of(films)
     with torch.no_grad():
         features = task.module.network.pool(batch.image)

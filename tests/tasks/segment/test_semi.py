@@ -32,7 +32,7 @@ from medvl.models.masks import probs_from_logits
 from medvl.tasks.segment import semi as semi_segment
 from medvl.tasks.segment.model import build_segmenter
 from medvl.tasks.segment.semi import SemiLearner
-from medvl.train.estimate import _label_lines
+from medvl.train.plan import _label_lines
 from medvl.train.prepare import prepare
 from medvl.train.run import train
 

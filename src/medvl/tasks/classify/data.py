@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from medvl.config import Config
 from medvl.core.errors import InputError, warn
@@ -18,8 +20,14 @@ from medvl.data.loader import make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import EpochSampler
 from medvl.tasks.classify.feature_store import FeatureStore
-from medvl.tasks.classify.learner import ClassifyLearner, class_weights, classify_lines, pooled_features
-from medvl.tasks.classify.model import build_classifier
+from medvl.tasks.classify.learner import (
+    ClassifyLearner,
+    FloatArray,
+    class_weights,
+    classify_lines,
+    pooled_features,
+)
+from medvl.tasks.classify.model import Classifier, build_classifier
 from medvl.weights.init import start_image_network
 
 
@@ -31,7 +39,7 @@ def classification(
 ) -> Prepared:
     """Model, learner and loaders of `task: classify`.
 
-    With `classify.mode: linear` the features of all images are computed here, a dry run's too; with
+    With `classify.mode: linear` the features of all images are computed when they are first read; with
     `classify.cache_dir` only those that are not there.
 
     Raises:
@@ -79,17 +87,9 @@ def classification(
         images = ClassDataset(part, config.data, seed=seed, train=train and not linear)
         dataset: Dataset[Sample] = images
         if linear:
-            workers = config.data.num_workers
-            features = pooled_features(
-                module,
-                images,
-                fabric.device,
-                batch_size=size,
-                num_workers=workers,
-                label=f"features {name}",
-                store=store,
-            )
-            dataset = FeatureDataset(images, features)
+            how: dict[str, Any] = {"batch_size": size, "num_workers": config.data.num_workers}
+            how |= {"label": f"features {name}", "store": store}
+            dataset = FeatureDataset(images, partial(_features, module, images, fabric.device, how))
         sampler = EpochSampler(len(images), size, seed=seed, shuffle=train, **place)
         loaders[name] = make_loader(dataset, sampler, config, fabric, in_memory=linear)
     plan: dict[str, Any] = {
@@ -102,3 +102,10 @@ def classification(
         plan["init"] = taken
     used: dict[str, Sequence[Record]] = {name: part.records for name, part in labels.items()}
     return Prepared(learner, None, classes, used, loaders, plan)
+
+
+def _features(
+    module: Classifier, images: ClassDataset, device: torch.device, how: dict[str, Any], indices: Sequence[int] | None
+) -> FloatArray:
+    """The features of all images, or of those of `indices`, which are not kept in the store."""
+    return pooled_features(module, images if indices is None else Subset(images, indices), device, **how)

@@ -6,7 +6,6 @@ Shapes: B images, C channels, H W pixels, D pooled features, K classes, n images
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,10 +92,10 @@ class ClassifyLearner(Learner):
         found["macro_auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else float("nan")
         return {self.metric: found.pop(self.metric), **found}
 
-    def twin(self, device: torch.device) -> ClassifyLearner:
-        """A copy on `device` to time steps with; what it does leaves no trace in this one."""
+    def twin(self, module: nn.Module) -> ClassifyLearner:
+        """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one."""
         weight = None if self.weight is None else self.weight.numpy()
-        return ClassifyLearner(self.config, deepcopy(self.module).to(device), self.classes, weight, pooled=self.pooled)
+        return ClassifyLearner(self.config, module, self.classes, weight, pooled=self.pooled)  # type: ignore[arg-type]  # of the same class
 
     def _forward(self, batch: Batch, module: nn.Module | None) -> Tensor:
         logits: Tensor = (module or self.module)(batch.image, self.pooled)
@@ -204,7 +203,7 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
 @torch.no_grad()
 def pooled_features(
     module: Classifier,
-    dataset: ClassDataset,
+    dataset: ClassDataset | Subset[Sample],
     device: torch.device,
     *,
     batch_size: int,
@@ -214,14 +213,14 @@ def pooled_features(
 ) -> FloatArray:
     """The encoder's pooled features of every image of an unaugmented dataset, in eval mode: (n, D) float32.
 
-    `store`: where they are kept. Those that another run has left there may differ in the last digits from ones
-    computed here, for other images shared their batches.
+    `store`: where they are kept, but for a subset's. Those that another run has left there may differ in the last
+    digits from ones computed here, for other images shared their batches.
     """
 
     def compute(indices: Sequence[int]) -> FloatArray:
         return _over(module, Subset(dataset, indices), device, batch_size, num_workers, label, head=False)
 
-    if store is None:
+    if store is None or isinstance(dataset, Subset):
         return compute(range(len(dataset)))
     return store.features([rows[0].image for rows in dataset.groups], compute)
 

@@ -6,7 +6,6 @@ Shapes: B images, C channels, H W pixels, P places, K classes, d detections of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +141,9 @@ class DetectLearner(Learner):
             "loss": float(totals["loss_sum"]) / max(float(totals["num"]), 1.0),
         }
 
-    def twin(self, device: torch.device) -> DetectLearner:
-        """A copy on `device` to time steps with; what it does leaves no trace in this one."""
-        return DetectLearner(self.config, deepcopy(self.module).to(device), self.classes)
+    def twin(self, module: nn.Module) -> DetectLearner:
+        """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one."""
+        return DetectLearner(self.config, module, self.classes)  # type: ignore[arg-type]  # of the same class
 
     def _loss(self, logits: Tensor, boxes: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         network = self.module.network

@@ -10,7 +10,6 @@ Shapes: B pairs, L tokens, D text features, d joint width, M masks an image, C c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +51,7 @@ class PretrainLearner(Learner):
     def __init__(self, config: Config, module: G2DModel, text: TextInput) -> None:
         self.config, self.module, self.text = config, module, text
         self.metric = "mean_recall" if config.pretrain.select == "mean_recall" else None
+        self.num_parts = config.pretrain.accumulate
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._ids: list[str] = []  # of the validation pairs
         self._texts: list[str] = []
@@ -201,11 +201,18 @@ class PretrainLearner(Learner):
         panels, self._panels = self._panels, {}
         return panels
 
-    def twin(self, device: torch.device) -> PretrainLearner:
-        """A copy to time steps with, past the warm-up."""
-        twin = PretrainLearner(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
-        twin.step = self.config.pretrain.warmup_steps
+    def twin(self, module: nn.Module) -> PretrainLearner:
+        """A learner to time steps with; of a batch in many parts, two stand for them."""
+        parts = min(2, self.config.pretrain.accumulate)
+        config = replace(self.config, pretrain=replace(self.config.pretrain, accumulate=parts))
+        twin = PretrainLearner(config, module, replace(self.text))  # type: ignore[arg-type]  # of the same class
+        twin.least_images = 2 * parts
         return twin
+
+    def phases(self, num_steps: int) -> list[tuple[int, int]]:
+        """Without the decoder, then with it."""
+        warmup = min(num_steps, self.config.pretrain.warmup_steps)
+        return [(first, num) for first, num in ((0, warmup), (warmup, num_steps - warmup)) if num]
 
     @torch.no_grad()
     def mask_of(self, output: ImageOutput, vectors: Tensor | None, batch: Batch) -> PseudoMask:

@@ -6,7 +6,7 @@ Shapes: B images, N rows (phrases), L tokens, D text features, K classes, H W th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,9 +70,9 @@ class SegmentLearner(Learner):
         num = max(float(totals["num"]), 1.0)
         return {self.metric: float(totals["dice_sum"]) / num, "loss": float(totals["loss_sum"]) / num}
 
-    def twin(self, device: torch.device) -> SegmentLearner:
-        """A copy on `device` to time steps with; what it does leaves no trace in this one."""
-        return SegmentLearner(self.config, deepcopy(self.module).to(device), deepcopy(self.text))
+    def twin(self, module: nn.Module) -> SegmentLearner:
+        """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one."""
+        return SegmentLearner(self.config, module, replace(self.text))  # type: ignore[arg-type]  # of the same class
 
     def _loss(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         mode = self.config.objective.mode

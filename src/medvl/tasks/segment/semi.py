@@ -201,12 +201,12 @@ class SemiLearner(SegmentLearner):
         if self._store is not None:
             self._store.checkpoint(number)
 
-    def twin(self, device: torch.device) -> SemiLearner:
-        """A copy to time steps with: it reads no store and writes none."""
+    def twin(self, module: nn.Module) -> SemiLearner:
+        """A learner to time steps with: it reads no store and writes none."""
         twin = SemiLearner(
             self.config,
-            deepcopy(self.module).to(device),
-            deepcopy(self.text),
+            module,  # type: ignore[arg-type]  # of the same class
+            replace(self.text),
             records=[*self._labelled, *self._unlabelled],
             classes=self.classes,
             hidden=self.hidden,
