@@ -26,9 +26,11 @@ from medvl.experiments.power_law import Curve, coverage, coverage_note, fit_curv
 from medvl.train.run import train
 
 
-def plan(targets: Sequence[str], target_dice: float, *, num_simulations: int = 0, **options: Any) -> dict[str, Any]:
-    """`learning_curve.plan`, without its simulations unless they are asked for."""
-    return learning_curve.plan(targets, target_dice, num_simulations=num_simulations, **options)
+def budget_of(
+    targets: Sequence[str], target_dice: float, *, num_simulations: int = 0, **options: Any
+) -> dict[str, Any]:
+    """`label_budget`, without its simulations unless they are asked for."""
+    return learning_curve.label_budget(targets, target_dice, num_simulations=num_simulations, **options)
 
 
 ALIKE = {
@@ -100,7 +102,7 @@ def test_the_interval_covers(tmp_path: Path) -> None:
     hits = 0
     for repetition in range(8):
         folder = cells(tmp_path / str(repetition), noisy(true, 0.005, repetition))
-        found = plan([folder], 0.85, num_draws=60)["needed"]
+        found = budget_of([folder], 0.85, num_draws=60)["needed"]
         hits += found["lo"] <= needed <= math.inf if found["hi"] is None else found["lo"] <= needed <= found["hi"]
     assert hits >= 6
 
@@ -131,11 +133,11 @@ def test_the_coverage_is_that_of_experiments_drawn_by_hand(tmp_path: Path) -> No
     assert coverage(true, sd, counts, fractions, 0.85, num_simulations=20) == rows
     # Certain where the truth is out of reach of every fit: the interval ends at infinity and so does the truth.
     assert all(row["needed"] == 1 for row in coverage(true, 1e-6, counts, fractions, 0.99, num_simulations=3))
-    result = plan([cells(tmp_path / "cells", noisy(true, sd))], 0.85, num_draws=20, num_simulations=3)
+    result = budget_of([cells(tmp_path / "cells", noisy(true, sd))], 0.85, num_draws=20, num_simulations=3)
     found = result["coverage"]
     assert found["simulations"] == 3 and found["sd"] == pytest.approx(0.005, rel=0.4)
     assert coverage_note(found) in result["notes"] and coverage_note(found) in as_text(result, tmp_path)
-    assert plan([str(tmp_path / "cells")], 0.85, num_draws=20)["coverage"] is None
+    assert budget_of([str(tmp_path / "cells")], 0.85, num_draws=20)["coverage"] is None
 
 
 def test_how_much_runs_vary() -> None:
@@ -148,7 +150,7 @@ def test_how_much_runs_vary() -> None:
 def test_a_target_that_takes_more_masks(tmp_path: Path) -> None:
     true = Curve(1.0, 0.5, 0.95)  # 0.9 at 400
     folder = cells(tmp_path / "cells", noisy(true, 0.002))
-    result = plan([folder], 0.9, num_draws=150, out=tmp_path / "out")
+    result = budget_of([folder], 0.9, num_draws=150, out=tmp_path / "out")
     assert result["reached"] and result["extrapolated"] and not result["beyond_4x_largest"]
     assert result["needed"]["value"] == pytest.approx(400, rel=0.25)
     assert result["more"]["value"] == math.ceil(result["needed"]["value"]) - 200
@@ -160,33 +162,34 @@ def test_a_target_that_takes_more_masks(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out/learning_curve.csv").open()))
     assert len(rows) == 24 and {row["n"] for row in rows} == {"20", "50", "100", "200"}
     assert (tmp_path / "out/learning_curve.png").read_bytes()[:4] == b"\x89PNG"
-    again = plan([folder], 0.9, num_draws=150)
+    again = budget_of([folder], 0.9, num_draws=150)
     assert (
-        again["needed"] == result["needed"] and plan([folder], 0.9, num_draws=150, seed=1)["needed"] != again["needed"]
+        again["needed"] == result["needed"]
+        and budget_of([folder], 0.9, num_draws=150, seed=1)["needed"] != again["needed"]
     )
-    by_patient = plan([folder], 0.9, num_draws=5, unit="patients")
+    by_patient = budget_of([folder], 0.9, num_draws=5, unit="patients")
     assert by_patient["needed"]["value"] == pytest.approx(result["needed"]["value"] / 2, rel=0.01)
     assert "labelled patients" in as_text(by_patient, tmp_path)
 
 
 def test_what_is_far_or_out_of_reach_is_said(tmp_path: Path) -> None:
     folder = cells(tmp_path / "cells", noisy(Curve(1.0, 0.5, 0.88), 0.001))
-    out_of_reach = plan([folder], 0.95, num_draws=100)
+    out_of_reach = budget_of([folder], 0.95, num_draws=100)
     ceiling = out_of_reach["curve"]["c"]
     assert (
         not out_of_reach["reached"] and out_of_reach["needed"]["value"] is None and out_of_reach["more"]["hi"] is None
     )
     assert ceiling["lo"] <= ceiling["value"] <= ceiling["hi"] and ceiling["value"] == pytest.approx(0.88, abs=0.02)
     assert "not reached: the fitted ceiling is 0.8" in out_of_reach["answer"]
-    far = plan([folder], 0.86, num_draws=100)  # 2,500 images
+    far = budget_of([folder], 0.86, num_draws=100)  # 2,500 images
     assert far["reached"] and far["beyond_4x_largest"] and "EXTRAPOLATED beyond 4 x" in far["answer"]
-    near = plan([folder], 0.75, num_draws=100)  # 59 images
+    near = budget_of([folder], 0.75, num_draws=100)  # 59 images
     assert near["more"] == {"value": 0, "lo": 0, "hi": 0} and "no more masks" in near["answer"]
 
 
 def test_one_run_per_fraction_has_no_interval(tmp_path: Path) -> None:
     folder = cells(tmp_path, [point for point in noisy(Curve(1.0, 0.5, 0.9), 0.001) if point[2] == 0])
-    result = plan([folder], 0.85)
+    result = budget_of([folder], 0.85)
     assert "lo" not in result["needed"] and any("no intervals" in note for note in result["notes"])
     assert "[" not in result["answer"] and result["share_of_draws_reaching"] is None
 
@@ -195,27 +198,27 @@ def test_what_cannot_be_fitted_is_one_error(tmp_path: Path) -> None:
     points = noisy(Curve(1.0, 0.5, 0.9), 0.001)
     few = cells(tmp_path / "few", [point for point in points if point[0] < 100])
     with pytest.raises(InputError, match=r"2 label fractions \(0.02, 0.05\).*3 label fractions or more"):
-        plan([few], 0.9)
+        budget_of([few], 0.9)
     folder = cells(tmp_path / "two", points)
     cells(tmp_path / "two", points, "no text")
     with pytest.raises(InputError, match=r"cells of 2 methods: no text, text.*--variant"):
-        plan([folder], 0.9)
-    assert plan([folder], 0.85, variant="no text", num_draws=2)["num_runs"] == 24
+        budget_of([folder], 0.9)
+    assert budget_of([folder], 0.85, variant="no text", num_draws=2)["num_runs"] == 24
     with pytest.raises(InputError, match=r"no cell of variant txt.*did you mean text"):
-        plan([folder], 0.9, variant="txt")
+        budget_of([folder], 0.9, variant="txt")
     with pytest.raises(InputError, match="--target-dice 90"):
-        plan([folder], 90)
+        budget_of([folder], 90)
     with pytest.raises(InputError, match=r"scored on test.*expected val"):
-        plan([cells(tmp_path / "test", points, split="test")], 0.9)
+        budget_of([cells(tmp_path / "test", points, split="test")], 0.9)
     with pytest.raises(InputError, match=r"not scored as .*split_hash: s there, other here"):
-        plan([few, cells(tmp_path / "other", [(200, 0.8, 0)], split_hash="other")], 0.9)
+        budget_of([few, cells(tmp_path / "other", [(200, 0.8, 0)], split_hash="other")], 0.9)
     config = {"data": {"label_fraction": 0.2}, "train": {"seed": 0, "lr": 0.2}}
     with pytest.raises(InputError, match=r"another method than .*train.lr: 0.1 there, 0.2 here"):
-        plan([few, cells(tmp_path / "lr", [(200, 0.8, 0)], config=config)], 0.9)
+        budget_of([few, cells(tmp_path / "lr", [(200, 0.8, 0)], config=config)], 0.9)
     with pytest.raises(InputError, match=r"the fraction and seed of .* again"):
-        plan([folder, cells(tmp_path / "copy", points[:1])], 0.9, variant="text")
+        budget_of([folder, cells(tmp_path / "copy", points[:1])], 0.9, variant="text")
     with pytest.raises(InputError, match="neither a finished run nor a folder of result cells"):
-        plan([str(tmp_path)], 0.9)
+        budget_of([str(tmp_path)], 0.9)
 
 
 def test_older_cells_are_counted_again(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
@@ -229,14 +232,14 @@ def test_older_cells_are_counted_again(tiny_recipe: Path, tiny_manifest: Path, t
         keys = {"manifest": "../data/manifest.csv", "manifest_hash": manifest.content_hash(), "labels": None}
         cells(tmp_path / "cells", [(round(1000 * fraction), dice, 0)], config=tree, **keys)
     folder = str(tmp_path / "cells")
-    result = plan([folder], 0.7, manifest=tiny_manifest)
+    result = budget_of([folder], 0.7, manifest=tiny_manifest)
     assert [run["n"] for run in result["runs"]] == counts == [2, 4, 8]
     with pytest.raises(InputError, match=r"does not say how many images.*--manifest FILE"):
-        plan([folder], 0.7)
+        budget_of([folder], 0.7)
     other = tiny_manifest.parent / "other.csv"
     other.write_text(tiny_manifest.read_text().replace("the left lung", "left"))
     with pytest.raises(InputError, match="not the manifest that"):
-        plan([folder], 0.7, manifest=other)
+        budget_of([folder], 0.7, manifest=other)
 
 
 def test_runs_at_the_command_line(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -272,4 +275,4 @@ def test_runs_at_the_command_line(tiny_recipe: Path, tmp_path: Path) -> None:
     assert (tmp_path / "plan/learning_curve.png").is_file()
     (tmp_path / "run0.5/plan.json").unlink()
     with pytest.raises(InputError, match=r"no plan.json that counts the labels"):
-        plan(runs, 0.9)
+        budget_of(runs, 0.9)

@@ -69,7 +69,8 @@ class DataConfig:
     # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
     balance: Literal["none", "siim"] = "none"
     also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl x suggest)
-    # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/context.md.
+    # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/context.md. Tried on
+    # the lungs of adults and on 122 pairs: no gain over another patient's variables is shown (docs/results.md).
     context_columns: list[str] | dict[str, Literal["auto", "number", "category"]] = field(default_factory=list)
     context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
     context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]

@@ -44,7 +44,7 @@ MANY = 1e9  # no longer a number of masks
 NUM_DRAWS = 1000
 
 
-def plan(
+def label_budget(
     targets: Sequence[str],
     target_dice: float,
     *,
