@@ -44,11 +44,11 @@ def body_mask_with_flag(image: FloatArray) -> tuple[BoolArray, bool]:
     levels = (np.clip(grey, 0, 1) * 255).round().astype(np.uint8)
     smooth = cv2.GaussianBlur(levels, (0, 0), max(grey.shape[0] / BLUR, 0.5))
     threshold, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
-    found = smooth > SHARE_OF_OTSU * threshold
-    number, labels, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
+    body = smooth > SHARE_OF_OTSU * threshold
+    number, labels, stats, _ = cv2.connectedComponentsWithStats(body.astype(np.uint8), connectivity=8)
     if number > 1:
-        found = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    filled = _fill_holes(_fill_rows(found))
+        body = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    filled = _fill_holes(_fill_rows(body))
     if filled.mean() < MIN_AREA:
         return np.ones(grey.shape, dtype=bool), False
     return filled, True

@@ -94,8 +94,8 @@ def find_box_classes(manifest: Manifest, records: Sequence[Record], config: Conf
     for name in wanted or ():
         if name not in seen:
             like = nearest(name, seen)
-            said = f"did you mean {like}?" if like else f"there are: {', '.join(sorted(seen)[:MAX_LISTED])}"
-            faults.append(Fault.unknown(f"detect.classes: no box of the train split is called {name}", remedy=said))
+            advice = f"did you mean {like}?" if like else f"there are: {', '.join(sorted(seen)[:MAX_LISTED])}"
+            faults.append(Fault.unknown(f"detect.classes: no box of the train split is called {name}", remedy=advice))
     if wanted is not None and (not wanted or len(set(wanted)) < len(wanted)):
         faults.append(Fault.malformed(f"detect.classes is {wanted}", expected="one class or more, each once"))
     if faults:
@@ -111,7 +111,7 @@ def box_labels(records: Sequence[Record], classes: Sequence[str], config: Config
     for record in records:
         groups.setdefault(record.image, []).append(record)
     kept: list[Record] = []
-    found: list[tuple[Box, ...]] = []
+    labelled: list[tuple[Box, ...]] = []
     others: Counter[str] = Counter()
     num_small = 0
     for rows in groups.values():
@@ -128,17 +128,17 @@ def box_labels(records: Sequence[Record], classes: Sequence[str], config: Config
             annotated = config.detect.empty_means_absent or any(row.boxes or row.boxes_absent for row in rows)
         if not annotated:
             continue
-        own = dict.fromkeys(boxes)  # records of one image may repeat a box
-        others.update(box.label for box in own if box.label not in classes)
+        distinct = dict.fromkeys(boxes)  # records of one image may repeat a box
+        others.update(box.label for box in distinct if box.label not in classes)
         kept.append(rows[0])
-        found.append(tuple(box for box in own if box.label in classes))
+        labelled.append(tuple(box for box in distinct if box.label in classes))
     counts = {
         "same_image": len(records) - len(groups),
         "not_annotated": len(groups) - len(kept),
         "other_names": dict(sorted(others.items())),
         "small_components": num_small,
     }
-    return BoxLabels(tuple(classes), tuple(kept), tuple(found), counts)
+    return BoxLabels(tuple(classes), tuple(kept), tuple(labelled), counts)
 
 
 def mask_boxes(reference: MaskRef | None, label: str, config: Config) -> tuple[list[Box], int]:
@@ -198,8 +198,8 @@ def fit_anchors(labels: BoxLabels, config: Config, num: int = 9) -> list[list[fl
     for _ in range(300):
         nearest_one = _size_iou(points, centres).argmax(axis=1)
         # A centre that no box is nearest to stays where it is.
-        own = [points[nearest_one == k] for k in range(num)]
-        moved = np.array([np.median(few, axis=0) if len(few) else centres[k] for k, few in enumerate(own)])
+        clusters = [points[nearest_one == k] for k in range(num)]
+        moved = np.array([np.median(few, axis=0) if len(few) else centres[k] for k, few in enumerate(clusters)])
         if np.array_equal(moved, centres):
             break
         centres = moved

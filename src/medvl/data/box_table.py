@@ -37,7 +37,7 @@ def box_cell(text: str, file: Path, line: int, record: str) -> tuple[list[Box], 
     """Boxes of a cell `boxes`, whether it says `none`, and what is wrong with it."""
     if text.strip().lower() == ABSENT:
         return [], True, []
-    found, faults = [], []
+    boxes, faults = [], []
     for part in filter(None, text.split("|")):
         words = part.rsplit(maxsplit=4)
         box = make_box(words[0], words[1:]) if len(words) == 5 else None
@@ -45,8 +45,8 @@ def box_cell(text: str, file: Path, line: int, record: str) -> tuple[list[Box], 
             expected = "label x0 y0 x1 y1 with x0 < x1, y0 < y1"
             faults.append(Fault.malformed(f"box {part.strip()!r}", file, line, record, expected))
         else:
-            found.append(box)
-    return found, False, faults
+            boxes.append(box)
+    return boxes, False, faults
 
 
 def boxes_file(manifest: Path, ids: Sequence[str]) -> tuple[dict[str, list[Box]], list[str], list[Fault]]:

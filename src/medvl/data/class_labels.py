@@ -314,22 +314,22 @@ def _row(record: Record, classes: Sequence[str], config: ClassifyConfig) -> tupl
     """(K,) in {0, 1, NaN}, or what is wrong with it."""
     if not has_labels(record):
         return np.full(len(classes), np.nan, dtype=np.float32), None
-    there, unknown = set(record.labels), set(_unknown(record))
-    row = np.array([1 if name in there else np.nan if name in unknown else 0 for name in classes], dtype=np.float32)
-    if there & unknown:
-        return row, Fault.conflict(f"{', '.join(sorted(there & unknown))} is in labels and in {UNKNOWN_COLUMN}")
-    found = [name for name in classes if name in there]
-    negative = there & set(config.negative_names)
-    if negative and found:
+    labels, unknown = set(record.labels), set(_unknown(record))
+    row = np.array([1 if name in labels else np.nan if name in unknown else 0 for name in classes], dtype=np.float32)
+    if labels & unknown:
+        return row, Fault.conflict(f"{', '.join(sorted(labels & unknown))} is in labels and in {UNKNOWN_COLUMN}")
+    positive = [name for name in classes if name in labels]
+    negative = labels & set(config.negative_names)
+    if negative and positive:
         return row, Fault.conflict(
-            f"{', '.join(sorted(negative))} beside {', '.join(found)}", expected="one or the other"
+            f"{', '.join(sorted(negative))} beside {', '.join(positive)}", expected="one or the other"
         )
     if config.labels == "multilabel":
         return row, None
-    if len(found) == 1:
+    if len(positive) == 1:
         return (row == 1).astype(np.float32), None
-    names = ", ".join(found or sorted(there) or ["none"])
-    what = f"{len(found)} classes (labels: {names})" + ("" if there else "; none says that there is no label")
+    names = ", ".join(positive or sorted(labels) or ["none"])
+    what = f"{len(positive)} classes (labels: {names})" + ("" if labels else "; none says that there is no label")
     return row, Fault.malformed(
         what, expected=f"exactly one of {', '.join(classes)}", remedy="classify.labels: multilabel"
     )

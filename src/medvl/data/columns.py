@@ -183,9 +183,9 @@ def _renamed(table: Table, columns: Mapping[str, str]) -> Table:
         elif name not in table.columns:
             like = nearest(column, table.columns)
             remedy = f"did you mean {like}?" if like else None
-            there = ", ".join(table.columns)
+            names = ", ".join(table.columns)
             faults.append(
-                Fault.missing_column(f"data.columns: no column {column} for {name}", table.path, 1, None, there, remedy)
+                Fault.missing_column(f"data.columns: no column {column} for {name}", table.path, 1, None, names, remedy)
             )
     if faults:
         raise InputError(faults)

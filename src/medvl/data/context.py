@@ -99,8 +99,8 @@ class ContextRules:
         """The text as the encoder reads it: in mode "text" the context stands before it, where no cut reaches it."""
         if self.mode == "tokens":
             return text
-        said = ", ".join(self._read(column, row, column.words) for column in self.columns)
-        return f"{said}. {text}".rstrip()
+        words = ", ".join(self._read(column, row, column.words) for column in self.columns)
+        return f"{words}. {text}".rstrip()
 
     def check(self, records: Iterable[Record], file: Path) -> None:
         """InputError with every number that cannot be read: file, record, column."""
@@ -110,14 +110,14 @@ class ContextRules:
 
     def counts(self, records: Sequence[Record]) -> dict[str, dict[str, int]]:
         """{column: {"missing": empty cells, "unknown": categories that training does not know}}."""
-        found = {}
+        counts = {}
         for column in self.columns:
             cells = [record.context.get(column.name, "") for record in records]
-            found[column.name] = {
+            counts[column.name] = {
                 "missing": sum(not cell.strip() for cell in cells),
                 "unknown": sum(column.is_unknown(cell) for cell in cells),
             }
-        return found
+        return counts
 
     def lacking(self, row: Context) -> list[str]:
         """The columns that are missing in a row, or unknown there."""
@@ -165,8 +165,8 @@ def learn_rules(records: Sequence[Record], data: DataConfig, file: Path) -> Cont
 
 def column_kinds(data: DataConfig) -> dict[str, str]:
     """{column: "auto" | "number" | "category"} of `data.context_columns`."""
-    said = data.context_columns
-    return dict(said) if isinstance(said, dict) else dict.fromkeys(said, "auto")
+    columns = data.context_columns
+    return dict(columns) if isinstance(columns, dict) else dict.fromkeys(columns, "auto")
 
 
 def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool) -> Manifest:
@@ -186,14 +186,14 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
                 "data.context_shuffle or context_missing without data.context_columns", remedy="leave it out"
             )
         return manifest
-    there = [*manifest.records[0].extra, "view"]
-    absent = [name for name in kinds if name not in there]
+    present = [*manifest.records[0].extra, "view"]
+    absent = [name for name in kinds if name not in present]
     if absent and needed:
-        like = nearest(absent[0], there)
+        like = nearest(absent[0], present)
         raise InputError.missing_column(
             f"no column {', '.join(absent)} for data.context_columns",
             file=manifest.path,
-            expected=f"some of {', '.join(there)}",
+            expected=f"some of {', '.join(present)}",
             remedy=f"did you mean {like}?" if like else None,
         )
     for name in absent:
@@ -203,7 +203,7 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
     if data.context_shuffle:
         cells = _of_others(manifest, cells, seed)
     return replace(
-        manifest, records=tuple(replace(row, context=own) for row, own in zip(manifest.records, cells, strict=True))
+        manifest, records=tuple(replace(row, context=cell) for row, cell in zip(manifest.records, cells, strict=True))
     )
 
 
@@ -232,7 +232,7 @@ def _learn(name: str, kind: str, records: Sequence[Record], file: Path, faults: 
     patients: dict[str, set[str]] = {}
     for cell, patient in filled:
         patients.setdefault(cell.casefold(), set()).add(patient)
-    kept = sorted(c for c, own in patients.items() if len(own) >= MIN_PATIENTS and not _LONG_NUMBER.search(c))
+    kept = sorted(c for c, holders in patients.items() if len(holders) >= MIN_PATIENTS and not _LONG_NUMBER.search(c))
     if not kept:
         fault(
             f"has no category that {MIN_PATIENTS} training patients share ({len(patients)} different ones)",
@@ -257,8 +257,8 @@ def _of_others(manifest: Manifest, cells: Sequence[Context], seed: int) -> list[
             )
         names = sorted(patients)
         order = [names[i] for i in np.random.default_rng([seed, 7]).permutation(len(names))]
-        for own, other in zip(order, [*order[1:], order[0]], strict=True):
-            for n, i in enumerate(patients[own]):
+        for patient, other in zip(order, [*order[1:], order[0]], strict=True):
+            for n, i in enumerate(patients[patient]):
                 result[i] = cells[patients[other][n % len(patients[other])]]
     return result
 

@@ -36,12 +36,12 @@ class Corpus:
         """
         if split == "all" or not self.has_splits:
             return [text for text, _ in self.rows]
-        found = [text for text, own in self.rows if own == split]
-        if not found:
-            counts = Counter(own or "(none)" for _, own in self.rows)
-            there = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
-            raise InputError.empty(f"no text in split {split}", file=self.path, expected=f"one of: {there}, all")
-        return found
+        texts = [text for text, split_of_row in self.rows if split_of_row == split]
+        if not texts:
+            counts = Counter(split_of_row or "(none)" for _, split_of_row in self.rows)
+            choices = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
+            raise InputError.empty(f"no text in split {split}", file=self.path, expected=f"one of: {choices}, all")
+        return texts
 
     def patients(self, split: str) -> list[str] | None:
         """The patient of each of `texts(split)`; None where the manifest names none."""
@@ -88,10 +88,10 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
     table = read_table(manifest, needed=(text_column,))
     if text_column not in table.columns:
         like = nearest(text_column, table.columns)
-        there = f"one of the columns: {', '.join(table.columns)}"
+        choices = f"one of the columns: {', '.join(table.columns)}"
         remedy = f"did you mean {like}? --text-column names the column" if like else "--text-column names the column"
         raise InputError.missing_column(
-            f"no column {text_column}", file=table.path, line=1, expected=there, remedy=remedy
+            f"no column {text_column}", file=table.path, line=1, expected=choices, remedy=remedy
         )
     faults = list(table.faults)
     rows, patients, num_empty = [], [], 0
@@ -146,10 +146,10 @@ def learn_word_pieces(
 
 def _distinct(texts: Iterable[str]) -> dict[str, str]:
     """{text without case and extra white space: its first form}."""
-    found: dict[str, str] = {}
+    distinct: dict[str, str] = {}
     for text in texts:
-        found.setdefault(_plain(text), text)
-    return found
+        distinct.setdefault(_plain(text), text)
+    return distinct
 
 
 def _plain(text: str) -> str:

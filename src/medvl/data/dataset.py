@@ -109,11 +109,11 @@ class SizedCache:
 
     def get(self, key: object) -> object | None:
         """The stored value, or None."""
-        found = self._arrays.get(key)
-        if found is None:
+        entry = self._arrays.get(key)
+        if entry is None:
             return None
         self._arrays.move_to_end(key)
-        return found[0]
+        return entry[0]
 
     def put(self, key: object, value: object, size: int) -> None:
         """Store a value of `size` bytes; the least recently used ones make room."""
@@ -237,9 +237,9 @@ class SegmentDataset(Dataset[Sample]):
         return tuple(group[i] for i in picks)
 
     def _image(self, record: Record) -> Image:
-        found = self._cache.get(record.image)
-        if isinstance(found, Image):
-            return found
+        cached = self._cache.get(record.image)
+        if isinstance(cached, Image):
+            return cached
         image = load_image(record.image, self.config)
         self._cache.put(record.image, image, image.pixels.nbytes)
         return image
@@ -249,9 +249,9 @@ class SegmentDataset(Dataset[Sample]):
         if reference is None or record.id in self.hidden:
             return None
         key = (record.image, reference.path, reference.values)  # an absent mask has no path, and its image's size
-        found = self._cache.get(key)
-        if isinstance(found, np.ndarray):
-            return found
+        cached = self._cache.get(key)
+        if isinstance(cached, np.ndarray):
+            return cached
         mask = load_mask(reference, self._image(record), self.config)
         self._cache.put(key, mask, mask.nbytes)
         return mask
@@ -308,19 +308,19 @@ def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:
 
 def _stack(masks: Sequence[NDArray[np.bool_] | None]) -> Tensor | None:
     """(B, H, W), or None where the masks were not asked for."""
-    found = [mask for mask in masks if mask is not None]
-    return torch.from_numpy(np.stack(found)) if found else None
+    present = [mask for mask in masks if mask is not None]
+    return torch.from_numpy(np.stack(present)) if present else None
 
 
 def _pad(boxes: Sequence[FloatArray | None]) -> Tensor | None:
     """(m, 5) of each image -> (B, M, 5), M at least 1, with class NO_BOX behind them; None where there are none."""
-    found = [own for own in boxes if own is not None]
-    if not found:
+    present = [rows for rows in boxes if rows is not None]
+    if not present:
         return None
-    padded = np.zeros((len(found), max(1, *(len(own) for own in found)), 5), dtype=np.float32)
+    padded = np.zeros((len(present), max(1, *(len(rows) for rows in present)), 5), dtype=np.float32)
     padded[:, :, 0] = NO_BOX
-    for row, own in zip(padded, found, strict=True):
-        row[: len(own)] = own
+    for row, rows in zip(padded, present, strict=True):
+        row[: len(rows)] = rows
     return torch.from_numpy(padded)
 
 

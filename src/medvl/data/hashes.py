@@ -50,11 +50,11 @@ class HashStore:
         distinct = list(dict.fromkeys(paths))
         before = self.num_hashed
         with ThreadPoolExecutor(NUM_THREADS) as threads:
-            found = dict(zip(distinct, threads.map(self._hash, distinct), strict=True))
+            digests = dict(zip(distinct, threads.map(self._hash, distinct), strict=True))
         if self.path is not None and self.num_hashed > before:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, "".join(json.dumps([name, *row]) + "\n" for name, row in self._entries.items()))
-        return found
+        return digests
 
     def _hash(self, path: Path) -> str | None:
         name = os.path.abspath(path)
@@ -64,13 +64,13 @@ class HashStore:
             known = self._entries.get(name)
             if known is not None and known[:3] == key:
                 return str(known[3])
-            found = file_hash(path)
+            sha256 = file_hash(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         self.num_hashed += 1
         if max(seen.st_mtime_ns, seen.st_ctime_ns) < now - MARGIN_NS:
-            self._entries[name] = [*key, found]
-        return found
+            self._entries[name] = [*key, sha256]
+        return sha256
 
 
 def image_hashes(records: Iterable[Record], store: HashStore | None = None) -> dict[Path, str]:
@@ -82,8 +82,8 @@ def image_hashes(records: Iterable[Record], store: HashStore | None = None) -> d
 
     An image that is missing has no entry.
     """
-    found = (store or HashStore()).hashes(record.image for record in records)
-    return {path: digest for path, digest in found.items() if digest is not None}
+    hashes = (store or HashStore()).hashes(record.image for record in records)
+    return {path: digest for path, digest in hashes.items() if digest is not None}
 
 
 def file_hash(path: Path) -> str:
@@ -92,10 +92,10 @@ def file_hash(path: Path) -> str:
         digest = hashlib.sha256()
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    found, packed = digest.hexdigest(), in_pack(path)
-    if packed is not None and packed[1] and found != packed[0].members[packed[1]].sha256:
+    sha256, packed = digest.hexdigest(), in_pack(path)
+    if packed is not None and packed[1] and sha256 != packed[0].members[packed[1]].sha256:
         raise packed[0].damaged(packed[0].members[packed[1]])
-    return found
+    return sha256
 
 
 FILE = "trained_on.json"

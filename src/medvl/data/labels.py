@@ -135,7 +135,7 @@ def labelled_from(file: str | Path, records: Sequence[Record]) -> frozenset[str]
             "no column patient", file=table.path, line=1, expected="the table that medvl x suggest writes"
         )
     annotated = {record.patient for record in records if any(mask is not None for mask in record.masks.values())}
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for line, row in table.rows:
         patient = row["patient"]
         if not patient:
@@ -150,12 +150,12 @@ def labelled_from(file: str | Path, records: Sequence[Record]) -> frozenset[str]
                     remedy=f"did you mean {like}?" if like else "annotate the case and name its mask in the manifest",
                 )
             )
-        found.setdefault(patient, line)
-    if not found and not faults:
+        lines.setdefault(patient, line)
+    if not lines and not faults:
         faults.append(Fault.empty("no patient is named", table.path, expected="at least one row below the header"))
     if faults:
         raise InputError(faults)
-    return frozenset(found)
+    return frozenset(lines)
 
 
 def fixed_rows(records: Sequence[Record], num: int, seed: int) -> list[Record]:

@@ -112,13 +112,13 @@ def _decode_deep(file: BinaryIO, page: int) -> NDArray[Any]:
     file.seek(0)
     content = np.frombuffer(file.read(), np.uint8)
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    found = cv2.imdecode(content, flags) if page == 0 else None
+    decoded = cv2.imdecode(content, flags) if page == 0 else None
     if page:
         done, pages = cv2.imdecodemulti(content, flags)
-        found = pages[page] if done else None
-    if found is None:
+        decoded = pages[page] if done else None
+    if decoded is None:
         raise ValueError("16-bit pixels")
-    array: NDArray[Any] = np.asarray(found)
+    array: NDArray[Any] = np.asarray(decoded)
     return array if array.ndim == 2 else array[:, :, [2, 1, 0, 3][: array.shape[2]]]  # OpenCV has blue first
 
 

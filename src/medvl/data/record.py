@@ -75,17 +75,17 @@ class Manifest:
 
     def split(self, name: str) -> tuple[Record, ...]:
         """The records of one split. InputError when there is none, naming the splits there are."""
-        found = tuple(record for record in self.records if record.split == name)
-        if not found:
+        rows = tuple(record for record in self.records if record.split == name)
+        if not rows:
             counts = Counter(record.split or "(none)" for record in self.records)
-            there = ", ".join(f"{key} ({number})" for key, number in sorted(counts.items()))
+            choices = ", ".join(f"{key} ({number})" for key, number in sorted(counts.items()))
             raise InputError.unknown(
                 f"no record in split {name}",
                 file=self.path,
-                expected=f"one of: {there}",
+                expected=f"one of: {choices}",
                 remedy=f"medvl data split {self.path} --out FILE makes the splits; or write {name} into a column split",
             )
-        return found
+        return rows
 
     def content_hash(self, files: Mapping[str, str | None] | None = None) -> str:
         """sha256 of all rows and of the bytes of their images and masks. Moving the folder does not change it.
@@ -96,16 +96,16 @@ class Manifest:
         digest = hashlib.sha256()
         for row in self._rows():
             digest.update(row)
-        for name, found in (self.file_hashes() if files is None else files).items():
+        for name, sha256 in (self.file_hashes() if files is None else files).items():
             digest.update(name.encode())
-            digest.update(b"missing" if found is None else bytes.fromhex(found))
+            digest.update(b"missing" if sha256 is None else bytes.fromhex(sha256))
         return digest.hexdigest()
 
     def file_hashes(self, store: HashStore | None = None) -> dict[str, str | None]:
         """sha256 of every image and mask by its path relative to the manifest, sorted; None where it is missing."""
         masks = (mask.path for row in self.records for mask in row.masks.values() if mask and mask.path)
         hashes = (store or HashStore()).hashes([*(row.image for row in self.records), *masks])
-        return dict(sorted((self._name(path), found) for path, found in hashes.items()))
+        return dict(sorted((self._name(path), sha256) for path, sha256 in hashes.items()))
 
     def rows_hash(self) -> str:
         """sha256 of all rows without their files."""

@@ -60,17 +60,17 @@ class RecordReader:
         self.warnings += notes
         self.faults += faults
         seen: dict[str, int] = {}
-        found = []
+        records = []
         for line, row in rows:
             record = self._record(line, row, boxes)
             if record.id in seen:
                 self.fault(FaultKind.DUPLICATE, f"duplicate id, first on line {seen[record.id]}", line, record.id)
             seen.setdefault(record.id, line)
-            found.append(record)
+            records.append(record)
         if not self.table.rows and not self.table.faults:
             self.fault(FaultKind.EMPTY, "no records", expected="at least one row below the header")
         if self.need_text:
-            for record in found:
+            for record in records:
                 if not record.text:
                     self.fault(
                         FaultKind.MISSING,
@@ -81,8 +81,8 @@ class RecordReader:
                     )
         self.warnings += self.finder.notes()
         self.faults += self.finder.faults()
-        self._patients(found)
-        return [record for record in found if record.id and record.image.name]
+        self._patients(records)
+        return [record for record in records if record.id and record.image.name]
 
     def _kinds(self) -> dict[str, CellKind]:
         """Columns of this table -> what their cells are, where that matters to what no cell may be."""
@@ -193,7 +193,7 @@ class RecordReader:
             )
         cell = box_cell(row.get("boxes", ""), self.table.path, line, name)
         self.faults += cell[2]
-        found, absent, contradict = joined(cell, boxes, name)
+        all_boxes, absent, contradict = joined(cell, boxes, name)
         if contradict:
             self.fault(
                 FaultKind.CONFLICT, "boxes and boxes.csv: one says none", line, name, expected="the same in both"
@@ -203,7 +203,7 @@ class RecordReader:
             image=self.finder.path(row["image"]) if row["image"] else Path(),
             text=row.get(self.text_column, ""),
             masks=self._masks(line, row),
-            boxes=found,
+            boxes=all_boxes,
             labels=() if no_label else labels,
             patient=row.get("patient", row.get("group", "")),
             study=row.get("study") or None,
@@ -229,8 +229,8 @@ class RecordReader:
             elif path.lower() == ABSENT:
                 masks[name] = MaskRef(None)
             else:
-                own = values if column == "mask" else None
-                masks[name] = MaskRef(self.finder.path(path), self.values.get(name) or own)
+                of_row = values if column == "mask" else None
+                masks[name] = MaskRef(self.finder.path(path), self.values.get(name) or of_row)
         return masks
 
     def _label_values(

@@ -87,8 +87,8 @@ def split_manifest(
             files.append(_write(manifest, target, groups, splits, {group: str(n) for group, n in numbers.items()}))
         return files
     if len(fractions) not in (2, 3) or any(part <= 0 for part in fractions) or abs(sum(fractions) - 1) > 1e-6:
-        found = ",".join(f"{part:g}" for part in fractions)
-        raise InputError.out_of_range(f"--fractions is {found}", expected="train,val[,test], above 0, with the sum 1")
+        given = ",".join(f"{part:g}" for part in fractions)
+        raise InputError.out_of_range(f"--fractions is {given}", expected="train,val[,test], above 0, with the sum 1")
     if keep_test and len(fractions) == 3:
         raise InputError.conflict("--keep-test with three fractions", remedy="give two, e.g. --fractions 0.85,0.15")
     refuse_source(manifest.path, out)
@@ -198,17 +198,17 @@ def _value(manifest: Manifest, record: Record, by: str) -> str:
 
 
 def _kept(manifest: Manifest, groups: Mapping[str, str], by: str) -> dict[str, str]:
-    found: dict[str, set[str]] = {}
+    splits_of: dict[str, set[str]] = {}
     for record in manifest.records:
-        found.setdefault(groups[record.id], set()).add(record.split if record.split in KEPT else "")
-    torn = sorted(group for group, splits in found.items() if len(splits) > 1)
+        splits_of.setdefault(groups[record.id], set()).add(record.split if record.split in KEPT else "")
+    torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if torn:
         raise InputError.leak(
             f"{len(torn)} groups by {by} are in test or holdout and elsewhere, e.g. {torn[0]}",
             file=manifest.path,
             remedy="split without --keep-test, or see medvl data audit",
         )
-    return {group: split for group, splits in found.items() for split in splits if split}
+    return {group: split for group, splits in splits_of.items() for split in splits if split}
 
 
 def _check_filled(numbers: Mapping[str, int], names: Sequence[str], manifest: Manifest, by: str) -> None:

@@ -309,11 +309,11 @@ def companions(path: Path) -> tuple[str, ...]:
         if head[:4] == b"NRRD":
             end = re.search(rb"\r?\n\r?\n", head)
             head = head[: end.start()] if end else head
-            found = re.findall(rb"^data ?file:(.*)$", head, re.MULTILINE | re.IGNORECASE)
+            values = re.findall(rb"^data ?file:(.*)$", head, re.MULTILINE | re.IGNORECASE)
         else:
-            found = re.findall(rb"^\s*ElementDataFile\s*[=:](.*)$", head, re.MULTILINE)[:1]
-            found = [] if found and found[0].strip() == b"LOCAL" else found or [b""]
-        names = [name.decode(errors="replace").strip() for name in found]
+            values = re.findall(rb"^\s*ElementDataFile\s*[=:](.*)$", head, re.MULTILINE)[:1]
+            values = [] if values and values[0].strip() == b"LOCAL" else values or [b""]
+        names = [name.decode(errors="replace").strip() for name in values]
     for name in names:
         if "/" in name or not is_plain(name) or name in ("LIST", "LOCAL") or "%" in name or " " in name:
             what = f"a header whose voxels are in {name or '(no file)'}"

@@ -72,20 +72,20 @@ class Phantom:
     @property
     def boxes(self) -> tuple[Box, ...]:
         """One box per lesion, in pixels; x1 and y1 are the first column and row behind it."""
-        found = []
+        boxes = []
         for lesion in self.lesions:
             rows, columns = (np.flatnonzero(lesion.mask.any(axis=axis)) for axis in (1, 0))
-            found.append(Box(lesion.kind, columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-        return tuple(found)
+            boxes.append(Box(lesion.kind, columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        return tuple(boxes)
 
     def masks(self) -> dict[str, Mask]:
         """By column: `mask` and `mask_KIND` for kinds that are there; lungs and body always."""
-        found: dict[str, Mask] = {}
+        masks: dict[str, Mask] = {}
         for lesion in self.lesions:
             for name in ("mask", f"mask_{lesion.kind}"):
-                found[name] = found.get(name, np.zeros_like(lesion.mask)) | lesion.mask
-        found |= {f"mask_{side}_lung": mask for side, mask in self.lungs.items()}
-        return found | {"mask_body": self.body}
+                masks[name] = masks.get(name, np.zeros_like(lesion.mask)) | lesion.mask
+        masks |= {f"mask_{side}_lung": mask for side, mask in self.lungs.items()}
+        return masks | {"mask_body": self.body}
 
 
 def draw_phantom(index: int, *, size: int = 96, seed: int = 0, kinds: Sequence[Kind] = KINDS) -> Phantom:
@@ -223,8 +223,8 @@ def _check(folder: Path, num: int, size: int, seed: int, splits: Sequence[float]
         if value < least:
             raise InputError.out_of_range(f"--{name} is {value}", expected=f"at least {least}")
     if len(splits) not in (2, 3) or min(splits) <= 0 or abs(sum(splits) - 1) > 1e-6:
-        found = ",".join(f"{part:g}" for part in splits)
-        raise InputError.malformed(f"--splits is {found}", expected="train,val[,test], above 0, with the sum 1")
+        given = ",".join(f"{part:g}" for part in splits)
+        raise InputError.malformed(f"--splits is {given}", expected="train,val[,test], above 0, with the sum 1")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or len(set(kinds)) < len(kinds):
         like = nearest(unknown[0], KINDS) if unknown else None

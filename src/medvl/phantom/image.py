@@ -368,9 +368,9 @@ class Film:
 def _smooth(points: NDArray[np.float64], num: int = 6) -> NDArray[np.float64]:
     """(N, 2) -> (N * num, 2): a closed Catmull-Rom curve through the points."""
     t = np.linspace(0, 1, num, endpoint=False)[None, :, None]
-    before, here, after, last = (np.roll(points, shift, axis=0)[:, None] for shift in (1, 0, -1, -2))
-    curve = 2 * here + (after - before) * t + (2 * before - 5 * here + 4 * after - last) * t**2
-    curve = curve + (3 * here - before - 3 * after + last) * t**3
+    before, point, after, last = (np.roll(points, shift, axis=0)[:, None] for shift in (1, 0, -1, -2))
+    curve = 2 * point + (after - before) * t + (2 * before - 5 * point + 4 * after - last) * t**2
+    curve = curve + (3 * point - before - 3 * after + last) * t**3
     return cast(NDArray[np.float64], (curve / 2).reshape(-1, 2))
 
 

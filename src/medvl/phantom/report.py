@@ -145,8 +145,8 @@ def report(facts: Sequence[Fact], rng: np.random.Generator, *, device: Device | 
     last = f"IMPRESSION: {' '.join(impression)}"
     if style > 0.92:
         return " ".join([*_shuffled(rng, head), last])
-    found = f"FINDINGS: {' '.join(_shuffled(rng, [*body, *extra]))}"
-    parts = [last, found] if rng.random() < 0.15 else [found, last]
+    findings = f"FINDINGS: {' '.join(_shuffled(rng, [*body, *extra]))}"
+    parts = [last, findings] if rng.random() < 0.15 else [findings, last]
     return " ".join([*_shuffled(rng, head), *parts])
 
 
@@ -154,14 +154,14 @@ def _positive(facts: Sequence[Fact], rng: np.random.Generator, *, short: bool = 
     """One sentence for each lesion; two of one kind may share a sentence."""
     sentences = []
     for kind in KINDS:
-        here = _shuffled(rng, [fact for fact in facts if fact.kind == kind])
-        if len(here) == 2 and here[0].zones == here[1].zones and here[0].size == here[1].size and rng.random() < 0.8:
-            sentences.append(_both_sides(here[0], rng))
-        elif len(here) == 2 and kind in ("consolidation", "nodule") and rng.random() < 0.4:
-            places = " and ".join(_zone_phrase(fact, rng) for fact in here)
+        same = _shuffled(rng, [fact for fact in facts if fact.kind == kind])
+        if len(same) == 2 and same[0].zones == same[1].zones and same[0].size == same[1].size and rng.random() < 0.8:
+            sentences.append(_both_sides(same[0], rng))
+        elif len(same) == 2 and kind in ("consolidation", "nodule") and rng.random() < 0.4:
+            places = " and ".join(_zone_phrase(fact, rng) for fact in same)
             sentences.append(_sentence(f"{_choose(rng, _NOUNS[kind])}{'s' * (kind == 'nodule')} in the {places}."))
         else:
-            sentences += [_one(fact, rng, short) for fact in here]
+            sentences += [_one(fact, rng, short) for fact in same]
     return sentences
 
 

@@ -31,10 +31,10 @@ _WORD = re.compile(r"[a-z]+|\d+|[;,.]")
 
 def words_of(text: str) -> list[str]:
     """Lower-case words, numbers and the separators , ; . without the fillers that carry no meaning in a caption."""
-    found = [word for word in _WORD.findall(text.lower()) if word not in FILLERS]
-    while found and found[-1] in ",;.":
-        found.pop()
-    return found
+    words = [word for word in _WORD.findall(text.lower()) if word not in FILLERS]
+    while words and words[-1] in ",;.":
+        words.pop()
+    return words
 
 
 def learn_vocabulary(texts: Sequence[str], patients: Sequence[str] | None = None) -> list[str]:
@@ -155,12 +155,12 @@ class BuiltinEncoder(TextEncoder):
                 "text.init is no built-in encoder", file=folder, remedy="text.encoder: hf:FOLDER"
             )
         encoder = cls.load(folder)
-        for name, own, wanted in (("dim", encoder.dim, dim), ("layers", encoder.num_layers, layers)):
-            if own != wanted:
+        for name, present, wanted in (("dim", encoder.dim, dim), ("layers", encoder.num_layers, layers)):
+            if present != wanted:
                 raise InputError.mismatch(
-                    f"text.init has {name} {own}, text.{name} is {wanted}",
+                    f"text.init has {name} {present}, text.{name} is {wanted}",
                     file=folder,
-                    remedy=f"set text.{name}: {own}",
+                    remedy=f"set text.{name}: {present}",
                 )
         if tokenizer is not None:
             wanted_pieces = WordPieces.load(Path(tokenizer)).vocabulary

@@ -56,9 +56,9 @@ class FeatureCache:
     def features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """-> features (N, L, D) and mask (N, L), padded with zeros to the longest of these texts."""
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-        found = {key: self._features[key] for key in keys if key in self._features}
-        found |= self._compute({key: text for key, text in zip(keys, texts, strict=True) if key not in found})
-        rows = [found[key] for key in keys]
+        features = {key: self._features[key] for key in keys if key in self._features}
+        features |= self._compute({key: text for key, text in zip(keys, texts, strict=True) if key not in features})
+        rows = [features[key] for key in keys]
         length = max(row.shape[0] for row in rows)
         result = torch.zeros(len(rows), length, self.encoder.dim)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -100,22 +100,22 @@ class FeatureCache:
             transient=True,
             disable=not console.is_terminal or len(order) <= BATCH,
         )
-        found: dict[str, Tensor] = {}
+        computed: dict[str, Tensor] = {}
         for start in starts:
             chunk = order[start : start + BATCH]
             features, mask = self._prefix([missing[key] for key in chunk])
             for key, row, keep in zip(chunk, features.float().cpu(), mask.cpu(), strict=True):
-                found[key] = row[keep].clone()  # (L, D)
-                self._keep(key, found[key])
+                computed[key] = row[keep].clone()  # (L, D)
+                self._keep(key, computed[key])
             self.num_computed += len(chunk)
             if only_kept:
-                found.clear()
+                computed.clear()
                 if self._is_full:
                     break
         # Rewriting a large file for a few texts at a time would cost more than it saves.
         if self._num_bytes < WRITE_BYTES or self._num_unwritten > WRITE_SHARE * self._num_bytes:
             self.flush()
-        return found
+        return computed
 
     def _prefix(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         if not self.encoder.prefix_frozen or self.encoder.frozen:

@@ -256,10 +256,10 @@ def _progress(shown: bool) -> Iterator[None]:
 
 def minilm_folder() -> str:
     """Where the packaged MiniLM lies. InputError with the line that installs it."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec(MINILM_PACKAGE)
+    if package is None or not package.submodule_search_locations:
         raise InputError.missing_package("the MiniLM weights are not installed", remedy=MINILM_INSTALL)
-    for place in found.submodule_search_locations:
+    for place in package.submodule_search_locations:
         for config in sorted(Path(place).rglob("config.json")):
             if any(config.parent.glob("*.safetensors")) or (config.parent / "pytorch_model.bin").is_file():
                 return str(config.parent)
@@ -321,8 +321,8 @@ class SplitLayers:
             allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()  # (N, 1, L, L)
         additive = torch.zeros_like(allowed, dtype=hidden.dtype).masked_fill_(~allowed, lowest)
         for layer in layers:
-            found = layer(hidden, additive)
-            hidden = found[0] if isinstance(found, tuple) else found  # older versions of transformers give a tuple
+            result = layer(hidden, additive)
+            hidden = result[0] if isinstance(result, tuple) else result  # older versions of transformers give a tuple
         return hidden
 
     def _stack(self, model: Any) -> Any:
@@ -366,9 +366,9 @@ def drop_frozen(owner: nn.Module, state: dict[str, Any], prefix: str, _: Any) ->
 
 def fill_frozen(owner: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Hook before `owner.load_state_dict()`: what `drop_frozen` left out stays as it is."""
-    own = dict(owner.named_parameters())
+    parameters = dict(owner.named_parameters())
     for name in frozen_names(owner):
-        state.setdefault(prefix + name, own[name].detach())
+        state.setdefault(prefix + name, parameters[name].detach())
 
 
 def frozen_names(owner: nn.Module) -> list[str]:

@@ -51,11 +51,11 @@ class PromptFamily:
                 Finding": "no no finding" says nothing).
         """
         by_words = self._by_words()
-        found = {}
+        pairs = {}
         for name in classes:
             words = class_words(name)
             if words in by_words:
-                found[name] = by_words[words]
+                pairs[name] = by_words[words]
                 continue
             if self.templates is None:
                 like = nearest(words, by_words)
@@ -72,8 +72,8 @@ class PromptFamily:
                     expected=f"pairs: {{{name}: {{positive: [...], negative: [...]}}}}",
                     remedy="leave it out of --classes, or give it a pair in --prompts FILE",
                 )
-            found[name] = PromptPair(*(tuple(t.replace("{}", words) for t in _side(self.templates, s)) for s in SIDES))
-        return found
+            pairs[name] = PromptPair(*(tuple(t.replace("{}", words) for t in _side(self.templates, s)) for s in SIDES))
+        return pairs
 
     def has_pair(self, name: str) -> bool:
         """Whether a class has sentences of its own, whatever its case and underscores."""

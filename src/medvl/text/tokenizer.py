@@ -120,7 +120,7 @@ class WordPieces:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """One list of ids per text; empty for a text without a word."""
-        return [found.ids for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [row.ids for row in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids -> lower-case text; [UNK] stays visible, [PAD] and [EMPTY] are dropped."""

@@ -197,11 +197,11 @@ def audit_text(audit: Audit, *, num_faults: int = 20) -> str:
 
 
 def _by_split(records: Iterable[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = defaultdict(list)
+    by_split: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        found[record.split or "(none)"].append(record)
+        by_split[record.split or "(none)"].append(record)
     order = ["train", "val", "test", "holdout"]
-    return {name: found[name] for name in sorted(found, key=lambda name: [*order, name].index(name))}
+    return {name: by_split[name] for name in sorted(by_split, key=lambda name: [*order, name].index(name))}
 
 
 def _ids(records: Iterable[Record]) -> tuple[str, ...]:
@@ -214,11 +214,11 @@ def _across(records: Sequence[Record], key: Callable[[Record], str]) -> dict[tup
     for record in records:
         if record.split is not None:
             groups[key(record)][record.split].append(record)
-    found: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(dict)
+    pairs: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(dict)
     for name, splits in groups.items():
         for one, other in combinations([split for split in ("train", "val", "test", "holdout") if split in splits], 2):
-            found[one, other][name] = splits[one] + splits[other]
-    return found
+            pairs[one, other][name] = splits[one] + splits[other]
+    return pairs
 
 
 def _patient_leaks(records: Sequence[Record]) -> list[AuditFinding]:

@@ -94,8 +94,8 @@ def used_bits(path: Path) -> int | None:
         with open_file(path) as file, PILImage.open(file) as image:
             if not (image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))):
                 return None
-        found = read_image(path)
+        decoded = read_image(path)
     except (InputError, OSError, ValueError, SyntaxError, PILImage.DecompressionBombError):
         return None
-    span = float(found.pixels.max()) - float(found.pixels.min())
-    return round(span * (2**16 - 1)).bit_length() if found.bits == 16 else None
+    span = float(decoded.pixels.max()) - float(decoded.pixels.min())
+    return round(span * (2**16 - 1)).bit_length() if decoded.bits == 16 else None

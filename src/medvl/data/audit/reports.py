@@ -70,9 +70,9 @@ def audit_reports(records: Sequence[Record]) -> ReportAudit:
 
     def issue(kind: str, is_fault: bool, rule: Callable[[str], bool], what: str) -> ReportIssue:
         verdicts = {text: rule(text) for text in lengths}
-        found = [ids for (_, _, text), ids in reports.items() if verdicts[text]]
-        ids = tuple(name for names in found for name in names)
-        return ReportIssue(kind, len(found), is_fault, ids, f"{len(found)} of {num} reports {what}")
+        affected = [ids for (_, _, text), ids in reports.items() if verdicts[text]]
+        ids = tuple(name for names in affected for name in names)
+        return ReportIssue(kind, len(affected), is_fault, ids, f"{len(affected)} of {num} reports {what}")
 
     issues = (
         issue(
@@ -109,9 +109,9 @@ def audit_reports(records: Sequence[Record]) -> ReportAudit:
 
 def looks_like_reports(texts: Iterable[str]) -> bool:
     """Whether at least half of the distinct texts that are not empty have two sentences or hold a header."""
-    found = [text for text in dict.fromkeys(texts) if text]
-    like = sum(_SENTENCE_END.search(text) is not None or count_headers(text) > 0 for text in found)
-    return bool(found) and 2 * like >= len(found)
+    distinct = [text for text in dict.fromkeys(texts) if text]
+    like = sum(_SENTENCE_END.search(text) is not None or count_headers(text) > 0 for text in distinct)
+    return bool(distinct) and 2 * like >= len(distinct)
 
 
 def _plain(text: str) -> str:

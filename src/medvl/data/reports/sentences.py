@@ -42,13 +42,13 @@ def sentences(text: str) -> list[str]:
         spans.append((start, match.end()))
         start = match.end()
     spans.append((start, len(text)))
-    found: list[tuple[int, int]] = []
+    kept: list[tuple[int, int]] = []
     for span in spans:  # a lone "." goes with the sentence before it
-        if not found or any(c.isalnum() for c in text[slice(*span)]):
-            found.append(span)
+        if not kept or any(c.isalnum() for c in text[slice(*span)]):
+            kept.append(span)
         else:
-            found[-1] = (found[-1][0], span[1])
-    return [sentence for span in found if (sentence := text[slice(*span)].strip())]
+            kept[-1] = (kept[-1][0], span[1])
+    return [sentence for span in kept if (sentence := text[slice(*span)].strip())]
 
 
 def _ends(text: str, start: int, match: re.Match[str]) -> bool:
