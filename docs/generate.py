@@ -30,10 +30,10 @@ from task_tables import task_footer, task_table
 
 from medvl.config import protocols
 from medvl.config.fidelity import markdown
+from medvl.evaluation.case_metrics import POOLED_NOTE
 from medvl.evaluation.record import evaluation_of
 from medvl.experiments.sweep import Cell, Sweep, is_sweep, load_sweep
 from medvl.experiments.zero_shot_cells import AskPhrases
-from medvl.tasks.segment.evaluate import POOLED_NOTE
 
 RECALL_AT = (1, 5, 10)
 ROOT = Path(__file__).resolve().parent.parent

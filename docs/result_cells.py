@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medvl.evaluation.record import evaluation_of
-from medvl.train.estimate import ENOUGH_DRAWS, FEW_PATIENTS
+from medvl.metrics.statistics import ENOUGH_DRAWS, FEW_PATIENTS
 
 # Kinds of cells in the order of their tables.
 TASKS = ("pretrain", "segment", "classify", "detect", "zero-shot classify", "ground")

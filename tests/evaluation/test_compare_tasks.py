@@ -17,7 +17,7 @@ from medvl.config import config_dict, make_config
 from medvl.core.errors import InputError
 from medvl.data.image import Orientation, Turn
 from medvl.data.record import Manifest
-from medvl.evaluation import side_by_side
+from medvl.evaluation import case_drawing, side_by_side
 from medvl.evaluation.compare import compare
 from medvl.evaluation.comparison_metrics import bootstrap_p
 from medvl.evaluation.comparison_tables import as_text
@@ -325,12 +325,12 @@ def test_pictures_in_standard_display(phrases: Manifest, monkeypatch: pytest.Mon
     """Masks and boxes of a mirrored image are turned with it."""
     axes = Figure().subplots()
     record, turned = phrases.records[0], Orientation(Turn(left_right=True), "standard", "R\\F")
-    monkeypatch.setattr(side_by_side, "image_orientation", lambda path: turned)
+    monkeypatch.setattr(case_drawing, "image_orientation", lambda path: turned)
     mask = lung("left lung")
-    side_by_side._contour(axes, record, mask, "#00ff00", 1, filled=True)
+    case_drawing.draw_mask(axes, record, mask, "#00ff00", 1, filled=True)
     shade = np.asarray(axes.images[0].get_array())[:, :, 3] > 0
     assert (shade == mask[:, ::-1]).all()
-    side_by_side._box(axes, record, (36, 8, 54, 32), "#00ff00")
+    case_drawing.draw_box(axes, record, (36, 8, 54, 32), "#00ff00")
     (box,) = axes.patches
     assert np.allclose(box.get_corners()[[0, 2]] + 0.5, [[mask.shape[1] - 54, 8], [mask.shape[1] - 36, 32]])
 

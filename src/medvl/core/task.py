@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medvl.data.context import ContextRules
     from medvl.data.dataset import Sample
     from medvl.data.record import Manifest, Record
+    from medvl.evaluation.kind import EvaluationKind
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.text.base import TextEncoder
@@ -135,6 +136,10 @@ class Task(Protocol):
     def answerer(self, model: str | Path, images: Sequence[InputImage], out: Path, question: Question) -> Answerer:
         """What writes the answers of `medvl predict`. InputError where something in `question` does not fit."""
         ...
+
+    def evaluations(self) -> tuple[EvaluationKind, ...]:
+        """The kinds of evaluation of its models."""
+        return ()
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image: the remedy of a verb that it is not for."""

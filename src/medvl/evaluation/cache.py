@@ -1,37 +1,38 @@
-"""Evaluations of runs without masks that are kept in RUN/report/SPLIT, for reports, sweeps and comparisons."""
+"""Evaluations of runs that are kept in RUN/report/SPLIT, for reports, sweeps and comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvl.config import ASSET_PREFIX, Config, load_config, manifest_path
+from medvl.config import Config, load_config, manifest_path
 from medvl.core.errors import InputError
+from medvl.core.task import find_task
+from medvl.evaluation.kind import EvaluationKind, all_kinds
 from medvl.evaluation.model_inputs import read_as_trained
 from medvl.evaluation.record import EvaluationRecord, identity, log_test, results_folder, reuse_or_run
 from medvl.inference.model_folder import find_model, weights_hash
-from medvl.tasks.classify import evaluate as classifier
-from medvl.tasks.detect import evaluate as detector
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """How runs of a task are scored: the function, and what the record of an evaluation at the defaults says."""
+def stored_kind(task: str, target: str | Path) -> EvaluationKind:
+    """The kind of evaluation that runs of a task have without being asked anything. InputError where there is none."""
+    for kind in find_task(task).evaluations():
+        if kind.stored is not None:
+            return kind
+    names = dict.fromkeys(kind.task for kind in all_kinds() if kind.stored is not None)
+    raise InputError.unsupported(
+        f"a run of task: {task} has no cases to compare",
+        file=target,
+        expected=f"runs of task: {', '.join(names)}, or folders with cases.csv and summary.json",
+        remedy="medvl predict and medvl evaluate with --out DIR score a pre-training, and DIR can be compared",
+    )
 
-    evaluate: Callable[..., EvaluationRecord]
-    defaults: Callable[[Config], Mapping[str, Any]]
 
-
-# One entry a task.
-SCORED = {
-    "classify": Scored(classifier.evaluate_classifier, classifier.defaults),
-    "detect": Scored(detector.evaluate_detector, detector.defaults),
-}
-
-
-def stored_scores(
+def stored_record(
+    evaluation: str,
+    evaluate: Callable[..., EvaluationRecord],
+    defaults: Callable[[Config], Mapping[str, Any]],
     target: str | Path,
     manifest: str | Path | None = None,
     *,
@@ -40,35 +41,28 @@ def stored_scores(
     device: str = "cpu",
     **options: Any,
 ) -> tuple[Path, EvaluationRecord]:
-    """Folder and record of a run's evaluation in RUN/report/SPLIT, at its task's default threshold.
+    """Folder and record of a run's evaluation in RUN/report/SPLIT.
 
     It is made, and logged if it opens test, unless weights, manifest, split and `overrides` are the same.
 
     Args:
-        manifest: None = the one that it was trained on. For the others, and `options`, see its task's function.
-
-    Raises:
-        InputError: a run of another task; else see that function.
+        evaluation: the name of its kind.
+        evaluate: makes it, of target and manifest.
+        defaults: what the record of an evaluation without further options says.
+        manifest: None = the one that it was trained on. For the others, and `options`, see `evaluate`.
     """
     model = find_model(target)
     config = load_config(model / "config.yaml")
-    if config.task not in SCORED:
-        raise InputError.unsupported(
-            f"a run of task: {config.task}", file=target, expected=f"task: {' or '.join(SCORED)}"
-        )
-    scored = SCORED[config.task]
-    path = manifest_path(config) if manifest is None else Path(manifest)
-    if str(path).startswith(ASSET_PREFIX):
-        path = manifest_path(load_config(model / "config.yaml", [f"data.manifest={path}"]))
+    path = manifest_path(config) if manifest is None else manifest
     records, _ = read_as_trained(config, path, overrides)
     folder = results_folder(target, split)
-    same = identity(config.task, weights_hash(model), records, split)
-    same |= {"overrides": list(overrides), **scored.defaults(config)}
+    same = identity(evaluation, weights_hash(model), records, split)
+    same |= {"overrides": list(overrides), **defaults(config)}
 
-    def evaluate() -> EvaluationRecord:
-        record = scored.evaluate(target, path, split=split, overrides=overrides, out=folder, device=device, **options)
+    def run() -> EvaluationRecord:
+        record = evaluate(target, path, split=split, overrides=overrides, out=folder, device=device, **options)
         if split == "test":
             log_test(target, record)
         return record
 
-    return folder, reuse_or_run(folder, same, evaluate)
+    return folder, reuse_or_run(folder, same, run)

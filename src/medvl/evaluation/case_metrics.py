@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 MAX_PHRASES = 200  # with more distinct texts, a table by text is of no use
 OVERLAP = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")  # Dice and IoU in both conventions
+POOLED_NOTE = (
+    "pooled Dice and IoU satisfy D = 2J/(1+J) exactly, per-image means do not; never compare one with the other"
+)
 MGCA_BATCH = 8  # MGCA's program on SIIM-ACR; 16 on RSNA
 METRICS = (
     *OVERLAP,
@@ -57,9 +60,14 @@ class CaseRow:
     tp_px: int
 
     @property
-    def truth(self) -> int:
+    def truth(self) -> tuple[int]:
         """By which two runs are seen to have scored the same mask: its size."""
-        return self.true_px
+        return (self.true_px,)
+
+    @property
+    def quality(self) -> float:
+        """By which cases are ordered."""
+        return self.dice
 
     @property
     def surface_undefined(self) -> str | None:

@@ -3,8 +3,8 @@
 Each metric is the mean over a method's seeds, with its sd over seeds and a 95 % interval: over patients of a single
 run, over patients and seeds of several (two-level bootstrap). Differences to a reference are paired: the same patients
 are resampled for both, and the same seeds where both have the same. The tests swap the two methods within patients and
-take the seeds as they are (of AUC see `compare_kinds`). Runs of several tasks give one comparison a task, and nothing
-is averaged over tasks.
+take the seeds as they are (of AUC see `comparison_metrics`). Runs of several tasks give one comparison a task, and
+nothing is averaged over tasks.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from medvl.evaluation.grouping import (
     Method,
     check_comparable,
     group_methods,
-    join_labelled,
+    join_kinds,
     pool_folds,
     setting_table,
 )
 from medvl.evaluation.record import without_nan
 from medvl.evaluation.scored_runs import ScoredRun, open_runs
-from medvl.metrics.statistics import NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
-from medvl.train.estimate import ENOUGH_DRAWS, FEW_PATIENTS
+from medvl.metrics.statistics import ENOUGH_DRAWS, FEW_PATIENTS, NUM_DRAWS, NUM_PERMUTATIONS, SeedMeans, holm
 
 FORMAT = "medvl-compare/1"
 TASKS_FORMAT = "medvl-compare-tasks/1"
@@ -56,7 +55,7 @@ def compare(
 ) -> dict[str, Any]:
     """Compare runs; with `out` write compare.csv, compare.json and compare.html there. Returns compare.json's object.
 
-    Trained and prompted classifiers are of one task where they fit each other (see `join_labelled`). Runs of several
+    Trained and prompted classifiers are of one task where they fit each other (see `join_kinds`). Runs of several
     tasks: {format, tasks: {task: that object}}, and files in a folder of `out` for each task. The only run of its task
     has its row, without differences.
 
@@ -77,10 +76,10 @@ def compare(
     runs = open_runs(targets, split=split, manifest_path=manifest_path, overrides=overrides, device=device)
     if folds:
         runs = pool_folds(runs)
-    runs = join_labelled(runs)
+    runs = join_kinds(runs)
     by_task: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
-        by_task.setdefault(run.kind.task, []).append(i)
+        by_task.setdefault(run.kind.name, []).append(i)
     if len(by_task) > 1 and names and len(names) != len(runs):
         raise InputError.mismatch(
             f"{len(names)} names for {len(runs)} runs of {len(by_task)} tasks", expected="one for each run"
@@ -127,7 +126,7 @@ def _compare(
     known = [method.name for method in methods]
     keys = sorted(runs[0].cases)
     patients = [runs[0].cases[key].patient for key in keys]
-    measures = kind.measured(runs[0].summary, [_truth(runs[0].cases[key].truth) for key in keys], patients)
+    measures = kind.measures(runs[0].summary, [runs[0].cases[key].truth for key in keys], patients)
     rows = [[[run.cases[key] for key in keys] for run in method.runs] for method in methods]  # per method (S, n)
     seeds = [[run.seed or run.target for run in method.runs] for method in methods]  # of unknown ones each by itself
     found = [measures.means(one, own, patients, num_draws, seed) for one, own in zip(rows, seeds, strict=True)]
@@ -143,7 +142,7 @@ def _compare(
     num_patients = len(set(patients))
     result = {
         "format": FORMAT,
-        "task": kind.task,
+        "task": kind.name,
         "title": kind.title,
         "titles": measures.titles,
         "tested": list(measures.tested),
@@ -207,10 +206,6 @@ def _compare(
         shown = out / "cases.png" if (result.get("pictures") or {}).get("num_cases") else None
         write_text(out / "compare.html", as_html(result, shown))
     return result
-
-
-def _truth(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def _metrics(
@@ -307,7 +302,7 @@ def _notes(
 
 
 def _threshold(runs: Sequence[ScoredRun]) -> str:
-    if runs[0].kind.ratios is None and runs[0].kind.task != "segment":
+    if runs[0].kind.threshold == "none":
         return "no threshold"
     used = {
         run.summary["threshold_source"]

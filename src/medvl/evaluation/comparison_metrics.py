@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from medvl.core.csv_cells import read_dicts
 from medvl.core.errors import InputError
-from medvl.evaluation.case_metrics import OVERLAP, CaseRow, read_case_table
-from medvl.evaluation.report.classification import read_label_cases
+from medvl.evaluation.case_metrics import OVERLAP, POOLED_NOTE, CaseRow
+from medvl.evaluation.kind import Case, Key, Truth
+from medvl.evaluation.record import CASES
 from medvl.metrics.classification import ScoredClass
 from medvl.metrics.statistics import (
     SeedMeans,
@@ -32,84 +33,24 @@ from medvl.metrics.statistics import (
     sign_flip_test,
     swap_test,
 )
-from medvl.tasks.pretrain import grounding
-from medvl.tasks.segment.evaluate import POOLED_NOTE
 
 FloatArray = NDArray[np.float64]
-Key = tuple[str, str]  # id, class
 SWAP = "the two methods swapped within patients, the metric computed anew"
 BOOTSTRAP = "paired bootstrap of the intervals: twice the share of draws on the other side of 0"
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredCase:
-    """A case of an evaluation without true masks of its own.
-
-    With `has_labels`: `truth` (K labels, "" = not known) and `values` (K scores); else `truth` (size of what is true,
-    phrase or "") and `values` (columns of cases.csv, by name).
-    """
-
-    patient: str
-    truth: tuple[float | str, ...]
-    values: tuple[float, ...]
-    has_labels: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of evaluation. `alike`: what must be the same in the summaries; `truth`: what cases have, in words;
-    `asked`: keys of the summary that make a method beside the configuration of its training."""
-
-    task: str
-    title: str
-    alike: tuple[str, ...]
-    truth: str
-    ratios: Mapping[str, tuple[str, str, str]] | None = None  # metric -> title, numerator, denominator ("" = 1)
-    tested: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-
-    def read(self, folder: Path) -> dict[Key, CaseRow | ScoredCase]:
-        """The cases of an evaluation folder."""
-        path = folder / "cases.csv"
-        if self.task == "segment":
-            return {(row.id, row.class_name): row for row in read_case_table(path.read_text(encoding="utf-8"))}
-        if self.ratios is None:
-            found = read_label_cases(path)
-            rows = zip(found.ids, found.patients, found.labels, found.probs, strict=True)
-            return {
-                (ident, ""): ScoredCase(
-                    patient, tuple("" if math.isnan(v) else v for v in labels.tolist()), tuple(probs.tolist()), True
-                )
-                for ident, patient, labels, probs in rows
-            }
-        columns = sorted({name for _, *pair in self.ratios.values() for name in pair if name})
-        truth = "true_px" if self.task == "ground" else "num_true"
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [row for row in read_dicts(file) if row.get("method", grounding.PHRASE) == grounding.PHRASE]
-        return {
-            (row["id"], ""): ScoredCase(
-                row["patient"],
-                (row[truth], row.get("text", "")),
-                tuple(float(row[name] or math.nan) for name in columns),
-                False,
-            )
-            for row in lines
-        }
-
-    def measured(
-        self, summary: Mapping[str, Any], truths: Sequence[tuple[float | str, ...]], patients: Sequence[str]
-    ) -> Measures:
-        """The metrics of these cases, given the truth and the patient of each."""
-        if self.task == "segment":
-            return Overlap(dict(_OVERLAP_TITLES), self.tested, dict(_OVERLAP_TESTS))
-        if self.ratios is not None:
-            columns = sorted({name for _, *pair in self.ratios.values() for name in pair if name})
-            titles = {name: title for name, (title, *_) in self.ratios.items()}
-            pairs = [(top, bottom) for _, top, bottom in self.ratios.values()]
-            return Ratios(titles, self.tested, dict.fromkeys(self.tested, SWAP), columns, pairs)
-        classes = tuple(summary["classes"])
-        labels = np.array([[math.nan if v == "" else v for v in truth] for truth in truths], dtype=np.float64)
-        return Areas.of(classes, labels, patients, summary.get("labels") == "multiclass")
+OVERLAP_TITLES = {
+    "dice_per_image": "Dice per image (mean over cases)",
+    "dice_pooled": "Dice pooled (over all pixels of the set)",
+    "iou_per_image": "IoU per image (mean over cases)",
+    "iou_pooled": "IoU pooled (over all pixels of the set)",
+}
+assert tuple(OVERLAP_TITLES) == OVERLAP
+OVERLAP_TESTS = {
+    "dice_per_image": "sign-flip permutation of the mean differences per patient",
+    "dice_pooled": "the two methods swapped within patients, pooled Dice computed anew",
+}
+SAME_SET = ("manifest_hash", "split_hash")  # of the summaries of runs that are compared
 
 
 @dataclass(frozen=True)
@@ -154,7 +95,7 @@ class Measures:
         result = {}
         for metric in self.tested:
             i = list(self.titles).index(metric)
-            if self.tests[metric] == _OVERLAP_TESTS["dice_per_image"]:
+            if self.tests[metric] == OVERLAP_TESTS["dice_per_image"]:
                 change = a[0, :, i] / a[1, :, i] - b[0, :, i] / b[1, :, i]
                 result[metric] = sign_flip_test(change, num_draws=num_permutations, seed=seed)
             else:
@@ -193,7 +134,7 @@ class Ratios(Measures):
     columns: Sequence[str]
     pairs: Sequence[tuple[str, str]]
 
-    def terms(self, runs: Sequence[Sequence[ScoredCase]]) -> FloatArray:
+    def terms(self, runs: Sequence[Sequence[Any]]) -> FloatArray:
         """(2, S, n, M)."""
         values = np.array([[case.values for case in run] for run in runs], dtype=np.float64)  # (S, n, columns)
         values = np.concatenate([values, np.ones((*values.shape[:2], 1))], axis=2)
@@ -255,7 +196,7 @@ class Areas(Measures):
 
     def means(
         self,
-        runs: Sequence[Sequence[ScoredCase]],
+        runs: Sequence[Sequence[Any]],
         seeds: Sequence[str],
         patients: Sequence[str],
         num_draws: int,
@@ -292,7 +233,7 @@ class Areas(Measures):
         change = found[0].draws - found[1].draws  # (T, M)
         return {metric: bootstrap_p(change[:, list(self.titles).index(metric)]) for metric in self.tested}
 
-    def _classes(self, run: Sequence[ScoredCase], code: NDArray[np.int_]) -> list[ScoredClass]:
+    def _classes(self, run: Sequence[Any], code: NDArray[np.int_]) -> list[ScoredClass]:
         probs = np.array([case.values for case in run], dtype=np.float64)  # (n, K)
         result = []
         for k in self.defined:
@@ -327,80 +268,69 @@ def bootstrap_p(changes: FloatArray) -> float:
     return min(1.0, 2 * (1 + rarer) / (1 + len(known)))
 
 
-_OVERLAP_TITLES = {
-    "dice_per_image": "Dice per image (mean over cases)",
-    "dice_pooled": "Dice pooled (over all pixels of the set)",
-    "iou_per_image": "IoU per image (mean over cases)",
-    "iou_pooled": "IoU pooled (over all pixels of the set)",
-}
-assert tuple(_OVERLAP_TITLES) == OVERLAP
-_OVERLAP_TESTS = {
-    "dice_per_image": "sign-flip permutation of the mean differences per patient",
-    "dice_pooled": "the two methods swapped within patients, pooled Dice computed anew",
-}
-_SAME_SET = ("manifest_hash", "split_hash")
-# One entry for each kind of evaluation folder.
-KINDS = (
-    Kind(
-        "segment",
-        "segmentation",
-        (*_SAME_SET, "grid", "empty_mask", "text"),
-        "true mask",
-        tested=("dice_per_image", "dice_pooled"),
-    ),
-    Kind("classify", "classification", (*_SAME_SET, "classes", "labels"), "set of labels"),
-    Kind(
-        "zero-shot classify",
-        "zero-shot classification",
-        (*_SAME_SET, "classes"),
-        "set of labels",
-        asked=("prompts", "temperature"),
-    ),
-    Kind(
-        "ground",
-        "grounding of phrases",
-        (*_SAME_SET, "grid", "target", "phrase"),
-        "true mask or phrase",
-        {
-            "dice": ("Dice per case", "dice", ""),
-            "iou": ("IoU per case", "iou", ""),
-            "recall": ("Recall of pixels per case", "recall", ""),
-            "pointing": ("Pointing game (share of cases)", "pointing", ""),
-        },
-        ("dice", "pointing"),
-        ("sigma_cells", "how"),
-    ),
-    Kind(
-        "detect",
-        "detection",
-        (*_SAME_SET, "grid", "classes", "threshold"),
-        "number of true boxes",
-        {
-            "ap": ("AP per image (IoU .40 to .75, mean over images with boxes)", "ap", ""),
-            "recall50": ("Recall of boxes at IoU .50 (pooled)", "matched50", "num_true"),
-            "precision50": ("Precision of boxes at IoU .50 (pooled)", "matched50", "num_pred"),
-        },
-        ("ap", "recall50"),
-    ),
-)
+@dataclass(frozen=True, slots=True)
+class RatioCase:
+    """A case whose metrics are ratios of sums of columns: `values` are the columns of `RatioTable.columns`."""
 
-# Of trained classifiers beside prompted ones, see `join_labelled`.
-TRAINED_AND_PROMPTED = Kind(
-    "classify and prompts",
-    "classification, trained and by prompts",
-    (*_SAME_SET, "classes"),
-    "set of labels",
-    asked=("prompts", "temperature"),
-)
+    patient: str
+    truth: Truth  # size of what is true, text
+    values: tuple[float, ...]
+    quality: float
+
+    @property
+    def text(self) -> str:
+        """What the model was asked."""
+        return str(self.truth[1])
 
 
-def kind_of(evaluation: str, path: Path) -> Kind:
-    """The kind of an evaluation by its name in summary.json."""
-    for kind in KINDS:
-        if kind.task == evaluation:
-            return kind
-    raise InputError.unsupported(
-        f"an evaluation without cases to compare ({evaluation})",
-        file=path,
-        expected=" | ".join(kind.task for kind in KINDS),
-    )
+@dataclass(frozen=True, slots=True)
+class RatioTable:
+    """A kind of cases.csv whose metrics are ratios: {metric: (title, numerator, denominator)}, "" = number of cases.
+
+    Args:
+        truth: the column that is the same in runs that scored the same truth.
+        quality: the column by which cases are ordered.
+        method: of files with several rows a case, the one that is the model's.
+    """
+
+    ratios: Mapping[str, tuple[str, str, str]]
+    tested: tuple[str, ...]
+    truth: str
+    quality: str
+    method: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Numerators and denominators, each once."""
+        return sorted({name for _, *pair in self.ratios.values() for name in pair if name})
+
+    def read(self, folder: Path) -> tuple[dict[Key, Case], dict[str, Any]]:
+        """The cases of an evaluation folder."""
+        with (folder / CASES).open(encoding="utf-8", newline="") as file:
+            rows = [row for row in read_dicts(file) if self.method is None or row["method"] == self.method]
+        return {
+            (row["id"], ""): RatioCase(
+                row["patient"],
+                (row[self.truth], row.get("text", "")),
+                tuple(float(row[name] or math.nan) for name in self.columns),
+                float(row[self.quality] or math.nan),
+            )
+            for row in rows
+        }, {}
+
+    def measures(self, summary: Mapping[str, Any], truths: Sequence[Truth], patients: Sequence[str]) -> Measures:
+        """The metrics, whatever the cases."""
+        titles = {name: title for name, (title, *_) in self.ratios.items()}
+        pairs = [(top, bottom) for _, top, bottom in self.ratios.values()]
+        return Ratios(titles, self.tested, dict.fromkeys(self.tested, SWAP), self.columns, pairs)
+
+
+def overlap_measures(summary: Mapping[str, Any], truths: Sequence[Truth], patients: Sequence[str]) -> Measures:
+    """Dice and IoU of masks."""
+    return Overlap(dict(OVERLAP_TITLES), tuple(OVERLAP_TESTS), dict(OVERLAP_TESTS))
+
+
+def area_measures(summary: Mapping[str, Any], truths: Sequence[Truth], patients: Sequence[str]) -> Measures:
+    """AUC and average precision of the classes that the labels allow."""
+    labels = np.array([[math.nan if v == "" else v for v in truth] for truth in truths], dtype=np.float64)
+    return Areas.of(tuple(summary["classes"]), labels, patients, summary.get("labels") == "multiclass")

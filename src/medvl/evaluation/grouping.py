@@ -13,14 +13,12 @@ from typing import Any
 from medvl.config import ASSET_PREFIX, config_dict, load_config
 from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, flat, said
 from medvl.core.errors import Fault, InputError
-from medvl.evaluation.comparison_metrics import TRAINED_AND_PROMPTED
 from medvl.evaluation.scored_runs import ScoredRun
 
 MAX_NAMED = 10  # cases that an error names
 MAX_KEYS = 4  # differing keys of which a method's name is made
 WITHOUT_SEED = MACHINE_KEYS | SEED_KEYS
 WITHOUT_FOLD = WITHOUT_SEED | {"data.manifest"}
-LABELLED = ("classify", "zero-shot classify")
 READ_FROM = ("data.text_column", "data.constant_text")  # where texts come from; runs may differ in it
 
 
@@ -42,13 +40,13 @@ def pool_folds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
-        if run.config is None or (run.kind.ratios is None and run.kind.task != "segment"):
+        if run.config is None or not run.kind.is_poolable:
             what = "scores of different models have no common order" if run.config else "no configuration"
             raise InputError.unsupported(
                 f"cannot be pooled: {what}", file=run.target, expected="runs of segment, ground or detect"
             )
         settings = json.dumps(_settings(run.config, WITHOUT_FOLD), sort_keys=True)
-        groups.setdefault(f"{run.kind.task} {run.seed} {settings}", []).append(run)
+        groups.setdefault(f"{run.kind.name} {run.seed} {settings}", []).append(run)
     if all(len(group) == 1 for group in groups.values()):
         raise InputError.empty(
             "no two runs differ in data.manifest alone", expected="the folds of a method, seed by seed"
@@ -89,19 +87,22 @@ def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
     return ScoredRun(" + ".join(targets), first.kind, summary, cases, first.folder, targets)
 
 
-def join_labelled(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Trained and prompted classifiers of the same set and classes become one kind; others stay as they are.
+def join_kinds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Runs of kinds that can be compared as one (trained and prompted classifiers), of the same set and classes,
+    become runs of that one; others stay as they are.
 
     A run that is the only one of its kind is joined in any case: what differs is then said by `check_comparable`.
     """
-    tasks = [run.kind.task for run in runs if run.kind.task in LABELLED]
-    own = [run.summary for run in runs if run.kind.task in LABELLED]
-    if len(set(tasks)) < len(LABELLED):
-        return list(runs)
-    alike = all(one[key] == own[0][key] for one in own for key in TRAINED_AND_PROMPTED.alike)
-    if not alike and all(tasks.count(task) > 1 for task in LABELLED):
-        return list(runs)
-    return [replace(run, kind=TRAINED_AND_PROMPTED) if run.kind.task in LABELLED else run for run in runs]
+    result = list(runs)
+    for joined in {run.kind.joined.name: run.kind.joined for run in runs if run.kind.joined}.values():
+        members = [run for run in runs if run.kind.joined is joined]
+        names = [run.kind.name for run in members]
+        if len(set(names)) < 2:
+            continue
+        is_alike = all(run.summary[key] == members[0].summary[key] for run in members for key in joined.alike)
+        if is_alike or not all(names.count(name) > 1 for name in names):
+            result = [replace(run, kind=joined) if run.kind.joined is joined else run for run in result]
+    return result
 
 
 def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
@@ -185,9 +186,8 @@ def setting_table(methods: Sequence[Method]) -> dict[str, list[str]]:
 def _scored_otherwise(first: ScoredRun, run: ScoredRun) -> dict[str, Any]:
     there, here = first.summary, run.summary
     keys = list(first.kind.alike)
-    if (
-        first.kind.task == "segment" and there["threshold"] is not None and here["threshold"] is not None
-    ):  # masks of a program come without one
+    both_have_one = there["threshold"] is not None and here["threshold"] is not None  # masks of a program have none
+    if first.kind.threshold == "own" and both_have_one:
         keys.append("threshold_source")
         if there["threshold_source"] == "fixed":
             keys.append("threshold")  # one chosen on val is each run's own

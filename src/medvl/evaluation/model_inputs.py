@@ -87,14 +87,6 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
         data = make_config({"data": changes}, source="overrides").data
         return Inputs(FolderSource(Path(target), window=data.window, slice_index=data.slice_index), data, None, None)
     folder = find_model(target)
-    task = task_of(target)
-    if task in ("classify", "detect"):
-        raise InputError.unsupported(
-            f"a model of task: {task} has no masks",
-            file=target,
-            expected="a model of task: segment",
-            remedy=f"medvl evaluate {target} MANIFEST scores it",
-        )
     from medvl.inference.predictor import Predictor
 
     predictor = Predictor.load(target, device=device)

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from medvl.core.errors import Fault, InputError
-from medvl.evaluation.cache import SCORED, stored_scores
-from medvl.evaluation.case_metrics import CaseRow
-from medvl.evaluation.comparison_metrics import KINDS, Kind, ScoredCase, kind_of
-from medvl.evaluation.model_inputs import is_model, open_inputs, task_of
-from medvl.evaluation.record import SUMMARY, read_record, results_folder
-from medvl.evaluation.report.classification import read_label_cases
-from medvl.evaluation.report.report import stored_evaluation
+from medvl.evaluation.cache import stored_kind
+from medvl.evaluation.kind import Case, EvaluationKind, Key, find_kind
+from medvl.evaluation.model_inputs import is_model, task_of
+from medvl.evaluation.record import SUMMARY, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +21,20 @@ class ScoredRun:
     """One evaluation: of which kind, its summary, and its cases by (id, class)."""
 
     target: str
-    kind: Kind
+    kind: EvaluationKind
     summary: Mapping[str, Any]
-    cases: Mapping[tuple[str, str], CaseRow | ScoredCase]
+    cases: Mapping[Key, Case]
     folder: Path  # of cases.csv
     folds: tuple[str, ...] = ()  # of pooled folds their targets
 
     @property
     def config(self) -> Mapping[str, Any] | None:
-        """The configuration it was trained with, and `asked`: how; None for masks of another program."""
-        found = self.summary.get("config")
-        if not isinstance(found, dict):
+        """The configuration it was trained with, and `asked`: with what; None for masks of another program."""
+        config = self.summary.get("config")
+        if not isinstance(config, dict):
             return None
-        asked = {key: _asked(self.summary, key) for key in self.kind.asked if key in self.summary}
-        return {**found, "asked": asked} if asked else found
+        queries = {key: _query(self.summary, key) for key in self.kind.queries if key in self.summary}
+        return {**config, "asked": queries} if queries else config
 
     @property
     def seed(self) -> str:
@@ -52,8 +49,8 @@ class ScoredRun:
         """Of how many patients it saw masks (the fewest of its folds), from the plan; None where no run says it."""
         plans = [Path(target) / "plan.json" for target in self.folds or (self.target,)]
         labels = [json.loads(plan.read_text(encoding="utf-8")).get("labels") for plan in plans if plan.is_file()]
-        found = [int(own["labelled_patients"]) for own in labels if own and "labelled_patients" in own]
-        return min(found, default=None)
+        counts = [int(row["labelled_patients"]) for row in labels if row and "labelled_patients" in row]
+        return min(counts, default=None)
 
 
 def open_runs(
@@ -101,26 +98,13 @@ def _check_split(runs: Sequence[ScoredRun], split: str) -> None:
 
 
 def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Sequence[str], device: str) -> ScoredRun:
-    folder, task = Path(target), task_of(target)
-    if task in SCORED:
-        place, _ = stored_scores(target, manifest_path, split=split, overrides=overrides, device=device)
-        return read_run(target, place)
-    if task not in (None, "segment"):
-        raise InputError.unsupported(
-            f"a run of task: {task} has no cases to compare",
-            file=target,
-            expected=f"runs of task: {', '.join(('segment', *SCORED))}, or folders with cases.csv and summary.json",
-            remedy="medvl ground and medvl classify with --out DIR score a pre-training, and DIR can be compared",
-        )
     if is_model(target):
-        inputs = open_inputs(target, overrides, device=device)
-        assert inputs.model_folder is not None
-        place = results_folder(target, split)
-        record = stored_evaluation(inputs, inputs.manifest(manifest_path), split, place)
-        rows = {(row.id, row.class_name): row for row in record.cases}
-        return ScoredRun(target, KINDS[0], record.summary, rows, place)
+        stored = stored_kind(task_of(target) or "segment", target).stored
+        assert stored is not None
+        folder, _ = stored(target, manifest_path, split=split, overrides=overrides, device=device)
+        return read_run(target, folder)
     raise InputError.missing_file(
-        "no run, model or evaluation" if folder.exists() else "no such folder",
+        "no run, model or evaluation" if Path(target).exists() else "no such folder",
         file=target,
         expected="a run, a model, or a folder with cases.csv and summary.json",
         remedy="masks are scored first: medvl evaluate FOLDER MANIFEST --out DIR",
@@ -130,19 +114,16 @@ def _open_run(target: str, split: str, manifest_path: Path | None, overrides: Se
 def read_run(target: str, folder: Path) -> ScoredRun:
     """An evaluation that lies in `folder`, of any kind."""
     record = read_record(folder)
-    kind = kind_of(record.evaluation, folder / SUMMARY)
-    summary = record.summary
+    kind = find_kind(record.evaluation, folder / SUMMARY)
     try:
-        cases = kind.read(folder)
+        cases, facts = kind.read(folder)
     except (ValueError, KeyError) as error:
         raise InputError.damaged(f"cannot be read ({error})", file=folder, remedy="run medvl evaluate again") from None
-    if kind.ratios is None and kind.task != "segment":
-        summary = {**summary, "classes": list(read_label_cases(folder / "cases.csv").classes)}
-    return ScoredRun(target, kind, summary, cases, folder)
+    return ScoredRun(target, kind, {**record.summary, **facts}, cases, folder)
 
 
-def _asked(summary: Mapping[str, Any], key: str) -> Any:
-    """How a zero-shot evaluation asked; prompts by their family and a hash of all of them."""
+def _query(summary: Mapping[str, Any], key: str) -> Any:
+    """What a zero-shot evaluation was asked with; prompts by their family and a hash of all of them."""
     if key != "prompts":
         return summary[key]
     text = json.dumps(summary[key], sort_keys=True)

@@ -86,10 +86,10 @@ def score_classification(run: Path, sweep: Sweep, manifest_path: Path | None) ->
 
     The evaluation stays in RUN/report/SPLIT. `rows_by` and `probe` are of masks and play no part.
     """
-    from medvl.evaluation.cache import stored_scores
+    from medvl.tasks.classify.kinds import stored
 
     cache_dir = load_config(run / "config.yaml").classify.cache_dir
-    _, record = stored_scores(
+    _, record = stored(
         run,
         manifest_path,
         split=sweep.evaluate.split,
@@ -111,9 +111,9 @@ def score_detection(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict
 
     The evaluation stays in RUN/report/SPLIT. `rows_by` and `probe` are of masks and play no part.
     """
-    from medvl.evaluation.cache import stored_scores
+    from medvl.tasks.detect.kinds import stored
 
-    _, record = stored_scores(
+    _, record = stored(
         run, manifest_path, split=sweep.evaluate.split, overrides=sweep.scoring_words, device=device_of(run)
     )
     kept = {key: value for key, value in record.summary.items() if key != "model"}

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 NUM_DRAWS = 2000
+FEW_PATIENTS, ENOUGH_DRAWS = 8, 10  # of fewer labelled patients only the mean of so many draws is a result
 NUM_PERMUTATIONS = 10_000
 _DRAWS_AT_ONCE = 200  # bounds memory: 200 x patients
 

@@ -40,7 +40,6 @@ from medvl.text.cache import FeatureCache
 from medvl.train.checkpoint import Progress, restore_rng, rng_state, save_state
 from medvl.train.loop import make_optimizer
 
-FEW_PATIENTS, ENOUGH_DRAWS = 8, 10  # of fewer labelled patients only the mean of so many draws is a result
 STEP_S, STEP_BYTES = 2.5, 2**29  # of one timed step: seconds as predicted from its FLOPs, bytes of activations
 READ_S, TEXT_S = 1.0, 1.0  # spent on reading images, and on computing features of texts
 BACKWARD, LIBRARIES = 1.5, 2**27  # gradients beside what is kept for them; bytes that a first step brings with it

@@ -25,9 +25,9 @@ from medvl.data.columns import guess_table
 from medvl.data.hashes import HashStore
 from medvl.data.records import configured_manifest
 from medvl.data.splits import split_manifest
-from medvl.evaluation.cache import stored_scores
 from medvl.evaluation.record import SUMMARY
 from medvl.evaluation.report.report import make_report
+from medvl.tasks.detect.kinds import stored
 from medvl.train.fit_plan import FitPlan, choose_plan, table_facts
 from medvl.train.run import train
 from medvl.train.run_data import HASHES
@@ -252,7 +252,7 @@ def _reported(out: Path, config: Config, split: str) -> tuple[Path | None, dict[
     """Evaluate a split, unless that was done, and write the page."""
     _say("report", f"on the split {split}")
     if config.task == "detect":  # which has no page
-        folder, record = stored_scores(out, split=split)
+        folder, record = stored(out, split=split)
         return folder / SUMMARY, record.summary
     return make_report(out, split=split)
 

@@ -18,7 +18,8 @@ from medvl.core.task import find_task
 from medvl.data.dataset import Sample
 from medvl.data.record import Record
 from medvl.data.reports import names_side
-from medvl.train.estimate import ENOUGH_DRAWS, FEW_PATIENTS, estimate
+from medvl.metrics.statistics import ENOUGH_DRAWS, FEW_PATIENTS
+from medvl.train.estimate import estimate
 
 
 def make_plan(

@@ -362,7 +362,7 @@ def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2
         evaluate_detector(g2d, films / "manifest.csv")
     with pytest.raises(InputError, match="task: pretrain"):
         predict_files(g2d, [films / "1.png"], [], films / "nowhere", task="detect")
-    with pytest.raises(InputError, match="a model of task: detect has no masks"):
+    with pytest.raises(InputError, match="a model of task: detect does not segment"):
         open_inputs(trained)
     for verb in (lambda: suggest(trained, 1), lambda: Predictor.load(trained)):
         with pytest.raises(InputError, match=r"remedy: medvl predict .* IMAGE --out DIR"):

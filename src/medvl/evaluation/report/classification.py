@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl.config.differences import flat
-from medvl.core.csv_cells import read_dicts
-from medvl.core.errors import InputError
 from medvl.core.files import write_text
 from medvl.core.plain_yaml import yaml_text
-from medvl.evaluation.cache import stored_scores
+from medvl.evaluation.cache import stored_kind
+from medvl.evaluation.labelled import LabelCases, read_label_cases
 from medvl.evaluation.report.classification_figures import STYLE, confusion_svg, pr_svg, reliability_svg, roc_svg
 from medvl.evaluation.report.segmentation import fill_template
 from medvl.evaluation.seen_images import seen_fact
@@ -24,38 +21,6 @@ from medvl.inference.model_folder import find_model, times_test_opened
 from medvl.metrics.classification import confusion_at
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelCases:
-    """A cases.csv with class labels: n images, K classes. `probs`, `labels` (n, K); a NaN label is not known."""
-
-    ids: tuple[str, ...]
-    patients: tuple[str, ...]
-    classes: tuple[str, ...]
-    probs: FloatArray
-    labels: FloatArray
-
-
-def read_label_cases(path: Path) -> LabelCases:
-    """cases.csv of `medvl evaluate` of a classifier, or of `medvl classify`: prob_CLASS and label_CLASS (p_CLASS in
-    files of earlier versions)."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(read_dicts(file))
-    columns = list(rows[0]) if rows else []
-    classes = tuple(name.removeprefix("label_") for name in columns if name.startswith("label_"))
-    prefix = next((mark for mark in ("prob_", "p_") if classes and f"{mark}{classes[0]}" in columns), None)
-    if prefix is None or not rows:
-        raise InputError.missing_column(
-            "no table of class labels", file=path, expected="columns prob_CLASS and label_CLASS"
-        )
-    return LabelCases(
-        tuple(row["id"] for row in rows),
-        tuple(row["patient"] for row in rows),
-        classes,
-        np.array([[float(row[prefix + name]) for name in classes] for row in rows], dtype=np.float64),
-        np.array([[float(row[f"label_{name}"] or math.nan) for name in classes] for row in rows], dtype=np.float64),
-    )
 
 
 def classifier_report(
@@ -69,10 +34,12 @@ def classifier_report(
 ) -> tuple[Path, dict[str, Any]]:
     """Write the page of a classifier and return its path and the summary that it shows.
 
-    The page has no image and no text of the data set. Arguments as for `stored_scores`; `out` is the HTML
+    The page has no image and no text of the data set. Arguments as for `cache.stored_record`; `out` is the HTML
     file, default RUN/report/SPLIT/report.html.
     """
-    folder, record = stored_scores(target, manifest, split=split, overrides=overrides, device=device)
+    stored = stored_kind("classify", target).stored
+    assert stored is not None
+    folder, record = stored(target, manifest, split=split, overrides=overrides, device=device)
     summary = record.summary
     cases = read_label_cases(folder / "cases.csv")
     probs, labels, classes = cases.probs, cases.labels, cases.classes

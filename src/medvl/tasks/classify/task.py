@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
+    from medvl.evaluation.kind import EvaluationKind
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.classify.predict import ClassPredictor
@@ -89,6 +90,12 @@ class ClassifyTask(Task):
         question.refuse_text("a classifier")
         threshold = question.probability(0.5)
         return LabelFiles(ClassPredictor.load(model, question.device), out, threshold)
+
+    def evaluations(self) -> tuple[EvaluationKind, ...]:
+        """The kinds of evaluation of its models."""
+        from medvl.tasks.classify.kinds import KINDS
+
+        return KINDS
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image."""

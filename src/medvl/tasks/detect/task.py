@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
+    from medvl.evaluation.kind import EvaluationKind
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.detect.predict import BoxPredictor
@@ -87,6 +88,12 @@ class DetectTask(Task):
         question.refuse_text("a detector")
         predictor = BoxPredictor.load(model, question.device)
         return BoxFiles(predictor, out, question.probability(predictor.config.detect.score_threshold))
+
+    def evaluations(self) -> tuple[EvaluationKind, ...]:
+        """The kinds of evaluation of its models."""
+        from medvl.tasks.detect.kinds import KINDS
+
+        return KINDS
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image."""

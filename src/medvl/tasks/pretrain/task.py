@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
+    from medvl.evaluation.kind import EvaluationKind
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.pretrain.zero_shot import ZeroShot
@@ -108,6 +109,12 @@ class PretrainTask(Task):
         if question.classes:
             return ClassFiles(reader, images, out, question)
         return GroundFiles(reader, images, out, question)
+
+    def evaluations(self) -> tuple[EvaluationKind, ...]:
+        """The kinds of evaluation of its models."""
+        from medvl.tasks.pretrain.kinds import KINDS
+
+        return KINDS
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image."""

@@ -18,7 +18,7 @@ from medvl.core.progress import track
 from medvl.data.hashes import count_seen, image_hashes
 from medvl.data.images import SliceChoice
 from medvl.data.record import Manifest, Record
-from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, CaseRow, case_table, grouped, metrics_of
+from medvl.evaluation.case_metrics import MAX_PHRASES, MGCA_BATCH, POOLED_NOTE, CaseRow, case_table, grouped, metrics_of
 from medvl.evaluation.cases import (
     RECORDS_AT_ONCE,
     BoolArray,
@@ -55,9 +55,6 @@ from medvl.metrics.statistics import NUM_DRAWS
 from medvl.models.masks import exclusive_threshold
 
 THRESHOLDS = np.round(np.arange(0.05, 0.951, 0.05), 2)
-POOLED_NOTE = (
-    "pooled Dice and IoU satisfy D = 2J/(1+J) exactly, per-image means do not; never compare one with the other"
-)
 MGCA_NOTE = (
     "dice_mgca is the Dice of MGCA's program (an empty truth scores 1 or 0; mean of batches of {} cases, then over "
     "batches), dice_positives the mean over cases whose truth has pixels; both on the native grid"

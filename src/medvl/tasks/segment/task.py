@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
+    from medvl.evaluation.kind import EvaluationKind
     from medvl.inference.inputs import InputImage
     from medvl.inference.predictor import Predictor
     from medvl.models.module import NetworkModule
@@ -90,6 +91,12 @@ class SegmentTask(Task):
         from medvl.tasks.segment.predict import MaskFiles
 
         return MaskFiles(model, images, out, question)
+
+    def evaluations(self) -> tuple[EvaluationKind, ...]:
+        """The kinds of evaluation of its models."""
+        from medvl.tasks.segment.kinds import KINDS
+
+        return KINDS
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image."""
