@@ -5,11 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
+from runs import assert_same, interrupt, logged, medvl, save_pretrained, weights
 from safetensors.torch import load_file
 
 from medvl.cli.evaluate import evaluate
@@ -28,15 +25,13 @@ from medvl.data.class_labels import ClassDataset, class_labels
 from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.evaluation.report.report import make_report
-from medvl.inference.model_folder import load_model, save_model
+from medvl.inference.model_folder import load_model
 from medvl.inference.predictor import Predictor
 from medvl.metrics.classification import auc, best_threshold
 from medvl.models.classifier import ImageClassifier
 from medvl.tasks.classify.evaluate import as_text, evaluate_classifier
 from medvl.tasks.classify.learner import ClassifyLearner, class_weights, label_loss
 from medvl.tasks.classify.model import build_classifier
-from medvl.tasks.pretrain.model import build_g2d_model
-from medvl.train import loop
 from medvl.train.estimate import FEATURES
 from medvl.train.run import train
 
@@ -76,16 +71,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def g2d(films: Path) -> Path:
-    """A pre-trained model folder, whose running statistics are not those of a new network."""
-    words = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
-    config = load_config(films / "recipe.yaml", words)
-    module, encoder = build_g2d_model(config, ["the left lung"] * 3)
-    with torch.no_grad():
-        for part in module.network.unet.encoder.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
-    save_model(films / "g2d", config, (), module, encoder, {"name": "g2d"})
-    return films / "g2d"
+    return save_pretrained(films / "recipe.yaml", films / "g2d")
 
 
 def config_of(films: Path, *overrides: str) -> Config:
@@ -99,13 +85,6 @@ def task_of(films: Path, *overrides: str) -> tuple[ClassifyLearner, Any, Any]:
     dataset = ClassDataset(labels, config.data, seed=0, train=False)
     task = ClassifyLearner(config, build_classifier(config, 2).eval(), CLASSES, pooled=False)
     return task, labels, collate([dataset[i] for i in range(len(dataset))])
-
-
-def medvl(*words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "medvl", *map(str, words)], env=environment, capture_output=True, text=True
-    )
 
 
 def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: Path, tmp_path: Path) -> None:
@@ -122,13 +101,13 @@ def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: 
         "val macro_auc",
     ):
         assert told in done.stderr, told
-    weights, start = load_file(str(run / "model" / "model.safetensors")), load_file(str(g2d / "model.safetensors"))
-    encoder = [name for name in weights if name.startswith("encoder.")]
-    assert len(encoder) == len(weights) - 2
-    assert all(torch.equal(weights[name], start["unet." + name]) for name in encoder)
+    tensors, start = load_file(str(run / "model" / "model.safetensors")), load_file(str(g2d / "model.safetensors"))
+    encoder = [name for name in tensors if name.startswith("encoder.")]
+    assert len(encoder) == len(tensors) - 2
+    assert all(torch.equal(tensors[name], start["unet." + name]) for name in encoder)
     plan = json.loads((run / "plan.json").read_text())
     assert plan["class_labels"]["train"]["per_class"]["bar"] == {"positive": 12, "negative": 9, "unknown": 2}
-    assert plan["parameters"] == weights["head.weight"].numel() + 2
+    assert plan["parameters"] == tensors["head.weight"].numel() + 2
 
     done = medvl("evaluate", run, films / "manifest.csv", "--split", "test", "--update-card", "--json", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -175,8 +154,7 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
     assert not torch.equal(before["encoder.conv1.weight"], after["encoder.conv1.weight"])
 
     val = evaluate_classifier(tuned, films / "manifest.csv", split="val", out=tmp_path / "val", num_draws=20).summary
-    logged = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
-    best = max(line["macro_auc"] for line in logged if line["kind"] == "val")
+    best = max(line["macro_auc"] for line in logged(tuned, "val"))
     assert val["metrics"]["macro_auc"]["mean"] == pytest.approx(best)
     assert any("optimistic" in note for note in val["notes"])
     rows = list(csv.DictReader((tmp_path / "val" / "cases.csv").open()))
@@ -213,8 +191,7 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
     words = ["data.manifest=" + str(films / "one.csv"), "classify.labels=multiclass", "classify.negative_names=[]"]
     run = tmp_path / "run"
     train(config_of(films, *words, "classify.pos_weight=balanced", "train.epochs=3"), run)
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    best = max(line["accuracy"] for line in logged if line["kind"] == "val")
+    best = max(line["accuracy"] for line in logged(run, "val"))
     found = evaluate_classifier(run, films / "one.csv", split="val", out=tmp_path / "val", num_draws=20).summary
     assert found["classes"] == ["bar", "both", "clear", "disc"]
     assert found["metrics"]["accuracy"]["mean"] == pytest.approx(best)
@@ -232,35 +209,13 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
         evaluate_classifier(run, films / "manifest.csv")
 
 
-def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> None:
-    for mode in ("finetune", "linear"):
-        whole, parts = tmp_path / f"{mode}_whole", tmp_path / f"{mode}_parts"
-        config = config_of(films, f"classify.mode={mode}", "model.options.dropout=0.2")
-        train(config, whole)
-        stop = loop.stop_after_step
-
-        @contextmanager
-        def after_four() -> Any:
-            calls = [0]
-
-            def stopped() -> bool:
-                calls[0] += 1
-                return calls[0] > 6  # asked twice a step
-
-            yield stopped
-
-        loop.stop_after_step = after_four  # type: ignore[assignment]
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                train(config, parts)
-        finally:
-            loop.stop_after_step = stop
-        train(None, parts, resume=True)
-        a, b = (
-            torch.load(r / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-            for r in (whole, parts)
-        )
-        assert all(torch.equal(a[name], b[name]) for name in a)
+@pytest.mark.parametrize("mode", ["finetune", "linear"])
+def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path, mode: str) -> None:
+    config = config_of(films, f"classify.mode={mode}", "model.options.dropout=0.2")
+    train(config, tmp_path / "whole")
+    interrupt(config, tmp_path / "parts", 3)
+    train(None, tmp_path / "parts", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_features_are_computed_once_and_are_those_of_the_encoder(
@@ -312,9 +267,9 @@ def test_one_label_each_is_the_usual_cross_entropy() -> None:
 
 def test_balanced_weights_make_both_kinds_weigh_the_same(films: Path) -> None:
     _, labels, _ = task_of(films)
-    weights = class_weights(labels, multiclass=False)
+    balanced = class_weights(labels, multiclass=False)
     for k, count in enumerate(labels.per_class().values()):
-        assert weights[k] * count["positive"] == pytest.approx(count["negative"])
+        assert balanced[k] * count["positive"] == pytest.approx(count["negative"])
     one = class_labels(
         load_manifest(films / "one.csv").split("train"),
         ("clear", "bar", "disc", "both"),
@@ -356,8 +311,8 @@ def test_it_starts_from_another_programs_weights(films: Path, tmp_path: Path, en
     torch.save(source.state_dict(), tmp_path / "encoder.pth")
     words = [f"model.encoder={encoder}", f"init=weights:{tmp_path / 'encoder.pth'}", "train.max_steps=1"]
     train(config_of(films, "classify.mode=linear", *words), tmp_path / "run")
-    weights = load_file(str(tmp_path / "run" / "model" / "model.safetensors"))
-    assert all(torch.equal(weights["encoder." + name], value) for name, value in source.state_dict().items())
+    tensors = load_file(str(tmp_path / "run" / "model" / "model.safetensors"))
+    assert all(torch.equal(tensors["encoder." + name], value) for name, value in source.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -429,10 +384,7 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path, 
             "--out", tmp_path / str(num),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    one, two = (
-        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-        for n in (1, 2)
-    )
-    assert torch.allclose(one["network.head.weight"], two["network.head.weight"], atol=1e-4)
-    val = [json.loads((tmp_path / str(n) / "metrics.jsonl").read_text().splitlines()[-1]) for n in (1, 2)]
+    one, two = (weights(tmp_path / str(num)) for num in (1, 2))
+    assert torch.allclose(one["module.network.head.weight"], two["module.network.head.weight"], atol=1e-4)
+    val = [logged(tmp_path / str(num))[-1] for num in (1, 2)]
     assert val[0]["macro_auc"] == pytest.approx(val[1]["macro_auc"])

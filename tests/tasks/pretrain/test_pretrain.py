@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from runs import assert_same, interrupt, logged, medvl, weights
 from torch import Tensor
 
 from medvl.config import Config, TrainConfig, load_config, make_config
@@ -33,7 +30,6 @@ from medvl.tasks.pretrain import task as pretrain
 from medvl.tasks.pretrain.data import _grid_line
 from medvl.tasks.pretrain.learner import PretrainLearner
 from medvl.tasks.pretrain.model import build_g2d_model
-from medvl.train import loop
 from medvl.train.run import precision_of, train
 from medvl.train.schedule import learning_rate
 
@@ -93,13 +89,6 @@ def grads(task: PretrainLearner) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in task.module.named_parameters() if p.grad is not None}
 
 
-def medvl(*words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "medvl", *map(str, words)], env=environment, capture_output=True, text=True
-    )
-
-
 def test_embeddings_that_are_not_finite_name_their_pairs(pairs: Path) -> None:
     task, _ = task_of(config_of(pairs))
     one, broken = torch.ones(3, 4), torch.ones(3, 4)
@@ -115,8 +104,7 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     done = medvl("train", pairs / "recipe.yaml", "data.views=[PA]", "--out", run)
     assert done.returncode == 0, done.stderr
     assert "2 records of other views take no part" in done.stderr and "distinct training texts" in done.stderr
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    val = [line for line in lines if line["kind"] == "val"][-1]
+    val = logged(run, "val")[-1]
     for name in ("i2t_r1", "t2i_r10", "chance_r5", "alignment_loss", "decoder_loss", "mean_recall"):
         assert np.isfinite(val[name]), name
     assert val["num_pairs"] == 7
@@ -148,47 +136,24 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     done = medvl("train", pairs / "recipe.yaml", *words, f"init={run}", "train.freeze_encoder=true", "--out", seg)
     assert done.returncode == 0, done.stderr
     assert "tensors taken over, 0 are the network's own" in done.stderr
-    weights = []
+    started = []
     for prefix in ("", "g2d:"):  # the same, whichever is written
         made = tmp_path / f"from {prefix.strip(':')}"
         train(config_of(pairs, *words, "train.max_steps=1", f"init={prefix}{run}", "init_parts=encoder"), made)
-        weights.append(load_model(made)[0].state_dict())
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    before = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-    after = torch.load(seg / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-    assert torch.equal(after["network.encoder.conv1.weight"], before["network.unet.encoder.conv1.weight"])
-    assert torch.equal(after["network.encoder.bn1.running_mean"], before["network.unet.encoder.bn1.running_mean"])
-    assert not torch.equal(after["network.outc.weight"], before["network.unet.outc.weight"])
+        started.append(load_model(made)[0].state_dict())
+    assert started[0].keys() == started[1].keys()
+    assert all(torch.equal(value, started[1][name]) for name, value in started[0].items())
+    before, after = weights(run), weights(seg)
+    for name in ("encoder.conv1.weight", "encoder.bn1.running_mean"):
+        assert torch.equal(after[f"module.network.{name}"], before[f"module.network.unet.{name}"])
+    assert not torch.equal(after["module.network.outc.weight"], before["module.network.unet.outc.weight"])
 
 
 def test_interrupted_and_resumed_is_the_same(pairs: Path, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(config_of(pairs), whole)
-    stop = loop.stop_after_step
-
-    @contextmanager
-    def after_four() -> Any:
-        calls = [0]
-
-        def stopped() -> bool:
-            calls[0] += 1
-            return calls[0] > 6  # asked twice a step
-
-        yield stopped
-
-    loop.stop_after_step = after_four  # type: ignore[assignment]
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(config_of(pairs), parts)
-    finally:
-        loop.stop_after_step = stop
-    train(None, parts, resume=True)
-    a, b = (
-        torch.load(r / "checkpoints" / "last" / "state.pt", weights_only=True)["parts"]["module"]
-        for r in (whole, parts)
-    )
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    train(config_of(pairs), tmp_path / "whole")
+    interrupt(config_of(pairs), tmp_path / "parts", 3)
+    train(None, tmp_path / "parts", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize(
@@ -647,5 +612,5 @@ def test_two_processes_through_the_command_line(pairs: Path, tmp_path: Path) -> 
     done = medvl("train", pairs / "recipe.yaml", *words, "--out", run)
     assert done.returncode == 0, done.stderr
     assert "of the whole batch of 8 pairs" in done.stderr
-    val = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    val = logged(run)[-1]
     assert val["num_pairs"] == 8 and np.isfinite(val["alignment_loss"])

@@ -1,0 +1,69 @@
+"""Runs of training in tests: the command line, what it logged, its last state, and interrupting it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medvl.config import Config, load_config
+from medvl.inference.model_folder import save_model
+from medvl.tasks.pretrain.model import build_g2d_model
+from medvl.train import loop
+from medvl.train.checkpoint import load_state
+from medvl.train.run import train
+
+
+def medvl(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "medvl", *map(str, words)], capture_output=True, text=True)
+
+
+def logged(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, without their times."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "elapsed_s"} for row in rows if kind in (None, row["kind"])]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Those that were saved last, of the model and of its running average."""
+    parts = load_state(run / "checkpoints" / "last" / "state.pt")[1]
+    return {f"{part}.{k}": v for part in ("module", "average") for k, v in parts.get(part, {}).items()}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def interrupt(config: Config, run: Path, num_steps: int) -> None:
+    """Train, and stop within some steps, as Ctrl-C does."""
+    num_calls = 0
+
+    def stopped() -> bool:
+        nonlocal num_calls
+        num_calls += 1
+        return num_calls > 2 * num_steps  # it is asked twice a step
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "stop_after_step", lambda: nullcontext(stopped))
+        train(config, run)
+
+
+def save_pretrained(recipe: Path, folder: Path, *words: str) -> Path:
+    """A model folder of an untrained G2D, whose running statistics are not those of a new network."""
+    given = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
+    config = load_config(recipe, [*given, *words])
+    module, encoder = build_g2d_model(config, ["the left lung"] * 3)
+    with torch.no_grad():
+        for part in module.network.unet.encoder.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+    save_model(folder, config, (), module, encoder, {"name": "g2d"})
+    return folder
