@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from faults import refused
 
-from medvl.core.errors import InputError
 from medvl.core.files import MAX_DIGITS, read_json
 
 
@@ -28,11 +28,11 @@ from medvl.core.files import MAX_DIGITS, read_json
 def test_json_that_is_none_is_one_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
+    with refused("damaged") as caught:
         read_json(path)
     (fault,) = caught.value.faults
     assert fault.file == path and len(str(fault)) < 400
-    with pytest.raises(InputError):
+    with refused("missing_file"):
         read_json(tmp_path / "absent.json")
 
 

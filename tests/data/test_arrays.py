@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import refused
 
 from medvl.core import limits
 from medvl.core.errors import InputError
@@ -63,7 +64,7 @@ def test_archives(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", whatever=GREY)
     assert image_size(tmp_path / "one.npz") == (4, 5)
     np.savez(tmp_path / "two.npz", a=GREY, b=GREY)
-    with pytest.raises(InputError, match="the arrays a, b"):
+    with refused("ambiguous"):
         read_image(tmp_path / "two.npz")
 
 
@@ -80,5 +81,5 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.faults[0].file == tmp_path / f"{name}.npy" and caught.value.faults[0].expected
     monkeypatch.setattr(limits, "_allowed", 1e-5)  # ten pixels
     for function in (read_image, read_mask, image_size):
-        with pytest.raises(InputError, match="megapixels"):
+        with refused("too_large"):
             function(tmp_path / "whole.npy")

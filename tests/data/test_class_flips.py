@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -61,7 +62,7 @@ def order_of(classes: tuple[str, ...], left_right: bool = True, up_down: bool = 
 def test_a_flip_exchanges_the_mirrored_names(classes: tuple[str, str]) -> None:
     assert order_of((classes[0], "heart", classes[1])) == [2, 1, 0]
     for name in classes:  # without its counterpart there is no name for what the flip makes of it
-        with pytest.raises(InputError) as caught:
+        with refused("mismatch") as caught:
             order_of((name, "heart"))
         assert name in str(caught.value) and "p_flip_lr: 0" in str(caught.value)
         assert ClassFlips((name, "heart"), AugmentConfig()).order(flip(False, False)).tolist() == [0, 1]
@@ -115,10 +116,10 @@ def test_protocols_that_flip_obey() -> None:
         augment = make_config({"protocol": name, "task": task}).data.augment
         ClassFlips(("Atelectasis", "Edema", "mask"), augment)
         assert ClassFlips(SIDES, augment).order(flip(True, False)).tolist() == [1, 0]
-        with pytest.raises(InputError):
+        with refused("mismatch"):
             ClassFlips(SIDES[:1], augment)
     for fidelity in ("paper", "released"):
-        with pytest.raises(InputError):
+        with refused("conflict"):
             ClassFlips(SIDES, make_config({"fidelity": fidelity}).data.augment)
 
 
@@ -180,7 +181,7 @@ def test_masks_of_a_flipped_sample_are_those_of_the_mirrored_image(folder: Path)
     np.testing.assert_array_equal(flipped.target[0], np.stack([RIGHT, LEFT, HEART])[:, :, ::-1])
     np.testing.assert_array_equal(flipped.target, mirrored.target)
     np.testing.assert_array_equal(dataset[3, 1].target, plain[0].target)  # and back: twice is none
-    with pytest.raises(InputError, match="left_lung"):
+    with refused("mismatch", naming="left_lung"):
         SegmentDataset(records, ("left_lung", "heart"), config_of(p_flip_lr=0.1).data, seed=0, train=True)
     SegmentDataset(records, ("left_lung", "heart"), config_of(p_flip_lr=0.1).data, seed=0, train=False)
 
@@ -215,6 +216,6 @@ def test_boxes_of_a_flipped_sample_are_those_of_the_mirrored_image(folder: Path)
         assert flipped is not None and mirrored is not None
         np.testing.assert_allclose(sorted(flipped.tolist()), sorted(mirrored.tolist()), atol=1e-5)
     one = box_labels(load_manifest(folder / "m.csv").records, ("left_lung",), config)
-    with pytest.raises(InputError, match="left_lung"):
+    with refused("mismatch", naming="left_lung"):
         BoxDataset(one, config.data, seed=0, train=True)
     assert BoxDataset(one, config_of().data, seed=0, train=True)[0, 0].boxes is not None

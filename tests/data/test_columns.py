@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults import refused
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -161,7 +162,7 @@ def test_the_audit_guesses_and_says_it(tmp_path: Path) -> None:
     assert audit.leak  # p0 stands in two splits, which needs both guesses
     assert not audit_manifest(other, columns={"image": "Path"}).leak
     write_manifest(tmp_path / "two.csv", [{"path": "a.png", "file_name": "b.png"}])
-    with pytest.raises(InputError, match=r"data.columns=\{image: path\}"):
+    with refused("malformed", naming="data.columns={image"):
         audit_manifest(tmp_path / "two.csv")
 
 
@@ -173,5 +174,5 @@ def test_images_of_a_renamed_table_are_looked_at(tmp_path: Path) -> None:
     assert image.name == "k" and image.record is not None and image.record.text == "clear"
     (unnamed,) = list_images([tmp_path / "t.csv"], columns={"image": "Path"})
     assert replace(unnamed, record=None, name="k") == replace(image, record=None)
-    with pytest.raises(InputError, match=r"data.columns=\{"):
+    with refused("missing_column", naming="data.columns={"):
         list_images([tmp_path / "t.csv"])

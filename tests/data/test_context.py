@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import refused
 
 from medvl.config import DataConfig
-from medvl.core.errors import InputError
 from medvl.data.context import ContextRules, add_context, learn_rules
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest
@@ -91,19 +91,19 @@ def test_nothing_that_is_kept_or_written_may_point_at_a_patient(mode: str) -> No
 
 def test_an_unreadable_number_names_file_record_and_column() -> None:
     cells = [{"crp": str(i)} for i in range(6)] + [{"crp": "3,5"}, {"crp": "nan"}]
-    with pytest.raises(InputError) as error:
+    with refused("malformed") as error:
         learned(cells, ["crp"])
     message = str(error.value)
     assert "2 faults" in message
     assert "manifest.csv:8 [r6]: column crp: '3,5' is no number" in message and "[r7]: column crp: 'nan'" in message
     assert "{crp: category}" in message
-    with pytest.raises(InputError, match="column crp: 'high' is no number"):
+    with refused("malformed"):
         learned(cells[:6], ["crp"]).values([{"crp": "high"}])
     assert learned([{"grade": str(i % 2)} for i in range(6)], {"grade": "category"}).columns[0].categories == ("0", "1")
-    with pytest.raises(InputError, match="'f' is no number"):
+    with refused("malformed"):
         learned([{"sex": "f"}, {"sex": "1"}, {"sex": "2"}], {"sex": "number"})
     words = [{"view": "PA" if i % 2 else "AP"} for i in range(22)]
-    with pytest.raises(InputError) as error:  # no number at all, and the words are named all the same
+    with refused("malformed") as error:  # no number at all, and the words are named all the same
         learned(words, {"view": "number"})
     message = str(error.value)
     assert "manifest.csv:2 [r0]: column view: 'AP' is no number" in message and "[r19]: column view: 'PA'" in message
@@ -112,22 +112,22 @@ def test_an_unreadable_number_names_file_record_and_column() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "message"),
+    ("cells", "kind"),
     [
-        ([{"x": ""}] * 4, "has no value in the train split"),
-        ([{"x": "4"}] * 4, "fewer than two different numbers"),
-        ([{"x": f"name {chr(97 + i)}"} for i in range(4)], "has no category that 3 training patients share"),
+        ([{"x": ""}] * 4, "empty"),
+        ([{"x": "4"}] * 4, "empty"),
+        ([{"x": f"name {chr(97 + i)}"} for i in range(4)], "empty"),
     ],
 )
-def test_a_column_that_says_nothing_is_an_error(cells: list[dict[str, str]], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_a_column_that_says_nothing_is_an_error(cells: list[dict[str, str]], kind: str) -> None:
+    with refused(kind):
         learned(cells, ["x"])
 
 
 def test_absent_columns(capsys: pytest.CaptureFixture[str]) -> None:
     data = DataConfig(context_columns=["agee", "view"])
     manifest = manifest_of([{"age": "1"}, {"age": "2"}])
-    with pytest.raises(InputError, match=r"no column agee .*did you mean age\?"):
+    with refused("missing_column", naming="agee"):
         add_context(manifest, data, 0, needed=True)
     found = add_context(manifest, data, 0, needed=False)
     assert "no column agee: this clinical variable is taken as missing" in capsys.readouterr().err
@@ -155,9 +155,9 @@ def test_shuffling_gives_every_record_another_patients_context() -> None:
         assert found == add_context(manifest_of(cells, patients=patients), data, seed, needed=True).records
         draws.append(tuple(row.context["of"] for row in found))
     assert len(set(draws)) > 1
-    with pytest.raises(InputError, match="one patient in the train split"):
+    with refused("empty"):
         add_context(manifest_of(cells[:2], patients=patients[:2]), data, 0, needed=True)
-    with pytest.raises(InputError, match="context_shuffle or context_missing without"):
+    with refused("conflict", naming="context_shuffle"):
         add_context(manifest_of(cells), DataConfig(context_shuffle=True), 0, needed=True)
 
 
@@ -165,7 +165,7 @@ def test_shuffling_gives_every_record_another_patients_context() -> None:
 def test_the_variables_of_real_tables(shared_data: Path) -> None:
     manifest = load_manifest(shared_data / "hannover-cxr" / "manifest.csv", check_files=False)
     data = DataConfig(context_columns=["sex", "crp_val", "po2_val"])
-    with pytest.raises(InputError, match=r"manifest.csv:\d+ \[hn-.*column crp_val: '-inf' is no number"):
+    with refused("malformed", naming="crp_val"):
         learn_rules(add_context(manifest, data, 0, needed=True).records, data, manifest.path)
     data = replace(data, context_missing=["-inf"])
     records = add_context(manifest, data, 0, needed=True).records

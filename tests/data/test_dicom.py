@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import refused
 from PIL import Image as PILImage
 from pydicom import Dataset, FileDataset, FileMetaDataset, dcmread, dcmwrite
 from pydicom.encaps import encapsulate
@@ -233,7 +234,7 @@ def test_colour(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(planes).pixels, COLOUR / 255, atol=1e-6)
     deep = COLOUR.astype(np.uint16) * 16
     np.testing.assert_allclose(read(write(tmp_path / "c.dcm", deep)).pixels, deep / 4095, atol=1e-6)
-    with pytest.raises(InputError, match=r"a\.dcm: a mask in colour"):
+    with refused("ambiguous", naming="a.dcm"):
         read_labels(tmp_path / "a.dcm")
 
 
@@ -264,7 +265,7 @@ def test_palette_colour(tmp_path: Path) -> None:
 def test_frames(tmp_path: Path) -> None:
     stack = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]])
     path = write(tmp_path / "a.dcm", stack, NumberOfFrames=3)
-    with pytest.raises(InputError, match=r"a DICOM of 3 frames; expected data\.slice_index from 0 to 2"):
+    with refused("ambiguous", naming="data.slice_index"):
         read_image(path)
     assert image_size(path) == (2, 4)
     for i, frame in enumerate(stack):
@@ -273,11 +274,11 @@ def test_frames(tmp_path: Path) -> None:
         assert (read_mask(path, (200,), slice_index=i) == (frame == 200)).all()
     for index in (3, -1):
         for function in (read_image, read_labels):
-            with pytest.raises(InputError, match=f"frame {index} of 3; expected 0 to 2"):
+            with refused("out_of_range", naming=str(index)):
                 function(path, slice_index=index)
     single = write(tmp_path / "one.dcm", RAMP)
     assert (read(single, slice_index=0).pixels == read(single).pixels).all()
-    with pytest.raises(InputError, match="frame 1 of 1"):
+    with refused("out_of_range"):
         read_image(single, slice_index=1)
     colours = write(tmp_path / "c.dcm", np.stack([COLOUR, COLOUR[::-1]]), NumberOfFrames=2)
     np.testing.assert_allclose(read(colours, slice_index=1).pixels, COLOUR[::-1] / 255, atol=1e-6)

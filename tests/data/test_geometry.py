@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from faults import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from medvl.core.errors import InputError
 from medvl.data.box_table import Box
 from medvl.data.geometry import (
     KEPT_FOREGROUND,
@@ -483,7 +483,7 @@ def test_laterality_is_asked_only_where_a_side_is_named() -> None:
     require_laterality(["upper zone", "both lungs", "left untreated", ""], None)
     require_laterality(["left lung"], "image")
     for text in ("nodule in the LEFT lung", "RUL mass", "all leff lung"):
-        with pytest.raises(InputError, match=r"data\.laterality is not set") as caught:
+        with refused("missing", naming="data.laterality") as caught:
             require_laterality(["opacity", text], None)
         assert text in str(caught.value) and "patient" in str(caught.value)
 

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from faults import refused
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -272,7 +273,7 @@ def test_channels() -> None:
     colour = Image(pixels, None, None, 8, "png")
     np.testing.assert_allclose(colour.as_channels(1), [[[0.299, 0.587, 0.114]]], atol=1e-7)
     assert (colour.as_channels(3) == pixels.transpose(2, 0, 1)).all() and colour.as_channels(3).shape == (3, 1, 3)
-    with pytest.raises(InputError, match="2 channels; expected 1 or 3"):
+    with refused("malformed"):
         grey.as_channels(2)
 
 
@@ -319,9 +320,9 @@ def test_a_huge_image_is_refused(tmp_path: Path) -> None:
 
 def test_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for function in (read_image, read_mask, read_labels, image_size):
-        with pytest.raises(InputError, match=r"gone\.png: no such image"):
+        with refused("missing_file", naming="gone.png"):
             function(tmp_path / "gone.png")
-        with pytest.raises(InputError, match="not a file"):
+        with refused("missing_file"):
             function(tmp_path)
     for name in ("a.png", "locked"):
         path = save(tmp_path / name, GREY, format="PNG")

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from faults import refused
 
 from medvl.core.errors import InputError
 from medvl.data.images import image_size, num_slices, read_image
@@ -86,7 +87,7 @@ def test_damage(tmp_path: Path, name: str) -> None:
         assert caught.value.faults[0].file == tmp_path / name
     SimpleITK.WriteImage(itk(), str(tmp_path / "b.mhd"))
     (tmp_path / "b.raw").unlink()
-    with pytest.raises(InputError, match="detached header"):
+    with refused("damaged"):
         read_image(tmp_path / "b.mhd", slice_index=0)
 
 

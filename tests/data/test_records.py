@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -188,7 +189,7 @@ def test_unreadable_tables(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError):
             load_manifest(tmp_path / name)
-    with pytest.raises(InputError, match="no such file"):
+    with refused("missing_file"):
         load_manifest(tmp_path / "gone.csv")
     (tmp_path / "a.jsonl").write_text('{"id": 1\n[1]\n{"id": "x", "image": {"a": 1}}\n')
     assert len([text for text in faults(tmp_path / "a.jsonl") if "a.jsonl:" in text and "JSON" in text]) == 2
@@ -224,7 +225,7 @@ def test_split_and_hashes(folder: Path) -> None:
     rows = [ROW, ROW | {"id": "b", "split": "val", "patient": "p2"}, ROW | {"id": "c", "split": "", "mask": "none"}]
     found = load_manifest(manifest(folder, *rows))
     assert [record.id for record in found.split("val")] == ["b"]
-    with pytest.raises(InputError, match=r"no record in split test; expected one of: \(none\) \(1\), train \(1\), val"):
+    with refused("unknown"):
         found.split("test")
     (folder / "moved").mkdir()
     for name in ("a.png", "m.png"):
@@ -257,12 +258,12 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     target = tmp_path / "t.xlsx"
     write_table(target, [{"a": "1"}])
     before = target.read_bytes()
-    with pytest.raises(InputError, match="control characters"):
+    with refused("malformed"):
         write_table(target, [{"a": "ok"}, {"a": "\x00"}])
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]
-    with pytest.raises(InputError, match="unknown columns: b"):
+    with refused("unknown"):
         write_table(target, [{"b": "1"}], ["a"])
-    with pytest.raises(InputError, match="no table that can be written"):
+    with refused("unsupported"):
         write_table(tmp_path / "t.txt", [{"b": "1"}])
 
 
@@ -331,13 +332,13 @@ def test_label_values_with_columns_for_masks_name_the_columns(folder: Path) -> N
 
 def test_a_split_that_is_not_there_gives_the_whole_command(folder: Path) -> None:
     path = manifest(folder, ROW)
-    with pytest.raises(InputError) as caught:
+    with refused("unknown") as caught:
         load_manifest(path).split("val")
     assert f"medvl data split {path} --out" in str(caught.value)
 
 
 def load_faults(path: Path, **options: object) -> list[Fault]:
-    with pytest.raises(InputError) as caught:
+    with refused("missing_column") as caught:
         load_manifest(path, **options)  # type: ignore[arg-type]
     return list(caught.value.faults)
 

@@ -7,12 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
+from faults import refused
 from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.config import load_config
-from medvl.core.errors import InputError
 from medvl.data.hashes import Stage, count_seen, read_stages, stage_of, write_stages
 from medvl.train.run import train
 
@@ -38,7 +37,7 @@ def test_stages_round_trip_and_damage_is_named(tmp_path: Path) -> None:
     write_stages(tmp_path, stages)
     assert read_stages(tmp_path) == stages and read_stages(tmp_path / "other") is None
     (tmp_path / "trained_on.json").write_text('{"stages": [{"task": 1}]}')
-    with pytest.raises(InputError):
+    with refused("damaged"):
         read_stages(tmp_path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from faults import refused
 from PIL import Image as PILImage
 
 from medvl.config import load_config
@@ -133,7 +134,7 @@ def test_what_is_done_is_kept_when_an_image_is_cut_off(run: Path, tiny_manifest:
         predict_files(run, [whole, cut, tiny_manifest.parent / "i1.png"], ["the left lung"], tmp_path / "o")
     assert caught.value.exit_code == 1 and "cut.png" in str(caught.value)
     assert [row["id"] for row in table(tmp_path / "o")] == ["i0", "i1"]
-    with pytest.raises(InputError) as caught_all:
+    with refused("damaged") as caught_all:
         predict_files(run, [cut], ["the left lung"], tmp_path / "none")
     assert caught_all.value.exit_code == 2 and not (tmp_path / "none").exists()
 
@@ -153,7 +154,7 @@ def test_rows_of_a_manifest_are_asked_with_their_own_texts(
     assert {row["text"] for row in rows} == {"the left lung"} and "--text" in capsys.readouterr().err
     short = tmp_path / "short.csv"
     short.write_text(f"id,image,text\na,{tiny_manifest.parent / 'i0.png'},\n")
-    with pytest.raises(InputError):
+    with refused("missing"):
         predict_files(run, [short], [], tmp_path / "none")
 
 

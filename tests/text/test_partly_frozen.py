@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from faults import refused
 from torch import nn
 
 from medvl.config import Config, TextConfig
-from medvl.core.errors import InputError
 from medvl.text.cache import FeatureCache
 from medvl.text.huggingface import PretrainedEncoder
 from medvl.text.registry import build_text_encoder, configured_encoder, load_text_encoder
@@ -148,7 +148,7 @@ def test_trained_layers_are_saved_beside_the_reference(folders: dict[str, Path],
     whole = sum(path.stat().st_size for path in folders["Bert"].glob("*.safetensors"))
     assert (tmp_path / "suffix.safetensors").stat().st_size < whole / 2
     (tmp_path / "suffix.safetensors").unlink()
-    with pytest.raises(InputError, match="trained layers of the text encoder are missing"):
+    with refused("missing_file"):
         load_text_encoder(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_other_weights_under_the_reference_are_refused(folders: dict[str, Path],
     from transformers import BertConfig, BertModel
 
     BertModel(BertConfig(**SMALL)).save_pretrained(tmp_path / "own")
-    with pytest.raises(InputError, match="other weights"):
+    with refused("mismatch"):
         load_text_encoder(tmp_path / "text")
 
 
@@ -228,17 +228,17 @@ def test_the_segmenter_takes_tokens_and_cached_prefixes_alike(folders: dict[str,
 @pytest.mark.parametrize("kind", ["Albert", "MPNet"])
 def test_models_that_cannot_be_cut_are_refused(folders: dict[str, Path], kind: str) -> None:
     assert build_text_encoder(f"hf:{folders[kind]}") is not None
-    with pytest.raises(InputError, match="layers cannot be told apart"):
+    with refused("unsupported"):
         partly(folders[kind])
 
 
 def test_layers_that_there_are_not(folders: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="has 3 layers"):
+    with refused("out_of_range"):
         partly(folders["Bert"], 4)
-    with pytest.raises(InputError, match=r"text\.train_layers: 1 with text\.encoder builtin"):
+    with refused("conflict", naming="text.train_layers"):
         build_text_encoder("builtin", texts=["lung"] * 3, train_layers=1)
     for option in ({"layers": 3}, {"tokenizer": "x"}, {"init": "x"}):
-        with pytest.raises(InputError, match=r"expected text\.encoder: builtin"):
+        with refused("conflict", naming="text.encoder"):
             build_text_encoder(f"hf:{folders['Bert']}", **option)  # type: ignore[arg-type]
 
 

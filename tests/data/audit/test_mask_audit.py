@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from faults import refused
 from PIL import Image
 
-from medvl.core.errors import InputError
 from medvl.data.audit.audit import Audit, audit_manifest, audit_text
 from medvl.data.records import load_manifest, write_manifest
 from medvl.evaluation.prediction_sources import FolderSource
@@ -149,7 +149,7 @@ def test_a_volume_that_lies_otherwise_is_a_fault(tmp_path: Path, affine: np.ndar
         lambda: load_manifest(tmp_path / "manifest.csv"),
         lambda: FolderSource(tmp_path / "masks").check(records, ["mask"]),
     ):
-        with pytest.raises(InputError) as caught:
+        with refused("mismatch") as caught:
             attempt()
         (fault,) = caught.value.faults
         assert fault.record == "a" and fault.expected and fault.remedy
