@@ -184,18 +184,11 @@ def collectives(number: int) -> Found:
     empty = torch.zeros((2, 0)[number], 2, requires_grad=True)
     gather_with_grad(empty).sum().backward()
     return {
-        "sizes": (world_size(), rank()),
-        "gathered": gathered.detach(),
-        "x.grad": x.grad,
-        "total": total.detach(),
-        "y": y.detach(),
-        "y.grad": y.grad,
-        "empty.grad": empty.grad,
-        "stacked": stack_over_ranks(y),
-        "whole numbers": gather_with_grad(torch.full((rows,), number)),
-        "objects": gather_objects(NAMES[number]),
+        "sizes": (world_size(), rank()), "gathered": gathered.detach(), "x.grad": x.grad, "total": total.detach(),
+        "y": y.detach(), "y.grad": y.grad, "empty.grad": empty.grad, "stacked": stack_over_ranks(y),
+        "whole numbers": gather_with_grad(torch.full((rows,), number)), "objects": gather_objects(NAMES[number]),
         "no objects": gather_objects(["x"] * number),
-    }
+    }  # fmt: skip
 
 
 def uneven(rows: slice) -> Found:

@@ -13,18 +13,11 @@ from medvl.core.files import MAX_DIGITS, read_json
 @pytest.mark.parametrize(
     "content",
     [
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b'{"id": ' + b"1" * 5000 + b"}",
-        b'{"id": -' + b"1" * (MAX_DIGITS + 1) + b"}",
-        '{"name": "Thorax Übersicht"}'.encode("latin-1"),
-        '{"name": "x"}'.encode("utf-16"),
-        b'{"name": "\\ud800"}',
-        b'{"name": "x"',
-        b"",
-        b"NaNo",
+        b"[" * 100_000, b'{"a":' * 100_000, b'{"id": ' + b"1" * 5000 + b"}",
+        b'{"id": -' + b"1" * (MAX_DIGITS + 1) + b"}", '{"name": "Thorax Übersicht"}'.encode("latin-1"),
+        '{"name": "x"}'.encode("utf-16"), b'{"name": "\\ud800"}', b'{"name": "x"', b"", b"NaNo",
     ],
-)
+)  # fmt: skip
 def test_json_that_is_none_is_one_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)

@@ -42,23 +42,13 @@ def order_of(classes: tuple[str, ...], left_right: bool = True, up_down: bool = 
 @pytest.mark.parametrize(
     "classes",
     [
-        ("left_lung", "right_lung"),
-        ("LeftLung", "RightLung"),
-        ("lung-left", "lung-right"),
-        ("lung_L", "lung_R"),
-        ("lungL", "lungR"),
-        ("l_lung", "r_lung"),
-        ("(L) lung", "(R) lung"),
-        ("RUL", "LUL"),
-        ("rll", "left_lower_lobe"),
-        ("RLZ", "LLZ"),
-        ("Left lower zone", "Right lower zone"),
-        ("left lung opacity", "right lung opacity"),
-        ("LEFT-SIDED EFFUSION", "RIGHT-SIDED EFFUSION"),
-        ("LT_lung", "RT_lung"),
-        ("leftlung", "rightlung"),
+        ("left_lung", "right_lung"), ("LeftLung", "RightLung"), ("lung-left", "lung-right"), ("lung_L", "lung_R"),
+        ("lungL", "lungR"), ("l_lung", "r_lung"), ("(L) lung", "(R) lung"), ("RUL", "LUL"),
+        ("rll", "left_lower_lobe"), ("RLZ", "LLZ"), ("Left lower zone", "Right lower zone"),
+        ("left lung opacity", "right lung opacity"), ("LEFT-SIDED EFFUSION", "RIGHT-SIDED EFFUSION"),
+        ("LT_lung", "RT_lung"), ("leftlung", "rightlung"),
     ],
-)
+)  # fmt: skip
 def test_a_flip_exchanges_the_mirrored_names(classes: tuple[str, str]) -> None:
     assert order_of((classes[0], "heart", classes[1])) == [2, 1, 0]
     for name in classes:  # without its counterpart there is no name for what the flip makes of it

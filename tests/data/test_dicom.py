@@ -139,13 +139,10 @@ def test_the_first_of_several_windows(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "tags",
     [
-        {"WindowCenter": 100, "WindowWidth": 0},
-        {"WindowCenter": 100},
-        {"WindowWidth": 100},
-        {"WindowCenter": None, "WindowWidth": None},
-        {"WindowCenter": 100, "WindowWidth": None, "VOILUTSequence": []},
+        {"WindowCenter": 100, "WindowWidth": 0}, {"WindowCenter": 100}, {"WindowWidth": 100},
+        {"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": 100, "WindowWidth": None, "VOILUTSequence": []},
     ],
-)
+)  # fmt: skip
 def test_windows_that_say_nothing(tmp_path: Path, tags: dict[str, Any]) -> None:
     np.testing.assert_allclose(read(write(tmp_path / "a.dcm", RAMP, **tags)).pixels, RAMP / 200, atol=1e-6)
 

@@ -196,12 +196,9 @@ def test_box_contains_its_mask(
 
 @settings(max_examples=80, deadline=None)
 @given(
-    size=sizes,
-    target=targets,
-    how=hows,
-    seed=seeds,
+    size=sizes, target=targets, how=hows, seed=seeds,
     corners=st.tuples(*[st.floats(0, 0.4)] * 2, *[st.floats(0.6, 1)] * 2),
-)
+)  # fmt: skip
 def test_box_is_tight_without_rotation(
     size: tuple[int, int], target: tuple[int, int], how: How, seed: int, corners: tuple[float, ...]
 ) -> None:
@@ -323,12 +320,9 @@ def test_texts_that_cannot_be_rewritten_are_not_flipped() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    size=sizes,
-    seed=seeds,
-    corner=st.tuples(*[st.floats(0, 0.9)] * 2),
-    width=st.integers(1, 60),
+    size=sizes, seed=seeds, corner=st.tuples(*[st.floats(0, 0.9)] * 2), width=st.integers(1, 60),
     shift=st.floats(0, 0.5),
-)
+)  # fmt: skip
 def test_the_mask_stays_in_the_picture(
     size: tuple[int, int], seed: int, corner: tuple[float, float], width: int, shift: float
 ) -> None:

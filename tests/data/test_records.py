@@ -109,13 +109,8 @@ def test_label_map_classes(folder: Path) -> None:
 
 def test_aliases_and_boxes_file(folder: Path) -> None:
     row = {
-        "id": "a",
-        "image": "a.png",
-        "group": "g",
-        "label": "x|y",
-        "mask_kind": "a remark",
-        "text_derived": "derived",
-    }
+        "id": "a", "image": "a.png", "group": "g", "label": "x|y", "mask_kind": "a remark", "text_derived": "derived",
+    }  # fmt: skip
     (folder / "boxes.csv").write_text("id,cls,x0,y0,x1,y1,source\na,ggo,0,0,8,6,me\ngone,ggo,0,0,1,1,me\n")
     found = load_manifest(manifest(folder, row), text_column="text_derived")
     record = found.records[0]
@@ -127,18 +122,12 @@ def test_aliases_and_boxes_file(folder: Path) -> None:
 
 def test_all_faults_at_once(folder: Path) -> None:
     path = manifest(
-        folder,
-        ROW,
-        ROW | {"split": "valid"},
-        ROW | {"id": "../x"},
-        ROW | {"id": "c", "image": "gone.png", "text": ""},
-        ROW | {"id": "d", "image": "broken.png"},
-        ROW | {"id": "e", "mask": "small.png"},
-        ROW | {"id": "f", "mask_values": "1|b"},
-        ROW | {"id": "g", "image": "gone.png", "boxes": "x 4 4 1 1"},
-        ROW | {"id": "", "image": ""},
+        folder, ROW, ROW | {"split": "valid"}, ROW | {"id": "../x"},
+        ROW | {"id": "c", "image": "gone.png", "text": ""}, ROW | {"id": "d", "image": "broken.png"},
+        ROW | {"id": "e", "mask": "small.png"}, ROW | {"id": "f", "mask_values": "1|b"},
+        ROW | {"id": "g", "image": "gone.png", "boxes": "x 4 4 1 1"}, ROW | {"id": "", "image": ""},
         ROW | {"id": "h", "boxes": "x 0 0 9 6", "mask_values": "0"},
-    )
+    )  # fmt: skip
     found = faults(path, need_text=True)
     for line, ident, what in (
         (3, "a", "unknown split valid; expected train, val, test, holdout; remedy: did you mean val?"),
@@ -289,15 +278,11 @@ def test_each_file_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("name", "num", "column"),
     [
-        ("cxr-lung-paed", 547, "text"),
-        ("hannover-cxr", 193, "text"),
-        ("nih64", 728, "text"),
-        ("cxr-notes", 218, "text_imaging"),
-        ("cxr-lesion", 35, "text_derived"),
-        ("monuseg-lvit", 36, "text"),
+        ("cxr-lung-paed", 547, "text"), ("hannover-cxr", 193, "text"), ("nih64", 728, "text"),
+        ("cxr-notes", 218, "text_imaging"), ("cxr-lesion", 35, "text_derived"), ("monuseg-lvit", 36, "text"),
         ("btxrd-lvit", 779, "text_derived"),
     ],
-)
+)  # fmt: skip
 def test_shared_sets(shared_data: Path, name: str, num: int, column: str) -> None:
     found = load_manifest(shared_data / name / "manifest.csv", text_column=column)
     assert len(found.records) == num and found.classes == ("mask",)

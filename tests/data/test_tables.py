@@ -156,17 +156,12 @@ def test_csv_of_any_program(folder: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        ("id,image\né,a.png\n".encode("latin-1"), "Latin-1"),
-        ("id,image\na,a.png\n".encode("utf-16-le"), "UTF-16"),
-        (b"id,image,id\na,a.png,b\n", "twice: id"),
-        (b'id,image,text\na,a.png,"open\nb,b.png,x\n', "quote"),
-        (b"id,image,text\na,a.png\n", "2 cells"),
-        (b"id,image\na,a.png,x\n", "3 cells"),
-        (b"id,image\na\x00,a.png\n", "character"),
-        (b"ID,Image\na,a.png\n", "ID"),
-        (b"", "no column"),
+        ("id,image\né,a.png\n".encode("latin-1"), "Latin-1"), ("id,image\na,a.png\n".encode("utf-16-le"), "UTF-16"),
+        (b"id,image,id\na,a.png,b\n", "twice: id"), (b'id,image,text\na,a.png,"open\nb,b.png,x\n', "quote"),
+        (b"id,image,text\na,a.png\n", "2 cells"), (b"id,image\na,a.png,x\n", "3 cells"),
+        (b"id,image\na\x00,a.png\n", "character"), (b"ID,Image\na,a.png\n", "ID"), (b"", "no column"),
     ],
-)
+)  # fmt: skip
 def test_csv_that_cannot_be_read_says_why(folder: Path, data: bytes, what: str) -> None:
     with pytest.raises(InputError) as caught:
         load_manifest(csv_manifest(folder, data), check_files=False)
@@ -393,13 +388,8 @@ def test_marked_formulas_are_read_as_they_were(tmp_path: Path) -> None:
     written = (tmp_path / "m.csv").read_text().splitlines()[1].split(",")
     assert written[:4] == ["'=1+1", "'+cmd", "'-left", "'@x"] and written[5:7] == ["-5", "+3.2e-1"]
     assert [is_formula(cell) for cell in ("=1", "-1.5", "-a", "1", "+.5", "")] == [
-        True,
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]
+        True, False, True, False, False, False,
+    ]  # fmt: skip
 
 
 def test_excel_safe_of_split_and_the_warning_of_audit(folder: Path) -> None:

@@ -75,13 +75,9 @@ def test_g2d_equals_the_released_program(
         logits = model.unet.decode(maps, size=(256, 256))
         vectors = model.text_forward(text)
     found = {
-        "pool": pooled,
-        "text": vectors,
-        "att": attention,
-        "decoder_logits_s4": logits[:, :, ::4, ::4],
-        "pyramid_last": maps[-1][:, ::64],
-        "proj_map": projected[:, ::8],
-    }
+        "pool": pooled, "text": vectors, "att": attention, "decoder_logits_s4": logits[:, :, ::4, ::4],
+        "pyramid_last": maps[-1][:, ::64], "proj_map": projected[:, ::8],
+    }  # fmt: skip
     for name, value in found.items():
         expected = torch.from_numpy(golden[f"{mode}_{name}"])
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")

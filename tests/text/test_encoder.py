@@ -21,12 +21,9 @@ from medvl.text.cache import FeatureCache
 from medvl.text.registry import build_text_encoder, load_text_encoder
 
 TEXTS = [
-    "right upper zone and left lower zone",
-    "left upper zone and right lower zone",
-    "upper zone of the right lung",
-    "both lungs",
-    "the left lung",
-] * 3
+    "right upper zone and left lower zone", "left upper zone and right lower zone", "upper zone of the right lung",
+    "both lungs", "the left lung",
+] * 3  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +43,9 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=24,
-    )
+    )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     return folder
 

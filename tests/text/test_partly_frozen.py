@@ -31,15 +31,10 @@ def make_model(kind: str) -> Any:
     if kind == "DistilBert":
         return hf.DistilBertModel(
             hf.DistilBertConfig(
-                vocab_size=len(WORDS),
-                dim=16,
-                n_layers=3,
-                n_heads=2,
-                hidden_dim=32,
-                max_position_embeddings=24,
+                vocab_size=len(WORDS), dim=16, n_layers=3, n_heads=2, hidden_dim=32, max_position_embeddings=24,
                 dropout=0.3,
             )
-        )
+        )  # fmt: skip
     if kind == "CLIPText":
         ends = {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
         return hf.CLIPTextModel(hf.CLIPTextConfig(**SMALL, **ends))

@@ -57,20 +57,15 @@ def test_pairs_alone_know_only_their_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("", "empty"),
-        ("[1]", "empty"),
-        ("templates: {positive: [x", "damaged"),
-        ("families: {}", "empty"),
-        ("families: {a: {}}", "empty"),
-        ("template: {positive: ['{}'], negative: ['no {}']}", "unknown_key"),
+        ("", "empty"), ("[1]", "empty"), ("templates: {positive: [x", "damaged"), ("families: {}", "empty"),
+        ("families: {a: {}}", "empty"), ("template: {positive: ['{}'], negative: ['no {}']}", "unknown_key"),
         ("templates: {positive: ['{}'], negative: ['absent']}", "malformed"),
-        ("templates: {positive: ['{}']}", "malformed"),
-        ("pairs: {a: {positive: [], negative: [b]}}", "malformed"),
+        ("templates: {positive: ['{}']}", "malformed"), ("pairs: {a: {positive: [], negative: [b]}}", "malformed"),
         ("pairs: {a: {positive: [a], negative: [no]}}", "malformed"),
         ("pairs: {a b: {positive: [a], negative: [b]}, A_B: {positive: [a], negative: [b]}}", "duplicate"),
         ("pairs: {a: b}", "malformed"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, kind: str) -> None:
     with refused(kind):
         load_prompts(write(tmp_path, text))

@@ -140,13 +140,10 @@ def test_facts_of_coloured_images_and_of_labels_that_are_files(tmp_path: Path) -
 
 # The columns of a table -> its task. Each is fitted with two steps, to its report.
 TABLES = {
-    "masks and texts": (("text", "mask"), {}, "segment"),
-    "masks alone": (("mask",), {}, "segment"),
-    "few masks": (("text", "mask"), {"edit": hide_most_masks}, "segment"),
-    "reports": (("text",), {}, "pretrain"),
-    "labels": (("labels",), {}, "classify"),
-    "boxes": ((), {"boxes": True}, "detect"),
-}
+    "masks and texts": (("text", "mask"), {}, "segment"), "masks alone": (("mask",), {}, "segment"),
+    "few masks": (("text", "mask"), {"edit": hide_most_masks}, "segment"), "reports": (("text",), {}, "pretrain"),
+    "labels": (("labels",), {}, "classify"), "boxes": ((), {"boxes": True}, "detect"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", TABLES)

@@ -58,18 +58,11 @@ def batch(num_classes: int) -> Batch:
     num, generator = len(TEXTS), torch.Generator().manual_seed(0)
     target = (torch.rand(num, num_classes, 64, 64, generator=generator) > 0.5).float()
     return Batch(
-        image=torch.rand(num, 1, 64, 64, generator=generator),
-        image_index=torch.arange(num),
-        texts=TEXTS,
-        source_texts=TEXTS,
-        affines=(fit((64, 64), (64, 64), "stretch"),) * num,
-        target=target,
-        annotated=torch.ones(num, num_classes, dtype=torch.bool),
-        ids=tuple("abcd"),
-        patients=tuple("pqrs"),
-        body=torch.ones(num, 64, 64, dtype=torch.bool),
-        boxes=torch.zeros(num, 1, 5),
-    )
+        image=torch.rand(num, 1, 64, 64, generator=generator), image_index=torch.arange(num), texts=TEXTS,
+        source_texts=TEXTS, affines=(fit((64, 64), (64, 64), "stretch"),) * num, target=target,
+        annotated=torch.ones(num, num_classes, dtype=torch.bool), ids=tuple("abcd"), patients=tuple("pqrs"),
+        body=torch.ones(num, 64, 64, dtype=torch.bool), boxes=torch.zeros(num, 1, 5),
+    )  # fmt: skip
 
 
 def stepped(task: Learner, data: Batch) -> Sent:
@@ -97,17 +90,12 @@ def config_of(**sections: Any) -> Config:
 @pytest.mark.parametrize(
     "pretrain",
     [
-        {},
-        {"decoder": "none"},
-        {"decoder": "reconstruction"},
-        {"shuffle_masks": True},
-        {"mask": {"threshold": "mean"}},
-        {"mask": {"threshold": "gmm", "aggregate": False, "domain": "image"}},
-        {"accumulate": 2, "accumulate_mode": "micro"},
-        {"accumulate": 2, "accumulate_mode": "cached"},
+        {}, {"decoder": "none"}, {"decoder": "reconstruction"}, {"shuffle_masks": True},
+        {"mask": {"threshold": "mean"}}, {"mask": {"threshold": "gmm", "aggregate": False, "domain": "image"}},
+        {"accumulate": 2, "accumulate_mode": "micro"}, {"accumulate": 2, "accumulate_mode": "cached"},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_step_of_g2d(pretrain: dict[str, Any]) -> None:
     config = config_of(
         task="pretrain",

@@ -44,13 +44,10 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     config = make_config(
         {
-            "task": "pretrain",
-            "data": {"image_size": [32, 32], "in_channels": 1, "laterality": "patient"},
-            "text": {"dim": 32},
-            "model": {"size": "nano"},
-            "train": {"seed": 5},
+            "task": "pretrain", "data": {"image_size": [32, 32], "in_channels": 1, "laterality": "patient"},
+            "text": {"dim": 32}, "model": {"size": "nano"}, "train": {"seed": 5},
         }
-    )
+    )  # fmt: skip
     module, encoder = build_g2d_model(config, ["lung opacity"] * 3)
     save_model(folder / "g2d", config, (), module, encoder, {"name": "g2d"})
     return folder

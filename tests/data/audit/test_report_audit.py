@@ -44,20 +44,15 @@ def test_clean_reports() -> None:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("The lungs are clear and the", "open_end"),
-        ("", "empty"),
-        ("___ .", "marks"),
-        ("Normal chest.", "too_short"),
-        ("FINDINGS: The lungs are clear.", "headers"),
-        ("The lungs. Impression: they are clear.", "headers"),
-        ("Compared to ___, no change.", "marks"),
-        ("Normal chest x-XXXX today.", "marks"),
-        ("1. No acute process.", "list_numbers"),
+        ("The lungs are clear and the", "open_end"), ("", "empty"), ("___ .", "marks"),
+        ("Normal chest.", "too_short"), ("FINDINGS: The lungs are clear.", "headers"),
+        ("The lungs. Impression: they are clear.", "headers"), ("Compared to ___, no change.", "marks"),
+        ("Normal chest x-XXXX today.", "marks"), ("1. No acute process.", "list_numbers"),
         ("No acute process. 2. No effusion.", "list_numbers"),
         (" ".join(["word"] * MGCA_WORDS) + " more.", "over_112_words"),
         ("no ACUTE  process.\nThe lungs are clear.", "duplicates"),
     ],
-)
+)  # fmt: skip
 def test_each_rule(text: str, kind: str) -> None:
     found = found_by(audit_reports(records(CLEAN, text)))
     assert found[kind] == (("r0", "r1") if kind == "duplicates" else ("r1",))
@@ -126,14 +121,6 @@ def test_all_open_i_reports(shared_data: Path) -> None:
     audit = audit_reports(records(*(row["text"] for row in rows)))
     counts = audit.as_dict()
     assert counts == {
-        "num": 3561,
-        "look_like_reports": True,
-        "over_112_words": 30,
-        "open_end": 230,
-        "empty": 24,
-        "too_short": 0,
-        "headers": 2,
-        "marks": sum("XXXX" in row["text"] for row in rows),
-        "list_numbers": 723,
-        "duplicates": 822,
-    }
+        "num": 3561, "look_like_reports": True, "over_112_words": 30, "open_end": 230, "empty": 24, "too_short": 0,
+        "headers": 2, "marks": sum("XXXX" in row["text"] for row in rows), "list_numbers": 723, "duplicates": 822,
+    }  # fmt: skip

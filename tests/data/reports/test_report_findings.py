@@ -77,16 +77,11 @@ def test_the_head_of_a_finding_is_its_term(words: str, name: str | None) -> None
 @pytest.mark.parametrize(
     "pair",
     [
-        ("opacities", "opacity"),
-        ("pneumothoraces", "pneumothorax"),
-        ("ptx", "pneumothorax"),
-        ("oedema", "edema"),
-        ("masses", "mass"),
-        ("granulomata", "granuloma"),
-        ("osseous abnormalities", "osseous abnormality"),
+        ("opacities", "opacity"), ("pneumothoraces", "pneumothorax"), ("ptx", "pneumothorax"), ("oedema", "edema"),
+        ("masses", "mass"), ("granulomata", "granuloma"), ("osseous abnormalities", "osseous abnormality"),
         ("tumour", "tumor"),
     ],
-)
+)  # fmt: skip
 def test_spellings_and_numbers_of_a_term_are_one(pair: tuple[str, str]) -> None:
     assert canonical_term(pair[0]) == canonical_term(pair[1])
 

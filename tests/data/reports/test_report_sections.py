@@ -53,15 +53,9 @@ REPORT = """                                 FINAL REPORT
 def test_a_usual_report() -> None:
     found = parse_sections(REPORT)
     assert found.headers == (
-        "final report",
-        "examination",
-        "indication",
-        "technique",
-        "comparison",
-        "findings",
-        "impression",
+        "final report", "examination", "indication", "technique", "comparison", "findings", "impression",
         "notification",
-    )
+    )  # fmt: skip
     assert found.examination == "CHEST (PA AND LAT)" and found.technique == "Chest PA and lateral"
     assert found.indication == "___F with new cough.  // pneumonia?" and found.comparison == "___"
     assert found.findings.startswith("There is no focal") and found.findings.endswith("T8: mild loss of height.")
@@ -340,22 +334,17 @@ SIGNED = "FINDINGS: The lungs are clear.\nIMPRESSION: Stable granuloma."
         "Reviewed and approved by Jane Roe, M.D. on 2019-03-04",
         "Firmado electr\u00f3nicamente por Dra. Mar\u00eda L\u00f3pez el 04/03/2019",
         "Validado por: Dr. P\u00e9rez\nFecha del informe: 04/03/2019",
-        "Laudado por: Dr. Jo\u00e3o da Silva\nCRM-SP 123456",
-        "Valid\u00e9 par le Dr Dupont le 04/03/2019",
+        "Laudado por: Dr. Jo\u00e3o da Silva\nCRM-SP 123456", "Valid\u00e9 par le Dr Dupont le 04/03/2019",
         "Befundet von Dr. med. Hans M\u00fcller am 04.03.2019 um 10:15 Uhr",
         "Mit freundlichen kollegialen Gr\u00fc\u00dfen\nDr. Hans M\u00fcller",
-        "DR. JANE ROE\nCONSULTANT RADIOLOGIST\nGMC 1234567",
-        "Dictated but not read.",
-        "Date dictated 3/3/2011 Date transcribed 3/4/2011",
-        "Final report approved by ROE, JANE on 2011/03/03.",
-        "Report finalized 12/12/2012 13:14 by Jane Roe",
-        "ATTENDING STATEMENT: I have reviewed the images.",
+        "DR. JANE ROE\nCONSULTANT RADIOLOGIST\nGMC 1234567", "Dictated but not read.",
+        "Date dictated 3/3/2011 Date transcribed 3/4/2011", "Final report approved by ROE, JANE on 2011/03/03.",
+        "Report finalized 12/12/2012 13:14 by Jane Roe", "ATTENDING STATEMENT: I have reviewed the images.",
         "This exam was interpreted by the attending radiologist, Dr. Jane Roe.",
         "Prof. Dr. med. K. Schmidt, Chefarzt der Radiologie",
-        "Reading Radiologist: Jane Roe MD\nPhone: 555-1234\nJob: 123456",
-        "Dra. Maria Souza\nCRM 54321 SP",
+        "Reading Radiologist: Jane Roe MD\nPhone: 555-1234\nJob: 123456", "Dra. Maria Souza\nCRM 54321 SP",
     ],
-)
+)  # fmt: skip
 def test_signatures_go_and_are_counted(signature: str) -> None:
     for report in (f"{SIGNED}\n\n{signature}", " ".join(f"{SIGNED} {signature}".split())):
         clean = report_text(parse_sections(report))
@@ -366,23 +355,14 @@ def test_signatures_go_and_are_counted(signature: str) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "Discussed with Dr. Smith at 3 p.m. on 3/4/2019.",
-        "Reviewed with the prior, the nodule is stable.",
-        "The study was read in conjunction with the CT, which shows an effusion.",
-        "Report of the CT: a nodule.",
-        "Signs of congestion.",
-        "Verified by CT, a nodule lies in the left apex.",
-        "2.50 cm nodule.",
-        "NG/OG tube in place.",
-        "T: 3 mm line.",
-        "Read more clearly on the lateral view.",
-        "Study performed on 3/4/2019 shows an effusion.",
-        "DR CHEST PA shows an effusion.",
-        "Job strain and cough.",
-        "CC 2.5 cm nodule, AP 2.0 cm.",
-        "Images obtained 3/4/2019 are compared.",
+        "Discussed with Dr. Smith at 3 p.m. on 3/4/2019.", "Reviewed with the prior, the nodule is stable.",
+        "The study was read in conjunction with the CT, which shows an effusion.", "Report of the CT: a nodule.",
+        "Signs of congestion.", "Verified by CT, a nodule lies in the left apex.", "2.50 cm nodule.",
+        "NG/OG tube in place.", "T: 3 mm line.", "Read more clearly on the lateral view.",
+        "Study performed on 3/4/2019 shows an effusion.", "DR CHEST PA shows an effusion.", "Job strain and cough.",
+        "CC 2.5 cm nodule, AP 2.0 cm.", "Images obtained 3/4/2019 are compared.",
     ],
-)
+)  # fmt: skip
 def test_sentences_that_are_no_signature_stay(sentence: str) -> None:
     assert report_text(parse_sections(f"FINDINGS:\nClear lungs.\n{sentence}\n")).findings == f"Clear lungs. {sentence}"
 

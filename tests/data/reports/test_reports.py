@@ -70,47 +70,20 @@ def check_mirror(text: str) -> bool:
 @pytest.mark.parametrize(
     "text",
     [
-        "if left untreated, chest pain comes back",
-        "the drain was left in place",
-        "a catheter was left in situ",
-        "the patient left the hospital",
-        "He left hospital on 3 May.",
-        "who left early",
-        "the message was left with the doctor",
-        "The sponge was left behind.",
-        "it was left alone",
-        "All right.",
-        "that is all right with us",
-        "call right away",
-        "right now there is none",
-        "the line meets it at a right angle",
-        "a right-handed woman",
-        "SARS-CoV-2 by rt-PCR and RT-PCR",
-        "heart size &lt; normal",
-        "copyright of the ward",
-        "Heart at the upper limit of normal.",
-        "heart size upper limits normal",
-        "the heart is top normal in size",
-        "fracture of the upper limb",
-        "the upper and lower limbs",
-        "swelling of the lower extremities",
-        "upper airways and upper respiratory tract",
-        "lower than before",
-        "lower lung volumes",
-        "lower-grade tumour",
-        "as above",
-        "opacity as described above.",
-        "nodule noted above.",
-        "The above findings were discussed.",
-        "see below",
-        "a temperature above 38.5 degrees",
-        "apical lordotic view",
-        "cardiac apex and skull base",
-        "fracture of the base of the fourth metacarpal",
-        "baseline study, acid-base balance",
-        "",
+        "if left untreated, chest pain comes back", "the drain was left in place", "a catheter was left in situ",
+        "the patient left the hospital", "He left hospital on 3 May.", "who left early",
+        "the message was left with the doctor", "The sponge was left behind.", "it was left alone", "All right.",
+        "that is all right with us", "call right away", "right now there is none",
+        "the line meets it at a right angle", "a right-handed woman", "SARS-CoV-2 by rt-PCR and RT-PCR",
+        "heart size &lt; normal", "copyright of the ward", "Heart at the upper limit of normal.",
+        "heart size upper limits normal", "the heart is top normal in size", "fracture of the upper limb",
+        "the upper and lower limbs", "swelling of the lower extremities", "upper airways and upper respiratory tract",
+        "lower than before", "lower lung volumes", "lower-grade tumour", "as above", "opacity as described above.",
+        "nodule noted above.", "The above findings were discussed.", "see below", "a temperature above 38.5 degrees",
+        "apical lordotic view", "cardiac apex and skull base", "fracture of the base of the fourth metacarpal",
+        "baseline study, acid-base balance", "",
     ],
-)
+)  # fmt: skip
 def test_no_places(text: str) -> None:
     assert not names_side(text) and not names_height(text)
     for flip in FLIPS:
@@ -121,8 +94,7 @@ def test_no_places(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "turned"),
     [
-        ("left lung", "right lung"),
-        ("LEFT LUNG", "RIGHT LUNG"),
+        ("left lung", "right lung"), ("LEFT LUNG", "RIGHT LUNG"),
         ("Left-sided effusion, left sided", "Right-sided effusion, right sided"),
         ("leftward shift, RIGHTWARDS, rightmost", "rightward shift, LEFTWARDS, leftmost"),
         ("Left-to-right shunt", "Right-to-left shunt"),
@@ -136,13 +108,10 @@ def test_no_places(text: str) -> None:
         ("status post left open reduction", "status post right open reduction"),
         ("all right lung and all left and lower right lung", "all left lung and all right and lower left lung"),
         ("the patient has left upper and right limb pain", "the patient has right upper and left limb pain"),
-        ("upper right arm", "upper left arm"),
-        ("left lung left untreated", "right lung left untreated"),
-        ("left_lung", "right_lung"),
-        ("rt sided pain, lt.", "lt sided pain, rt."),
-        ("RUL and LLL", "LUL and RLL"),
+        ("upper right arm", "upper left arm"), ("left lung left untreated", "right lung left untreated"),
+        ("left_lung", "right_lung"), ("rt sided pain, lt.", "lt sided pain, rt."), ("RUL and LLL", "LUL and RLL"),
     ],
-)
+)  # fmt: skip
 def test_left_and_right(text: str, turned: str) -> None:
     assert names_side(text)
     assert mirror_text(text, left_right=True) == turned and mirror_text(turned, left_right=True) == text
@@ -151,21 +120,16 @@ def test_left_and_right(text: str, turned: str) -> None:
 @pytest.mark.parametrize(
     ("text", "turned"),
     [
-        ("Upper zone", "Lower zone"),
-        ("UPPERMOST", "LOWERMOST"),
+        ("Upper zone", "Lower zone"), ("UPPERMOST", "LOWERMOST"),
         ("superior segment, inferiorly", "inferior segment, superiorly"),
         ("from top to bottom", "from bottom to top"),
         ("the tube ends above the carina", "the tube ends below the carina"),
         ("a lucency seen above the diaphragm", "a lucency seen below the diaphragm"),
-        ("above 5th rib", "below 5th rib"),
-        ("Right base, left apex", "Right apex, left base"),
-        ("both bases", "both apices"),
-        ("biapical scars", "bibasilar scars"),
-        ("apical cap", "basal cap"),
-        ("upper lobe, lower limb", "lower lobe, lower limb"),
-        ("RUL and LLL, RML", "RLL and LUL, RML"),
+        ("above 5th rib", "below 5th rib"), ("Right base, left apex", "Right apex, left base"),
+        ("both bases", "both apices"), ("biapical scars", "bibasilar scars"), ("apical cap", "basal cap"),
+        ("upper lobe, lower limb", "lower lobe, lower limb"), ("RUL and LLL, RML", "RLL and LUL, RML"),
     ],
-)
+)  # fmt: skip
 def test_up_and_down(text: str, turned: str) -> None:
     assert names_height(text)
     assert mirror_text(text, up_down=True) == turned and mirror_text(turned, up_down=True) == text
@@ -456,18 +420,13 @@ def test_qata_captions(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "denied"),
     [
-        ("Left effusion.", "No evidence of left effusion."),
-        ("COVID pneumonia", "No evidence of COVID pneumonia"),
-        ("A nodule", "No evidence of a nodule"),
-        ("No evidence of effusion", "Effusion"),
-        ("no pneumothorax", "Pneumothorax"),
-        ("There is no fracture.", "Fracture."),
+        ("Left effusion.", "No evidence of left effusion."), ("COVID pneumonia", "No evidence of COVID pneumonia"),
+        ("A nodule", "No evidence of a nodule"), ("No evidence of effusion", "Effusion"),
+        ("no pneumothorax", "Pneumothorax"), ("There is no fracture.", "Fracture."),
         ("Nodular opacity", "No evidence of nodular opacity"),
-        ("1. Effusion. No nodule.", "1. No evidence of effusion. Nodule."),
-        ("  ", "  "),
-        ("", ""),
+        ("1. Effusion. No nodule.", "1. No evidence of effusion. Nodule."), ("  ", "  "), ("", ""),
     ],
-)
+)  # fmt: skip
 def test_negate(text: str, denied: str) -> None:
     assert negate_text(text) == denied
 
@@ -475,23 +434,13 @@ def test_negate(text: str, denied: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "38.5",
-        "Right upper lobe consolidation",
-        "Cardiomegaly",
-        "Röntgen: no effusion",
-        "RUL mass",
-        "Sinister finding in the left lung",
-        "Cor pulmonale. Mild edema.",
-        "No effusion; transferred from Los Angeles",
-        "The mediastinum is unremarkable",
-        "Right paratracheal stripe; no mediastinal shift",
-        "Le Fort and no",
-        "ET tube, NG tube",
-        "Old rib fractures, elongated aorta",
-        "Sole abnormality: left base",
+        "", "38.5", "Right upper lobe consolidation", "Cardiomegaly", "Röntgen: no effusion", "RUL mass",
+        "Sinister finding in the left lung", "Cor pulmonale. Mild edema.",
+        "No effusion; transferred from Los Angeles", "The mediastinum is unremarkable",
+        "Right paratracheal stripe; no mediastinal shift", "Le Fort and no", "ET tube, NG tube",
+        "Old rib fractures, elongated aorta", "Sole abnormality: left base",
     ],
-)
+)  # fmt: skip
 def test_english(text: str) -> None:
     assert is_english(text)
 
