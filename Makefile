@@ -42,7 +42,7 @@ soak: $(STAMP)
 golden-diff: $(STAMP)
 	$(BIN)/python benchmarks/golden_diff.py
 
-# docs/results.md and docs/fidelity.md from results/ and from the code
+# docs/results.md from results/; fidelity.md, protocols.md and importers.md from the YAML files of medvl
 results: $(STAMP)
 	$(BIN)/python docs/generate.py
 

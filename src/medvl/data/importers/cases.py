@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,17 +160,24 @@ class Draft:
             self.warnings.append(f"{self.folder}: {loose} images belong to no split; medvl data split makes one")
         mask_columns = {name: _column(name, classes) for name in classes}
         out.parent.mkdir(parents=True, exist_ok=True)
-        if with_masks:
-            with whole_folder(out.parent / "masks", flush=False) as masks:
+        masks, boxes = out.parent / "masks", out.parent / "boxes.csv"
+        try:
+            if with_masks:
+                with whole_folder(masks, flush=False) as folder:
+                    cells, num_masks, num_empty = _paint(cases, mask_columns, folder)
+                if not num_masks:
+                    masks.rmdir()
+            else:
                 cells, num_masks, num_empty = _paint(cases, mask_columns, masks)
-            if not num_masks:
-                (out.parent / "masks").rmdir()
-        else:
-            cells, num_masks, num_empty = _paint(cases, mask_columns, out.parent)
-        rows = [_row(case, out.parent, get_layout(self.layout).licence) for case in cases]
-        rows = [row | cell for row, cell in zip(rows, cells, strict=True)]
-        num_boxes = _write_boxes(out.parent / "boxes.csv", cases)
-        write_manifest(out, rows, _columns(rows, list(mask_columns.values()), columns))
+            rows = [_row(case, out.parent, get_layout(self.layout).licence) for case in cases]
+            rows = [row | cell for row, cell in zip(rows, cells, strict=True)]
+            num_boxes = _write_boxes(boxes, cases)
+            write_manifest(out, rows, _columns(rows, list(mask_columns.values()), columns))
+        except BaseException:
+            if with_masks:
+                shutil.rmtree(masks, ignore_errors=True)
+            boxes.unlink(missing_ok=True)
+            raise
         if num_empty:
             self.counts["masks_without_a_pixel"] = num_empty
             self.warnings.append(f"{num_empty} masks hold no pixel centre: their cells are empty, not annotated")

@@ -196,7 +196,8 @@ class LayoutCheck:
 
     def __str__(self) -> str:
         layout = self.layout
-        facts = {"obtained": layout.obtained, "terms": layout.terms, "real files met": layout.met, "note": layout.note}
+        facts = {"labels": ", ".join(layout.labels), "obtained": layout.obtained, "terms": layout.terms}
+        facts |= {"real files met": layout.met, "note": layout.note}
         lines = [f"{layout.name}: {layout.title}", *(f"  {part}" for part in self.parts)]
         lines += [f"  {label}: {text}" for label, text in facts.items() if text]
         if self.folder is not None:
@@ -216,3 +217,8 @@ def check_layout(name: str, folder: str | Path | None = None) -> LayoutCheck:
     folder = need_folder(folder, layout.name)
     files = [path.relative_to(folder).as_posix() for path in walk(folder)]
     return LayoutCheck(layout, folder, tuple(PartCount(part, sum(map(part.holds, files))) for part in layout.parts))
+
+
+def markdown() -> str:
+    """What every layout consists of, for docs/importers.md."""
+    return "\n".join(f"## {name}\n\n```text\n{check_layout(name)}\n```\n" for name in all_layouts())
