@@ -245,6 +245,8 @@ def test_damage_names_the_member(pack: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     _, faults = read_manifest(pack, check_files="full", slices="all")
     assert faults and all("images/a.jpg" in str(fault) for fault in faults)
+    audit = audit_manifest(pack)
+    assert any("images/a.jpg" in finding.message for finding in audit.findings if finding.severity == "error")
     read_image(records[0].image)  # the others are whole
 
 

@@ -15,12 +15,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import BufferedIOBase, BytesIO
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -139,9 +138,8 @@ def unpack(pack: str | Path, out: str | Path, *, show_progress: bool = False) ->
             target = folder / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
             with packed[0].open(member.name, check=False) as source, target.open("wb") as file:
-                reading = _Hashed(source)
-                shutil.copyfileobj(reading, file, CHUNK)
-            if reading.digest.hexdigest() != member.sha256:
+                sha256 = _copy(source, file)
+            if sha256 != member.sha256:
                 raise packed[0].damaged(member)
     return len(members)
 
@@ -212,55 +210,49 @@ def _write(path: Path, contents: _Contents, show_progress: bool) -> None:
     sources = [(name, name, source) for name, source in contents.tables.items()]
     sources += [(name, member, source) for name, (member, source) in contents.files.items()]
     members = []
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        _add_member(tar, HEAD, HEAD, BytesIO(bytes(BLOCK)), BLOCK)
+    with path.open("wb") as tar:
+        _add_member(tar, HEAD, HEAD, BytesIO(bytes(BLOCK)))
         for name, member, source in track(sources, "pack", len(sources)) if show_progress else sources:
             with BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(0)
-                try:
-                    members.append(_add_member(tar, name, member, file, size))
-                except OSError as error:
-                    if error.errno is not None:  # of the disk
-                        raise
-                    raise InputError.busy("it became shorter while it was packed", file=str(source)) from None
+                members.append(_add_member(tar, name, member, file))
         index = {"tables": list(contents.tables), "files": [asdict(member) for member in members]}
-        content = json.dumps(index).encode()
-        end = _add_member(tar, INDEX, INDEX, BytesIO(content), len(content))
-    head = {"format": FORMAT, "offset": end.offset, "size": end.size, "sha256": end.sha256}
-    with path.open("r+b") as written:
-        written.seek(BLOCK)
-        written.write(json.dumps(head).encode().ljust(BLOCK - 1) + b"\n")
+        end = _add_member(tar, INDEX, INDEX, BytesIO(json.dumps(index).encode()))
+        end_of_tar = tar.tell() + 2 * BLOCK
+        tar.write(bytes(2 * BLOCK + -end_of_tar % tarfile.RECORDSIZE))
+        head = {"format": FORMAT, "offset": end.offset, "size": end.size, "sha256": end.sha256}
+        tar.seek(BLOCK)
+        tar.write(json.dumps(head).encode().ljust(BLOCK - 1) + b"\n")
 
 
-def _add_member(tar: tarfile.TarFile, name: str, member: str, file: BinaryIO, size: int) -> Member:
+def _add_member(tar: BinaryIO, name: str, member: str, file: BinaryIO) -> Member:
     info = tarfile.TarInfo(member)  # without times and owner, so that equal files make equal packs
-    info.size = size
-    reading = _Hashed(file)
-    tar.addfile(info, reading)
-    offset = tar.offset - -(-size // BLOCK) * BLOCK
-    return Member(name, member, offset, size, reading.digest.hexdigest())
+    info.size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    tar.write(info.tobuf(tarfile.PAX_FORMAT))
+    offset = tar.tell()
+    sha256 = _copy(file, tar)
+    if tar.tell() != offset + info.size:
+        what = f"{name} changed while it was packed"
+        raise InputError.busy(what, expected="files that nobody writes meanwhile", remedy="pack it again")
+    tar.write(bytes(-info.size % BLOCK))
+    return Member(name, member, offset, info.size, sha256)
 
 
-class _Hashed(BufferedIOBase):
-    """A file whose bytes are hashed as they are read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = self._file.read(-1 if size is None else size)
-        self.digest.update(content)
-        return content
+def _copy(source: BinaryIO, target: BinaryIO) -> str:
+    """Copy all bytes; their SHA-256 in hex."""
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK):
+        target.write(chunk)
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _check(source: Manifest, path: Path, is_whole: bool) -> None:
     """InputError where the packed manifest is not the one that was read: something changed meanwhile."""
     manifest, faults = read_manifest(path, check_files=False, columns=source.columns, make_ids=True)
     same = not faults and manifest.split_hash() == source.split_hash()
-    if same and is_whole:
-        same = manifest.content_hash(_hashes(manifest, read_pack(path.parent))) == source.content_hash()
+    if is_whole:  # its files were hashed as they were copied
+        same = same and manifest.rows_hash() == source.rows_hash()
     if not same:
         raise InputError.busy(
             "the manifest or its files changed while they were packed",

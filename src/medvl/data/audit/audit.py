@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl.core.csv_cells import is_formula
+from medvl.core.errors import InputError
 from medvl.data.audit.images import dark_images, orientation_remarks
 from medvl.data.audit.masks import mask_counts, mask_line, mask_remarks, mask_summaries
 from medvl.data.audit.reports import ReportAudit, audit_reports
@@ -116,7 +117,11 @@ def audit_manifest(
     findings = [AuditFinding("fault", "error", (fault.record,) if fault.record else (), str(fault)) for fault in faults]
     findings += [AuditFinding("manifest", "warning", (), message) for message in manifest.warnings]
     findings += [AuditFinding("columns", "info", (), line) for line in (guess.lines() if guess else ())]
-    leaks = [*_patient_leaks(records), *_content_leaks(records)]
+    leaks = _patient_leaks(records)
+    try:
+        leaks += _content_leaks(records)
+    except InputError as error:  # a file of a damaged pack
+        findings.append(AuditFinding("fault", "error", (), f"{error}; contents of images were not compared"))
     findings += leaks
     findings += _text_findings(records, max_tokens)
     reports = audit_reports(records)
