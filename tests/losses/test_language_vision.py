@@ -12,7 +12,7 @@ from faults import refused
 from medvl.data.reports import findings, mirror_text
 from medvl.data.tables import read_table
 from medvl.losses.language_vision import ContrastiveBank, caption_bank, lv_loss
-from medvl.tasks.segment.similarity import findings_similarity
+from medvl.tasks.segment.lv_bank import findings_similarity
 
 ALL = torch.ones(1, 1, dtype=torch.bool)
 

@@ -30,6 +30,7 @@ from medvl.inference.model_folder import load_model
 from medvl.losses import segmentation
 from medvl.models.masks import probs_from_logits
 from medvl.tasks.segment import semi as semi_segment
+from medvl.tasks.segment.lv_bank import record_mask
 from medvl.tasks.segment.model import build_segmenter
 from medvl.tasks.segment.semi import SemiLearner
 from medvl.train.plan import _label_lines
@@ -501,7 +502,7 @@ def test_the_original_text_retrieves_and_its_mask_moves_with_the_row(
     masks = {}
     for side in ("left", "right"):
         known = [r for r in task._labelled if r.text == f"the {side} lung"]
-        masks[side] = np.mean([semi_segment._mask_on_grid(r, "mask", task.config) for r in known], axis=0)
+        masks[side] = np.mean([record_mask(r, "mask", task.config) for r in known], axis=0)
     assert masks["left"][:, : size[1] // 2].sum() == 0 < masks["right"][:, : size[1] // 2].sum()
     retrieved = task._retrieved(batch).numpy()
     for n, record in enumerate(records):

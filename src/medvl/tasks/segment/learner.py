@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medvl.config import Config
@@ -21,8 +19,6 @@ from medvl.data.text_input import TextInput
 from medvl.losses.segmentation import deep_supervision, segmentation_loss, weighted_terms
 from medvl.models.masks import class_masks, probs_from_logits
 from medvl.models.module import SegmentModel
-
-Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 def dice_per_row(predicted: Tensor, target: Tensor) -> Tensor:

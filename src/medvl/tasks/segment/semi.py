@@ -31,23 +31,20 @@ from torch.utils.data import DataLoader
 from medvl.config import Config, as_read
 from medvl.config.objective import CROSS_ENTROPY
 from medvl.core.device import to_device
-from medvl.core.errors import InputError, warn
-from medvl.core.files import write_json
+from medvl.core.errors import InputError
 from medvl.data.class_flips import ClassFlips
-from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image, mask_on_grid
+from medvl.data.dataset import Batch, SegmentDataset, collate, fit_image
 from medvl.data.geometry import Affine
-from medvl.data.images import image_orientation
-from medvl.data.masks import read_mask
 from medvl.data.record import Record
 from medvl.data.text_input import TextInput
-from medvl.losses.language_vision import ContrastiveBank, caption_bank, empty_bank, lv_loss
+from medvl.losses.language_vision import ContrastiveBank, lv_loss
 from medvl.losses.pseudo_labels import PseudoLabelStore, beta_at
 from medvl.losses.segmentation import WeightedTerm, segmentation_loss, weighted_terms
 from medvl.models.ema import update_average
 from medvl.models.masks import class_masks, probs_from_logits
 from medvl.models.module import SegmentModel
 from medvl.tasks.segment.learner import SegmentLearner
-from medvl.tasks.segment.similarity import encoder_similarity, findings_similarity
+from medvl.tasks.segment.lv_bank import check_bank, make_bank, record_mask
 from medvl.text.base import TextEncoder
 
 FloatArray = NDArray[np.float32]
@@ -92,7 +89,7 @@ class SemiLearner(SegmentLearner):
                 expected="empty mask cells, or data.label_fraction below 1",
                 remedy="semi.epi: none and semi.lv_bank: none",
             )
-        self._check_bank()
+        check_bank(config, self._labelled, classes, encoder)
         self.num_without_text = sum(not r.text.strip() for r in self._unlabelled)
         self._store: PseudoLabelStore | None = None
         self._teacher: nn.Module | None = None
@@ -138,7 +135,11 @@ class SemiLearner(SegmentLearner):
             self._sums = {name: total.to(device) for name, total in state.get("sums", {}).items()}
             self._num_steps = state.get("num_steps", 0)
         if semi.lv_bank != "none":
-            self._bank = self._make_bank(resume=state is not None)
+            texts = [record.text for record in self._unlabelled]
+            path = self.folder / "lv_bank.json"
+            self._bank = make_bank(
+                self.config, self._labelled, self.classes, texts, self._encoder, path, resume=state is not None
+            )
 
     def training_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
         """`loss` with graph; `sup_loss`, `unsup_loss`, `lv_loss` detached."""
@@ -327,60 +328,6 @@ class SemiLearner(SegmentLearner):
 
     # -- the LV loss
 
-    def _make_bank(self, *, resume: bool) -> ContrastiveBank:
-        """The bank with its retrieval, which is kept in the run: a resumed run must retrieve the same."""
-        semi, size = self.config.semi, self.config.data.image_size
-        if semi.lv_bank == "captions":
-            texts, masks = caption_bank(size, self.config.data.laterality or "viewer")
-        else:
-            records = [record for record in self._labelled if record.text.strip()]
-            texts, masks = [record.text for record in records], [self._bank_mask(record) for record in records]
-        bank = ContrastiveBank(texts, masks)
-        path = self.folder / "lv_bank.json"
-        if resume and path.is_file():
-            bank.nearest = json.loads(path.read_text(encoding="utf-8"))
-            return bank
-        texts = sorted({record.text for record in self._unlabelled if record.text.strip()})
-        if semi.lv_similarity == "encoder":
-            assert self._encoder is not None
-            similarity = encoder_similarity(self._encoder, texts, bank.texts)
-        else:
-            similarity = findings_similarity(texts, bank.texts)
-        bank.retrieve(texts, similarity)
-        lost = sum(not entries for entries in bank.nearest.values())
-        if lost:
-            warn(f"{lost} of {len(texts)} unlabelled texts are like no text of the bank: no LV loss for them")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, bank.nearest)
-        return bank
-
-    def _check_bank(self) -> None:
-        """What `_make_bank` would fail of, found before there is a run folder."""
-        semi = self.config.semi
-        if semi.lv_bank == "none":
-            return
-        if semi.lv_similarity == "encoder" and self._encoder is None:
-            raise InputError.conflict(
-                "semi.lv_similarity: encoder without a text encoder", remedy="semi.lv_similarity: findings"
-            )
-        if semi.lv_bank == "captions" and len(self.classes) != 1:
-            raise InputError.conflict(
-                f"semi.lv_bank: captions has one class, and there are {len(self.classes)}",
-                remedy="semi.lv_bank: labelled",
-            )
-        if semi.lv_bank == "labelled":
-            if not any(self._bank_mask(record).any() for record in self._labelled if record.text.strip()):
-                raise empty_bank()
-
-    def _bank_mask(self, record: Record) -> FloatArray:
-        """(K, H, W) of a labelled record, which has every mask."""
-        masks = []
-        for name in self.classes:
-            mask = _mask_on_grid(record, name, self.config)
-            assert mask is not None
-            masks.append(mask)
-        return np.stack(masks)
-
     def _retrieved(self, batch: Batch) -> Tensor:
         """(N, K, H, W): the bank's mask of each unlabelled row's own text, moved by the row's affine; else zeros."""
         assert self._bank is not None
@@ -415,17 +362,5 @@ def unlabelled_terms(config: Config) -> tuple[WeightedTerm, ...]:
 
 def hidden_mask(record: Record, name: str, config: Config) -> NDArray[np.bool_] | None:
     """A mask that training may not see, (H, W) bool on the model's grid, for the log."""
-    mask = _mask_on_grid(record, name, config)
+    mask = record_mask(record, name, config)
     return None if mask is None else mask > 0.5
-
-
-def _mask_on_grid(record: Record, name: str, config: Config) -> FloatArray | None:
-    reference = record.masks.get(name)
-    if reference is None:
-        return None
-    if reference.path is None:
-        return np.zeros(config.data.image_size, dtype=np.float32)
-    rule, slice_index = config.data.mask_rule, config.data.slice_index
-    mask = read_mask(reference.path, reference.values, slice_index=slice_index, rule=rule)
-    size, turn = (mask.shape[0], mask.shape[1]), image_orientation(record.image).turn
-    return mask_on_grid(mask, fit_image(size, turn, config.data), config.data).astype(np.float32)

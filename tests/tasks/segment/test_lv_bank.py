@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medvl.tasks.segment.similarity import atoms, findings_similarity, sides
+from medvl.tasks.segment.lv_bank import atoms, findings_similarity, sides
 
 
 @pytest.mark.parametrize(
