@@ -13,9 +13,11 @@ from imported import area, loaded, mask_of, picture
 
 from medvl.core.errors import InputError
 from medvl.data.box_table import Box
+from medvl.data.importers import cases
 from medvl.data.importers.coco import import_coco
 from medvl.data.importers.instances import split_of_name
 from medvl.data.importers.yolo import import_yolo, label_file
+from medvl.data.records import write_manifest
 
 
 def annotation(number: int, image: int, category: int, box: list[float], shape: Any, crowd: int = 0) -> dict[str, Any]:
@@ -221,6 +223,21 @@ def test_a_shape_without_a_pixel_is_not_called_absent(coco: Path, tmp_path: Path
     path.write_text(json.dumps(data))
     result = import_coco(coco, tmp_path / "out" / "m.csv")
     assert result.counts["masks_without_a_pixel"] == 1 and loaded(result.manifest)["2"].masks["nodule"] is None
+
+
+def test_what_cannot_be_written_leaves_nothing(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *rest: object) -> None:
+        if path.name == "m.csv":
+            raise OSError(28, "No space left on device", str(path))
+        write_manifest(path, *rest)  # type: ignore[arg-type]
+
+    out = tmp_path / "out" / "m.csv"
+    monkeypatch.setattr(cases, "write_manifest", full)
+    with pytest.raises(OSError, match="No space"):
+        import_coco(coco, out)
+    assert not list(out.parent.iterdir())
+    monkeypatch.undo()
+    assert import_coco(coco, out).counts["masks"] == 3 and (out.parent / "boxes.csv").is_file()
 
 
 def test_split_of_name() -> None:
