@@ -19,7 +19,6 @@ from medvl.data.geometry import (
     AugmentConfig,
     draw,
     fit,
-    picture_side,
     require_laterality,
     warn_unmirrored,
 )
@@ -480,12 +479,6 @@ def test_laterality_is_asked_only_where_a_side_is_named() -> None:
         with refused("missing", naming="data.laterality") as caught:
             require_laterality(["opacity", text], None)
         assert text in str(caught.value) and "patient" in str(caught.value)
-
-
-def test_whose_left() -> None:
-    assert picture_side("left", "patient") == "right" and picture_side("right", "patient") == "left"
-    for laterality in ("viewer", "image"):
-        assert picture_side("left", laterality) == "left" and picture_side("right", laterality) == "right"
 
 
 @pytest.mark.parametrize("text", ["right middle lobe opacity", "RML", "derrame pleural izquierdo", "RT fibrosis"])

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from medvl.config import DataConfig
+from medvl.config import Config, DataConfig
 from medvl.core.errors import InputError
 from medvl.core.limits import allow_megapixels
 from medvl.data.body_mask import body_mask
@@ -29,7 +30,8 @@ from medvl.data.images import read_image
 from medvl.data.intensity import intensity, own_range
 from medvl.data.masks import read_mask
 from medvl.data.record import MaskRef, Record
-from medvl.data.sampler import REPEATED
+from medvl.data.sampler import REPEATED, BatchSampler
+from medvl.data.workers import usable_workers
 
 FloatArray = NDArray[np.float32]
 NO_BOX, MOVED_OUT = -1.0, -2.0  # in place of a box's class: padding; augmentation moved it out of the picture
@@ -344,4 +346,20 @@ def collate(samples: Sequence[Sample]) -> Batch:
         context=tuple(row.context for row in rows),
         boxes=_pad([sample.boxes for sample in samples]),
         repeated=repeated,
+    )
+
+
+def make_loader(
+    dataset: Dataset[Sample], sampler: BatchSampler, config: Config, fabric: Fabric, *, in_memory: bool = False
+) -> DataLoader[Sample]:
+    """The batches of a dataset; workers decode images unless the dataset holds its samples in memory."""
+    num_workers = 0 if in_memory else usable_workers(config.data.num_workers)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,  # they keep what they decoded; an item names its epoch itself
+        pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator().manual_seed(config.train.seed),  # the loader draws from its own, not the global one
     )

@@ -227,13 +227,6 @@ def draw(
     return base
 
 
-def picture_side(word_side: Literal["left", "right"], laterality: Laterality) -> Literal["left", "right"]:
-    """Which side of the displayed picture a side word means: the patient's left is on the picture's right."""
-    if laterality == "patient":
-        return "right" if word_side == "left" else "left"
-    return word_side
-
-
 def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> None:
     """InputError when a text names a side and nobody has said whose."""
     if laterality is not None:

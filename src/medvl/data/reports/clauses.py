@@ -54,7 +54,6 @@ for _kind, _phrases in _JOINTS.items():
         _FIRST_WORDS.setdefault(_phrase.split()[0], []).append((_phrase.split(), _kind))
 for _rules in _FIRST_WORDS.values():
     _rules.sort(key=lambda rule: -len(rule[0]))
-_MARKS = {";": ";", ":": ":", ",": ",", "/": "or", "&": "and", "+": "and", "(": "(", "[": "(", ")": ")", "]": ")"}
 _KEPT = {"link", "or"}  # a denial goes on
 _ENDED = {"but", "after", ";", ":", "-"}
 _CUTTING = {"no", "not", "negative"}

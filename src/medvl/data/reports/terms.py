@@ -130,8 +130,6 @@ def _all_nouns() -> dict[str, str]:
 
 
 _SINGULAR = _all_nouns()
-DEVICES = frozenset(word for word in _SINGULAR if _SINGULAR[word] in _DEVICES.split())
-GENERIC = frozenset(_GENERIC)
 PREDICATES = frozenset(_PREDICATES.split())
 FINDING_WORDS = frozenset(_SINGULAR) | PREDICATES
 # A generic head beside one of another kind is no finding of its own: "mass lesion", "fracture deformity".
@@ -230,9 +228,7 @@ def _generic(words: Sequence[str], i: int) -> str:
     if _GENERIC[word] == "change":
         return ""
     if _GENERIC[word] == "finding":
-        return (
-            word if before in ("acute", "abnormal", "significant", "suspicious", "positive", "active", "focal") else ""
-        )
+        return word if before in _ABNORMAL else ""
     return word
 
 

@@ -15,8 +15,7 @@ from medvl.config import Config
 from medvl.core.errors import InputError, warn
 from medvl.core.task import Prepared
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
-from medvl.data.dataset import Sample
-from medvl.data.loader import make_loader
+from medvl.data.dataset import Sample, make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import EpochSampler
 from medvl.tasks.classify.feature_store import FeatureStore

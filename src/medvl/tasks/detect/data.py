@@ -12,7 +12,7 @@ from medvl.core.errors import InputError
 from medvl.core.task import Prepared
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
-from medvl.data.loader import make_loader
+from medvl.data.dataset import make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.models.yolo import published_anchors

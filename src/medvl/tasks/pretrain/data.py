@@ -14,8 +14,7 @@ from medvl.config import WEIGHTS_PREFIX, Config, split_init
 from medvl.core.errors import InputError, warn
 from medvl.core.task import Prepared
 from medvl.data.context import ContextRules
-from medvl.data.dataset import SegmentDataset
-from medvl.data.loader import make_loader
+from medvl.data.dataset import SegmentDataset, make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, LengthSampler, mean_negatives
 from medvl.data.text_input import TextInput

@@ -13,9 +13,8 @@ from medvl.config import WEIGHTS_PREFIX, Config, as_read
 from medvl.core.errors import InputError, warn
 from medvl.core.task import Prepared
 from medvl.data.context import ContextRules
-from medvl.data.dataset import Sample, SegmentDataset
+from medvl.data.dataset import Sample, SegmentDataset, make_loader
 from medvl.data.labels import training_records
-from medvl.data.loader import make_loader
 from medvl.data.record import Manifest, Record
 from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
 from medvl.data.text_input import TextInput, images_with_other_masks
