@@ -17,17 +17,6 @@ from medvl.models.registry import MODELS, build_model, option_names
 PAGE = Path(__file__).with_name("models.md")
 SIZES = ("nano", "mini", "T", "S", "B")
 TEXT_DIM = 768  # as BERT's, for which LViT's published counts hold
-ABOUT = {
-    "lvit": ("LViT, a CNN and a ViT side by side, by us", "Li et al., arXiv 2206.14718"),
-    "unet": ("U-Net as LViT's paper compares with, by us", "Ronneberger et al., arXiv 1505.04597"),
-    "encoder_unet": ("U-Net on any image encoder, what G2D pre-trains, by us", "Liu et al., arXiv 2312.01522"),
-    "text_unet": ("`unet` whose deepest pixels attend to the words, by us", "none: ours"),
-    "unet_plus_plus": ("UNet++, nested skip connections, by MONAI", "Zhou et al., arXiv 1807.10165"),
-    "attention_unet": ("Attention U-Net, gated skip connections, by MONAI", "Oktay et al., arXiv 1804.03999"),
-    "dynunet": ("nnU-Net's network with deep supervision, by MONAI", "Isensee et al., arXiv 1904.08128"),
-    "swin_unetr": ("Swin UNETR in 2-D, by MONAI", "Hatamizadeh et al., arXiv 2201.01266"),
-    "clipseg": ("CLIPSeg from a folder of yours, by transformers", "Lüddecke & Ecker, arXiv 2112.10003"),
-}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lvit": [{"text_merge": merge} for merge in ("slots", "attention", "none")],
 }
@@ -96,14 +85,13 @@ def page() -> str:
     columns = ["name", "network", "source", "text", *SIZES]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * 4 + "| ---: " * len(SIZES) + "|"]
     for name in MODELS:
-        title, source = ABOUT[name]
+        network = MODELS[name]
         for options in VARIANTS.get(name, [{}]):
             label = "".join(f"; `{key}: {value}`" for key, value in options.items())
             takes_text = "text_dim" in option_names(name) and options.get("text_merge") != "none"
             counts = [millions(name, size, options) for size in SIZES]
-            lines.append(
-                f"| `{name}` | {title}{label} | {source} | {'yes' if takes_text else 'no'} | {' | '.join(counts)} |"
-            )
+            cells = [f"`{name}`", network.ABOUT + label, network.SOURCE, "yes" if takes_text else "no", *counts]
+            lines.append(f"| {' | '.join(cells)} |")
     return f"{HEAD}\n" + "\n".join(lines) + f"\n{TAIL}\n{encoders()}"
 
 

@@ -17,25 +17,9 @@ from medvl.train.run import train
 TEXTS = ["the right lung", "left upper zone the lung"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIPSeg with random weights and a word-piece tokenizer."""
-    from transformers import BertTokenizerFast, CLIPSegConfig, CLIPSegForImageSegmentation
-
-    path = tmp_path_factory.mktemp("clipseg")
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] right left upper lower lung zone the ##s".split()
-    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(path)
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    ends = {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
-    config = CLIPSegConfig(
-        text_config={**small, **ends, "vocab_size": len(words), "max_position_embeddings": 12},
-        vision_config={**small, "image_size": 32, "patch_size": 8},
-        projection_dim=8, extract_layers=[0, 1, 2], reduce_dim=8, decoder_num_attention_heads=2,
-        decoder_intermediate_size=16,
-    )  # fmt: skip
-    CLIPSegForImageSegmentation(config).save_pretrained(path)
-    return path
+@pytest.fixture
+def folder(clipseg_folder: Path) -> Path:
+    return clipseg_folder
 
 
 def encode(folder: Path, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,13 +38,13 @@ def test_equal_to_transformers(folder: Path) -> None:
         expected = theirs(
             pixel_values=image, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).logits
-        found = CLIPSeg(folder=str(folder), text_dim=16).eval()(image, *encode(folder, TEXTS))
+        found = CLIPSeg(folder=str(folder), text_dim=24).eval()(image, *encode(folder, TEXTS))
     torch.testing.assert_close(found[:, 0], expected, rtol=0, atol=1e-5)
     assert (found[0] - found[1]).abs().max() > 0
 
 
 def test_many_phrases_ask_one_image_of_any_size(folder: Path) -> None:
-    model = CLIPSeg(folder=str(folder), text_dim=16, in_channels=1).eval()
+    model = CLIPSeg(folder=str(folder), text_dim=24, in_channels=1).eval()
     image, (features, mask) = torch.randn(1, 1, 50, 41), encode(folder, TEXTS)
     calls: list[int] = []
     model.vision.register_forward_hook(lambda *_: calls.append(1))
@@ -86,12 +70,12 @@ def test_through_training_and_back(folder: Path, tiny_recipe: Path, tmp_path: Pa
     [
         ({"folder": "nowhere/at-all"}, "no such folder of CLIPSeg weights.*local folder"),
         ({"num_classes": 2}, "2 classes"),
-        ({"text_dim": 128}, "width 128.*width 16.*text.encoder: hf:"),
+        ({"text_dim": 128}, "width 128.*width 24.*text.encoder: hf:"),
     ],
 )
 def test_what_it_refuses(folder: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        CLIPSeg(**{"folder": str(folder), "text_dim": 16, **options})  # type: ignore[arg-type]
+        CLIPSeg(**{"folder": str(folder), "text_dim": 24, **options})  # type: ignore[arg-type]
 
 
 def test_another_model_in_the_folder(tmp_path: Path) -> None:
@@ -101,7 +85,7 @@ def test_another_model_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_padding_before_the_text_changes_nothing(folder: Path) -> None:
-    network = CLIPSeg(folder=str(folder), text_dim=16).eval()
+    network = CLIPSeg(folder=str(folder), text_dim=24).eval()
     image = torch.randn(2, 3, 32, 32)
     features, mask = encode(folder, ["the right lung", "left"])
     rolled = [torch.roll(x, 2, dims=0) for x in (features[1], mask[1])]  # two of padding move to the front

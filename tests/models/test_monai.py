@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,10 +16,9 @@ from torch import Tensor, nn
 from medvl.core.errors import InputError
 from medvl.losses.segmentation import deep_supervision, segmentation_loss
 from medvl.models.monai import DynUNet, monai_networks
-from medvl.models.registry import MODELS, build_model, option_names
+from medvl.models.registry import build_model, option_names
 from medvl.models.unet import PixelTextAttention, TextUNet, UNet, place_waves
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 MONAI = ("unet_plus_plus", "attention_unet", "dynunet", "swin_unetr")
 PARAMETERS = {  # three channels, one class, text features of width 768
     ("text_unet", "nano"): 559_665,
@@ -44,14 +42,6 @@ PARAMETERS = {  # three channels, one class, text features of width 768
 def test_parameter_counts(name: str, size: str) -> None:
     text = {"text_dim": 768} if "text_dim" in option_names(name) else {}
     assert sum(p.numel() for p in build_model(name, size=size, **text).parameters()) == PARAMETERS[name, size]
-
-
-def test_the_page_of_networks_is_fresh() -> None:
-    spec = importlib.util.spec_from_file_location("docs_models", DOCS / "models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.page() == (DOCS / "models.md").read_text(encoding="utf-8"), "run .venv/bin/python docs/models.py"
 
 
 # --- the optional dependency
@@ -101,12 +91,6 @@ def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         build_model(name, **options)
     assert message in str(caught.value)
-
-
-def test_text_features_are_asked_of_the_networks_that_take_text() -> None:
-    assert {name for name in MODELS if "text_dim" in option_names(name)} == {"lvit", "text_unet", "clipseg"}
-    with pytest.raises(InputError, match="did you mean dynunet"):
-        option_names("dynnet")
 
 
 # --- deep supervision

@@ -90,10 +90,13 @@ class SegmentationNetwork(ImageNetwork):
     Attributes:
         uses_text: whether text features must be given, else they must be None.
         text_dim: D, where the network takes text.
-        SIZES: name of each width -> what it stands for.
+        SIZES: name of each width -> what it stands for, or a tuple that begins with it.
+        ABOUT, SOURCE: what it is and who published it, for docs/models.md.
     """
 
     SIZES: ClassVar[Mapping[str, Any]] = {}
+    ABOUT: ClassVar[str] = ""
+    SOURCE: ClassVar[str] = ""
     uses_text: bool = False
     text_dim: int = 0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvl.core.errors import InputError
 from medvl.models.base import ImageFeatures, SegmentationNetwork, expand_rows
@@ -37,6 +37,8 @@ class CLIPSeg(SegmentationNetwork):
         InputError: no such folder, another kind of model, several classes, text features of another width.
     """
 
+    ABOUT = "CLIPSeg from a folder of yours, by transformers"
+    SOURCE = "Lüddecke & Ecker, arXiv 2112.10003"
     uses_text = True
 
     def __init__(
@@ -68,6 +70,11 @@ class CLIPSeg(SegmentationNetwork):
         self.vision = network.clip.vision_model.requires_grad_(False)
         self.text_projection = network.clip.text_projection.requires_grad_(False)
         self.decoder = network.decoder
+
+    @property
+    def outc(self) -> nn.Module:
+        """The last convolution, to the logits."""
+        return [module for module in self.decoder.modules() if isinstance(module, nn.ConvTranspose2d)][-1]
 
     def encode_padded(self, image: Tensor) -> ImageFeatures:
         """(B, C, H, W) -> the image tower's maps that the decoder reads, (B, P, width) each."""

@@ -148,6 +148,9 @@ class EncoderUNet(EncoderNetwork, SegmentationNetwork):
         decoder: "unet", or "none" for the encoder alone (`decode` is then an error).
     """
 
+    ABOUT = "U-Net on any image encoder, what G2D pre-trains, by us"
+    SOURCE = "Liu et al., arXiv 2312.01522"
+
     def __init__(
         self,
         encoder: str = "resnet50",

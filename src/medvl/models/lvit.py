@@ -8,7 +8,7 @@ Level k = 0..3 has stride 2**k and patch `patch / 2**k`, so that every level has
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
@@ -33,14 +33,6 @@ from medvl.models.text_merge import AttentionMerge, SlotMerge, TextSummary
 from medvl.models.vit import DownStage, Grid, Reconstruct, UpStage
 
 PlamMode = Literal["both", "avg", "max", "none"]
-
-SIZES: dict[str, tuple[int, int]] = {  # base width, transformer blocks per stage
-    "nano": (8, 1),
-    "mini": (16, 1),
-    "T": (64, 1),  # the paper's LViT-T, 29.9 M parameters
-    "S": (64, 4),  # the paper does not say what S and B are; deeper stages are a guess
-    "B": (64, 12),
-}
 
 
 class PLAM(nn.Module):
@@ -99,6 +91,16 @@ class LViT(SegmentationNetwork):
         input_norm: whether that image encoder sees each image at mean 0 and deviation 1, as in `EncoderUNet`.
     """
 
+    SIZES: ClassVar[dict[str, tuple[int, int]]] = {  # base width, transformer blocks per stage
+        "nano": (8, 1),
+        "mini": (16, 1),
+        "T": (64, 1),  # the paper's LViT-T, 29.9 M parameters
+        "S": (64, 4),  # the paper does not say what S and B are; deeper stages are a guess
+        "B": (64, 12),
+    }
+    ABOUT = "LViT, a CNN and a ViT side by side, by us"
+    SOURCE = "Li et al., arXiv 2206.14718"
+
     def __init__(
         self,
         size: str = "T",
@@ -121,7 +123,7 @@ class LViT(SegmentationNetwork):
     ) -> None:
         super().__init__(in_channels=in_channels, image_size=image_size, stride=STRIDE)
         for name, value, choices in (
-            ("size", size, SIZES),
+            ("size", size, self.SIZES),
             ("text_merge", text_merge, ("slots", "attention", "none")),
             ("plam", plam, ("both", "avg", "max", "none")),
             ("mlp_tail", mlp_tail, ("released", "plain")),
@@ -138,7 +140,7 @@ class LViT(SegmentationNetwork):
         self.uses_text = text_merge != "none"
         if text_merge == "slots":
             self.fixed_size = self._size_for_slots()
-        base, default_depth = SIZES[size]
+        base, default_depth = self.SIZES[size]
         widths = level_widths(base)
         grid = self._grid(*self.padded_size(*self.image_size))
         block: dict[str, Any] = {"depth": depth or default_depth, "dropout": dropout, "mlp_tail": mlp_tail}

@@ -97,6 +97,8 @@ class UNetPlusPlus(MonaiNetwork):
         InputError: unknown size; MONAI is missing.
     """
 
+    ABOUT = "UNet++, nested skip connections, by MONAI"
+    SOURCE = "Zhou et al., arXiv 1807.10165"
     SIZES: ClassVar[dict[str, int]] = {"nano": 8, "mini": 16, "T": 32}
 
     def __init__(
@@ -138,6 +140,8 @@ class AttentionUNet(MonaiNetwork):
         InputError: unknown size; MONAI is missing.
     """
 
+    ABOUT = "Attention U-Net, gated skip connections, by MONAI"
+    SOURCE = "Oktay et al., arXiv 1804.03999"
     SIZES: ClassVar[dict[str, int]] = {"nano": 8, "mini": 16, "T": 64}
 
     def __init__(
@@ -178,6 +182,8 @@ class DynUNet(MonaiNetwork):
         InputError: unknown size; MONAI is missing.
     """
 
+    ABOUT = "nnU-Net's network with deep supervision, by MONAI"
+    SOURCE = "Isensee et al., arXiv 1904.08128"
     SIZES: ClassVar[dict[str, tuple[int, int]]] = {"nano": (8, 80), "mini": (12, 192), "T": (32, 512)}
     NUM_LEVELS = 6
     NUM_LOWER_HEADS = 3
@@ -250,6 +256,8 @@ class SwinUNETR(MonaiNetwork):
         InputError: unknown size; MONAI or einops is missing.
     """
 
+    ABOUT = "Swin UNETR in 2-D, by MONAI"
+    SOURCE = "Hatamizadeh et al., arXiv 2201.01266"
     SIZES: ClassVar[dict[str, int]] = {"mini": 12, "T": 48}
 
     def __init__(

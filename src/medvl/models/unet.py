@@ -75,6 +75,8 @@ class UNet(_UShaped):
         InputError: unknown size, no class.
     """
 
+    ABOUT = "U-Net as LViT's paper compares with, by us"
+    SOURCE = "Ronneberger et al., arXiv 1505.04597"
     SIZES: ClassVar[dict[str, int]] = BASES
 
     def __init__(
@@ -174,6 +176,8 @@ class TextUNet(_UShaped):
         InputError: unknown size, text_levels out of range, no class.
     """
 
+    ABOUT = "`unet` whose deepest pixels attend to the words, by us"
+    SOURCE = "none: ours"
     SIZES: ClassVar[dict[str, int]] = {"nano": 8, "mini": 24, "T": 64}
     uses_text = True
 
