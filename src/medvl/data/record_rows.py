@@ -94,6 +94,16 @@ class RecordReader:
 
     def _columns(self) -> bool:
         """Check the header and choose the columns; False when no row can be read."""
+        self._check_names()
+        self._choose_classes()
+        have = self.table.columns
+        aliases = {alias for alias, known in ALIASES.items() if known not in have}
+        used = {*NAMES, *aliases} - {"text", "mask"} | {self.text_column, *self.columns.values()}
+        self.extra = tuple(name for name in have if name not in used)
+        return "id" in have and "image" in have and all(column in have for column in self.columns.values())
+
+    def _check_names(self) -> None:
+        """Columns that are missing, misspelt or given twice."""
         have = self.table.columns
         for name, alias in ((known, alias) for alias, known in ALIASES.items()):
             if name in have and alias in have:
@@ -127,6 +137,10 @@ class RecordReader:
                     1,
                     remedy=f"did you mean {close[0]}? Rename it either way",
                 )
+
+    def _choose_classes(self) -> None:
+        """Which columns, or which values of the label map, are classes."""
+        have = self.table.columns
         mask_columns = {name.removeprefix("mask_"): name for name in have if name.startswith("mask_")}
         mask_columns = {name: column for name, column in mask_columns.items() if column not in NOT_A_MASK}
         if self.wanted is None:
@@ -160,10 +174,6 @@ class RecordReader:
                 remedy = _did_you_mean(nearest(name, self.classes))
                 what = f"empty_means_absent names no class: {name}"
                 self.fault(FaultKind.UNKNOWN, what, expected=", ".join(self.classes), remedy=remedy)
-        aliases = {alias for alias, known in ALIASES.items() if known not in have}
-        used = {*NAMES, *aliases} - {"text", "mask"} | {self.text_column, *self.columns.values()}
-        self.extra = tuple(name for name in have if name not in used)
-        return "id" in have and "image" in have and all(column in have for column in self.columns.values())
 
     def _record(self, line: int, row: Mapping[str, str], boxes: Mapping[str, list[Box]]) -> Record:
         name = row["id"]

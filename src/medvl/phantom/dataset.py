@@ -158,24 +158,7 @@ def make_phantoms(
             (work / name).mkdir()
         for index in range(num) if progress is None else progress(range(num), num):
             phantom = draw_phantom(index, size=size, seed=seed, kinds=kinds)
-            row = dict.fromkeys(("mask", *(f"mask_{kind}" for kind in KINDS)), ABSENT)
-            for column, mask in phantom.masks().items():
-                part = column.removeprefix("mask").replace("_", "-")
-                row[column] = write(f"masks/{phantom.id}{part}.png", mask.astype(np.uint8) * 255)
-            row |= {
-                "id": phantom.id,
-                "image": write(f"images/{phantom.id}.png", phantom.image),
-                "text": phantom.text,
-                "labels": "|".join(kind for kind in KINDS if any(f.kind == kind for f in phantom.facts)) or NORMAL,
-                "lesions": "|".join(map(str, phantom.facts)),
-                "patient": phantom.patient,
-                "study": phantom.id,
-                "view": "PA",
-                "split": _split_of(seed, phantom.patient, splits),
-                "licence": LICENCE,
-                "source": "phantom",
-            }
-            rows.append(row)
+            rows.append(_row(phantom, write) | {"split": _split_of(seed, phantom.patient, splits)})
             if not phantom.boxes:
                 boxes.append({"id": phantom.id, "cls": ABSENT})
             for box in phantom.boxes:
@@ -193,6 +176,26 @@ def make_phantoms(
     if empty:
         warn(f"{folder}: no phantom of {num} fell into {', '.join(empty)}; a larger --num fills every split")
     return folder / "manifest.csv"
+
+
+def _row(phantom: Phantom, write: Callable[[str, NDArray[np.uint8]], str]) -> dict[str, str]:
+    """The row of the manifest without its split; the image and the masks are written."""
+    row = dict.fromkeys(("mask", *(f"mask_{kind}" for kind in KINDS)), ABSENT)
+    for column, mask in phantom.masks().items():
+        part = column.removeprefix("mask").replace("_", "-")
+        row[column] = write(f"masks/{phantom.id}{part}.png", mask.astype(np.uint8) * 255)
+    return row | {
+        "id": phantom.id,
+        "image": write(f"images/{phantom.id}.png", phantom.image),
+        "text": phantom.text,
+        "labels": "|".join(kind for kind in KINDS if any(f.kind == kind for f in phantom.facts)) or NORMAL,
+        "lesions": "|".join(map(str, phantom.facts)),
+        "patient": phantom.patient,
+        "study": phantom.id,
+        "view": "PA",
+        "licence": LICENCE,
+        "source": "phantom",
+    }
 
 
 def _draw_kinds(rng: np.random.Generator, kinds: Sequence[Kind]) -> list[Kind]:
