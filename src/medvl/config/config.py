@@ -14,7 +14,9 @@ from pydantic.dataclasses import dataclass
 from medvl.assets import shipped_table
 from medvl.config.augment import AugmentConfig, Border
 from medvl.config.checks import cross_faults, validated
+from medvl.config.differences import flat
 from medvl.config.fidelity import Preset, preset_values
+from medvl.config.from_init import fixed_by, has_network, init_config, say_taken
 from medvl.config.model_keys import OLD_MODEL_KEYS, fill_model, model_title, read_old_model
 from medvl.config.objective import ObjectiveConfig, check_one_way, read_old_keys
 from medvl.config.overrides import apply_override
@@ -259,7 +261,7 @@ _WITHOUT_TEXT = {"classify": "classifier", "detect": "yolo"}
 def make_config(
     raw: Mapping[str, Any], source: str = "configuration", *, overridden: Sequence[str] | None = None
 ) -> Config:
-    """Build a Config from nested mappings: the protocol, then the preset, fills what they leave open.
+    """Build a Config from nested mappings: the protocol, the run of `init`, then the preset, fill what they leave open.
 
     `overridden`: keys that a command line set; None = a stored configuration, whose older spelling is no news.
     """
@@ -272,7 +274,11 @@ def make_config(
     preset = tree.get("fidelity", "medvl")
     method = "g2d" if task == "pretrain" else "lvit"
     model = tree.setdefault("model", {})
+    place = init_config(tree)
+    run = None if place is None else load_config(place)
     if isinstance(model, dict):
+        if run is not None and has_network(run, task or "segment", model.get("name", protocol.get("model.name"))):
+            model.setdefault("name", run.model.name)
         model.setdefault("name", protocol.get("model.name", _WITHOUT_TEXT.get(str(task), method)))
         for line in read_old_model(model, source, overridden or ()):
             if overridden is not None:
@@ -280,6 +286,8 @@ def make_config(
     for key, value in protocol.items():
         _set_default(tree, key, value)
     if isinstance(model, dict):
+        if run is not None:
+            _take_from_init(tree, fixed_by(run, task or "segment", str(model["name"])))
         fill_model(model)
     text = tree.setdefault("text", {})
     if isinstance(text, dict) and task in _WITHOUT_TEXT:
@@ -318,15 +326,26 @@ def _move_border(tree: dict[str, Any], source: str) -> None:
         warn(f"data.augment.border is read as data.border: {old}, which pads validation and prediction as training")
 
 
-def _set_default(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.c` unless it is set; what is no section there is left to the check of types."""
+def _take_from_init(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Set what is open, and say what is not the default."""
+    taken = [key for key, value in values.items() if _set_default(tree, key, value)]
+    usual = flat(config_dict(Config()))
+    news = {key: values[key] for key in taken if values[key] != usual.get(key)}
+    if news:
+        say_taken(tree["init"], ", ".join(f"{key}={value}" for key, value in news.items()))
+
+
+def _set_default(tree: dict[str, Any], key: str, value: Any) -> bool:
+    """Set `a.b.c` unless it is set, and say whether; what is no section there is left to the check of types."""
     *parents, leaf = key.split(".")
     node: Any = tree
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            return
+            return False
+    is_open = leaf not in node
     node.setdefault(leaf, value)
+    return is_open
 
 
 def config_dict(config: Config) -> dict[str, Any]:
