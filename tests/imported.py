@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from PIL import Image
 
 from medvl.data.images import image_size
@@ -17,6 +18,22 @@ def picture(path: Path, size: tuple[int, int] = (8, 10)) -> Path:
     """Write an image of `size` (H, W), with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.arange(size[0] * size[1]).reshape(size).astype(np.uint8)).save(path)
+    return path
+
+
+def dicom(path: Path, pixels: np.ndarray, *, uid: str = "1.2.3", patient: str = "p", orientation: str = "L\\F") -> Path:
+    """Write an 8-bit radiograph (H, W) as DICOM, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, uid
+    data.PatientID, data.PatientOrientation = patient, orientation
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.PixelData = pixels.astype(np.uint8).tobytes()
+    data.save_as(path, enforce_file_format=True)
     return path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import refused
-from imported import loaded, mask_of, picture
+from imported import dicom, loaded, mask_of, picture
 from PIL import Image
 
 from medvl.core.errors import Fault
@@ -28,24 +28,6 @@ from medvl.data.importers.siim import split_of as split_siim
 from medvl.data.records import load_manifest
 
 SIDES = (16, 16)
-
-
-def dicom(path: Path, uid: str, patient: str, side: int = 16) -> None:
-    import pydicom
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, uid
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID, data.PatientID = SecondaryCaptureImageStorage, uid, patient
-    data.Rows = data.Columns = side
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
-    data.PixelData = bytes(side * side)
-    pydicom.dcmwrite(path, data, enforce_file_format=True)
 
 
 def table(path: Path, text: str) -> Path:
@@ -67,7 +49,8 @@ def siim(tmp_path: Path) -> Path:
     table(folder / "train-rle.csv", "\n".join(rows))
     for i in range(20):
         name = "other" if i == 7 else f"1.2.{i}"
-        dicom(folder / "dicom-images-train" / f"s{i}" / f"{name}.dcm", f"1.2.{i}", f"p{i // 2}")
+        path = folder / "dicom-images-train" / f"s{i}" / f"{name}.dcm"
+        dicom(path, np.zeros(SIDES), uid=f"1.2.{i}", patient=f"p{i // 2}")
     return folder
 
 
@@ -121,7 +104,7 @@ def test_rsna(tmp_path: Path) -> None:
     rows += [f"n{i},,,,,0" for i in range(9)]
     table(folder / "stage_2_train_labels.csv", "\n".join(rows))
     for name in ("a", *(f"n{i}" for i in range(9))):
-        dicom(folder / "stage_2_train_images" / f"{name}.dcm", "1.2.3", name)
+        dicom(folder / "stage_2_train_images" / f"{name}.dcm", np.zeros(SIDES), patient=name)
     result = import_rsna(folder, tmp_path / "out" / "manifest.csv", canvas=16)
     records = loaded(result.manifest)
     expected = np.zeros((16, 16), bool)

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from faults import refused
+from imported import dicom
 from PIL import Image
 
 from medvl.core.errors import InputError
@@ -21,19 +21,6 @@ from medvl.data.masks import read_labels, resample_mask
 from medvl.data.records import load_manifest, write_manifest
 
 SETS = ("seen", "val", "test")
-
-
-def write_dicom(path: Path, pixels: np.ndarray, words: str) -> None:
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, "1.2.3"
-    dataset.PatientOrientation = words
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-    dataset.PixelData = pixels.tobytes()
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def lungs(height: int = 60, width: int = 50, tops: tuple[int, int] = (6, 15)) -> np.ndarray:
@@ -101,7 +88,7 @@ def test_turned_images(tmp_path: Path, words: str, max_size: int | None) -> None
     assert orientation is not None
     turn, shown = orientation.turn, lungs()
     Image.fromarray(turn.undo(shown)).save(tmp_path / "m.png")
-    write_dicom(tmp_path / "i.dcm", turn.undo(shown), words)
+    dicom(tmp_path / "i.dcm", turn.undo(shown), orientation=words)
     row = {"id": "a", "image": "i.dcm", "mask": "m.png", "patient": "p", "split": "val"}
     write_manifest(tmp_path / "manifest.csv", [row])
     import_lung_regions(tmp_path / "manifest.csv", tmp_path / "out", max_size=max_size)
