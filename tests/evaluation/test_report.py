@@ -16,10 +16,11 @@ from medvl.data.records import load_manifest
 from medvl.evaluation.case_metrics import CaseRow
 from medvl.evaluation.model_inputs import Inputs, is_model, open_inputs, parse_overrides
 from medvl.evaluation.prediction_sources import PredictorSource
-from medvl.evaluation.report import report as report_module
 from medvl.evaluation.report.figures import contour_path, curves_svg, image_data_uri, read_curves
-from medvl.evaluation.report.report import group_columns, make_report
-from medvl.evaluation.report.segmentation import pick_cases
+from medvl.evaluation.report.page import make_report
+from medvl.tasks.segment import report as report_module
+from medvl.tasks.segment.kinds import group_columns
+from medvl.tasks.segment.report import pick_cases
 
 from .conftest import FakePredictor, lung, write_rows
 

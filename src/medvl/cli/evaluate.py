@@ -190,10 +190,12 @@ def report(
     Evaluates and probes the split unless the results are already in RUN/report/SPLIT. Of a pre-training (task:
     pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with their reports.
     Of a classifier (task: classify): AUC and calibration of each class, the curves, the confusion matrix.
+    Of a detector (task: detect): average precision beside a fixed mean box, precision and recall by score, images
+    with their boxes.
     """
     import json
 
-    from medvl.evaluation.report.report import make_report
+    from medvl.evaluation.report.page import make_report
 
     path, summary = make_report(
         model,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medvl.data.dataset import Sample
     from medvl.data.record import Manifest, Record
     from medvl.evaluation.kind import EvaluationKind
+    from medvl.evaluation.report.page import PageRequest
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.text.base import TextEncoder
@@ -140,6 +141,10 @@ class Task(Protocol):
     def evaluations(self) -> tuple[EvaluationKind, ...]:
         """The kinds of evaluation of its models."""
         return ()
+
+    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
+        """Write the page of a model (`medvl report`); its path and the summary that it shows."""
+        raise InputError.unsupported(f"there is no page of task: {self.name}", file=request.target)
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image: the remedy of a verb that it is not for."""

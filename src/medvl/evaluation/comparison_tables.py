@@ -71,23 +71,54 @@ def as_text(result: Mapping[str, Any], out: Path) -> str:
 
 def as_html(result: Mapping[str, Any], picture: Path | None = None) -> str:
     """One self-contained page: no script, nothing fetched; images of the data set only in `picture`, a PNG."""
-    from medvl.evaluation.report.segmentation import fill_template
+    from medvl.evaluation.report.page import fill_template, versions_text
 
     changes = [m["metrics"][metric]["difference"] for m in result["methods"] for metric in result["titles"]]
     ends = [abs(c[end]) for c in changes if c for end in ("mean", "lo", "hi") if c[end] is not None]
     return fill_template(
         "compare.html.j2",
         {
+            "title": f"Comparison of {len(result['methods'])} methods: {result['title']}",
+            "split": result["split"],
+            "lead": _lead(result),
+            "facts": _facts(result),
+            "provenance": _provenance(result),
+            "versions": versions_text(result["versions"]),
             "result": result,
             "titles": result["titles"],
             "tested": result["tested"],
-            "how": _scored_how(result),
             "picture": "" if picture is None else base64.b64encode(picture.read_bytes()).decode(),
             "span": max([*ends, 0.01]),
             "p_text": _p,
             "columns": [method["name"] for method in result["methods"]],
         },
     )
+
+
+def _lead(result: Mapping[str, Any]) -> str:
+    grid = f", scored on the {result['grid']} grid of each image" if result.get("grid") else ""
+    cases = f"{result['num_cases']} cases of {result['num_patients']} patients of the {result['split']} split"
+    return f"{cases}, the same for every method{grid}."
+
+
+def _facts(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    facts = [("reference", result["reference"]), ("data", result["manifest"])]
+    facts.append(("scored with", ", ".join(_scored_how(result))))
+    return [*facts, ("asked with", result["text"])] if result.get("text") else facts
+
+
+def _provenance(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    bootstrap, test, machine = result["bootstrap"], result["test"], result["machine"]
+    number = "all" if test["exact"] else "draws of"
+    permutations = f"{number} {test['permutations']} permutations, seed {test['seed']}"
+    gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
+    return [
+        ("manifest hash", result["manifest_hash"][:16]),
+        ("split hash", result["split_hash"][:16]),
+        ("bootstrap", f"{bootstrap['draws']} draws by {bootstrap['unit']}, seed {bootstrap['seed']}"),
+        ("tests", f"{permutations}; Holm over {test['family']} tests"),
+        ("machine", f"{machine['processor']}, {machine['cores']} cores{gpu}"),
+    ]
 
 
 def _scored_how(result: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from medvl.core.errors import warn
@@ -31,7 +31,7 @@ def say_seen(overlap: Overlap | None, split: str) -> list[str]:
     return [note]
 
 
-def seen_fact(summary_entry: dict[str, object] | None) -> str:
+def seen_fact(summary_entry: Mapping[str, object] | None) -> str:
     """The entry `seen_images` of a summary in words, for reports."""
     if summary_entry is None:
         return "not known: the model does not say which images it was trained on"

@@ -33,7 +33,7 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
     from medvl.evaluation.model_inputs import open_inputs
     from medvl.evaluation.prediction_sources import PredictorSource
     from medvl.evaluation.record import results_folder
-    from medvl.evaluation.report.report import stored_evaluation, stored_probe
+    from medvl.tasks.segment.kinds import stored_evaluation, stored_probe
 
     plan = sweep.evaluate
     inputs = open_inputs(str(run), sweep.scoring_words, device=device_of(run))

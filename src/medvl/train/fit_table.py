@@ -25,9 +25,7 @@ from medvl.data.columns import guess_table
 from medvl.data.hashes import HashStore
 from medvl.data.records import configured_manifest
 from medvl.data.splits import split_manifest
-from medvl.evaluation.record import SUMMARY
-from medvl.evaluation.report.report import make_report
-from medvl.tasks.detect.kinds import stored
+from medvl.evaluation.report.page import make_report
 from medvl.train.fit_plan import FitPlan, choose_plan, table_facts
 from medvl.train.run import train
 from medvl.train.run_data import HASHES
@@ -251,9 +249,6 @@ def _train(config: Config, run: Path, dry_run: bool, command: str) -> None:
 def _reported(out: Path, config: Config, split: str) -> tuple[Path | None, dict[str, Any]]:
     """Evaluate a split, unless that was done, and write the page."""
     _say("report", f"on the split {split}")
-    if config.task == "detect":  # which has no page
-        folder, record = stored(out, split=split)
-        return folder / SUMMARY, record.summary
     return make_report(out, split=split)
 
 

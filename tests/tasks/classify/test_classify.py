@@ -24,7 +24,7 @@ from medvl.core.errors import InputError
 from medvl.data.class_labels import ClassDataset, class_labels
 from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
-from medvl.evaluation.report.report import make_report
+from medvl.evaluation.report.page import make_report
 from medvl.inference.model_folder import load_model
 from medvl.inference.predictor import Predictor
 from medvl.metrics.classification import auc, best_threshold

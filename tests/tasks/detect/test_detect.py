@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,27 @@ from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.config import Config, load_config
-from medvl.core.errors import InputError
+from medvl.core.errors import FaultKind, InputError
 from medvl.data.box_labels import BoxDataset, box_labels
 from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.data.sampler import REPEATED
 from medvl.evaluation.compare import compare
 from medvl.evaluation.model_inputs import open_inputs
+from medvl.evaluation.report.page import make_report
 from medvl.experiments.suggest import suggest
 from medvl.experiments.sweep_run import run_sweep
 from medvl.inference.batch import predict_files
 from medvl.inference.model_folder import load_model, save_model
 from medvl.inference.predictor import Predictor
+from medvl.metrics.detection import ImageBoxes, match
 from medvl.models.classifier import ImageClassifier
 from medvl.models.encoders.registry import build_image_encoder
 from medvl.models.yolo import published_anchors
 from medvl.tasks.detect.evaluate import evaluate_detector
 from medvl.tasks.detect.learner import DetectLearner
 from medvl.tasks.detect.model import build_detector
+from medvl.tasks.detect.report import precision_recall
 from medvl.train.run import train
 
 
@@ -83,6 +87,43 @@ def trained(films: Path) -> Path:
 
 def config_of(films: Path, *overrides: str) -> Config:
     return load_config(films / "recipe.yaml", overrides)
+
+
+def test_the_page_shows_the_evaluation(trained: Path, tmp_path: Path) -> None:
+    path, summary = make_report(trained, out=tmp_path / "page.html")
+    assert path == tmp_path / "page.html" and (trained / "report" / "val" / "summary.json").is_file()
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", path.read_text()))
+    for metrics in (summary["metrics"], summary["baseline"]["metrics"]):
+        for value in metrics.values():
+            assert f"{value['mean']:.3f} {value['lo']:.3f} – {value['hi']:.3f}" in words
+    assert path.read_text().count("<figure>") == 9  # worst, median and best images with boxes
+    rows = list(csv.DictReader((trained / "report" / "val" / "detections.csv").open()))
+    with_boxes = {row["id"] for row in csv.DictReader((trained / "report" / "val" / "cases.csv").open()) if row["ap"]}
+    drawn = [row for row in rows if row["id"] in with_boxes and float(row["score"]) >= summary["threshold"]]
+    assert path.read_text().count('<rect class="pred"') == len(drawn) > 0
+    assert path.read_text().count('<rect class="true"') == 18
+    for option in ({"group_by": ["kind"]}, {"threshold": 0.4}, {"probe_rows": 3}):
+        with pytest.raises(InputError) as caught:
+            make_report(trained, **option)
+        assert caught.value.kinds == (FaultKind.CONFLICT,)
+
+
+def test_precision_and_recall_by_score() -> None:
+    """Against counting at every score anew."""
+    rng = np.random.default_rng(0)
+    images = []
+    for i in range(6):
+        corners = rng.uniform(0, 40, (5, 2))
+        boxes = np.hstack([corners, corners + rng.uniform(5, 20, (5, 2))])
+        true = boxes[:3] + rng.uniform(-2, 2, (3, 4))
+        scores = rng.permutation(5) / 5 + i / 100
+        images.append(ImageBoxes(f"c{i}", f"p{i}", true, np.array([0, 0, 1]), boxes, scores, np.zeros(5)))
+    scores, recall, precision = precision_recall(images, 0)
+    assert (np.diff(scores) <= 0).all() and len(scores) == 30
+    for score, r, p in zip(scores, recall, precision, strict=True):
+        hits = [match(image.above(score), (0.5,))[0].sum() for image in images]
+        assert r == pytest.approx(sum(hits) / 12)
+        assert p == pytest.approx(sum(hits) / sum((image.scores >= score).sum() for image in images))
 
 
 def test_it_learns_where_things_are(films: Path, trained: Path, tmp_path: Path) -> None:

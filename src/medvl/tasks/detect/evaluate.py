@@ -46,6 +46,7 @@ from medvl.tasks.detect.learner import MAX_DETECTIONS, SCORE_FLOOR, detections
 from medvl.tasks.detect.model import Detector
 
 BATCH = 16
+DETECTIONS = "detections.csv"  # beside cases.csv
 BASELINE = "a fixed box of each class with score 1: the median of the training boxes' edges, as shares of the picture"
 OPTIMISTIC = "val chose the checkpoint of the model: its metrics there are optimistic"
 
@@ -84,7 +85,7 @@ def evaluate_detector(
     records, data = read_as_trained(config, manifest, overrides)
     classes = tuple(card["classes"])
     threshold = config.detect.score_threshold if threshold is None else threshold
-    labels, num_other_views = _labels(records, split, classes, replace(config, data=data))
+    labels, num_other_views = annotated_images(records, split, classes, replace(config, data=data))
     images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, usable_device(device))
     guesses = _guesses(images, labels, card.get("mean_boxes", {}))
     found = score(images, classes, threshold, num_draws=num_draws, seed=seed)
@@ -149,7 +150,7 @@ def evaluate_detector(
     if out is not None:
         files = {
             CASES: _case_table(images, guesses, split, threshold),
-            "detections.csv": _detection_table(images, classes),
+            DETECTIONS: _detection_table(images, classes),
         }
         record.write(out, files)
     return record
@@ -186,7 +187,7 @@ def as_text(summary: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, "", f"{out}: cases.csv, detections.csv, summary.json"])
 
 
-def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[BoxLabels, int]:
+def annotated_images(manifest: Manifest, split: str, classes: tuple[str, ...], config: Config) -> tuple[BoxLabels, int]:
     """The annotated images of a split, and how many records are of views that the model was not trained on."""
     rows = manifest.split(split)
     kept = [row for row in rows if config.data.views is None or row.view in config.data.views]
@@ -219,7 +220,7 @@ def _detect(
         found = detections(module.network, module(batch.image.to(device)), size, config.detect.nms_iou)
         for own, affine in zip(found, batch.affines, strict=True):
             record, boxes = labels.records[len(images)], labels.boxes[len(images)]
-            true, kinds = _arrays(boxes, labels.classes)
+            true, kinds = box_arrays(boxes, labels.classes)
             native = affine.invert_boxes(own.boxes)
             images.append(ImageBoxes(record.id, record.patient, true, kinds, native, own.scores, own.classes))
     return images
@@ -244,7 +245,8 @@ def _guesses(
     return result
 
 
-def _arrays(boxes: Sequence[Box], classes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def box_arrays(boxes: Sequence[Box], classes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Boxes -> (m, 4) corners and (m,) classes."""
     corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], dtype=np.float64).reshape(-1, 4)
     return corners, np.array([classes.index(box.label) for box in boxes], dtype=np.int64)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
     from medvl.evaluation.kind import EvaluationKind
+    from medvl.evaluation.report.page import PageRequest
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.detect.predict import BoxPredictor
@@ -94,6 +95,12 @@ class DetectTask(Task):
         from medvl.tasks.detect.kinds import KINDS
 
         return KINDS
+
+    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
+        """Write the page of a model."""
+        from medvl.tasks.detect.report import page
+
+        return page(request)
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image."""

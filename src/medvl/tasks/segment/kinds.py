@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medvl.data.record import Manifest
+from medvl.data.record import Manifest, Record
+from medvl.evaluation import text_sensitivity
 from medvl.evaluation.case_drawing import PRED, draw_mask, true_masks
 from medvl.evaluation.case_metrics import read_case_table
 from medvl.evaluation.comparison_metrics import SAME_SET, overlap_measures
 from medvl.evaluation.kind import Case, Cell, EvaluationKind, Key
-from medvl.evaluation.model_inputs import open_inputs
-from medvl.evaluation.prediction_sources import predicted_masks
-from medvl.evaluation.record import CASES, EvaluationRecord, results_folder
+from medvl.evaluation.model_inputs import Inputs, open_inputs
+from medvl.evaluation.prediction_sources import predicted_masks, takes_threshold
+from medvl.evaluation.record import (
+    CASES,
+    EvaluationRecord,
+    identity,
+    log_test,
+    results_folder,
+    reuse_or_run,
+)
+from medvl.evaluation.report.page import DEFAULT_THRESHOLD
 from medvl.evaluation.scored_runs import ScoredRun
+from medvl.evaluation.text_sensitivity import probe
+from medvl.tasks.segment.evaluate import evaluate
+
+MAX_GROUPS = 64  # a column with more values is not tabulated unasked,
+MIN_ROWS = 3  # nor one with fewer rows per value on average,
+MAX_VALUE = 32  # nor one with longer values: that is text, not a kind
 
 
 def read(folder: Path) -> tuple[Mapping[Key, Case], dict[str, Any]]:
@@ -56,11 +72,99 @@ def stored(
     device: str = "cpu",
 ) -> tuple[Path, EvaluationRecord]:
     """Folder and record of a run's evaluation in RUN/report/SPLIT, made unless it is there."""
-    from medvl.evaluation.report.report import stored_evaluation
-
     inputs = open_inputs(target, overrides, device=device)
     folder = results_folder(target, split)
     return folder, stored_evaluation(inputs, inputs.manifest(manifest), split, folder)
+
+
+def group_columns(records: Sequence[Record]) -> tuple[str, ...]:
+    """Further columns with 2 to 64 distinct short values."""
+    columns = []
+    for column in records[0].extra:
+        values = {record.extra.get(column, "") for record in records}
+        few = 2 <= len(values) <= min(MAX_GROUPS, len(records) / MIN_ROWS)
+        if few and all(len(value) <= MAX_VALUE for value in values):
+            columns.append(column)
+    return tuple(columns)
+
+
+def stored_evaluation(
+    inputs: Inputs,
+    manifest: Manifest,
+    split: str,
+    folder: Path,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    columns: Sequence[str] | None = None,
+) -> EvaluationRecord:
+    """The evaluation of a model in `folder`; made, and logged if it opens test, unless weights and data are the same.
+
+    Args:
+        columns: what must be tabulated by; None takes any earlier evaluation, and `group_columns` for a new one.
+    """
+    assert inputs.model_folder is not None
+
+    def run() -> EvaluationRecord:
+        record = evaluate(
+            inputs.source,
+            manifest,
+            split=split,
+            threshold=threshold,
+            group_by=group_columns(manifest.split(split)) if columns is None else columns,
+            slice_index=inputs.data.slice_index,
+            mgca_batch=inputs.mgca_batch,
+            out=folder,
+        )
+        if split == "test":
+            log_test(inputs.model_folder or "", record)
+        return record
+
+    record = reuse_or_run(
+        folder,
+        _identity("segment", inputs, manifest, split, threshold),
+        run,
+        is_enough=lambda stored: set(columns or ()) <= set(stored.extras["by_group"]),
+    )
+    cases = record.cases or tuple(read_case_table((folder / CASES).read_text(encoding="utf-8")))
+    return replace(record, cases=cases)
+
+
+def stored_probe(
+    inputs: Inputs,
+    manifest: Manifest,
+    split: str,
+    folder: Path,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    max_rows: int | None = None,
+) -> EvaluationRecord:
+    """The text sensitivity of a model in `folder`, made unless weights, data and `max_rows` are the same."""
+
+    def run() -> EvaluationRecord:
+        return probe(
+            inputs.source,
+            manifest,
+            split=split,
+            threshold=threshold,
+            laterality=inputs.data.laterality,
+            max_rows=max_rows,
+            slice_index=inputs.data.slice_index,
+            out=folder,
+        )
+
+    same = _identity("text sensitivity", inputs, manifest, split, threshold) | {"max_rows": max_rows}
+    record = reuse_or_run(folder, same, run, name=text_sensitivity.SUMMARY, cases=text_sensitivity.CASES)
+    return replace(record, cases=record.cases or tuple(text_sensitivity.read_cases(folder / text_sensitivity.CASES)))
+
+
+def _identity(evaluation: str, inputs: Inputs, manifest: Manifest, split: str, threshold: float) -> dict[str, Any]:
+    described = inputs.source.describe()
+    return {
+        **identity(evaluation, described["model_hash"], manifest, split),
+        "overrides": list(described.get("overrides", ())),
+        # None of exclusive classes, which refuse any threshold but the default
+        "threshold": threshold if takes_threshold(inputs.source) or threshold != DEFAULT_THRESHOLD else None,
+    }
 
 
 SEGMENTATION = EvaluationKind(

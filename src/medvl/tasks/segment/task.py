@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from medvl.config.objective import ObjectiveConfig
 from medvl.config.sections import SemiConfig
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
     from medvl.evaluation.kind import EvaluationKind
+    from medvl.evaluation.report.page import PageRequest
     from medvl.inference.inputs import InputImage
     from medvl.inference.predictor import Predictor
     from medvl.models.module import NetworkModule
@@ -97,6 +98,12 @@ class SegmentTask(Task):
         from medvl.tasks.segment.kinds import KINDS
 
         return KINDS
+
+    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
+        """Write the page of a model."""
+        from medvl.tasks.segment.report import page
+
+        return page(request)
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image."""

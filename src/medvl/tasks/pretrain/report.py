@@ -16,11 +16,9 @@ from typing import Any
 
 from medvl.config import Config, config_dict, load_config
 from medvl.core.errors import InputError, warn
-from medvl.core.files import write_text
-from medvl.core.plain_yaml import read_yaml, yaml_text
+from medvl.core.plain_yaml import yaml_text
 from medvl.evaluation.report.figures import FIRST, INK, SECOND, new_figure, to_svg
-from medvl.evaluation.report.segmentation import fill_template
-from medvl.inference.model_folder import find_model
+from medvl.evaluation.report.page import PageRequest, run_folder, versions_text
 from medvl.losses.contrastive import RECALL_AT
 
 DIRECTIONS = {"i2t": "image → text", "t2i": "text → image"}
@@ -42,43 +40,20 @@ class Log:
     val: tuple[Row, ...]
 
 
-def pretraining_folder(target: str | Path) -> Path | None:
-    """The RUN (or, where there is none, MODEL) folder of a pre-training; None for anything else."""
-    folder = find_model(target) if str(target).startswith("medvl:") else Path(target)
-    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
-        folder = folder.parent
-    try:
-        raw = read_yaml(folder / "config.yaml")
-    except InputError:  # said where the model is opened
-        return None
-    return folder if isinstance(raw, dict) and raw.get("task") == "pretrain" else None
+def page(request: PageRequest) -> tuple[Path, dict[str, Any]]:
+    """Write the page of a pre-training and return its path and the values that it shows.
 
-
-def refuse_options(folder: Path, given: Mapping[str, Any]) -> None:
-    """InputError if any of the options that evaluate a segmenter was set for a pre-training."""
-    names = [name for name, value in given.items() if value]
-    if names:
-        raise InputError.conflict(
-            f"{', '.join(names)}: a pre-training is shown as its own validation left it, nothing is evaluated",
-            file=folder,
-            expected="medvl report RUN, with --out and --no-text where wanted",
-            remedy="medvl x localise scores a pre-trained model on another manifest or split",
-        )
-
-
-def pretraining_report(
-    folder: Path, *, out: Path | None = None, include_text: bool = True
-) -> tuple[Path, dict[str, Any]]:
-    """Write the page of a pre-training and return its path and the values it shows.
-
-    Args:
-        folder: a RUN, finished or not, or a MODEL folder.
-        out: the HTML file; default report/val/report.html in the folder.
-        include_text: False leaves the reports of the panels out.
+    The target may be a RUN, finished or not, or a MODEL folder.
 
     Raises:
-        InputError: the run has logged nothing yet, or its panels or log cannot be read.
+        InputError: an option that evaluates; the run has logged nothing yet; its panels or log cannot be read.
     """
+    request.refuse(
+        ("manifest", "split", "group_by", "probe_rows", "threshold", "overrides"),
+        "of a pre-training, which is shown as its own validation left it: nothing is evaluated",
+        "medvl x localise scores a pre-trained model on another manifest or split",
+    )
+    folder, include_text = run_folder(request.target), request.include_text
     config = load_config(folder / "config.yaml")
     log = read_log(folder / "metrics.jsonl")
     plan = _read(folder / "plan.json")
@@ -101,6 +76,7 @@ def pretraining_report(
         "lead": _lead(folder, log, plan, last),
         "facts": _facts(config, plan, card, last),
         "panels": shown,
+        "has_images": bool(shown),
         "panel_step": panel_step,
         "num_missing": num_missing,
         "contains_text": any(panel["text"] for panel in shown),
@@ -118,14 +94,11 @@ def pretraining_report(
         "curve_notes": _curve_notes(config, plan, log),
         "provenance": _provenance(config, card),
         "command": card.get("command") or "",
-        "versions": ", ".join(f"{name} {version}" for name, version in card.get("versions", {}).items()),
+        "versions": versions_text(card.get("versions", {})),
         "config": yaml_text(config_dict(config)),
         "plan": json.dumps(plan, indent=1) if plan else "",
     }
-    out = out or report_folder(folder) / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, fill_template("pretraining.html.j2", context))
-    return out, {
+    return request.write(report_folder(folder), "pretraining.html.j2", context), {
         "run": str(folder),
         "finished": is_finished(folder),
         "validation": last,
@@ -357,9 +330,7 @@ def _result_notes(
 def _curve_notes(config: Config, plan: Mapping[str, Any], log: Log) -> list[str]:
     notes = []
     if not log.train and log.val:
-        from medvl.train.loop import LOG_EVERY
-
-        notes.append(f"No training loss is logged yet: it is every {LOG_EVERY} steps, and after the last one.")
+        notes.append("No training loss is logged yet: it is every few steps, and after the last one.")
     if log.train:
         among = f" (negatives {plan['pairs']['negatives']})" if plan else ""
         decoder = "" if config.pretrain.decoder == "none" else " plus the weighted loss of the decoder"

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from medvl.core.plain_yaml import yaml_text
+from medvl.core.errors import InputError
 from medvl.data.image import Turn
 from medvl.data.images import read_image
 from medvl.data.record import Manifest, Record
 from medvl.evaluation.case_metrics import CaseRow, worst_median_best
 from medvl.evaluation.cases import load_true_mask
-from medvl.evaluation.prediction_sources import MaskSource, predicted_masks
+from medvl.evaluation.model_inputs import Inputs, open_inputs
+from medvl.evaluation.prediction_sources import MaskSource, PredictorSource, predicted_masks
+from medvl.evaluation.record import EvaluationRecord, log_folder, results_folder
 from medvl.evaluation.report.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
-from medvl.evaluation.seen_images import seen_fact
+from medvl.evaluation.report.page import PageRequest, closing
 from medvl.evaluation.text_sensitivity import CONDITIONS, OTHER_CONTEXT, ProbeRow
+from medvl.inference.model_folder import times_test_opened
+from medvl.tasks.segment.kinds import group_columns, stored_evaluation, stored_probe
 
 CASES_EACH = 3  # best, median, worst
 PROBE_CASES = 3
@@ -81,34 +85,73 @@ class Pictures:
         }
 
 
-def render(
-    summary: Mapping[str, Any],
-    cases: Sequence[CaseRow],
+def page(request: PageRequest) -> tuple[Path, dict[str, Any]]:
+    """Write the page of a segmenter and return its path and the summary that it shows.
+
+    Evaluation and text sensitivity are kept in RUN/report/SPLIT/ and used again while weights, manifest and options are
+    the same. Test is opened, and logged, only when the split is "test".
+    """
+    inputs = open_inputs(request.target, request.overrides, device=request.device)
+    if inputs.model_folder is None or not isinstance(inputs.source, PredictorSource):
+        raise InputError.unsupported(
+            "not a model", file=request.target, expected="a run or model folder; masks are for medvl evaluate"
+        )
+    manifest = inputs.manifest(request.manifest)
+    records = manifest.split(request.split)
+    columns = tuple(request.group_by) or group_columns(records)
+    folder = results_folder(request.target, request.split)
+    threshold = request.threshold
+    record = stored_evaluation(inputs, manifest, request.split, folder, threshold=threshold, columns=columns)
+    probed = None
+    missing = "This model takes no text."
+    if inputs.source.uses_text:
+        missing = "" if any(record.text.strip() for record in records) else "No record of this split has a text."
+        if not missing:
+            probed = stored_probe(
+                inputs, manifest, request.split, folder, threshold=threshold, max_rows=request.probe_rows
+            )
+    context = page_context(
+        record,
+        pictures=Pictures(
+            inputs.source, manifest, threshold, window=inputs.data.window, slice_index=inputs.data.slice_index
+        ),
+        probe=probed,
+        probe_missing=missing,
+        metrics_file=log_folder(request.target) / "metrics.jsonl",
+        title=str(inputs.source.predictor.card.get("name") or "medvl model"),
+        facts=_model_facts(inputs, records),
+        include_text=request.include_text,
+    )
+    return request.write(folder, "report.html.j2", context), record.summary
+
+
+def page_context(
+    record: EvaluationRecord,
     *,
     pictures: Pictures | None,
-    probe: Mapping[str, Any] | None = None,
-    probe_rows: Sequence[ProbeRow] = (),
+    probe: EvaluationRecord | None = None,
     probe_missing: str = "",
     metrics_file: Path | None = None,
     title: str = "Evaluation",
     facts: Sequence[tuple[str, Any]] = (),
     include_text: bool = True,
-) -> str:
-    """The page as text.
+) -> dict[str, Any]:
+    """What the template shows of a record and its cases.
 
     Args:
         pictures: None leaves all images out.
+        probe: the record of the text sensitivity, with its cases.
         metrics_file: metrics.jsonl of the run, for the curves.
         facts: further (name, value) pairs for the head of the page.
         include_text: False leaves every text of the manifest out.
     """
-    metrics = summary["metrics"]
+    summary, cases, metrics = record.summary, record.cases, record.metrics
     contains_text = include_text and bool(summary.get("contains_text"))
-    several = len(summary["by_class"]) > 1
+    several = len(record.by_class) > 1
     shown = _case_panels(cases, pictures, contains_text, several) if pictures else []
-    context = {
+    return {
         "title": title,
-        "summary": summary,
+        "split": record.split,
         "lead": _lead(summary),
         "facts": [*_facts(summary), *facts],
         "contains_text": contains_text,
@@ -125,29 +168,12 @@ def render(
         "other": _other_metrics(summary),
         "undefined": _undefined(summary),
         "groups": _groups(summary, contains_text),
-        "probe": _probe_context(probe, probe_rows, pictures, include_text, several) if probe else None,
+        "probe": _probe_context(probe.summary, probe.cases, pictures, include_text, several) if probe else None,
         "probe_missing": probe_missing,
         "cases": shown,
         "curves": curves_svg(read_curves(metrics_file)) if metrics_file else "",
-        "provenance": _provenance(summary),
-        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-        "config": yaml_text(summary["config"]) if summary.get("config") else "",
+        **closing(record),
     }
-    return fill_template("report.html.j2", context)
-
-
-def fill_template(name: str, context: Mapping[str, Any]) -> str:
-    """A page of templates/ as text. Values are escaped; one that the template misses is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("medvl.evaluation.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name).render(context)
 
 
 def pick_cases(cases: Sequence[CaseRow], each: int = CASES_EACH) -> list[tuple[str, list[CaseRow]]]:
@@ -310,24 +336,25 @@ def _undefined(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    machine = summary["machine"]
-    bootstrap = summary["bootstrap"]
-    return [
-        ("manifest hash", summary["manifest_hash"][:16]),
-        ("split hash", summary["split_hash"][:16]),
-        *([("weights hash", summary["model_hash"][:16])] if summary.get("model_hash") else []),
-        ("images it was trained on", seen_fact(summary.get("seen_images"))),
-        *([("training seed", summary["seed"])] if summary["seed"] is not None else []),
-        ("bootstrap", f"{bootstrap['draws']} draws by {bootstrap['unit']}, seed {bootstrap['seed']}"),
-        (
-            "machine",
-            f"{machine['processor']}, {machine['cores']} cores" + (f", {machine['gpu']}" if machine.get("gpu") else ""),
-        ),
-    ]
-
-
 def _range_percent(share: Mapping[str, Any]) -> str:
     if share["lo"] is None:
         return ""
     return f" (95 % interval {100 * share['lo']:.1f} – {100 * share['hi']:.1f})"
+
+
+def _model_facts(inputs: Inputs, records: Sequence[Record]) -> list[tuple[str, Any]]:
+    assert inputs.model_folder is not None
+    card = inputs.source.predictor.card if isinstance(inputs.source, PredictorSource) else {}
+    facts: list[tuple[str, Any]] = [("test split opened", f"{times_test_opened(inputs.model_folder)} time(s)")]
+    if card.get("parameters") is not None:
+        facts.append(
+            ("parameters", f"{card['parameters']:,}" if isinstance(card["parameters"], int) else card["parameters"])
+        )
+    if card.get("text_encoder"):
+        facts.append(("text encoder", card["text_encoder"]))
+    if inputs.data.laterality:
+        facts.append(("left means the left of", f"the {inputs.data.laterality}"))
+    licences = sorted({record.licence for record in records if record.licence})
+    if licences:
+        facts.append(("licence of the data", "; ".join(licences)))
+    return facts
