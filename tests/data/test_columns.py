@@ -162,7 +162,7 @@ def test_the_audit_guesses_and_says_it(tmp_path: Path) -> None:
     assert audit.leak  # p0 stands in two splits, which needs both guesses
     assert not audit_manifest(other, columns={"image": "Path"}).leak
     write_manifest(tmp_path / "two.csv", [{"path": "a.png", "file_name": "b.png"}])
-    with refused("malformed", naming="data.columns={image"):
+    with refused("ambiguous", naming="data.columns={image"):
         audit_manifest(tmp_path / "two.csv")
 
 
