@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -507,89 +506,6 @@ def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path) -> Non
 
 
 # --- the page made of it
-
-
-def result(variant: str, seed: int, value: float, **more: Any) -> str:
-    metric = {"mean": value, "lo": value - 0.1, "hi": value + 0.1, "num": 4}
-    names = ("dice_per_image", "dice_pooled", "iou_per_image", "iou_pooled")
-    about = {"split": "val", "threshold": 0.5, "threshold_source": "fixed", "grid": "native", "empty_mask": "one"}
-    about |= {"machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}, "notes": ["a note"]}
-    rows = [{"name": "all", "num": 4, **{name: metric for name in names}}]
-    return json.dumps({**about, "variant": variant, "seed": seed, "rows": rows, **more})
-
-
-def test_the_results_page_shows_planned_cells_and_leaves_open_ones_empty(
-    generate: ModuleType, tiny_recipe: Path, tmp_path: Path
-) -> None:
-    path = write(
-        tmp_path / "recipes",
-        tiny_recipe,
-        title="A ladder",
-        grid={"train.lr": [0.1, 0.2]},
-        variants={"b": {}, "a": {}},
-        seeds={"b": 2, "a": 3},
-        results="../results/ladder",
-    )
-    folder = tmp_path / "results" / "ladder"
-    folder.mkdir(parents=True)
-    empty = generate.results_page(tmp_path / "results", path.parent)
-    assert "- A ladder: 0 of 10 cells. `medvl x sweep sweep.yaml --out runs/tiny`" in empty and "|" not in empty
-    for seed, value in ((0, 0.5), (1, 0.7)):
-        (folder / f"b-lr_0_2-seed{seed}.json").write_text(result("b", seed, value, grid_point={"train.lr": 0.2}))
-    (folder / "a-lr_0_1-seed0.json").write_text(result("a", 0, 0.4, grid_point={"train.lr": 0.1}))
-    page = generate.results_page(tmp_path / "results", path.parent)
-    lines = [line for line in page.splitlines() if line.startswith("|")]
-    assert lines[0].startswith("| variant | lr | seeds done / planned |")
-    assert lines[2:] == [
-        "| b | 0.1 | 0 / 2 |  |  |  |  |  |  |",
-        "| a | 0.1 | 1 / 3 | all | 4 | 0.400 [0.300, 0.500] | 0.400 | 0.400 | 0.400 |",
-        "| b | 0.2 | 2 / 2 | all | 4 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.600 ± 0.141 |",
-        "| a | 0.2 | 0 / 3 |  |  |  |  |  |  |",
-    ]
-    assert "- [A ladder](#a-ladder): 3 of 10 cells" in page
-    assert page.count("- a note") == 1 and "medvl x sweep sweep.yaml --out runs/tiny" in page
-    (folder / "c-seed0.json").write_text(result("c", 0, 0.1))
-    with pytest.raises(SystemExit, match=r"c-seed0\.json is of no cell"):
-        generate.results_page(tmp_path / "results", path.parent)
-
-
-def test_few_draws_of_few_patients_are_marked(generate: ModuleType, tiny_recipe: Path, tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "recipes",
-        tiny_recipe,
-        grid={"data.label_fraction": [0.01, 0.5]},
-        variants={"EPI": {}, "old": {}, "many": {}},
-        seeds=10,
-        results="../results/ladder",
-    )
-    folder = tmp_path / "results" / "ladder"
-    folder.mkdir(parents=True)
-    for name, fraction, seeds in (("EPI", 0.01, 9), ("EPI", 0.5, 2), ("old", 0.01, 1), ("many", 0.01, 10)):
-        for seed in range(seeds):
-            config = {"data": {"label_fraction": fraction}}
-            more = {"config": config, "manifest_hash": "ab", "grid_point": {"data.label_fraction": fraction}}
-            if name != "old":  # which says nothing of its labels, and has the draw of the others
-                more["labels"] = {"labelled_patients": 3 if fraction == 0.01 else 8}
-            where = f"label_fraction_{str(fraction).replace('.', '_')}"
-            (folder / f"{name}-{where}-seed{seed}.json").write_text(result(name, seed, 0.5, **more))
-    page = generate.results_page(tmp_path / "results", path.parent)
-    rows = [line for line in page.splitlines() if line.startswith("|")]
-    mark = " (3 labelled patients, fewer than ten draws: no result)"
-    standing = {tuple(cell.strip() for cell in row.split("|")[1:3]): row.split("|")[3].strip() for row in rows}
-    assert standing[("EPI", "0.01")] == f"9 / 10{mark}" and standing[("old", "0.01")] == f"1 / 10{mark}"
-    assert standing[("many", "0.01")] == "10 / 10" and standing[("EPI", "0.5")] == "2 / 10"
-
-
-def test_results_that_no_sweep_made_have_an_about_file(generate: ModuleType, tmp_path: Path) -> None:
-    folder = tmp_path / "results" / "shipped"
-    folder.mkdir(parents=True)
-    (tmp_path / "recipes").mkdir()
-    about = {"title": "Shipped", "text": "t", "command": "python x.py", "planned_seeds": {}, "variants": ["val"]}
-    (folder / "about.json").write_text(json.dumps(about))
-    assert "No cell has been run yet." in generate.results_page(tmp_path / "results", tmp_path / "recipes")
-    (folder / "val.json").write_text(result("val", 0, 0.5))
-    page = generate.results_page(tmp_path / "results", tmp_path / "recipes")
-    assert "| val | 1 / 1 | all | 4 | 0.500 [0.400, 0.600] | 0.500 |" in page
 
 
 def test_differences_of_configurations() -> None:

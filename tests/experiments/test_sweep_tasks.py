@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -145,101 +144,6 @@ def test_what_was_asked_is_asked_again_only_when_it_changes(swept: Path, monkeyp
     swept.write_text(text)
     run_sweep(swept, out, data=data, only=["prompts"])
     assert file.is_file() and len(asked) == 1
-
-
-def test_the_results_page_has_a_table_for_each_task(swept: Path, generate: ModuleType) -> None:
-    results = swept.parent.parent / "results"
-    file = results / "tasks" / "random-label_fraction_1_0-seed0.json"
-    content = file.read_text()
-    file.unlink()
-    page = generate.results_page(results, swept.parent)
-    file.write_text(content)
-    lines = page.splitlines()
-    heads = [line for line in lines if line.startswith("| variant")]
-    assert [head.split(" | ")[1] for head in heads] == [
-        "seeds done / planned",
-        "label_fraction",
-        "seeds done / planned",
-        "seeds done / planned",
-    ]
-    area = cell(swept, "from_g2d-label_fraction_0_5-seed0")["metrics"]["macro_auc"]
-    told = f"{area['mean']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}]"
-    assert any(line.startswith(f"| from g2d | 0.5 | 1 / 1 | 8 | 8 | {told} |") for line in lines)
-    assert "| random | 1.0 | 0 / 1 |" + "  |" * 10 in lines
-    shown = {
-        name: dict(zip(columns(head), columns(row), strict=True))
-        for head, name, row in (
-            (heads[1], "from g2d", next(line for line in lines if line.startswith("| from g2d | 0.5"))),
-            (heads[2], "prompts", next(line for line in lines if line.startswith("| prompts | 1 / 1 | 8 |"))),
-            (heads[3], "phrases", next(line for line in lines if line.startswith("| phrases | 1 / 1 | 8 |"))),
-        )
-    }
-    for name, file_name in (("from g2d", "from_g2d-label_fraction_0_5-seed0"), ("prompts", "prompts-seed0")):
-        areas = {key: row["auc"]["mean"] for key, row in cell(swept, file_name)["by_class"].items()}
-        told = f"bar {areas['bar']:.3f} (4), disc {areas['disc']:.3f} (4)"
-        assert shown[name]["AUC of classes (positives)"] == told
-    found = cell(swept, "from_g2d-label_fraction_0_5-seed0")["metrics"]["macro_f1"]
-    assert shown["from g2d"]["F1"] == f"{found['mean']:.3f} [{found['lo']:.3f}, {found['hi']:.3f}]"
-    contrast = cell(swept, "phrases-seed0")["metrics"]
-    for title, name in (("CNR", "cnr"), ("signed CNR", "cnr_signed")):
-        assert shown["phrases"][title].startswith(f"{contrast[name]['mean']:.3f} [")
-    assert page.count("positives of 8 images: bar 4, disc 4") == 2  # once a table
-
-
-def columns(line: str) -> list[str]:
-    return [part.strip() for part in line.strip("|").split(" | ")]
-
-
-def test_of_many_classes_the_lowest_and_the_highest_area_are_told(generate: ModuleType) -> None:
-    from task_tables import _areas
-
-    def of(**areas: float | None) -> dict[str, Any]:
-        return {"by_class": {name: {"auc": {"mean": v}, "num_positive": len(name)} for name, v in areas.items()}}
-
-    assert _areas([of(a=0.5, bb=None, c=0.25, d=0.75)]) == "a 0.500 (1), c 0.250 (1), d 0.750 (1)"
-    seeds = [of(a=0.5, bb=0.125, c=0.25, d=0.75), of(a=0.5, bb=0.375, c=0.0, d=0.25)]
-    assert _areas(seeds) == "lowest: c 0.125 (1), highest: a 0.500 (1)"
-    assert _areas([of(a=None)]) == ""
-
-
-def test_an_interval_of_some_classes_says_which(generate: ModuleType) -> None:
-    from task_tables import _classes, _metric
-
-    some = {"mean": 0.5, "lo": 0.25, "hi": 0.75, "num": 2, "classes": ["a", "b"]}
-    one: dict[str, Any] = {
-        "metrics": {"macro_auc": {"mean": 0.625, "lo": None, "hi": None, "num": 3}},
-        "macro_with_interval": {"macro_auc": some},
-        "by_class": {"a": {"num_positive": 4}},
-        "manifest": "$DATA/films/manifest.csv",
-        "split": "val",
-        "num_cases": 9,
-    }
-    assert _metric([one], ("macro_auc",)) == "0.625 (2 of 3 classes: 0.500 [0.250, 0.750])"
-    assert _metric([one, one], ("macro_auc",)) == "0.625 ± 0.000"
-    assert _classes(one)[-1] == "films: macro AUC has an interval over a, b"
-    assert _metric([{**one, "macro_with_interval": {}}], ("macro_auc",)) == "0.625"
-
-
-def test_boxes_have_a_table_of_whatever_was_measured(generate: ModuleType, tmp_path: Path) -> None:
-    folder = tmp_path / "results" / "boxes"
-    folder.mkdir(parents=True)
-    (tmp_path / "recipes").mkdir()
-    about = {"title": "Boxes", "text": "t", "command": "x", "planned_seeds": {"yolo": 2}, "variants": ["yolo"]}
-    (folder / "about.json").write_text(json.dumps(about))
-    metric = {"mean": 0.25, "lo": 0.2, "hi": 0.3, "num": 4}
-    found = {"format": "medvl-detection/1", "variant": "yolo", "seed": 0, "split": "val", "num_cases": 4, "minutes": 1}
-    found |= {"metrics": {"map": metric, "coco_ap": metric}, "manifest": "m.csv", "threshold": 0.5}
-    found |= {"threshold_source": "fixed", "machine": {"processor": "P", "cores": 2}, "versions": {"torch": "2"}}
-    found["baseline"] = {
-        "metrics": {"map": {"mean": 0.125}, "coco_ap": {"mean": 0.1}},
-        "lead": {"map": {**metric, "mean": 0.125}},
-    }
-    found["baseline"]["lead"]["coco_ap"] = metric
-    (folder / "yolo-seed0.json").write_text(json.dumps(found))
-    page = generate.results_page(tmp_path / "results", tmp_path / "recipes")
-    value, lead = "0.250 [0.200, 0.300]", "0.125 [0.200, 0.300]"
-    assert f"| yolo | 1 / 2 |  | 4 | {value} | {value} | 0.125, 0.100 | {lead} | {value} | 1.00 |" in page
-    assert "| fixed mean box: map, coco_ap | lead in map | lead in coco_ap |" in page
 
 
 @pytest.mark.parametrize(
