@@ -21,6 +21,8 @@ from medvl.data.packing import pack_manifests, unpack
 from medvl.data.record import Manifest, Record
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.tables import read_table
+from medvl.evaluation.model_inputs import open_inputs
+from medvl.tasks.segment.evaluate import evaluate
 from medvl.train.run import train
 
 FOLDER = Path(medvl.__file__).parent / "assets" / "cxr_regions"
@@ -192,7 +194,7 @@ def test_unpacked_it_is_the_same(manifest: Manifest, maps: dict[Path, np.ndarray
 
 
 def test_it_trains_alike(folder: Path, tmp_path: Path) -> None:
-    """The same losses and weights of 20 images, to the last bit, with workers."""
+    """The same losses and weights of 20 images, to the last bit, with workers; the same cases.csv."""
     kept: dict[str, dict[str, str]] = {}
     for _, row in read_table(folder / "manifest.csv").rows:
         same_split = [name for name in kept if kept[name]["split"] == row["split"]]
@@ -214,6 +216,12 @@ def test_it_trains_alike(folder: Path, tmp_path: Path) -> None:
     assert losses[0] == losses[1] and losses[0]
     weights = [(run / "model" / "model.safetensors").read_bytes() for run in runs]
     assert weights[0] == weights[1]
+    tables = []
+    for run in runs:
+        inputs = open_inputs(str(run))
+        evaluate(inputs.source, inputs.manifest(None), split="val", surface=False, num_draws=1, out=run / "scored")
+        tables.append((run / "scored" / "cases.csv").read_bytes())
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.shared
