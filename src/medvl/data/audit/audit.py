@@ -15,8 +15,14 @@ from typing import Any, Literal
 
 from medvl.core.csv_cells import is_formula
 from medvl.core.errors import InputError
-from medvl.data.audit.images import dark_images, orientation_remarks
-from medvl.data.audit.masks import mask_counts, mask_line, mask_remarks, mask_summaries
+from medvl.data.audit.images import (
+    dark_images,
+    mask_counts,
+    mask_line,
+    mask_remarks,
+    mask_summaries,
+    orientation_remarks,
+)
 from medvl.data.audit.reports import ReportAudit, audit_reports
 from medvl.data.columns import guess_table
 from medvl.data.hashes import image_hashes
