@@ -53,12 +53,15 @@ ENCODERS_HEAD = """\
 ## Image encoders
 
 `model.encoder: NAME`, for `encoder_unet`, `lvit`, `task: pretrain` (G2D), `classify` and `detect` alike; also
-`hf:FOLDER-or-ID`, a transformers model with a backbone class. A decoder (`encoder_unet`, reconstruction, pseudo masks)
-needs three or more maps at strides that double, from 1, 2 or 4: ConvNeXt, Swin, ResNet and their kin; LViT needs
-strides 2 to 32, or its own path. A plain ViT such as DINOv2 has one map and is pre-trained without decoder
-(`pretrain.decoder: none`). `resnet18_nano` and `resnet18_mini` are ResNet-18 of a quarter and half its width, `ucnn_*`
-is LViT's own contracting path. `efficientnet_lite0` has packaged ImageNet weights: `options: {pretrained: imagenet}`.
-Millions of parameters for three channels.
+`hf:FOLDER-or-ID`, a transformers model with a backbone class, and `timm:NAME`, a model of timm
+(`pip install 'medvl[timm]'`) with random weights or those of a file (`init: weights:FILE`). A decoder (`encoder_unet`,
+reconstruction, pseudo masks) needs three or more maps at strides that double, from 1, 2 or 4: ConvNeXt, Swin, ResNet
+and their kin; LViT needs strides 2 to 32, or its own path. A plain ViT such as DINOv2 has one map and is pre-trained
+without decoder (`pretrain.decoder: none`).
+
+`resnet18_nano` and `resnet18_mini` are ResNet-18 of a quarter and half its width, `ucnn_*` is LViT's own contracting
+path. `efficientnet_lite0` has packaged ImageNet weights: `options: {pretrained: imagenet}`. Millions of parameters for
+three channels.
 
 Older recipes wrote `model.size` of the networks without a width of their own, and `model.options.cnn` of LViT; both are
 read, `nano` and `mini` as `resnet18_nano` and `resnet18_mini`.

@@ -6,6 +6,7 @@ padded to the network's stride, K classes, L text tokens, D text width.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
@@ -161,6 +162,28 @@ class SegmentationNetwork(ImageNetwork):
         """(B, C, H, W) and one text per row -> logits (N, K, H, W); see `encode_image` and `decode`."""
         size = (image.shape[2], image.shape[3])
         return self.decode(self.encode_image(image), text_features, text_mask, image_index, size)
+
+
+def import_optional(*modules: str, what: str, extra: str) -> Any:
+    """The last of `modules`, all of which are imported.
+
+    Args:
+        what: that which needs them.
+        extra: the extra of the package medvl that installs them.
+
+    Raises:
+        InputError: one cannot be imported, for whatever reason: a package that is there may fail with any error, as
+            those do that find a torchvision of another build.
+    """
+    try:
+        return [importlib.import_module(module) for module in modules][-1]
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError.missing_package(
+            f"{what} needs {', '.join(module.partition('.')[0] for module in modules)}, which cannot be imported "
+            f"({type(error).__name__}: {reason})",
+            remedy=f"pip install 'medvl[{extra}]'",
+        ) from None
 
 
 def as_pair(size: int | tuple[int, int]) -> tuple[int, int]:

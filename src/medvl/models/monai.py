@@ -7,15 +7,13 @@ MONAI is an optional dependency and takes seconds to import, so it is imported w
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
 from torch import Tensor, nn
 
-from medvl.core.errors import InputError
-from medvl.models.base import ImageFeatures, SegmentationNetwork, check_choice, check_positive
+from medvl.models.base import ImageFeatures, SegmentationNetwork, check_choice, check_positive, import_optional
 
 
 def monai_networks() -> Any:
@@ -24,16 +22,7 @@ def monai_networks() -> Any:
     Raises:
         InputError: MONAI or einops (of which Swin UNETR is made) is missing or cannot be imported.
     """
-    try:
-        importlib.import_module("einops")
-        return importlib.import_module("monai.networks.nets")
-    except Exception as error:  # a torchvision that does not fit raises RuntimeError: whatever fails, the remedy is one
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError.missing_package(
-            f"this network is MONAI's, which cannot be imported ({first})",
-            expected="the packages monai and einops",
-            remedy="pip install medvl[baselines]",
-        ) from None
+    return import_optional("einops", "monai.networks.nets", what="this network, which is MONAI's,", extra="baselines")
 
 
 class MonaiNetwork(SegmentationNetwork):

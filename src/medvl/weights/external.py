@@ -52,6 +52,7 @@ _LAYOUTS = {
     "img_encoder.model.": "GLoRIA",
     "res_features.": "MedKLIP",
     "unet.encoder.": "medvl",
+    "encoder.backbone.": "medvl",
 }
 # What must stand under one prefix, by family; the first name finds the prefix.
 _FAMILIES = {
@@ -62,7 +63,6 @@ _FAMILIES = {
 }
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _TRUNK = re.compile(r"(?:conv1|bn1|layer[1-4])\.")  # of a ResNet
-_INPUT_KERNELS = ("conv1.weight", "_conv_stem.weight", "inc.conv.weight")  # what reads the image
 _COUNTER = "num_batches_tracked"  # not in files of old; BatchNorm does without
 
 
@@ -123,7 +123,7 @@ def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
         InputError: not readable as tensors, no encoder in it, or one of another architecture (all misfits together).
     """
     path = Path(path)
-    layout, weights = _located(path)
+    layout, weights = _located(path, encoder)
     own = encoder.state_dict()
     fitted: dict[str, Tensor] = {}
     reshaped: list[str] = []
@@ -134,8 +134,8 @@ def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
             if _TRUNK.match(name) and not name.endswith(_COUNTER):
                 faults.append(Fault.mismatch(f"tensor {name} has no place in the image encoder", path))
             continue
-        if name in _INPUT_KERNELS and (shape[1], encoder.in_channels) in ((3, 1), (1, 3)):
-            value = fit_channels(value, encoder.in_channels)
+        if value.ndim == 4 and (shape[1], own[name].shape[1], encoder.in_channels) in ((3, 1, 1), (1, 3, 3)):
+            value = fit_channels(value, encoder.in_channels)  # the kernel that reads the image
             reshaped.append(name)
         if value.shape != own[name].shape:
             faults.append(
@@ -267,13 +267,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 torch.save(dict(tensors), file)
 
 
-def _located(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """`encoder_weights` of a file, a MODEL or RUN folder, or a shipped model; its errors name the file."""
+def _located(path: Path, encoder: ImageEncoder | None = None) -> tuple[str, dict[str, Tensor]]:
+    """`encoder_weights` of a file, a MODEL or RUN folder, or a shipped model; its errors name the file.
+
+    `encoder`: what they are for; a file of the library that it is of is read by its rule.
+    """
     if path.is_dir() or str(path).startswith(ASSET_PREFIX):
         from medvl.inference.model_folder import find_model
 
         path = find_model(path) / "model.safetensors"
     content = read_tensors(path)
+    renamed = {} if encoder is None else encoder.rename(_unwrap(content))
+    if renamed:
+        return f"that of {type(encoder).__name__}", renamed
     try:
         return encoder_weights(content)
     except InputError as error:
@@ -301,11 +307,12 @@ def _find(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
             if name.endswith(first) and (not prefix or prefix.endswith(".")):
                 if all(prefix + other in tensors for other in others):
                     found.append((family, prefix))
-    if not found:  # a transformers backbone inside a model of medvl
+    if not found:  # any other encoder inside a model of medvl
         for name in tensors:
-            prefix, mark, _ = name.partition("encoder.backbone.")
+            prefix, mark, _ = name.partition("encoder.")
             if mark and _OUTER.sub("", prefix) in ("", "unet."):
-                return [("hf", f"{prefix}encoder.")]
+                inside_lvit = f"{prefix}encoder.adapt.0.conv.weight" in tensors
+                return [("other", prefix + mark + ("backbone." if inside_lvit else ""))]
     return found
 
 

@@ -5,6 +5,8 @@ Shapes: B images, C channels, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from medvl.core.errors import InputError
@@ -18,20 +20,32 @@ class ImageEncoder(nn.Module):
         in_channels: channels of the image, which the caller has brought to zero mean and unit deviation.
         channels: channels of each map.
         strides: pixels per cell of each map, growing; H and W must be multiples of the last.
+        fixed_size: the only (H, W) that it takes; None = any.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     in_channels: int
 
-    def __init__(self, *, in_channels: int, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        fixed_size: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.in_channels, self.channels, self.strides = in_channels, channels, strides
+        self.in_channels, self.channels, self.strides, self.fixed_size = in_channels, channels, strides, fixed_size
 
     def check(self, image: Tensor) -> None:
-        """InputError unless `image` is (B, in_channels, H, W) with sides that are multiples of the last stride."""
+        """InputError unless `image` is (B, in_channels, H, W), of a size that the encoder takes."""
         check_image(image, self.in_channels)
         height, width = image.shape[2:]
+        if self.fixed_size not in (None, (height, width)):
+            raise InputError.wrong_shape(
+                f"an image of {height} x {width} pixels", expected="{} x {}, and no other size".format(*self.fixed_size)
+            )
         stride = self.strides[-1]
         if height % stride or width % stride:
             raise InputError.wrong_shape(
@@ -39,6 +53,10 @@ class ImageEncoder(nn.Module):
                 expected=f"sides that are multiples of {stride}",
                 remedy=f"pad it to {-(-height // stride) * stride} x {-(-width // stride) * stride}",
             )
+
+    def rename(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file of the library that the encoder is of, by the names here; empty where there is none."""
+        return {}
 
     def load_imagenet(self) -> None:
         """Take ImageNet weights that come as a package. InputError where there are none."""

@@ -43,8 +43,8 @@ class HFBackbone(ImageEncoder):
                 expected=f"in_channels {num_channels}" + (" or 1" if num_channels != 1 else ""),
             )
         stages, channels, strides, fixed_size = _pyramid(source, config, kind, num_channels)
-        super().__init__(in_channels=in_channels, channels=channels, strides=strides)
-        self.source, self.num_channels, self.fixed_size = source, num_channels, fixed_size
+        super().__init__(in_channels=in_channels, channels=channels, strides=strides, fixed_size=fixed_size)
+        self.num_channels = num_channels
         config.out_features = stages
         self.backbone = _network(source, config, kind)
 
@@ -55,11 +55,6 @@ class HFBackbone(ImageEncoder):
             InputError: another number of channels, or sides that the model does not take.
         """
         self.check(image)
-        if self.fixed_size is not None and tuple(image.shape[2:]) != self.fixed_size:
-            raise InputError.wrong_shape(
-                f"an image of {image.shape[2]} x {image.shape[3]} pixels",
-                expected=f"{self.fixed_size[0]} x {self.fixed_size[1]}: {self.source} takes no other size",
-            )
         if self.in_channels != self.num_channels:
             image = image.expand(-1, self.num_channels, -1, -1)
         return tuple(self.backbone(image).feature_maps)

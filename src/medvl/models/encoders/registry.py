@@ -14,6 +14,7 @@ from medvl.models.encoders.base import ImageEncoder
 from medvl.models.encoders.efficientnet import EfficientNetLite0
 from medvl.models.encoders.huggingface import HFBackbone
 from medvl.models.encoders.resnet import BasicBlock, Bottleneck, ResNet
+from medvl.models.encoders.timm import TimmEncoder
 from medvl.models.encoders.ucnn import BASES, UCNNEncoder
 
 Pretrained = Literal["none", "imagenet"]
@@ -28,11 +29,11 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     **{f"ucnn_{size}": partial(UCNNEncoder, base) for size, base in BASES.items()},
 }
 # Prefix -> an encoder of another library, which is called with what follows the prefix.
-ADAPTERS: dict[str, Callable[..., ImageEncoder]] = {"hf:": HFBackbone}
+ADAPTERS: dict[str, Callable[..., ImageEncoder]] = {"hf:": HFBackbone, "timm:": TimmEncoder}
 
 
 def build_image_encoder(name: str, *, in_channels: int = 1, pretrained: Pretrained = "none") -> ImageEncoder:
-    """The encoder `name` of `ENCODERS`, or `hf:FOLDER-or-ID`, any transformers backbone.
+    """The encoder `name` of `ENCODERS`, `hf:FOLDER-or-ID` (any transformers backbone) or `timm:NAME` (any of timm).
 
     Args:
         in_channels: C.
@@ -55,7 +56,7 @@ def build_image_encoder(name: str, *, in_channels: int = 1, pretrained: Pretrain
             )
         return ADAPTERS[prefix + colon](source, in_channels=in_channels)
     if name not in ENCODERS:
-        like = nearest(name, ENCODERS) or next((known for known in ENCODERS if known.endswith(f"_{name}")), None)
+        like = next((known for known in ENCODERS if known.endswith(f"_{name}")), None) or nearest(name, ENCODERS)
         raise InputError.unknown(
             f"unknown image encoder {name!r}",
             expected=" | ".join([*ENCODERS, *(f"{prefix}NAME" for prefix in ADAPTERS)]),
