@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from faults import refused
 from PIL import Image
 
 from medvl.cli import app
@@ -95,7 +96,7 @@ def test_published_tables_are_whole() -> None:
             assert all(value is None or 0 <= value <= 100 for cell in cells for value in cell)
     assert published_table("g2d-table1").rows["G2D (encoder-decoder)"][0] == (65.6, 66.9, 68.4)
     assert published_table("g2d-table5").rows["b threshold: median"] == ((58.8,), (12.5,), (75.6,))
-    with pytest.raises(InputError, match="g2d-table2a"):
+    with refused("unknown"):
         published_table("g2d-table2")
 
 
@@ -206,7 +207,10 @@ def test_table1_of_the_sets_that_are_here(
     data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["x", "benchmark", "g2d-table1", *SMALL, "--data", str(data), "--run", f"mine={run}", "--fractions", "1.0"]
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "siim").symlink_to(data / "siim")
+    words = ["x", "benchmark", "g2d-table1", *SMALL, "--run", f"mine={run}", "--fractions", "1.0"]
+    words += ["--data", str(tmp_path / "sets")]
     words += ["--out", str(out), "--split", "val"]
     only = published_table("g2d-table1")
     assert call(*words, "--dry-run") == 0
@@ -218,11 +222,8 @@ def test_table1_of_the_sets_that_are_here(
     assert page.startswith("# g2d-table1") and (out / "benchmark.md").read_text() in page
     cells = json.loads((out / "benchmark.json").read_text())
     measured = {(row["method"], row["column"]): row for row in cells["measured"]}
-    for name in ("SIIM segmentation", "RSNA segmentation"):
-        assert {row for row, column in measured if column == name} == {
-            "random", "mine (encoder)", "mine (encoder-decoder)",
-        }  # fmt: skip
-    assert {row for row, column in measured if column == "RSNA detection"} == {"random", "mine"}
+    rows_here = {"random", "mine (encoder)", "mine (encoder-decoder)"}
+    assert set(measured) == {(row, "SIIM segmentation") for row in rows_here}
     assert cells["open"] == [] and cells["failed"] == []
     result = json.loads(next((out / "cells" / "results").glob("SIIM*100*mine__encoder_decoder*")).read_text())
     told = measured["mine (encoder-decoder)", "SIIM segmentation"]
@@ -343,9 +344,9 @@ def test_zero_shot_tables_ask_the_runs(
         assert f"nothing is trained for {name}: train.epochs=1 has no effect" in capsys.readouterr().err
         assert "Not at the protocol's settings" not in as_markdown(made, given)
         assert as_json(made, given, "0")["overrides"] == []
-    with pytest.raises(InputError, match="--run NAME=RUN"):
+    with refused("missing"):
         run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x"))
-    with pytest.raises(InputError, match="that row is there already"):
+    with refused("conflict"):
         run_benchmark(published_table("g2d-table2a"), Given(data=data, out=tmp_path / "x", runs={"random": run}))
 
 
@@ -376,21 +377,21 @@ def test_a_run_that_is_no_pretraining_is_no_row(data: Path, tmp_path: Path) -> N
     (tmp_path / "classify.yaml").write_text("{}")
     trained_on_labels = train(load_config(tmp_path / "classify.yaml", words), tmp_path / "run")
     given = Given(data=data, out=tmp_path / "out", runs={"mine": trained_on_labels})
-    with pytest.raises(InputError, match="--run mine: a run of task: classify; expected a run of task: pretrain"):
+    with refused("unsupported"):
         run_benchmark(published_table("g2d-table1"), given, dry_run=True)
 
 
 def test_table8_pretrains_its_own_rows(data: Path, recipe: Path, tmp_path: Path) -> None:
     table = published_table("g2d-table8")
     given = Given(data=data, out=tmp_path / "out", overrides=("train.max_steps=2",))
-    with pytest.raises(InputError, match="medvl data import mimic-cxr"):
+    with refused("missing_file"):
         run_benchmark(table, given)
     sets = tmp_path / "sets"
     sets.mkdir()
     for name, other in (("siim", "siim"), ("mimic-cxr", "rsna")):
         (sets / name).symlink_to(data / other)
     given = Given(data=sets, out=tmp_path / "out", pretrain=recipe, split="val", overrides=tuple(SMALL))
-    with pytest.raises(InputError, match="--pretrain"):
+    with refused("missing"):
         run_benchmark(table, Given(data=sets, out=tmp_path / "out"))
     made = run_benchmark(table, given, dry_run=True)
     sweep = yaml.safe_load((tmp_path / "out" / "sweep.yaml").read_text())
@@ -420,10 +421,10 @@ def test_with_no_set_at_all_a_dry_run_says_what_there_is_to_get(
 
 
 def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no set of g2d-table4 is in"):
+    with refused("missing_file"):
         (tmp_path / "empty").mkdir()
         run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "empty", out=tmp_path / "out"))
-    with pytest.raises(InputError, match="no such folder"):
+    with refused("missing_file"):
         run_benchmark(published_table("g2d-table4"), Given(data=tmp_path / "nowhere", out=tmp_path / "out"))
     assert call("x", "benchmark", "g2d-table1", "--data", str(data), "--fractions", "0.3") == 2
     assert call("x", "benchmark", "g2d-table1", "--data", str(data), "--run", "mine") == 2

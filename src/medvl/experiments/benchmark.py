@@ -20,6 +20,7 @@ from medvl.config import load_config
 from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json, write_text
 from medvl.core.plain_yaml import yaml_text
+from medvl.core.task import find_task
 from medvl.data.importers.layouts import get_layout
 from medvl.experiments.benchmark_given import PRETRAIN_SET, Given, remember
 from medvl.experiments.published_tables import PublishedTable
@@ -178,7 +179,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         raise InputError.conflict(f"--run {taken[0]}=...: that row is there already", remedy="another name")
     for name, run in given.runs.items():
         task = load_config(find_model(run) / "config.yaml").task
-        if task != "pretrain":
+        if not find_task(task).gives_encoder:
             raise InputError.unsupported(
                 f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain"
             )

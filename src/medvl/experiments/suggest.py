@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from medvl.config import Config, as_read, load_config
+from medvl.config import Config, as_read
 from medvl.core.errors import InputError
 from medvl.core.task import find_task
 from medvl.data.context import Context, add_context
@@ -110,15 +110,14 @@ def suggest(
         raise InputError.out_of_range(f"--num {num}", expected="at least 1")
     if diversity < 0:
         raise InputError.out_of_range(f"--diversity {diversity:g}", expected="0 or more")
-    task = load_config(find_model(run) / "config.yaml").task
-    if task != "segment":
+    module, encoder, config, card = load_model(run)
+    if not isinstance(module, SegmentModel):
         raise InputError.unsupported(
-            f"a model of task: {task} has no masks to ask for",
+            f"a model of task: {config.task} has no masks to ask for",
             file=run,
             expected="a run of task: segment",
-            remedy=find_task(task).usage(run),
+            remedy=find_task(config.task).usage(run),
         )
-    module, encoder, config, card = load_model(run)
     manifest = _manifest(config)
     cases, labelled = find_cases(manifest, config, by)
     if num > len(cases):
@@ -135,7 +134,6 @@ def suggest(
         for order, case in enumerate(drawn[:num], 1):
             rows += _rows(order, case, manifest, {})
     else:
-        assert isinstance(module, SegmentModel)  # its task was checked
         cache = FeatureCache(encoder) if encoder is not None and encoder.frozen and module.uses_text else None
         text = TextInput(encoder if module.uses_text else None, cache, module.uses_text, context=module.context)
         reader = _Reader(module.eval().to(device), text, config, tuple(card["classes"]), _store(run), device)

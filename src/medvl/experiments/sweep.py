@@ -28,6 +28,7 @@ from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, find_recipe, load_con
 from medvl.config.differences import PATH_KEYS
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.core.plain_yaml import parse_yaml, read_yaml, validation_faults
+from medvl.core.task import find_task
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.zero_shot_cells import KEY as ZERO_SHOT
 from medvl.experiments.zero_shot_cells import PATHS as ASKED_PATHS
@@ -287,7 +288,7 @@ def _check_configs(sweep: Sweep) -> None:
         if cell.seed == 0:
             try:
                 config = sweep.config(cell, Path("OUT"), Path("DATA"))
-                if cell.asked is not None and config.task != "pretrain":
+                if cell.asked is not None and not find_task(config.task).gives_encoder:
                     what = f"variant {cell.variant} asks {cell.asked.run}, which is of task: {config.task}"
                     faults.append(Fault.unsupported(what, file=sweep.path, expected="a variant of task: pretrain"))
             except InputError as error:

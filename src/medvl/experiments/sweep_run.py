@@ -18,7 +18,7 @@ from medvl.core.errors import InputError, nearest
 from medvl.core.files import alone, write_json
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.sweep import Cell, Sweep, load_sweep
-from medvl.experiments.sweep_score import SCORERS, score_zero_shot
+from medvl.experiments.sweep_score import score_zero_shot, scorer_of
 
 FEATURES = ".features"  # in the folder of a sweep: features of frozen encoders, which its cells share
 POLL_S = 3.0  # between two looks at what another process is at
@@ -117,7 +117,7 @@ class _Work:
 
     def config(self, cell: Cell) -> Config:
         config = self.sweep.config(cell, self.out, self.data, self.words)
-        if config.task != "classify" or config.classify.cache_dir is not None:
+        if not scorer_of(config).keeps_features or config.classify.cache_dir is not None:
             return config
         folder = str((self.out / FEATURES).resolve())
         return replace(config, classify=replace(config.classify, cache_dir=folder))
@@ -219,22 +219,26 @@ class _Work:
         from medvl.evaluation.case_metrics import check_extra_columns
         from medvl.train.run import open_manifest
 
-        if config.task == "pretrain":
+        scorer = scorer_of(config)
+        if not scorer.evaluates:
             return
         plan, tree = self.sweep.evaluate, config_dict(config)
         read = make_config({**tree, "data": {**tree["data"], **parse_overrides(self.sweep.scoring_words)}})
         manifest = open_manifest(read, self.sweep.scoring_manifest(self.data))
-        check_extra_columns(manifest, plan.split, plan.rows_by if config.task == "segment" else ())
+        check_extra_columns(manifest, plan.split, plan.rows_by if scorer.groups_rows else ())
 
     def _score(self, cell: Cell) -> dict[str, Any]:
         """The content of a result file: the summary of the evaluation, which cell it is, and the rows of its table."""
         run = self.out / cell.name
         paths = self.sweep.paths_said(cell)
-        asked, task = self.sweep.asked(cell, self.data), self.config(cell).task
+        asked, scorer = self.sweep.asked(cell, self.data), scorer_of(self.config(cell))
+        manifest = self.sweep.evaluate.manifest if scorer.evaluates else None
         if asked is not None:
             scored = score_zero_shot(asked, self.out / self.sweep.needs(cell)[0].name, run)
+            assert cell.asked is not None
+            manifest = cell.asked.manifest  # as the sweep writes it
         else:
-            scored = SCORERS[task](run, self.sweep, self.sweep.scoring_manifest(self.data))
+            scored = scorer.score(run, self.sweep, self.sweep.scoring_manifest(self.data))
         config: dict[str, Any] = scored["config"]
         for key in PATH_KEYS:
             section, _, leaf = key.rpartition(".")
@@ -243,7 +247,7 @@ class _Work:
                 place[leaf] = paths.get(key, place[leaf])
         content = {
             **scored,
-            "manifest": self._manifest_said(cell, task) or config["data"]["manifest"],
+            "manifest": manifest or config["data"]["manifest"],
             "variant": cell.variant,
             "grid_point": cell.grid,  # `grid` is the summary's: the pixel grid that masks were scored on
             "seed": cell.seed,
@@ -259,12 +263,6 @@ class _Work:
         cleaned = without_machine_paths(content, roots)
         assert isinstance(cleaned, dict)
         return cleaned
-
-    def _manifest_said(self, cell: Cell, task: str) -> str | None:
-        """The manifest that a cell is scored on, as the sweep writes it; None = the one of its run."""
-        if cell.asked is not None:
-            return cell.asked.manifest
-        return None if task == "pretrain" else self.sweep.evaluate.manifest
 
     def _made_otherwise(self, cell: Cell, stored: Mapping[str, Any]) -> str:
         """What differs between the settings of a result file and those that the sweep has now."""

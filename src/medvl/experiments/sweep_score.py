@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvl.config import config_dict, load_config
+from medvl.config import Config, config_dict, load_config
+from medvl.core.errors import InputError
 from medvl.experiments.sweep import Sweep
 from medvl.experiments.zero_shot_cells import Asked, score_asked
 
@@ -20,7 +22,19 @@ ASKED = {
     "other_context": "another patient's clinical variables",  # only where a model takes any
 }
 LONG = ("by_class", "by_phrase", "by_group", "model")  # tables that rows hold what is asked for of, and a path
-Scorer = Callable[[Path, Sweep, Path | None], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """How the runs of a task are scored.
+
+    `score` gets the finished run, the sweep, and the manifest of `evaluate.manifest` (None = its own).
+    """
+
+    score: Callable[[Path, Sweep, Path | None], dict[str, Any]]
+    evaluates: bool = True  # on `evaluate.split`; False: by the last validation of its training
+    groups_rows: bool = False  # takes `evaluate.rows_by`
+    keeps_features: bool = False  # of frozen encoders, in `classify.cache_dir`
 
 
 def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict[str, Any]:
@@ -130,13 +144,20 @@ def score_zero_shot(asked: Asked, run: Path, out: Path) -> dict[str, Any]:
     return {**kept, "rows": [], "minutes": round((time.perf_counter() - start) / 60, 2)}
 
 
-# One line a task. A scorer gets the finished run, the sweep, and the manifest of `evaluate.manifest` (None = its own).
-SCORERS: dict[str, Scorer] = {
-    "segment": score_segmentation,
-    "pretrain": score_pretraining,
-    "classify": score_classification,
-    "detect": score_detection,
+SCORERS = {  # one line a task
+    "segment": Scorer(score_segmentation, groups_rows=True),
+    "pretrain": Scorer(score_pretraining, evaluates=False),
+    "classify": Scorer(score_classification, keeps_features=True),
+    "detect": Scorer(score_detection),
 }
+
+
+def scorer_of(config: Config) -> Scorer:
+    """The scorer of a configuration's task. InputError where there is none."""
+    if config.task not in SCORERS:
+        what = f"runs of task: {config.task} cannot be scored by a sweep"
+        raise InputError.unsupported(what, expected=f"task: {' | '.join(SCORERS)}")
+    return SCORERS[config.task]
 
 
 def device_of(run: Path) -> str:

@@ -236,7 +236,7 @@ def _step(twin: Learner, reading: _Reading, phases: Sequence[tuple[int, int]], f
     network, num, fits = networks[-1], least, float(least)
     if network is not None:
         image_s = 2 * network.flops / _rate(fabric.device)  # a network has more than its convolutions
-        room = STEP_BYTES if fabric.device.type == "cpu" else torch.cuda.mem_get_info(fabric.device)[0] / 2
+        room = torch.cuda.mem_get_info(fabric.device)[0] / 2 if fabric.device.type == "cuda" else STEP_BYTES
         fits = min(STEP_S / image_s, room / max(network.saved_bytes, 1))
         num = _fitting(fits, least, size)
     num = int(stack_over_ranks(torch.tensor(num, device=fabric.device)).min())  # ranks take the same steps
