@@ -6,6 +6,10 @@ size and SHA-256 of every file. The files between them hold the bytes of the ori
 A file in a pack has a path like any other, through the pack: `set.tar/images/a.png`, relative to the folder of the
 table that was packed. Every reader of this package opens its files here, so that it reads both. The pack is opened anew
 for each file, so that processes and threads share no position in it; a path that leaves the pack finds nothing.
+
+Pillow, OpenCV, NumPy, pydicom, nibabel and the readers of tables take the open file. SimpleITK (NRRD, MetaImage) and
+nibabel with a header apart from its voxels (.hdr and .img) take names alone: for them a copy of that one file stands in
+a temporary folder while it is read.
 """
 
 from __future__ import annotations
