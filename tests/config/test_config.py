@@ -12,6 +12,7 @@ from medvl.config import Config, config_dict, find_recipe, load_config, make_con
 from medvl.config.differences import differences, flat
 from medvl.config.fidelity import method_of, preset_values
 from medvl.core.errors import InputError
+from medvl.core.task import all_tasks
 from medvl.experiments.sweep import is_sweep, load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,7 +196,8 @@ def test_every_value_has_a_range(key: str) -> None:
         for parent in parents:
             node = node.setdefault(parent, {})  # type: ignore[assignment]
         node[leaf] = value
-        return make_config(tree)
+        owner = next((task.name for task in all_tasks() if parents and parents[0] in task.sections), None)
+        return make_config(tree if owner is None else {**tree, "task": owner})
 
     good, *bad = RANGES[key]
     made(good)

@@ -134,7 +134,9 @@ def test_of_exclusive_classes_the_most_probable_is_the_mask(
 ) -> None:
     """Columns: background .3, a .3, b .4; background .4, a .35, b .25; a .4, b .4. No class is above one half."""
     predictor = Predictor.load(run)
-    predictor.config = replace(predictor.config, objective=replace(predictor.config.objective, mode="multiclass"))
+    predictor.config = predictor.config.with_section(
+        "objective", replace(predictor.config.objective, mode="multiclass")
+    )
     predictor.classes = ("a", "b")
     columns = np.repeat([[0.3, 0.35, 0.4], [0.4, 0.25, 0.4]], [12, 10, 10], axis=1)  # (K, 32)
     probs = np.repeat(columns[None, :, None], 32, axis=2).astype(np.float32)  # (1, K, 32, 32)

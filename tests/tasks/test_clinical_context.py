@@ -153,7 +153,7 @@ def test_parts_of_a_batch_keep_their_own_context(recipe: Path) -> None:
     found = []
     for num in (1, 2):
         task.module.zero_grad()
-        task.config = replace(task.config, pretrain=replace(task.config.pretrain, accumulate=num))
+        task.config = task.config.with_section("pretrain", replace(task.config.pretrain, accumulate=num))
         task.backward(batch, None, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
         layer = task.module.context_tokens
         assert isinstance(layer, ContextTokens)

@@ -28,14 +28,19 @@ def validated(tree: Mapping[str, Any], section: type, source: str, prefix: str =
         raise InputError(validation_faults(error, source, prefix)) from None
 
 
-def key_faults(tree: Mapping[str, Any], section: type, source: str, prefix: str = "") -> list[Fault]:
-    """Keys that the section does not know, true or false where none is meant (YAML reads `no` so), nan and inf."""
+def key_faults(
+    tree: Mapping[str, Any], section: type, source: str, prefix: str = "", more: tuple[str, ...] = ()
+) -> list[Fault]:
+    """Keys that the section does not know, true or false where none is meant (YAML reads `no` so), nan and inf.
+
+    `more`: further keys that an unknown one may have meant.
+    """
     fields: dict[str, Any] = section.__pydantic_fields__  # type: ignore[attr-defined]  # set by pydantic's dataclass
     faults = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if key not in fields:
-            like = nearest(str(key), fields)
+            like = nearest(str(key), [*fields, *more])
             remedy = f"did you mean {prefix}{like}?" if like else f"known keys: {', '.join(fields)}"
             faults.append(Fault.unknown_key(f"unknown key {name}", file=source, remedy=remedy))
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Lt
 from pydantic import TypeAdapter
@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from medvl.assets import shipped_table
 from medvl.config.augment import AugmentConfig, Border
-from medvl.config.checks import cross_faults, validated
+from medvl.config.checks import cross_faults, key_faults, validated
 from medvl.config.differences import flat
 from medvl.config.fidelity import Preset, preset_values
 from medvl.config.from_init import fixed_by, has_network, init_config, say_taken
@@ -23,10 +23,11 @@ from medvl.config.overrides import apply_override
 from medvl.config.protocols import protocol_values
 from medvl.config.ranges import SECTION, AtLeastOne, Colour, Count, Fraction, Positive, Seed, Share, Weight
 from medvl.config.sections import ClassifyConfig, DetectConfig, PretrainConfig, SemiConfig
-from medvl.core.errors import InputError, nearest, warn
+from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.core.files import write_text
 from medvl.core.limits import allow_megapixels
-from medvl.core.plain_yaml import read_yaml, yaml_text
+from medvl.core.plain_yaml import read_yaml, shown, yaml_text
+from medvl.core.task import Task, all_tasks, find_task, other_sections
 
 ASSET_PREFIX = "medvl:"
 G2D_PREFIX = "g2d:"
@@ -162,7 +163,7 @@ class TrainConfig:
 class Config:
     """A whole run."""
 
-    task: Literal["segment", "pretrain", "classify", "detect"] = "segment"
+    task: str = "segment"
     fidelity: Preset = "medvl"
     protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/config/protocols.py
     # A RUN or MODEL folder of the same network, or of task: pretrain (g2d:RUN insists on that), whose image encoder is
@@ -172,12 +173,29 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    semi: SemiConfig = field(default_factory=SemiConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
-    detect: DetectConfig = field(default_factory=DetectConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    # Those of the task (`Task.sections`) by name. In a recipe they stand beside the others, and so are they read:
+    # config.semi is config.sections["semi"].
+    sections: dict[str, Any] = field(default_factory=dict)
+
+    if TYPE_CHECKING:
+        objective: ObjectiveConfig = ObjectiveConfig()
+        semi: SemiConfig = SemiConfig()
+        pretrain: PretrainConfig = PretrainConfig()
+        classify: ClassifyConfig = ClassifyConfig()
+        detect: DetectConfig = DetectConfig()
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            own = self.__dict__
+            kind = find_task(own["task"]).sections.get(name) if "sections" in own and name[0] != "_" else None
+            if kind is None:
+                raise AttributeError(f"a run of task: {own.get('task')} has no section {name}")
+            return own["sections"].setdefault(name, kind())
+
+    def with_section(self, name: str, section: Any) -> Config:
+        """A copy in which one of the task's sections is another one."""
+        return replace(self, sections={**self.sections, name: section})
 
 
 def split_init(init: str) -> tuple[str, str]:
@@ -254,10 +272,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return make_config(raw, source=str(path), overridden=None if stored else keys)
 
 
-# Tasks whose network takes no text -> that network.
-_WITHOUT_TEXT = {"classify": "classifier", "detect": "yolo"}
-
-
 def make_config(
     raw: Mapping[str, Any], source: str = "configuration", *, overridden: Sequence[str] | None = None
 ) -> Config:
@@ -269,17 +283,16 @@ def make_config(
     _move_border(tree, source)
     check_one_way(tree.get("objective"), source)
     protocol = protocol_values(tree, source) if tree.get("protocol") is not None else {}
-    task = tree.get("task", protocol.get("task"))
-    task = task if isinstance(task, str) else None  # another kind is a fault, below
+    name = tree.get("task", protocol.get("task", "segment"))
+    task = find_task(name if isinstance(name, str) else "segment")  # another kind is a fault, below
     preset = tree.get("fidelity", "medvl")
-    method = "g2d" if task == "pretrain" else "lvit"
     model = tree.setdefault("model", {})
     place = init_config(tree)
     run = None if place is None else load_config(place)
     if isinstance(model, dict):
-        if run is not None and has_network(run, task or "segment", model.get("name", protocol.get("model.name"))):
+        if run is not None and has_network(run, task.name, model.get("name", protocol.get("model.name"))):
             model.setdefault("name", run.model.name)
-        model.setdefault("name", protocol.get("model.name", _WITHOUT_TEXT.get(str(task), method)))
+        model.setdefault("name", protocol.get("model.name", task.model_name))
         for line in read_old_model(model, source, overridden or ()):
             if overridden is not None:
                 warn(f"{source}: {line}")
@@ -287,25 +300,60 @@ def make_config(
         _set_default(tree, key, value)
     if isinstance(model, dict):
         if run is not None:
-            _take_from_init(tree, fixed_by(run, task or "segment", str(model["name"])))
+            _take_from_init(tree, fixed_by(run, task.name, str(model["name"])))
         fill_model(model)
-    text = tree.setdefault("text", {})
-    if isinstance(text, dict) and task in _WITHOUT_TEXT:
-        text.setdefault("encoder", "none")
-    if task == "detect" and isinstance(tree.setdefault("train", {}), dict):
-        tree["train"].setdefault("freeze_encoder", True)  # as published
-    own = isinstance(model, dict) and model.get("name") == method
-    for key, value in preset_values(preset, source, method).items():
-        if key.startswith("model.options.") and not own:
-            continue  # those switches are the method's own network's
+    for key, value in task.defaults.items():
+        _set_default(tree, key, value)
+    is_method = isinstance(model, dict) and model.get("name") == task.method
+    others = other_sections(task)
+    for key, value in preset_values(preset, source, task.method).items():
+        if key.partition(".")[0] in others or (key.startswith("model.options.") and not is_method):
+            continue  # of other tasks; switches of the method's own network
         _set_default(tree, key, value)
     read_old_keys(tree.get("objective"), source)
-    config: Config = validated(tree, Config, source)
+    config = _with_sections(tree, task, source)
     faults = cross_faults(config, source)
     if faults:
         raise InputError(faults)
     allow_megapixels(config.data.max_megapixels)
     return config
+
+
+def _with_sections(tree: dict[str, Any], task: Task, source: str) -> Config:
+    """The configuration of a filled tree. InputError with all faults of its keys and of sections of other tasks."""
+    sections = {name: tree.pop(name) for name in task.sections if name in tree}
+    faults = []
+    for other in all_tasks():
+        for name, kind in other.sections.items():
+            if name in tree and name not in task.sections and not _is_whole(tree.pop(name), kind):
+                used = ", ".join(task.sections) or "none of its own"
+                what = f"task: {task.name} has no section {name}"
+                remedy = f"leave it out, or task: {other.name}"
+                faults.append(Fault.unknown_key(what, file=source, expected=f"its sections: {used}", remedy=remedy))
+    faults += key_faults(tree, Config, source, more=tuple(task.sections))
+    if "sections" in tree:
+        faults.append(Fault.unknown_key("unknown key sections", file=source))
+    built = {}
+    for name, kind in task.sections.items():
+        value = sections.get(name, {})
+        if not isinstance(value, Mapping):
+            faults.append(Fault.malformed(f"{name}: {shown(value)}", file=source, expected="a section of keys"))
+            continue
+        try:
+            built[name] = validated(value, kind, source, f"{name}.")
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    config: Config = validated(tree, Config, source)
+    config.sections = built
+    return config
+
+
+def _is_whole(value: Any, kind: type) -> bool:
+    """Whether a section holds every key, as in a configuration that an older version saved: with those of all tasks."""
+    fields = set(kind.__pydantic_fields__)  # type: ignore[attr-defined]  # set by pydantic's dataclass
+    return isinstance(value, Mapping) and len(fields & set(value)) >= max(2, len(fields) - 2)
 
 
 def _move_border(tree: dict[str, Any], source: str) -> None:
@@ -350,8 +398,10 @@ def _set_default(tree: dict[str, Any], key: str, value: Any) -> bool:
 
 def config_dict(config: Config) -> dict[str, Any]:
     """The whole configuration as plain JSON types."""
-    dumped = TypeAdapter(Config).dump_python(config, mode="json")
-    assert isinstance(dumped, dict)
+    dumped: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    del dumped["sections"]
+    for name, kind in find_task(config.task).sections.items():
+        dumped[name] = TypeAdapter(kind).dump_python(getattr(config, name), mode="json")
     return dumped
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvl.assets import SHIPPED
-from medvl.core.task import find_task, task_names
+from medvl.core.task import find_task
 
 if TYPE_CHECKING:
     from medvl.config.config import Config
@@ -50,9 +50,11 @@ def fixed_by(run: Config, task: str, name: str) -> dict[str, Any]:
         values = {f"model.{key}": getattr(run.model, key) for key in ("size", "encoder")}
         values |= {f"model.options.{key}": value for key, value in run.model.options.items()}
         values |= {f"text.{key}": value for key, value in vars(run.text).items() if not key.startswith("_")}
-        return {**values, **fed, "data.normalize": run.data.normalize, "objective.mode": run.objective.mode}
+        if "objective" in run.sections:
+            values["objective.mode"] = run.objective.mode
+        return {**values, **fed, "data.normalize": run.data.normalize}
     encoder = run.model.encoder
-    if run.task == task or encoder is None or not _gives_encoder(run.task):
+    if has_network(run, task, None) or encoder is None or not find_task(run.task).gives_encoder:
         return {}
     norm = run.model.options.get("input_norm", "image")
     if name == "lvit" and encoder.startswith(_UCNN):  # its own path is normalised by the configuration
@@ -68,7 +70,3 @@ def fixed_by(run: Config, task: str, name: str) -> dict[str, Any]:
 def say_taken(init: str, taken: str) -> None:
     """Print which keys were taken from the run."""
     print(f"init {init} fixes {taken}", file=sys.stderr)
-
-
-def _gives_encoder(task: str) -> bool:
-    return task in task_names() and find_task(task).gives_encoder

@@ -130,6 +130,10 @@ class Task(Protocol):
         """The model of a saved configuration, with new weights."""
         ...
 
+    def cached_in(self, config: Config, folder: str | None) -> Config:
+        """The configuration with what its runs may share kept in `folder`; None = kept nowhere."""
+        return config
+
     def load(self, folder: str | Path, device: str) -> Any:
         """The object that answers about images from Python (`medvl.load`)."""
         ...
@@ -193,6 +197,11 @@ def find_task(name: str) -> Task:
 def all_tasks() -> tuple[Task, ...]:
     """All tasks, in the order of registration."""
     return tuple(find_task(name) for name in _tasks)
+
+
+def other_sections(task: Task) -> frozenset[str]:
+    """The sections of the configuration that other tasks have and this one has not."""
+    return frozenset(name for other in all_tasks() for name in other.sections) - set(task.sections)
 
 
 def refused_keys(task: Task, config: Config) -> list[str]:

@@ -151,7 +151,7 @@ def find_cases(manifest: Manifest, config: Config, by: By) -> tuple[list[Case], 
     Unlabelled is an image of which no mask was visible: hidden by the label fraction, or not there.
     """
     # With semi-supervision on, every record takes part, so that those which this run left out are candidates too.
-    everyone = replace(config, semi=replace(config.semi, epi="labels"))
+    everyone = config.with_section("semi", replace(config.semi, epi="labels"))
     records, hidden, _ = training_records(manifest.split("train"), everyone)
     visible = {
         row.image for row in records if row.id not in hidden and any(ref is not None for ref in row.masks.values())

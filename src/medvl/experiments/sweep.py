@@ -26,9 +26,10 @@ from pydantic.dataclasses import dataclass
 
 from medvl.config import ASSET_PREFIX, G2D_PREFIX, Config, find_recipe, load_config, split_init
 from medvl.config.differences import PATH_KEYS
+from medvl.config.protocols import protocol_values
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.core.plain_yaml import parse_yaml, read_yaml, validation_faults
-from medvl.core.task import find_task
+from medvl.core.task import find_task, other_sections
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.zero_shot_cells import KEY as ZERO_SHOT
 from medvl.experiments.zero_shot_cells import PATHS as ASKED_PATHS
@@ -124,6 +125,9 @@ class Sweep:
             return self.config(self.needs(cell)[0], out, data, extra)
         recipe = self.path.parent / cell.recipe
         said = {**_recipe_paths(recipe, with_data=True), **cell.said}
+        # What the sweep sets for every cell may be of a task that a cell with a recipe of its own has not.
+        unused = other_sections(find_task(str(said.get("task", _recipe_task(recipe)))))
+        said = {k: v for k, v in said.items() if k.partition(".")[0] not in unused or k not in self.overrides}
         words = [f"{key}={_text(self._resolved(key, value, cell, out, data))}" for key, value in said.items()]
         return load_config(recipe, [*words, *extra])
 
@@ -298,6 +302,16 @@ def _check_configs(sweep: Sweep) -> None:
                 ]
     if faults:
         raise InputError(faults)
+
+
+def _recipe_task(recipe: Path) -> str:
+    """The task that a recipe names, or its protocol."""
+    raw = read_yaml(find_recipe(recipe))
+    raw = raw if isinstance(raw, dict) else {}
+    named = raw.get("task")
+    if named is None and raw.get("protocol") is not None:
+        named = protocol_values(raw, str(recipe)).get("task")
+    return str(named or "segment")
 
 
 def _recipe_paths(recipe: Path, *, with_data: bool = False) -> dict[str, str]:

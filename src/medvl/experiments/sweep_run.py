@@ -120,7 +120,7 @@ class _Work:
         if not scorer_of(config).keeps_features or config.classify.cache_dir is not None:
             return config
         folder = str((self.out / FEATURES).resolve())
-        return replace(config, classify=replace(config.classify, cache_dir=folder))
+        return config.with_section("classify", replace(config.classify, cache_dir=folder))
 
     def standing(self, cell: Cell) -> Outcome:
         """Where a cell stands, without doing anything."""
@@ -242,8 +242,8 @@ class _Work:
         config: dict[str, Any] = scored["config"]
         for key in PATH_KEYS:
             section, _, leaf = key.rpartition(".")
-            place = config[section] if section else config
-            if place[leaf] is not None:
+            place = config.get(section, {}) if section else config
+            if place.get(leaf) is not None:
                 place[leaf] = paths.get(key, place[leaf])
         content = {
             **scored,

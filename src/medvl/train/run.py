@@ -164,8 +164,8 @@ def _compute_first(ready: Prepared, fabric: Fabric) -> None:
 
 
 def _without_caches(config: Config) -> Config:
-    text, classify = replace(config.text, cache_dir=None), replace(config.classify, cache_dir=None)
-    return replace(config, text=text, classify=classify)
+    config = replace(config, text=replace(config.text, cache_dir=None))
+    return find_task(config.task).cached_in(config, None)
 
 
 def open_manifest(config: Config, path: Path | None = None) -> Manifest:

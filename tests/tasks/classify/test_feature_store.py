@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medvl.config import ClassifyConfig, Config, DataConfig, ModelConfig
+from medvl.config import Config, DataConfig, ModelConfig
 from medvl.data.class_labels import ClassDataset, class_labels
 from medvl.data.records import load_manifest
 from medvl.tasks.classify.feature_store import FeatureStore
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Config:
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
     data = DataConfig(manifest=str(tmp_path / "manifest.csv"), image_size=(32, 32), in_channels=1, normalize="none")
     model = ModelConfig("classifier", None, "resnet18_nano")
-    return Config(task="classify", data=data, model=model, classify=ClassifyConfig())
+    return Config(task="classify", data=data, model=model)
 
 
 class Counted(FeatureStore):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,8 +34,6 @@ class ClassifyTask(Task):
     sections: ClassVar[Mapping[str, type]] = {"classify": ClassifyConfig}
     defaults: ClassVar[Mapping[str, Any]] = {"text.encoder": "none"}
     refused: ClassVar[Mapping[str, Any]] = {
-        "semi.epi": "none",
-        "semi.lv_bank": "none",
         "fidelity": "medvl",
         "text.encoder": "none",
         "data.phrases_per_image": 1,
@@ -77,6 +76,10 @@ class ClassifyTask(Task):
         from medvl.tasks.classify.model import Classifier, classifier_options
 
         return Classifier(ImageClassifier(**classifier_options(config, num_classes)))
+
+    def cached_in(self, config: Config, folder: str | None) -> Config:
+        """The features of frozen encoders, which runs of the same encoder share."""
+        return config.with_section("classify", replace(config.classify, cache_dir=folder))
 
     def load(self, folder: str | Path, device: str) -> ClassPredictor:
         """A trained classifier, asked about one image at a time."""

@@ -36,8 +36,6 @@ class DetectTask(Task):
         "train.freeze_encoder": True,  # as published
     }
     refused: ClassVar[Mapping[str, Any]] = {
-        "semi.epi": "none",
-        "semi.lv_bank": "none",
         "fidelity": "medvl",
         "text.encoder": "none",
         "data.phrases_per_image": 1,

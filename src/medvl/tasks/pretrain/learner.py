@@ -204,7 +204,7 @@ class PretrainLearner(Learner):
     def twin(self, module: nn.Module) -> PretrainLearner:
         """A learner to time steps with; of a batch in many parts, two stand for them."""
         parts = min(2, self.config.pretrain.accumulate)
-        config = replace(self.config, pretrain=replace(self.config.pretrain, accumulate=parts))
+        config = self.config.with_section("pretrain", replace(self.config.pretrain, accumulate=parts))
         twin = PretrainLearner(config, module, replace(self.text))  # type: ignore[arg-type]  # of the same class
         twin.least_images = 2 * parts
         return twin

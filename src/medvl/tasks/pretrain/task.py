@@ -35,8 +35,6 @@ class PretrainTask(Task):
     skips_parameters = True  # in its warm-up, the decoder is not run
     sections: ClassVar[Mapping[str, type]] = {"pretrain": PretrainConfig}
     refused: ClassVar[Mapping[str, Any]] = {
-        "semi.epi": "none",
-        "semi.lv_bank": "none",
         "data.label_fraction": 1.0,
         "data.balance": "none",
         "data.phrases_per_image": 1,
