@@ -56,25 +56,10 @@ def build_text_encoder(
     if spec == "none":
         return None
     if spec == "builtin":
-        if init is not None:
-            return BuiltinEncoder.from_folder(
-                Path(init),
-                texts=texts,
-                patients=patients,
-                dim=dim,
-                layers=layers,
-                max_tokens=max_tokens,
-                tokenizer=tokenizer,
-                seed=seed,
-            )
-        return BuiltinEncoder.from_texts(
-            texts,
-            patients=patients,
-            dim=dim,
-            layers=layers,
-            max_tokens=max_tokens,
-            tokenizer=tokenizer,
-            seed=seed,
+        options: dict[str, Any] = {"texts": texts, "patients": patients, "dim": dim, "layers": layers, "seed": seed}
+        options |= {"max_tokens": max_tokens, "tokenizer": tokenizer}
+        return (
+            BuiltinEncoder.from_texts(**options) if init is None else BuiltinEncoder.from_folder(Path(init), **options)
         )
     if spec == "minilm" or spec.startswith("hf:"):
         return PretrainedEncoder.from_spec(spec, max_tokens=max_tokens, train_layers=train_layers)

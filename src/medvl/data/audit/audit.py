@@ -16,6 +16,7 @@ from typing import Any, Literal
 from medvl.core.csv_cells import is_formula
 from medvl.core.errors import InputError
 from medvl.data.audit.images import (
+    MaskSummary,
     dark_images,
     mask_counts,
     mask_line,
@@ -29,7 +30,7 @@ from medvl.data.hashes import image_hashes
 from medvl.data.images import SliceChoice
 from medvl.data.mask_colours import LabelValue
 from medvl.data.mask_meaning import MaskRule
-from medvl.data.record import MaskRef, Record
+from medvl.data.record import Manifest, MaskRef, Record
 from medvl.data.records import read_manifest
 from medvl.data.reports import names_side
 from medvl.data.reports.marks import spell
@@ -135,12 +136,7 @@ def audit_manifest(
     summaries = mask_summaries(records, slices, mask_rule)
     empty = {reference for reference, summary in summaries.items() if not summary.share}
     findings += _mask_findings(records, manifest.classes, empty)
-    for name in manifest.classes:
-        findings += [AuditFinding(*remark) for remark in mask_remarks(records, name, summaries)]
-    dark = dark_images(records)
-    if dark.ids:
-        findings.append(AuditFinding("dark_images", "warning", dark.ids, dark.message))
-    findings += [AuditFinding(*remark) for remark in orientation_remarks(records)]
+    findings += _image_findings(manifest, summaries)
     findings += _column_findings(records)
     counts = {
         "records": len(records),
@@ -155,6 +151,17 @@ def audit_manifest(
         "columns": dict(manifest.columns),
     }
     return Audit(manifest.path, tuple(findings), counts, leak=any(finding.severity == "error" for finding in leaks))
+
+
+def _image_findings(manifest: Manifest, summaries: Mapping[MaskRef, MaskSummary]) -> list[AuditFinding]:
+    """What is odd about the pixels of masks and images, and how images are turned."""
+    findings = []
+    for name in manifest.classes:
+        findings += [AuditFinding(*remark) for remark in mask_remarks(manifest.records, name, summaries)]
+    dark = dark_images(manifest.records)
+    if dark.ids:
+        findings.append(AuditFinding("dark_images", "warning", dark.ids, dark.message))
+    return findings + [AuditFinding(*remark) for remark in orientation_remarks(manifest.records)]
 
 
 def audit_text(audit: Audit, *, num_faults: int = 20) -> str:
