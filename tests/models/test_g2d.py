@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from medvl.core.errors import InputError
+from medvl.experiments.evidence import evidence_of
 from medvl.models.g2d import G2D
 from medvl.models.registry import build_model
 from medvl.text.huggingface import SplitLayers
@@ -155,7 +156,7 @@ def test_evidence_adds_up_to_the_similarity_with_the_text() -> None:
             bias.normal_()
         output, vectors = model(**inputs())
         assert output.attention is not None
-        evidence = pool.evidence(output.projected, output.attention, vectors)
+        evidence = evidence_of(pool, output.projected, output.attention, vectors)
         everywhere = pool.c_proj(pool.mhsa.out_proj.bias)  # what the biases give to every image
     assert evidence.shape == output.attention.shape
     expected = ((output.pooled - everywhere) * vectors).sum(dim=1)

@@ -11,7 +11,10 @@ Shapes: B images, M masks an image (1, or one per head), H W pixels, h w attenti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
@@ -27,6 +30,26 @@ EM_STEPS = 40
 EM_SMALLEST_SD = 0.02  # of a component, as a share of the map's range: no component shrinks onto one cell
 SMOOTHING_SCALE = 4  # the bilateral filter runs at 1/4 of the image's size, or nearer to it where cells are small
 SIGMAS = 2  # half width of its window
+
+
+# `pretrain.mask.source` -> what gives the cells' weights (B, heads, 1 + P) that masks are made of, or the place
+# `module:NAME` that it is imported from on first use. It gets the attention pool, the projected map (B, d, h, w), the
+# pool's weights, and the texts' vectors (B, d).
+MaskSource = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
+MASK_SOURCES: dict[str, MaskSource | str] = {
+    "attention": lambda pool, projected, weights, vectors: weights,
+    "evidence": "medvl.experiments.evidence:evidence",
+}
+
+
+def find_mask_source(name: str) -> MaskSource:
+    """The entry of `MASK_SOURCES`, imported."""
+    source = MASK_SOURCES[name]
+    if isinstance(source, str):
+        module, _, attribute = source.partition(":")
+        source = cast(MaskSource, getattr(import_module(module), attribute))
+        MASK_SOURCES[name] = source
+    return source
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +75,7 @@ def pseudo_mask(
 
     Args:
         attention: (B, heads, h, w) weights after the softmax, or their parts of the similarity with the text
-            (`AttentionPool.evidence`), without the summary token; any float type.
+            (`MASK_SOURCES`), without the summary token; any float type.
         size: (H, W) of the masks.
         body: (B, H, W) bool, for `config.body_mask`; ignored without it.
         config: None = the defaults.

@@ -95,24 +95,11 @@ class AttentionPool(nn.Module):
         The path of the values (value, output and last projection) without the mixing, so that cells lie in the joint
         space in which the pooled vector was trained (Zhou et al., MaskCLIP, ECCV 2022).
         """
-        out: Tensor = self.c_proj(self.mhsa.out_proj(self._value(self.tokens(x)[:, 1:])))
+        out: Tensor = self.c_proj(self.mhsa.out_proj(self.value(self.tokens(x)[:, 1:])))
         return out
 
-    def evidence(self, x: Tensor, weights: Tensor, direction: Tensor) -> Tensor:
-        """(B, d, h, w), weights (B, heads, 1 + P), direction (B, d) -> parts of pooled . direction (B, heads, 1 + P).
-
-        From the weights to the pooled vector everything is linear, so pooled . direction is the sum of these parts over
-        heads and tokens, plus what the biases give to every image alike (as CLIP is taken apart by Gandelsman et al.,
-        ICLR 2024). With the direction of a text they say which cells make the image agree with it; the weights alone
-        do not know the text.
-        """
-        value = self._value(self.tokens(x))  # (B, 1 + P, d)
-        heads = weights.shape[1]
-        back = direction @ self.c_proj.weight @ self.mhsa.out_proj.weight  # (B, d)
-        parts = (value * back[:, None]).reshape(*value.shape[:2], heads, -1).sum(dim=3)  # (B, 1 + P, heads)
-        return weights * parts.transpose(1, 2)
-
-    def _value(self, tokens: Tensor) -> Tensor:
+    def value(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + P, d) -> the values of the tokens (B, 1 + P, d), all heads beside each other."""
         width = tokens.shape[2]
         return F.linear(tokens, self.mhsa.in_proj_weight[2 * width :], self.mhsa.in_proj_bias[2 * width :])
 

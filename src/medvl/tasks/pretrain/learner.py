@@ -15,10 +15,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from medvl.config import Config
-from medvl.core.device import full_precision
 from medvl.core.distributed import gather_objects, gather_with_grad
 from medvl.core.errors import DivergedError, InputError, warn
 from medvl.core.learner import Learner
@@ -37,7 +35,7 @@ from medvl.losses.pixel_alignment import (
     reconstruction_loss,
     released_pixel_alignment_loss,
 )
-from medvl.losses.pseudo_mask import PseudoMask, pseudo_mask
+from medvl.losses.pseudo_mask import PseudoMask, find_mask_source, pseudo_mask
 from medvl.models.g2d import ImageOutput
 from medvl.tasks.pretrain.model import G2DModel
 from medvl.tasks.pretrain.panels import Panel, draw_panel
@@ -216,15 +214,10 @@ class PretrainLearner(Learner):
 
     @torch.no_grad()
     def mask_of(self, output: ImageOutput, vectors: Tensor | None, batch: Batch) -> PseudoMask:
-        """The pseudo masks of a batch, without graph; texts' `vectors` (B, d) for `mask.source: evidence` only."""
+        """The pseudo masks of a batch, without graph; texts' `vectors` (B, d) for some of `MASK_SOURCES` only."""
         assert output.attention is not None
-        weights, config = output.attention, self.config.pretrain.mask
-        if config.source == "evidence":
-            pool = self.module.network.attention_pool
-            assert pool is not None and vectors is not None
-            with full_precision(weights.device):
-                text = normalize(vectors.float(), dim=1)
-                weights = pool.evidence(output.projected.float(), weights.float(), text)
+        config, pool = self.config.pretrain.mask, self.module.network.attention_pool
+        weights = find_mask_source(config.source)(pool, output.projected, output.attention, vectors)
         cells = weights[:, :, 1:].reshape(*weights.shape[:2], *output.grid)  # (B, heads, h, w)
         size = (batch.image.shape[2], batch.image.shape[3])
         covers = self.module.network.unet.padded_size(*size)
