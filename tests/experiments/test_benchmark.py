@@ -18,10 +18,18 @@ from medvl.config import load_config
 from medvl.core.errors import InputError
 from medvl.data.importers import chexpert, covidx, nih
 from medvl.data.importers.layouts import get_layout
-from medvl.experiments.benchmark import COLUMNS, FRACTIONS, OTHERWISE, PRETRAININGS, Column, column_of, run_benchmark
-from medvl.experiments.benchmark_given import Given
+from medvl.experiments.benchmark import Given, run_benchmark
 from medvl.experiments.benchmark_page import as_csv, as_json, as_markdown
-from medvl.experiments.published_tables import published_table, table_names
+from medvl.experiments.published_tables import (
+    COLUMNS,
+    FRACTIONS,
+    OTHERWISE,
+    PRETRAININGS,
+    Column,
+    column_of,
+    published_table,
+    table_names,
+)
 from medvl.train.run import train
 
 SMALL = ["data.image_size=[32, 32]", "train.epochs=1", "train.max_steps=2", "train.batch_size=4", "train.patience=null"]

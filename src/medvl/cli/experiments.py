@@ -65,8 +65,7 @@ def benchmark(
     """
     from medvl import __version__
     from medvl.core.errors import InputError
-    from medvl.experiments.benchmark import run_benchmark
-    from medvl.experiments.benchmark_given import Given
+    from medvl.experiments.benchmark import Given, run_benchmark
     from medvl.experiments.benchmark_page import as_json as content
     from medvl.experiments.benchmark_page import as_markdown, as_plan, write_page
     from medvl.experiments.published_tables import published_table, table_names

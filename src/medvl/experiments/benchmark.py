@@ -10,6 +10,7 @@ can be read, resumed and shared between processes. Zero-shot cells ask the given
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from medvl.config import load_config
+from medvl.config.differences import MACHINE_KEYS
 from medvl.core.errors import InputError, warn
 from medvl.core.files import write_json, write_text
 from medvl.core.plain_yaml import yaml_text
 from medvl.core.task import find_task
 from medvl.data.importers.layouts import get_layout
-from medvl.experiments.benchmark_given import PRETRAIN_SET, Given, remember
-from medvl.experiments.published_tables import PublishedTable
+from medvl.experiments.published_tables import (
+    FRACTIONS,
+    NOT_POSSIBLE,
+    PRETRAININGS,
+    Column,
+    Path_,
+    PublishedTable,
+    column_of,
+)
 from medvl.experiments.sweep import load_sweep, slug
 from medvl.experiments.sweep_run import Outcome, run_sweep, without_machine_paths
 from medvl.experiments.sweep_score import device_of
@@ -31,108 +40,29 @@ from medvl.experiments.zero_shot_cells import AskClasses, Asked, AskPhrases, sco
 from medvl.inference.model_folder import find_model
 
 RANDOM, IMAGENET = "random", "ImageNet"
+PRETRAIN_SET = "mimic-cxr"
+GIVEN = "given.json"  # in OUT: of which data and weights the cells are, so that those of others are none of it
 RESULTS = Path("cells", "results")  # in OUT: a JSON for each finished cell
-FRACTIONS = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
-Path_ = tuple[str, ...]  # of a value in a result file
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """What a column of a published table is here.
+class Given:
+    """What the command line gives: the sets, the rows, and how much of it is run."""
 
-    `published` and `ours` say where in a result file the number stands: by the table's own convention, and by medvl's.
-    Of a column that is trained one place (for every fraction), of one that is asked one per number of the table.
-    """
+    data: Path
+    out: Path
+    runs: Mapping[str, Path] = field(default_factory=dict)  # name -> run or model folder of task: pretrain
+    imagenet: Path | None = None
+    pretrain: Path | None = None  # recipe of tables 5 and 8
+    seeds: int = 1
+    fractions: Sequence[float] | None = None  # None = those of the table
+    split: str = "test"
+    overrides: Sequence[str] = ()
 
-    layout: str
-    recipe: dict[str, Any] = field(default_factory=dict)  # of `medvl train`; empty where nothing is trained
-    ask: dict[str, Any] = field(default_factory=dict)  # of `medvl classify` or `medvl ground`
-    published: tuple[Path_, ...] = ()
-    ours: tuple[Path_, ...] = ()
-    has_decoder: bool = False  # a pre-trained decoder can be taken over
-    note: str = ""
-
-
-def _mean(*names: str) -> tuple[Path_, ...]:
-    return tuple(("metrics", name, "mean") for name in names)
-
-
-_FILM = {"in_channels": 1, "normalize": "none"}  # the encoder brings each image to mean 0, deviation 1
-
-
-def _segment(layout: str, protocol: str) -> Column:
-    recipe = {"protocol": protocol, "data": dict(_FILM)}
-    return Column(layout, recipe, {}, _mean("dice_mgca"), _mean("dice_per_image"), True)
-
-
-def _detect(layout: str) -> Column:
-    return Column(layout, {"protocol": "mgca_detection", "data": dict(_FILM)}, {}, _mean("map_published"), _mean("map"))
-
-
-def _classify(layout: str, protocol: str, metric: str = "macro_auc") -> Column:
-    return Column(layout, {"protocol": protocol, "data": dict(_FILM)}, {}, _mean(metric), _mean(metric))
-
-
-def _ask_classes(layout: str, protocol: str, rule: str, note: str, classes: list[str] | None = None) -> Column:
-    """`rule`: of the published practice, the threshold of each class chosen on the scored split."""
-    ask = {"zero_shot": "classify", "protocol": protocol, **({"classes": classes} if classes else {})}
-    tuned = ("decisions", "*published practice", f"{rule}*", "macro")
-    fair = ("decisions", "!published practice", f"{rule}*", "macro")
-    auc = ("metrics", "auc", "mean")
-    published = (auc, (*tuned, "f1", "mean"), (*tuned, "accuracy", "mean"))
-    return Column(layout, {}, ask, published, (auc, (*fair, "f1", "mean"), (*fair, "accuracy", "mean")), note=note)
-
-
-def _ground(layout: str, phrase: str) -> Column:
-    measures = _mean("recall", "iou", "dice")
-    note = "grounding: all positive cases of the split, not MedKLIP's list; threshold of val (the paper gives none)"
-    return Column(layout, {}, {"zero_shot": "ground", "phrase": phrase}, measures, measures, note=note)
-
-
-_CHEXPERT = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
-_OTHER_LIST = "{} zero-shot: published on MedKLIP's list of test images, here on the importer's test split"
-_CHEXPERT_TEST = "CheXpert zero-shot: published on the official 500 test images, here on the 202 of valid.csv"
-_OTHER_SPLIT = "CXR14 fine-tuned, table 7: published on MedKLIP's own split and settings, here kad_finetune's"
-COLUMNS: dict[str, Column] = {
-    "SIIM segmentation": _segment("siim", "mgca_segmentation:siim"),
-    "RSNA segmentation": _segment("rsna", "mgca_segmentation:rsna"),
-    "RSNA detection": _detect("rsna"),
-    "Object-CXR detection": _detect("object-cxr"),
-    "SIIM grounding": _ground("siim", "pneumothorax"),
-    "RSNA grounding": _ground("rsna", "pneumonia"),
-    "RSNA zero-shot": _ask_classes("rsna", "medklip", "max f1", _OTHER_LIST.format("RSNA")),
-    "SIIM zero-shot": _ask_classes("siim", "medklip", "max f1", _OTHER_LIST.format("SIIM")),
-    "CXR14 zero-shot": _ask_classes("nih", "kad", "max mcc", ""),
-    "CheXpert zero-shot": _ask_classes("chexpert", "kad", "max mcc", _CHEXPERT_TEST, _CHEXPERT),
-    "CXR14 fine-tuned": _classify("nih", "kad_finetune"),  # the importer writes no label for No Finding
-    "CheXpert linear": _classify("chexpert", "mgca_linear:chexpert"),
-    "RSNA linear": _classify("rsna", "mgca_linear:rsna"),
-    "COVIDx linear": _classify("covidx", "mgca_linear:covidx", "accuracy"),
-}
-_MEDKLIP = {name: _segment(name.split()[0].lower(), "medklip_segmentation") for name in COLUMNS if "segment" in name}
-_MEDKLIP["CXR14 fine-tuned"] = replace(COLUMNS["CXR14 fine-tuned"], note=_OTHER_SPLIT)
-OTHERWISE = {"g2d-table7": _MEDKLIP}  # columns of a name that another protocol stands for in this table
-_OURS = "pseudo masks"
-# Rows of tables 5 and 8 -> what is pre-trained for them. Equal settings are pre-trained once.
-PRETRAININGS: dict[str, dict[str, dict[str, Any]]] = {
-    "g2d-table5": {
-        "a decoder: none": {"pretrain.decoder": "none"},
-        "a decoder: reconstruction": {"pretrain.decoder": "reconstruction"},
-        "b threshold: 75 %": {"pretrain.mask.threshold": "p75"},
-        "b threshold: median": {"pretrain.mask.threshold": "median"},
-        "b threshold: GMM": {"pretrain.mask.threshold": "gmm"},
-        "c projector: 256": {"model.options.projection_dim": 256},
-        "c projector: 512": {"model.options.projection_dim": 512},
-        "d a mask per head": {"pretrain.mask.aggregate": False},
-        "e heads: 1": {"model.options.heads": 1},
-        "e heads: 2": {"model.options.heads": 2},
-        "f without body mask": {"pretrain.mask.body_mask": False},
-        "f without edge smoothing": {"pretrain.mask.smooth": "none"},
-        _OURS: {},
-    },
-    "g2d-table8": {"shuffled pseudo masks": {"pretrain.shuffle_masks": True}, _OURS: {}},
-}
-NOT_POSSIBLE = {"e heads: 3": "3 heads do not divide the joint width"}
+    @property
+    def changed(self) -> list[str]:
+        """The overrides that make it another experiment than the protocol's."""
+        return [word for word in self.overrides if word.partition("=")[0] not in MACHINE_KEYS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +90,11 @@ class Benchmark:
     failed: list[tuple[str, str]]  # cell, why
     changed: list[str]  # overrides that make the trained cells another experiment than the protocol's
 
-
-def column_of(table: PublishedTable, name: str) -> Column:
-    """What the column `name` of a table is here."""
-    return OTHERWISE.get(table.name, {}).get(name) or COLUMNS[name]
+    def add(self, row: str, column: str, of: str, measured: Measured) -> None:
+        """One cell."""
+        self.cells[row, column, of] = measured
+        if row not in self.rows:
+            self.rows.append(row)
 
 
 def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False) -> Benchmark:
@@ -173,7 +104,40 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         InputError: no set of the table is here (`dry_run` lists what is absent), a run that is no pre-training, no
             recipe for tables 5 and 8.
     """
-    made = PRETRAININGS.get(table.name)
+    pretrainings = PRETRAININGS.get(table.name)
+    _check_runs(given)
+    present, absent = _sets(table, given, dry_run)
+    trained = {name: column for name, column in present.items() if column.recipe}
+    prompted = {name: column for name, column in present.items() if column.ask}
+    if pretrainings is None:
+        left_out = _without_rows(given, bool(trained))
+    else:
+        left_out = [f"{row}: {why}" for row, why in NOT_POSSIBLE.items() if row in table.rows]
+    if prompted and not given.runs:
+        raise InputError.missing(f"{table.name} asks pre-trained runs", remedy="--run NAME=RUN")
+    if prompted and not trained and given.overrides:
+        warn(f"nothing is trained for {table.name}: {' '.join(given.overrides)} has no effect")
+        given = replace(given, overrides=())
+    if not dry_run:
+        sets = [column.layout for column in present.values()] + ([PRETRAIN_SET] if pretrainings is not None else [])
+        remember(given, table.name, sorted(set(sets)))
+    notes = list(dict.fromkeys(column.note for column in present.values() if column.note))
+    benchmark = Benchmark(table, [], {}, absent, left_out, notes, [], [], given.changed)
+    if trained:
+        _run_trained(benchmark, trained, given, dry_run)
+    for name, column in prompted.items():
+        for row, run in given.runs.items():
+            results = []
+            try:
+                results = [] if dry_run else [_ask(given, name, column, row, run)]
+            except InputError as error:
+                benchmark.failed.append((f"{name}, {row}", str(error)))
+            for number, of in enumerate(table.of):
+                benchmark.add(row, name, of, _measured(results, column.published[number], column.ours[number]))
+    return benchmark
+
+
+def _check_runs(given: Given) -> None:
     taken = [name for name in given.runs if name in (RANDOM, IMAGENET)]
     if taken:
         raise InputError.conflict(f"--run {taken[0]}=...: that row is there already", remedy="another name")
@@ -187,9 +151,15 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         raise InputError.missing_file(
             "no such folder", file=given.data, expected="the folder that holds the sets (--data)"
         )
-    present = {name: column_of(table, name) for name in table.columns if _manifest(given, column_of(table, name))}
-    absent = [_absent(given, name, column_of(table, name)) for name in table.columns if name not in present]
-    if made is not None and _manifest(given, Column(PRETRAIN_SET)) is None:
+
+
+def _sets(table: PublishedTable, given: Given, dry_run: bool) -> tuple[dict[str, Column], list[dict[str, str]]]:
+    """The columns whose sets are here, and what is said of the others."""
+    columns = {name: column_of(table, name) for name in table.columns}
+    present = {name: column for name, column in columns.items() if _manifest(given, column)}
+    absent = [_absent(given, name, column) for name, column in columns.items() if name not in present]
+    pretrains = table.name in PRETRAININGS
+    if pretrains and _manifest(given, Column(PRETRAIN_SET)) is None:
         if not dry_run:
             raise InputError.missing_file(
                 f"{table.name} pre-trains its rows, and the pairs are not here",
@@ -198,56 +168,26 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
             )
         absent = [_absent(given, "pre-training of all rows", Column(PRETRAIN_SET)), *absent]
         present = {}  # no row without them
-    if made is not None and given.pretrain is None and present:
+    if pretrains and given.pretrain is None and present:
         raise InputError.missing(f"{table.name} pre-trains its rows", remedy="--pretrain recipes/g2d.yaml")
     if not present and not dry_run:
         wanted = "; ".join(f"{one['column']}: {one['expected']}" for one in absent)
         remedy = "--dry-run says where each is obtained, medvl data check LAYOUT of what it consists"
         raise InputError.missing_file(f"no set of {table.name} is in {given.data}", expected=wanted, remedy=remedy)
-    trained = {name: column for name, column in present.items() if column.recipe}
-    asked = {name: column for name, column in present.items() if column.ask}
-    left_out = [] if made is not None else _without_rows(given, bool(trained))
-    if made is not None:
-        left_out += [f"{row}: {why}" for row, why in NOT_POSSIBLE.items() if row in table.rows]
-    if asked and not given.runs:
-        raise InputError.missing(f"{table.name} asks pre-trained runs", remedy="--run NAME=RUN")
-    if asked and not trained and given.overrides:
-        warn(f"nothing is trained for {table.name}: {' '.join(given.overrides)} has no effect")
-        given = replace(given, overrides=())
-    cells: dict[tuple[str, str, str], Measured] = {}
-    outcomes: list[Outcome] = []
-    failed: list[tuple[str, str]] = []
-    rows: list[str] = []
-    if not dry_run:
-        sets = [column.layout for column in present.values()] + ([PRETRAIN_SET] if made is not None else [])
-        remember(given, table.name, sorted(set(sets)))
-    if trained:
-        named = write_sweep(table, trained, given)
-        outcomes = run_sweep(
-            given.out / "sweep.yaml",
-            given.out / "cells",
-            data=given.data,
-            overrides=given.overrides,
-            dry_run=dry_run,
-        )
-        failed += [(outcome.cell.name, outcome.error) for outcome in outcomes if outcome.error]
-        for variant, (row, name, of) in named.items():
-            paths = [given.out / RESULTS / f"{slug(variant)}-seed{seed}.json" for seed in range(given.seeds)]
-            found = [_read(path) for path in paths if path.is_file()]
-            cells[row, name, of] = _measured(found, trained[name].published[0], trained[name].ours[0])
-            rows.append(row)
-    for name, column in asked.items():
-        for row, run in given.runs.items():
-            found = []
-            try:
-                found = [] if dry_run else [_ask(given, name, column, row, run)]
-            except InputError as error:
-                failed.append((f"{name}, {row}", str(error)))
-            for number, of in enumerate(table.of):
-                cells[row, name, of] = _measured(found, column.published[number], column.ours[number])
-            rows.append(row)
-    notes = list(dict.fromkeys(column.note for column in present.values() if column.note))
-    return Benchmark(table, list(dict.fromkeys(rows)), cells, absent, left_out, notes, outcomes, failed, given.changed)
+    return present, absent
+
+
+def _run_trained(benchmark: Benchmark, columns: Mapping[str, Column], given: Given, dry_run: bool) -> None:
+    """Add the cells that are trained."""
+    named = write_sweep(benchmark.table, columns, given)
+    benchmark.outcomes += run_sweep(
+        given.out / "sweep.yaml", given.out / "cells", data=given.data, overrides=given.overrides, dry_run=dry_run
+    )
+    benchmark.failed += [(outcome.cell.name, outcome.error) for outcome in benchmark.outcomes if outcome.error]
+    for variant, (row, name, of) in named.items():
+        paths = [given.out / RESULTS / f"{slug(variant)}-seed{seed}.json" for seed in range(given.seeds)]
+        results = [_read(path) for path in paths if path.is_file()]
+        benchmark.add(row, name, of, _measured(results, columns[name].published[0], columns[name].ours[0]))
 
 
 def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Given) -> dict[str, tuple[str, str, str]]:
@@ -398,3 +338,37 @@ def _child(node: Any, key: str) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def remember(given: Given, table: str, layouts: Sequence[str]) -> None:
+    """Write OUT/given.json, or add to it.
+
+    Raises:
+        InputError: what lies in OUT was made of other weights, data or settings.
+    """
+    path = given.out / GIVEN
+    settings: dict[str, Any] = {"table": table, "split": given.split, "overrides": given.changed}
+    settings |= {f"--run {name}": _hash(find_model(run) / "model.safetensors") for name, run in given.runs.items()}
+    settings |= {f"--data {name}": _hash(given.data / name / "manifest.csv") for name in layouts}
+    for name, file in (("--imagenet", given.imagenet), ("--pretrain", given.pretrain)):
+        if file is not None:
+            settings[name] = _hash(file)
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    other = [name for name, value in settings.items() if name in before and before[name] != value]
+    if other:
+        raise InputError.exists(
+            f"the folder holds cells of another {', another '.join(other)}",
+            file=given.out,
+            expected="what they were made of, or a folder of their own",
+            remedy="another --out",
+        )
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**before, **settings})
+
+
+def _hash(path: Path) -> str:
+    """sha256 of a file. InputError when it is not there."""
+    if not path.is_file():
+        raise InputError.missing_file("no such file", file=path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,8 +10,7 @@ from typing import Any
 
 from medvl.core.csv_cells import Writer
 from medvl.core.files import write_json, write_text
-from medvl.experiments.benchmark import Benchmark, Measured
-from medvl.experiments.benchmark_given import Given
+from medvl.experiments.benchmark import Benchmark, Given, Measured
 from medvl.experiments.sweep_run import as_table
 
 FORMAT = "medvl-benchmark/1"

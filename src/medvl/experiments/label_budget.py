@@ -72,25 +72,12 @@ def label_budget(
     if not 0 < target_dice < 1:
         raise InputError.out_of_range(f"--target-dice {target_dice:g}", expected="a Dice above 0 and below 1, e.g. 0.9")
     points = read_points(targets, variant=variant, manifest=manifest, device=device)
-    fractions = sorted({point.fraction for point in points})
-    num_counts = len({point.count(unit) for point in points})
-    if len(fractions) < MIN_FRACTIONS or num_counts < MIN_FRACTIONS:
-        named = ", ".join(f"{fraction:g}" for fraction in fractions)
-        raise InputError.empty(
-            f"{len(points)} runs at {len(fractions)} label fractions ({named}) with {num_counts} different numbers of "
-            f"labelled {unit}",
-            expected=f"runs of one method at {MIN_FRACTIONS} label fractions or more: the curve has three unknowns",
-            remedy="train with further data.label_fraction (medvl x sweep)",
-        )
+    _check_points(points, unit)
     n = np.array([point.count(unit) for point in points], dtype=np.float64)
     dice = np.array([point.dice for point in points])
     curve = fit_curve(n, dice)
     groups = [point.fraction for point in points]
     curves = bootstrap_curves(n, dice, groups, num_draws=num_draws, rng=np.random.default_rng(seed))
-    largest = int(n.max())
-    needed = _estimate(curve.needed(target_dice), [one.needed(target_dice) for one in curves])
-    more = {key: _more(value, largest) for key, value in needed.items()}
-    reaching = [math.isfinite(one.needed(target_dice)) for one in curves]
     result: dict[str, Any] = {
         "format": FORMAT,
         "target_dice": target_dice,
@@ -98,7 +85,7 @@ def label_budget(
         "split": SPLIT,
         "unit": f"labelled {unit}",
         "num_runs": len(points),
-        "largest_n": largest,
+        "largest_n": int(n.max()),
         "fractions": _table(points, unit, curve),
         "curve": {
             "form": "c - a n^(-b)",
@@ -107,13 +94,7 @@ def label_budget(
             "c": _estimate(curve.c, [one.c for one in curves]),
             "rmse": float(np.sqrt(np.mean((dice - curve.at(n)) ** 2))),
         },
-        "reached": math.isfinite(needed["value"]),
-        "needed": needed,
-        "more": more,
-        "share_of_draws_reaching": float(np.mean(reaching)) if reaching else None,
-        "extrapolated": bool(needed["value"] > largest),
-        "beyond_4x_largest": bool(needed["value"] > FAR * largest),
-        "interval_beyond_4x_largest": bool(needed.get("hi", 0.0) > FAR * largest),
+        **_needed(curve, curves, target_dice, int(n.max())),
         "bootstrap": {
             "unit": "run within label fraction",
             "draws": len(curves),
@@ -121,17 +102,7 @@ def label_budget(
             "confidence": CONFIDENCE,
         },
         "coverage": _coverage(curve, n, dice, groups, target_dice, num_simulations, seed),
-        "runs": [
-            {
-                "run": point.source,
-                "fraction": point.fraction,
-                "n": point.count(unit),
-                "seed": point.seed,
-                "dice_per_image": point.dice,
-                "fitted": float(curve.at(point.count(unit))),
-            }
-            for point in points
-        ],
+        "runs": [_run(point, unit, curve) for point in points],
         "versions": versions(),
         "machine": machine(),
     }
@@ -144,6 +115,45 @@ def label_budget(
         write_text(out / "learning_curve.csv", as_csv(result))
         _draw(out / "learning_curve.png", result, curve, curves)
     return result
+
+
+def _check_points(points: Sequence[Point], unit: Unit) -> None:
+    fractions = sorted({point.fraction for point in points})
+    num_counts = len({point.count(unit) for point in points})
+    if len(fractions) < MIN_FRACTIONS or num_counts < MIN_FRACTIONS:
+        named = ", ".join(f"{fraction:g}" for fraction in fractions)
+        raise InputError.empty(
+            f"{len(points)} runs at {len(fractions)} label fractions ({named}) with {num_counts} different numbers of "
+            f"labelled {unit}",
+            expected=f"runs of one method at {MIN_FRACTIONS} label fractions or more: the curve has three unknowns",
+            remedy="train with further data.label_fraction (medvl x sweep)",
+        )
+
+
+def _needed(curve: Curve, curves: Sequence[Curve], target_dice: float, largest: int) -> dict[str, Any]:
+    """How many labels the target takes, how many more than the largest run has, and how far that is from it."""
+    draws = [one.needed(target_dice) for one in curves]
+    needed = _estimate(curve.needed(target_dice), draws)
+    return {
+        "reached": math.isfinite(needed["value"]),
+        "needed": needed,
+        "more": {key: _more(value, largest) for key, value in needed.items()},
+        "share_of_draws_reaching": float(np.mean([math.isfinite(draw) for draw in draws])) if draws else None,
+        "extrapolated": bool(needed["value"] > largest),
+        "beyond_4x_largest": bool(needed["value"] > FAR * largest),
+        "interval_beyond_4x_largest": bool(needed.get("hi", 0.0) > FAR * largest),
+    }
+
+
+def _run(point: Point, unit: Unit, curve: Curve) -> dict[str, Any]:
+    return {
+        "run": point.source,
+        "fraction": point.fraction,
+        "n": point.count(unit),
+        "seed": point.seed,
+        "dice_per_image": point.dice,
+        "fitted": float(curve.at(point.count(unit))),
+    }
 
 
 def as_csv(result: Mapping[str, Any]) -> str:

@@ -63,19 +63,9 @@ def localisation(
     Raises:
         InputError: not a pre-trained model, one without attention, no such class, nothing to score.
     """
-    module, encoder, config, card = load_model(model, uses_text=False)
-    if not isinstance(module, G2DModel) or encoder is None:
-        raise InputError.unsupported("not a pre-trained model", file=model, expected="a run of task: pretrain")
-    if module.network.attention_pool is None:  # nor has it a decoder of pseudo masks: nothing but chance to score
-        raise InputError.unsupported(
-            "the model looks nowhere: it has no attention (model.options.pool: average)",
-            file=model,
-            expected="a run with model.options.pool: attention",
-        )
-    for name in (target, lungs):
-        if name is not None and name not in manifest.classes:
-            classes = ", ".join(manifest.classes) or "a column mask, or mask_NAME for --target NAME: it has none"
-            raise InputError.unknown(f"no class {name}", file=manifest.path, expected=classes)
+    learner, card = _learner(model)
+    config = learner.config
+    _check_classes(manifest, target, lungs)
     records: Sequence[Record] = manifest.records if split == "all" else manifest.split(split)
     rows = [r for r in records if (mask := r.masks.get(target)) is not None and mask.path is not None]
     num_left = len(records) - len(rows)
@@ -84,29 +74,18 @@ def localisation(
             f"no text of {len(silent)} records, but the pseudo mask is the evidence for it (pretrain.mask.source)",
             file=manifest.path, record=silent[0], expected="the report of every record", remedy="--text-column",
         )  # fmt: skip
-    config = replace(config, data=replace(config.data, val_phrases_per_image=1))
-    cache = FeatureCache(encoder) if encoder.prefix_frozen else None
-    task = PretrainLearner(config, module, TextInput(encoder, cache, True, context=module.context))
-    names = [target] + ([lungs] if lungs else [])
     cases: list[dict[str, Any]] = []
     num_empty = 0
     if rows:
+        names = [target] + ([lungs] if lungs else [])
         dataset = SegmentDataset(rows, names, config.data, seed=seed, train=False, body=True)
-        maps = _maps(task, dataset)
-        order = np.random.default_rng(seed).permutation(len(maps))
-        following = {int(a): int(b) for a, b in zip(order, np.roll(order, -1), strict=True)}
-        for i, found in enumerate(maps):
-            if not found["target"].any():
-                num_empty += 1
-                continue
-            cases += _score(found, maps[following[i]] if len(maps) > 1 else None, config)
+        cases, num_empty = _scored(_maps(learner, dataset), config, seed)
     if not cases:
         raise InputError.empty(
             f"no record of split {split} has a mask of {target}", file=manifest.path, expected="at least one"
         )
     splits = sorted({case["split"] for case in cases})
     overlap = seen_images(model, rows)
-    notes = say_seen(overlap, split)
     scores = _summary(cases)
     record = EvaluationRecord.of(
         "localise",
@@ -131,7 +110,7 @@ def localisation(
             **scores,
             "by_split": {name: _summary([case for case in cases if case["split"] == name]) for name in splits},
         },
-        notes=notes,
+        notes=say_seen(overlap, split),
     )
     if out is not None:
         columns = ["id", "patient", "split", "method", *METRICS, "true_px", "pred_px"]
@@ -163,22 +142,59 @@ def _table(methods: Mapping[str, Any]) -> list[str]:
     return text_table(["method", *(f"{name} [95 %]" for name in METRICS)], rows, indent="")
 
 
+def _learner(model: str) -> tuple[PretrainLearner, dict[str, Any]]:
+    """A pre-training with attention, which draws one row of each image, and its card."""
+    module, encoder, config, card = load_model(model, uses_text=False)
+    if not isinstance(module, G2DModel) or encoder is None:
+        raise InputError.unsupported("not a pre-trained model", file=model, expected="a run of task: pretrain")
+    if module.network.attention_pool is None:  # nor has it a decoder of pseudo masks: nothing but chance to score
+        raise InputError.unsupported(
+            "the model looks nowhere: it has no attention (model.options.pool: average)",
+            file=model,
+            expected="a run with model.options.pool: attention",
+        )
+    config = replace(config, data=replace(config.data, val_phrases_per_image=1))
+    cache = FeatureCache(encoder) if encoder.prefix_frozen else None
+    return PretrainLearner(config, module, TextInput(encoder, cache, True, context=module.context)), card
+
+
+def _check_classes(manifest: Manifest, *names: str | None) -> None:
+    for name in names:
+        if name is not None and name not in manifest.classes:
+            classes = ", ".join(manifest.classes) or "a column mask, or mask_NAME for --target NAME: it has none"
+            raise InputError.unknown(f"no class {name}", file=manifest.path, expected=classes)
+
+
+def _scored(maps: Sequence[dict[str, Any]], config: Config, seed: int) -> tuple[list[dict[str, Any]], int]:
+    """The cases of all images, each beside another one's mask (a seeded choice), and how many have an empty mask."""
+    cases: list[dict[str, Any]] = []
+    num_empty = 0
+    order = np.random.default_rng(seed).permutation(len(maps))
+    following = {int(a): int(b) for a, b in zip(order, np.roll(order, -1), strict=True)}
+    for i, one in enumerate(maps):
+        if one["target"].any():
+            cases += _score(one, maps[following[i]] if len(maps) > 1 else None, config)
+        else:
+            num_empty += 1
+    return cases, num_empty
+
+
 @torch.no_grad()
-def _maps(task: PretrainLearner, dataset: SegmentDataset) -> list[dict[str, Any]]:
+def _maps(learner: PretrainLearner, dataset: SegmentDataset) -> list[dict[str, Any]]:
     """What there is of each image: target, body, attention, raw and smoothed mask, decoder, lungs."""
-    found: list[dict[str, Any]] = []
+    maps: list[dict[str, Any]] = []
     split_of = {record.id: record.split or "" for rows in dataset.groups for record in rows}
-    task.module.eval()
+    learner.module.eval()
     for start in range(0, len(dataset), BATCH):
         indices = range(start, min(start + BATCH, len(dataset)))
         batch = collate([dataset[i] for i in indices])
         assert batch.body is not None
         vectors = None
-        if task.config.pretrain.mask.source == "evidence":
-            output, vectors = task.forward(batch)
+        if learner.config.pretrain.mask.source == "evidence":
+            output, vectors = learner.forward(batch)
         else:
-            output = task.module.network.image_forward(batch.image)
-        masks = task.mask_of(output, vectors, batch) if output.attention is not None else None
+            output = learner.module.network.image_forward(batch.image)
+        masks = learner.mask_of(output, vectors, batch) if output.attention is not None else None
         for k in range(len(batch.ids)):
             row: dict[str, Any] = {  # of the row that was drawn of the image, which need not be its first
                 "id": batch.ids[k],
@@ -193,10 +209,10 @@ def _maps(task: PretrainLearner, dataset: SegmentDataset) -> list[dict[str, Any]
                 row["looked"] = masks.attention_map[k].mean(dim=0).numpy()
                 row["raw"] = masks.raw[k].amax(dim=0).numpy() > 0.5
                 row["mask"] = masks.mask[k].amax(dim=0).numpy() > 0.5
-            if output.mask_logits is not None and task.config.pretrain.decoder == "pseudo_mask":
+            if output.mask_logits is not None and learner.config.pretrain.decoder == "pseudo_mask":
                 row["decoder"] = output.mask_logits[k].sigmoid().amax(dim=0).numpy()
-            found.append(row)
-    return found
+            maps.append(row)
+    return maps
 
 
 def _score(found: dict[str, Any], other: dict[str, Any] | None, config: Config) -> list[dict[str, Any]]:

@@ -104,9 +104,10 @@ def pretrain_text(
     Raises:
         InputError: a size that makes no sense, too few texts, or a folder that is not empty.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("layers", layers)):
-        if value < 1:
-            raise InputError.out_of_range(f"{name} is {value}", expected="at least 1")
+    settings = {"steps": steps, "dim": dim, "layers": layers, "batch_size": batch_size, "lr": lr, "seed": seed}
+    for name in ("steps", "batch_size", "layers"):
+        if settings[name] < 1:
+            raise InputError.out_of_range(f"{name} is {settings[name]}", expected="at least 1")
     if not lr > 0:
         raise InputError.out_of_range(f"lr is {lr}", expected="above 0")
     new_folder(out)
@@ -127,16 +128,7 @@ def pretrain_text(
         if len(encoder.vocabulary) <= NUM_SPECIAL + 1:
             what = "no two words stand in training texts of 3 patients"
             raise InputError.empty(what, file=corpus.path, expected="more texts")
-        train_rows, num_cut = _rows(encoder, train_texts)
-        val_rows, num_val_cut = _rows(encoder, val_texts)
-        if not train_rows or not val_rows:
-            raise InputError.empty(
-                f"{len(train_rows)} training and {len(val_rows)} validation texts with known words",
-                file=corpus.path,
-                expected="at least one of each (a validation text that is also a training text does not count)",
-            )
-        if num_cut + num_val_cut:
-            warn(f"{num_cut + num_val_cut} texts are longer than max_tokens {max_tokens} and were cut")
+        train_rows, val_rows, num_cut = _both(encoder, train_texts, val_texts, corpus)
         log_frequency = _log_frequency(train_rows, len(encoder.vocabulary))
         torch.manual_seed(seed)
         model = MaskedLanguageModel(encoder, log_frequency).to(where)
@@ -145,7 +137,7 @@ def pretrain_text(
             "train_texts": len(train_rows),
             "val_texts": len(val_rows),
             "told_apart_by": told_by,
-            "texts_cut": num_cut + num_val_cut,
+            "texts_cut": num_cut,
             "vocabulary": len(encoder.vocabulary),
             "unknown_val_tokens": _share_unknown(val_rows),
             "parameters": sum(p.numel() for p in encoder.parameters()),
@@ -155,12 +147,28 @@ def pretrain_text(
         _train(model, train_rows, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
         result["after"] = _validate(model, val_rows, batch_size)
         encoder.p_unknown = p_unknown
-    settings = {"steps": steps, "dim": dim, "layers": layers, "batch_size": batch_size, "lr": lr, "seed": seed}
     result |= {**settings, "minutes": round((time.monotonic() - start) / 60, 2), "versions": versions()}
     encoder.save(out)
     write_text(out / "README.txt", NOTICE)
     write_json(out / REPORT, result)
     return result
+
+
+def _both(
+    encoder: BuiltinEncoder, train_texts: Sequence[str], val_texts: Sequence[str], corpus: Corpus
+) -> tuple[list[Tensor], list[Tensor], int]:
+    """Ids of the texts of both splits, and how many texts were cut. InputError where a split has none."""
+    train_rows, num_cut = _rows(encoder, train_texts)
+    val_rows, num_val_cut = _rows(encoder, val_texts)
+    if not train_rows or not val_rows:
+        raise InputError.empty(
+            f"{len(train_rows)} training and {len(val_rows)} validation texts with known words",
+            file=corpus.path,
+            expected="at least one of each (a validation text that is also a training text does not count)",
+        )
+    if num_cut + num_val_cut:
+        warn(f"{num_cut + num_val_cut} texts are longer than max_tokens {encoder.max_tokens} and were cut")
+    return train_rows, val_rows, num_cut + num_val_cut
 
 
 def _rows(encoder: BuiltinEncoder, texts: Sequence[str]) -> tuple[list[Tensor], int]:
