@@ -219,7 +219,7 @@ class G2D(nn.Module):
         """
         from medvl.weights.released_g2d import convert_released
 
-        options, state = convert_released(state_dict)
+        options, state = convert_released(state_dict, cls)
         model = cls(**options)
         model.load_state_dict(state)
         return model.eval()

@@ -175,7 +175,7 @@ class LViT(SegmentationNetwork):
         """
         from medvl.weights.released_lvit import convert_released
 
-        options, state = convert_released(state_dict)
+        options, state = convert_released(state_dict, cls)
         model = cls("T", **options)
         model.load_state_dict(state)
         return model.eval()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from medvl.core.errors import Fault, InputError, warn
+
+if TYPE_CHECKING:
+    from medvl.models.g2d import G2D
 
 _RULES: tuple[tuple[str, str], ...] = (
     (r"img_model\.encoder\.(.+)", r"unet.encoder.\1"),
@@ -34,20 +38,16 @@ def released_name(name: str) -> str | None:
     return "" if name.startswith(_UNUSED) else None
 
 
-def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def convert_released(state_dict: Mapping[str, Any], network: type[G2D]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An upstream G2D state dict -> (constructor options of our G2D, its state dict).
 
     Accepts the checkpoint itself ({"model_state_dict": ...} or {"state_dict": ...}) and names that begin with
     `module.`. The depth (ResNet-18 or -50), widths and the grid of positions are read off the tensors; heads are 4, as
-    the released program has it.
+    the released program has it. `network` is the class that they are for.
 
     Raises:
         InputError: all missing, unknown and misshapen tensors, together.
     """
-    import torch
-
-    from medvl.models.g2d import G2D
-
     tensors: Any = state_dict
     for key in ("model_state_dict", "state_dict"):
         tensors = tensors.get(key, tensors) if isinstance(tensors, Mapping) else tensors
@@ -69,7 +69,7 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
             num_left += 1
     options = _options(state)
     with torch.device("meta"):
-        expected = G2D(**options).state_dict()
+        expected = network(**options).state_dict()
     for name in sorted(expected.keys() | state.keys()):
         if name not in state:
             faults.append(Fault.missing(f"missing tensor {name}", expected=f"shape {tuple(expected[name].shape)}"))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from medvl.core.errors import Fault, InputError, warn
+
+if TYPE_CHECKING:
+    from medvl.models.lvit import LViT
 
 
 def _live_prefixes() -> dict[str, str]:
@@ -60,18 +64,15 @@ def _upstream_name(name: str) -> str:
     return next(theirs + name.removeprefix(ours) for theirs, ours in _LIVE.items() if name.startswith(ours))
 
 
-def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def convert_released(state_dict: Mapping[str, Any], network: type[LViT]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """An upstream LViT state dict -> (constructor options of our LViT, its state dict).
 
-    Accepts the checkpoint itself ({"state_dict": ...}) and names that begin with `module.`.
+    Accepts the checkpoint itself ({"state_dict": ...}) and names that begin with `module.`. `network` is the class
+    that they are for.
 
     Raises:
         InputError: all missing, unknown and misshapen tensors, together.
     """
-    import torch
-
-    from medvl.models.lvit import LViT
-
     tensors = state_dict.get("state_dict", state_dict)
     if not isinstance(tensors, Mapping):
         raise InputError.malformed("not a checkpoint", expected="a mapping of names to tensors, or {'state_dict': ...}")
@@ -90,7 +91,7 @@ def convert_released(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], dic
             num_dead_tensors += 1
     options = _options(state)
     with torch.device("meta"):
-        expected = LViT("T", **options).state_dict()
+        expected = network("T", **options).state_dict()
     for ours in expected.keys() - state.keys():
         faults.append(
             Fault.missing(f"missing tensor {_upstream_name(ours)}", expected=f"shape {tuple(expected[ours].shape)}")
