@@ -208,7 +208,7 @@ def uneven(rows: slice) -> Found:
 
 
 def under_ddp(rows: slice) -> Found:
-    module = convert_batch_norm(made(Network))
+    module = convert_batch_norm(made(Network), torch.device("cpu"))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     trained = train(module, DistributedDataParallel(module), optimizer, rows)
     module.eval()
@@ -234,7 +234,7 @@ def under_ddp(rows: slice) -> Found:
 
 
 def decoders(rows: slice) -> Found:
-    module = convert_batch_norm(made(Network))
+    module = convert_batch_norm(made(Network), torch.device("cpu"))
     return decoder_losses(module, DistributedDataParallel(module, find_unused_parameters=True), rows)
 
 

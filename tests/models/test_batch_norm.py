@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from medvl.core.errors import InputError
+from medvl.core.errors import FaultKind, InputError
 from medvl.models import batch_norm
 from medvl.models.batch_norm import (
     CrossRankBatchNorm1d,
@@ -20,6 +20,7 @@ from medvl.models.batch_norm import (
 )
 from medvl.models.vit import UpsampledBatchNorm2d
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SHAPES = [(6, 3), (4, 3, 5), (2, 3, 4, 5)]
 
 
@@ -130,7 +131,7 @@ def test_conversion_keeps_the_objects(as_of_two_ranks: None) -> None:
     before = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     layers = list(module)
     original = deepcopy(module)
-    assert convert_batch_norm(module) is module
+    assert convert_batch_norm(module, CPU) is module
     kinds = [type(layer) for layer in (module[1], module[3], module[5])]
     assert kinds == [CrossRankBatchNorm2d, CrossRankUpsampledBatchNorm2d, CrossRankBatchNorm1d]
     after = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -141,13 +142,28 @@ def test_conversion_keeps_the_objects(as_of_two_ranks: None) -> None:
         torch.testing.assert_close(module(x), original(x), rtol=1e-6, atol=1e-6)
     for name, value in original.state_dict().items():  # the unbiased factor of the repeated map too
         torch.testing.assert_close(module.state_dict()[name], value, rtol=1e-6, atol=1e-6)
-    assert convert_batch_norm(module) is module and type(module[1]) is CrossRankBatchNorm2d  # twice is once
+    assert convert_batch_norm(module, CPU) is module and type(module[1]) is CrossRankBatchNorm2d  # twice is once
     assert torch.equal(deepcopy(module).eval()(x), module.eval()(x))
-    assert isinstance(convert_batch_norm(nn.BatchNorm1d(2)), CrossRankBatchNorm1d)
+    assert isinstance(convert_batch_norm(nn.BatchNorm1d(2), CPU), CrossRankBatchNorm1d)
+
+
+def test_on_gpus_it_is_torchs_own(as_of_two_ranks: None) -> None:
+    """Without one here: the kinds, the shared parameters and buffers, and what is the same in eval mode."""
+    module, original = network(), network()
+    tensors = module.state_dict(keep_vars=True)
+    assert convert_batch_norm(module, GPU) is module
+    kinds = [type(module[i]) for i in (1, 3, 5)]
+    assert kinds == [nn.SyncBatchNorm, CrossRankUpsampledBatchNorm2d, nn.SyncBatchNorm]
+    after = module.state_dict(keep_vars=True)
+    assert after.keys() == tensors.keys() and all(after[name] is tensor for name, tensor in tensors.items())
+    assert convert_batch_norm(module, GPU) is module and [type(module[i]) for i in (1, 3, 5)] == kinds  # twice is once
+    x = drawn(2, 2, 7, 6)
+    assert torch.equal(module.eval()(x), original.eval()(x))
+    assert isinstance(convert_batch_norm(nn.BatchNorm1d(2), GPU), nn.SyncBatchNorm)
 
 
 def test_on_one_process_nothing_is_converted() -> None:
-    module = convert_batch_norm(network())
+    module = convert_batch_norm(network(), CPU)
     assert [type(module[i]) for i in (1, 3, 5)] == [nn.BatchNorm2d, UpsampledBatchNorm2d, nn.BatchNorm1d]
 
 
@@ -160,6 +176,8 @@ def test_what_cannot_be_converted_is_said_and_nothing_is_half_converted(
     layer: nn.Module, as_of_two_ranks: None
 ) -> None:
     module = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(layer))
-    with pytest.raises(InputError, match=rf"{type(layer).__name__} at 1\.0"):
-        convert_batch_norm(module)
+    for device in (CPU, GPU):
+        with pytest.raises(InputError) as caught:
+            convert_batch_norm(module, device)
+        assert caught.value.kinds == (FaultKind.UNSUPPORTED,)
     assert type(module[0]) is nn.BatchNorm2d

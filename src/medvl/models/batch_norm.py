@@ -1,13 +1,14 @@
-"""BatchNorm with the statistics of the whole batch over all ranks, on any device (torch's SyncBatchNorm has no CPU).
+"""BatchNorm with the statistics of the whole batch over all ranks: torch's SyncBatchNorm on GPUs, our own on CPUs.
 
-The layers keep the parameters, buffers and state-dict keys of torch's; on one process and in eval mode they are those.
+torch's has no CPU, and no form of LViT's `UpsampledBatchNorm2d`, which is our own everywhere. The layers keep the
+parameters, buffers and state-dict keys of torch's BatchNorm; on one process and in eval mode they are those.
 
 Shapes: B_r rows of rank r, C channels, H W pixels, L tokens, W ranks; n_r = values per channel of rank r, n = of all.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's name)
@@ -17,8 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medvl.core.distributed import stack_over_ranks, sum_over_ranks, world_size
 from medvl.core.errors import InputError
 from medvl.models.vit import UpsampledBatchNorm2d
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 def batch_norm_over_ranks(
@@ -85,11 +84,14 @@ _CROSS_RANK: dict[type, type[_CrossRank]] = {
 }
 
 
-def convert_batch_norm(module: Module) -> Module:
+def convert_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Let every BatchNorm in `module` (itself too) see the whole batch of all ranks; returns `module`.
 
-    The layers stay the objects that they are, with their parameters, buffers and hooks, and only change their class;
-    an optimizer that holds the parameters still does. With one process nothing changes.
+    Parameters and buffers stay the objects that they are: an optimizer that holds them still does. With one process
+    nothing changes.
+
+    Args:
+        device: where the module will be trained.
 
     Raises:
         InputError: a BatchNorm of a kind that has no such form here (3-d, or a class of one's own).
@@ -104,8 +106,17 @@ def convert_batch_norm(module: Module) -> Module:
                 expected=", ".join(kind.__name__ for kind in _CROSS_RANK),
                 remedy="train on one device, or use one of these",
             )
-    for _, layer in layers:
-        layer.__class__ = _CROSS_RANK.get(type(layer), type(layer))
+    for name, layer in layers:
+        if type(layer) not in _CROSS_RANK:
+            continue  # converted before
+        if device.type != "cuda" or isinstance(layer, UpsampledBatchNorm2d):
+            layer.__class__ = _CROSS_RANK[type(layer)]
+            continue
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
+        if not name:
+            return synchronised
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, synchronised)
     return module
 
 

@@ -43,7 +43,7 @@ def prepare(config: Config, manifest: Manifest, fabric: Fabric, out: Path) -> Pr
     if config.data.views is not None:
         ready.plan["other_views"] = num_other_views
     if fabric.world_size > 1:
-        convert_batch_norm(ready.learner.module)  # statistics of the whole batch, as one process has them
+        convert_batch_norm(ready.learner.module, fabric.device)  # statistics of the whole batch, as of one process
     return ready
 
 
