@@ -5,43 +5,30 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faults import refused
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from PIL import Image as PILImage
+from runs import assert_same, interrupt, logged
 
 from medvl.config import TrainConfig, load_config, save_config
-from medvl.core.errors import InputError
 from medvl.data.records import load_manifest, write_manifest
 from medvl.inference.predictor import Predictor
 from medvl.train import loop
 from medvl.train import run as run_module
 from medvl.train.run import train
 from medvl.train.schedule import learning_rate
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
-    return {**state["parts"]["module"], **{f"average.{k}": v for k, v in state["parts"]["average"].items()}}
-
-
-def assert_same(one: Path, two: Path) -> None:
-    first, second = weights(one), weights(two)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def copy_set(manifest: Path, target: Path) -> Path:
@@ -60,13 +47,11 @@ def test_run_folder(finished: Path) -> None:
         assert (finished / name).exists(), name
     for name in ("model.safetensors", "config.yaml", "text", "card.md", "card.json", "format_version"):
         assert (finished / "model" / name).exists(), name
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows if row["kind"] == "val"] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in logged(finished, "val")] == [1, 2, 3, 4]
     # Fewer steps than the log's interval: their mean loss is there all the same, after the last one.
-    logged = [row for row in rows if row["kind"] == "train"]
-    assert [(row["step"], row["epoch"]) for row in logged] == [(8, 4.0)] and 0 < logged[0]["loss"] < 10
-    parts = logged[0]["dice_loss"] + logged[0]["ce_loss"]  # half of each is the loss
-    assert logged[0]["loss"] == pytest.approx(parts / 2, rel=1e-5)
+    (row,) = logged(finished, "train")
+    assert (row["step"], row["epoch"]) == (8, 4.0) and 0 < row["loss"] < 10
+    assert row["loss"] == pytest.approx((row["dice_loss"] + row["ce_loss"]) / 2, rel=1e-5)  # half of each
     plan = json.loads((finished / "plan.json").read_text())
     assert plan["records"] == {"train": 16, "val": 8} and plan["patients"] == {"train": 8, "val": 4}
     assert plan["steps"] == 8 and plan["gflops_per_step"] > 0 and plan["step_s"] > 0
@@ -74,8 +59,7 @@ def test_run_folder(finished: Path) -> None:
 
 def test_it_learns(tiny_recipe: Path, tmp_path: Path) -> None:
     run = train(load_config(tiny_recipe, ["train.epochs=30", "train.val_every=30"]), tmp_path / "run")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["dice_per_image"] > 0.6  # a side chosen by coin would give about 0.45
+    assert logged(run)[-1]["dice_per_image"] > 0.6  # a side chosen by coin would give about 0.45
 
 
 @pytest.mark.parametrize(
@@ -106,8 +90,7 @@ def test_the_checkpoint_and_the_stop_go_by_the_metric_or_by_the_loss(
     words = [f"train.choose_by={choose_by.split()[0]}", f"train.patience={patience}", "train.ema_decay=0"]
     words += ["train.epochs=5", f"train.first_best_epoch={3 if 'epoch 3' in choose_by else 1}"]
     run = train(load_config(tiny_recipe, words), tmp_path / "run")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert len([row for row in rows if row["kind"] == "val"]) == num_epochs
+    assert len(logged(run, "val")) == num_epochs
     assert json.loads((run / "model" / "card.json").read_text())["epoch"] == best
     said = capsys.readouterr()
     assert ("no val loss was a number" in said.out + said.err) == all(map(math.isnan, losses))
@@ -142,7 +125,7 @@ def test_patience_is_asked_after_a_validation_only(
 def test_patience_without_a_value_to_go_by_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     words = ["task=pretrain", "model.options={projection_dim: 32}", "data.phrases_per_image=1", "data.p_empty_text=0"]
     words += ["data.image_size=[64,64]", "train.ema_decay=0", "train.epochs=1", "pretrain.same_is_no_negative=false"]
-    with pytest.raises(InputError, match=r"train\.patience: 1, but .*mean_recall"):
+    with refused("conflict", naming="mean_recall"):
         train(load_config(tiny_recipe, [*words, "train.patience=1"]), tmp_path / "last")
     assert not (tmp_path / "last" / "checkpoints").exists()
     train(load_config(tiny_recipe, [*words, "train.patience=1", "pretrain.select=mean_recall"]), tmp_path / "chosen")
@@ -151,34 +134,6 @@ def test_patience_without_a_value_to_go_by_is_refused(tiny_recipe: Path, tmp_pat
 def test_the_optimizer_has_the_betas_of_the_recipe() -> None:
     found = loop.make_optimizer(TrainConfig(betas=(0.8, 0.95)), torch.nn.Linear(2, 2))
     assert all(group["betas"] == (0.8, 0.95) for group in found.param_groups)
-
-
-@pytest.mark.soak
-def test_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
-    finished: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from medvl.tasks.segment.learner import SegmentLearner
-
-    original, calls = SegmentLearner.training_step, [0]
-
-    def interrupted(self: SegmentLearner, *args: object) -> dict[str, torch.Tensor]:
-        calls[0] += 1
-        if calls[0] == 4 + 5:  # the plan runs a few steps on a copy first
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(SegmentLearner, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(load_config(tiny_recipe), tmp_path / "run")
-    state = torch.load(tmp_path / "run/checkpoints/last/state.pt", weights_only=True)
-    assert 0 < state["progress"]["step"] < 8 and state["progress"]["batch"] != 0
-    assert not (tmp_path / "run" / "model").exists()
-    monkeypatch.setattr(SegmentLearner, "training_step", original)
-    train(None, tmp_path / "run", resume=True)
-    assert_same(finished, tmp_path / "run")
-    first, second = ((run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run"))
-    strip = [[{k: v for k, v in json.loads(r).items() if k != "elapsed_s"} for r in rows] for rows in (first, second)]
-    assert strip[0] == strip[1]
 
 
 class Scaled(MixedPrecision):
@@ -196,20 +151,7 @@ class Scaled(MixedPrecision):
 
 def test_the_gradient_scaler_is_resumed(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "_fabric", lambda config: Fabric(accelerator="cpu", plugins=Scaled()))
-    stop, num_steps = loop.stop_after_step, [0]
-
-    @contextmanager
-    def after_five() -> Iterator[Callable[[], bool]]:
-        def stopped() -> bool:
-            num_steps[0] += 1
-            return num_steps[0] > 2 * 4  # it is asked twice a step
-
-        yield stopped
-
-    monkeypatch.setattr(loop, "stop_after_step", after_five)
-    with pytest.raises(KeyboardInterrupt):
-        train(load_config(tiny_recipe), tmp_path / "run")
-    monkeypatch.setattr(loop, "stop_after_step", stop)
+    interrupt(load_config(tiny_recipe), tmp_path / "run", 4)
     state = tmp_path / "run" / "checkpoints" / "last" / "state.pt"
     kept = torch.load(state, weights_only=True)
     assert kept["progress"]["step"] == 5
@@ -247,8 +189,7 @@ def test_a_resumed_run_keeps_the_validation_it_had(finished: Path, tmp_path: Pat
 
     before = steps()
     train(None, run, resume=True)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert before and steps() == before == [row["step"] for row in rows if row["kind"] == "val"]
+    assert before and steps() == before == [row["step"] for row in logged(run, "val")]
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
@@ -261,63 +202,43 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_existing_run_folder_is_refused(finished: Path, tiny_recipe: Path) -> None:
-    with pytest.raises(InputError, match=r"the run folder exists.*--resume"):
-        train(load_config(tiny_recipe), finished)
-
-
-def test_resume_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run to resume"):
-        train(None, tmp_path / "nothing", resume=True)
-
-
-def test_a_run_that_saved_nothing_says_what_to_do(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_folders_that_a_run_does_not_begin_or_go_on_in(finished: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", load_config(tiny_recipe)
+    with refused("exists", file=finished):
+        train(config, finished)
+    with refused("conflict", file=finished / "config.yaml"):
+        train(load_config(tiny_recipe, ["train.lr=1"]), finished, resume=True)
+    with refused("missing_file"):
+        train(None, run, resume=True)
     run.mkdir()
     save_config(config, run / "config.yaml")  # where kill -9 before the first step leaves it
-    with pytest.raises(InputError, match=r"nothing to resume.*remedy: no step is saved in it"):
+    with refused("missing_file", naming="no step is saved in it"):
         train(None, run, resume=True)
     (run / "config.yaml").rename(run / "notes.yaml")  # somebody's folder: its deletion is not advised
-    with pytest.raises(InputError, match=r"no run to resume.*remedy: train anew"):
+    with refused("missing_file", naming="train anew"):
         train(None, run, resume=True)
-    with pytest.raises(InputError, match=r"the run folder exists; remedy: choose another --out: it holds no run"):
+    with refused("exists", naming="it holds no run"):
         train(config, run)
 
 
-def test_resume_with_another_recipe(finished: Path, tiny_recipe: Path) -> None:
-    with pytest.raises(InputError, match="differs"):
-        train(load_config(tiny_recipe, ["train.lr=1"]), finished, resume=True)
-
-
-def test_empty_split(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:
-    manifest = tiny_manifest.parent / "noval.csv"
-    manifest.write_text(tiny_manifest.read_text().replace(",val,", ",test,"))
-    with pytest.raises(InputError, match="val"):
-        train(load_config(tiny_recipe, [f"data.manifest={manifest}"]), tmp_path / "run")
-
-
-def test_views_that_no_record_has(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        train(load_config(tiny_recipe, ["data.views=[PA]"]), tmp_path / "run", dry_run=True)
-    assert "(no view)" in str(caught.value) and "data.views=null" in str(caught.value)
-
-
-def test_laterality_must_be_declared(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="laterality"):
-        train(load_config(tiny_recipe, ["data.laterality=null"]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("encoder", ["builtin", "minilm"])
-def test_a_text_network_needs_texts(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path, encoder: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["data.manifest=noval.csv"], "unknown"), (["data.views=[PA]"], "empty"),
+        (["data.laterality=null"], "missing"), (["data.manifest=notext.csv"], "empty"),
+        (["data.manifest=notext.csv", "text.encoder=minilm"], "empty"),
+        (["model.name=text_unet", "text.encoder=none"], "missing"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_the_run_folder_is_made(
+    tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path, words: list[str], kind: str
+) -> None:
+    folder = tiny_manifest.parent
+    (folder / "noval.csv").write_text(tiny_manifest.read_text().replace(",val,", ",test,"))
     with tiny_manifest.open(newline="") as file:
-        rows = [{**row, "text": ""} for row in csv.DictReader(file)]
-    write_manifest(tiny_manifest.parent / "notext.csv", rows)
-    config = load_config(
-        tiny_recipe, [f"data.manifest={tiny_manifest.parent / 'notext.csv'}", f"text.encoder={encoder}"]
-    )
-    with pytest.raises(InputError, match=r"text.*text\.encoder=none"):
-        train(config, tmp_path / "run")
+        write_manifest(folder / "notext.csv", [{**row, "text": ""} for row in csv.DictReader(file)])
+    with refused(kind):
+        train(load_config(tiny_recipe, [word.replace("t=no", f"t={folder}/no") for word in words]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -325,9 +246,9 @@ def test_damaged_image_stops_before_anything_is_written(tiny_recipe: Path, tiny_
     folder = copy_set(tiny_manifest, tmp_path)
     for name in ("i3.png", "m5.png"):
         (folder / name).write_bytes((folder / name).read_bytes()[:20])
-    with pytest.raises(InputError) as caught:
+    with refused("damaged", naming="i3.png") as caught:
         train(load_config(folder / "recipe.yaml"), tmp_path / "run")
-    assert "i3.png" in str(caught.value) and "m5.png" in str(caught.value)
+    assert "m5.png" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -338,7 +259,7 @@ def test_a_negative_value_in_a_mask_names_the_file(tiny_recipe: Path, tiny_manif
     PILImage.fromarray(labels).save(folder / "m5.tif")
     manifest = folder / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("m5.png", "m5.tif"))
-    with pytest.raises(InputError, match=r"m5\.tif"):
+    with refused("out_of_range", naming="m5.tif"):
         train(load_config(folder / "recipe.yaml"), tmp_path / "run")
 
 
@@ -355,11 +276,6 @@ def test_every_network_trains_saves_and_loads(tiny_recipe: Path, tmp_path: Path,
     image = load_manifest(load_config(tiny_recipe).data.manifest).records[0].image
     answer = Predictor.load(run).set_image(image).segment("the right lung")
     assert answer.probs.shape == (2, 48, 40) and np.isfinite(answer.probs).all()
-
-
-def test_a_text_guided_network_needs_an_encoder(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"text_unet is guided by text.*builtin.*unet has no text"):
-        train(load_config(tiny_recipe, ["model.name=text_unet", "text.encoder=none"]), tmp_path / "run")
 
 
 def test_schedule() -> None:

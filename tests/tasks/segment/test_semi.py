@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from faults import refused
+from runs import assert_same, logged, weights
 
 from medvl.config import Config, load_config
 from medvl.config.ranges import Positive, Weight
@@ -44,17 +45,6 @@ SEMI = [
     "train.epochs=2",
     "train.steps_per_epoch=3",
 ]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
-    return {f"{part}.{k}": v for part in ("module", "average") for k, v in state["parts"][part].items()}
-
-
-def assert_same(one: Path, two: Path) -> None:
-    first, second = weights(one), weights(two)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def make_task(
@@ -238,13 +228,11 @@ def test_hidden_masks_do_not_reach_the_weights(
         monkeypatch.setattr(SegmentDataset, "_mask", guarded)
     run = train(config, tmp_path / "run")
     assert_same(finished, run)
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert np.isnan([row["store_dice"] for row in logged if row["kind"] == "task"]).all()
+    assert np.isnan([row["store_dice"] for row in logged(run, "task")]).all()
 
 
 def test_quality_of_the_store_is_logged(finished: Path) -> None:
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in rows if row["kind"] == "task"][-1]
+    last = logged(finished, "task")[-1]
     assert 0 <= last["store_dice"] <= 1 and 0 < last["store_visited"] <= 1 and last["lv_loss"] > 0
     plan = json.loads((finished / "plan.json").read_text())["labels"]
     assert plan["labelled_patients"] == 3 and plan["hidden_masks"] == 10 and plan["unlabelled_without_text"] == 0
@@ -301,9 +289,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
     assert_same(finished, tmp_path / "run")
     labels = [np.load(run / "semi/pseudo_labels/labels.npy") for run in (finished, tmp_path / "run")]
     assert np.array_equal(labels[0], labels[1])
-    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (finished, tmp_path / "run")]
-    first, second = ([{**json.loads(line), "elapsed_s": 0} for line in run] for run in lines)
-    assert first == second  # the means of the epoch that was interrupted too
+    assert logged(finished) == logged(tmp_path / "run")  # the means of the epoch that was interrupted too
 
 
 @pytest.mark.parametrize(
@@ -321,8 +307,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
 def test_every_mode_trains_and_resumes_nothing(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:
     base = ["data.label_fraction=0.4", "train.max_steps=3", "train.steps_per_epoch=2"]
     run = train(load_config(tiny_recipe, [*base, *options]), tmp_path / "run")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    task = [row for row in rows if row["kind"] == "task"][-1]
+    task = logged(run, "task")[-1]
     assert np.isfinite([value for value in task.values() if isinstance(value, float)]).all()
     assert ("unsup_loss" in task) == any("epi" in option for option in options)
     assert ("lv_loss" in task) == any("lv_bank" in option for option in options)
@@ -591,16 +576,15 @@ def test_a_semi_supervised_run_with_focal_tversky(
     tiny_recipe: Path, tmp_path: Path, focal_tversky: Callable[..., torch.Tensor]
 ) -> None:
     """The loss of the pseudo labels changes with its options."""
-    logged = []
+    last = []
     for alpha in (0.7, 0.2):
         terms = f"objective.terms=[{{name: focal_tversky, alpha: {alpha}}}]"
         still = ["train.max_steps=3", "semi.ramp=0", "semi.lv_bank=none", "train.epochs=1"]
         run = train(load_config(tiny_recipe, [*SEMI, *still, terms]), tmp_path / str(alpha))
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        logged.append([row for row in rows if row["kind"] == "task"][-1])
+        last.append(logged(run, "task")[-1])
         assert load_config(run / "config.yaml").objective.terms[0].options == {"alpha": alpha}
-    assert all(0 < row["unsup_loss"] < 1 for row in logged)
-    assert logged[0]["unsup_loss"] != pytest.approx(logged[1]["unsup_loss"], rel=1e-3)
+    assert all(0 < row["unsup_loss"] < 1 for row in last)
+    assert last[0]["unsup_loss"] != pytest.approx(last[1]["unsup_loss"], rel=1e-3)
 
 
 @pytest.mark.shared
@@ -610,8 +594,7 @@ def test_several_labels_of_real_lesions_train_with_epi_and_lv(shared_data: Path,
     manifest = shared_data / "cxr-lesion" / "manifest.csv"
     config = load_config(recipe, [f"data.manifest={manifest}", "train.max_steps=3", "train.accelerator=cpu"])
     run = train(config, tmp_path / "run")
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in logged if row["kind"] == "task"][-1]
+    last = logged(run, "task")[-1]
     for name in ("sup_loss", "unsup_loss", "lv_loss", "store_dice"):
         assert np.isfinite(last[name]) and last[name] > 0, name
     index = json.loads((run / "semi" / "pseudo_labels" / "index.json").read_text())
