@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from faults import refused
 from typer.testing import CliRunner
 
 from medvl.cli.convert import convert
@@ -93,21 +94,21 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "kind"),
     [
-        (("w.pth", "--out", "w.onnx"), "cannot write weights as .onnx.*safetensors"),
-        (("w.pth", "--out", "no/such/w.pth"), "no such folder"),
-        (("w.pth", "--out", "w.pth"), "the source itself"),
-        (("w.pth", "--out", "folder.pth"), "folder.pth: a folder, not a file to write"),
-        (("w.pth", "--out", "folder.safetensors"), "a folder, not a file to write"),
-        (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown layout 'timm'.*torchvision"),
-        (("e.pth", "--out", "x.pth"), "the encoder is no ResNet"),
-        (("absent.pth", "--out", "x.pth"), "absent.pth: no such file"),
-        (("medvl:lvit_regions", "--out", "x.pth"), "^medvl:lvit_regions: the encoder is no ResNet"),
-        (("medvl:nothing", "--out", "x.pth"), "expected medvl:lvit_regions"),
+        (("w.pth", "--out", "w.onnx"), "unsupported"),
+        (("w.pth", "--out", "no/such/w.pth"), "missing_file"),
+        (("w.pth", "--out", "w.pth"), "exists"),
+        (("w.pth", "--out", "folder.pth"), "exists"),
+        (("w.pth", "--out", "folder.safetensors"), "exists"),
+        (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown"),
+        (("e.pth", "--out", "x.pth"), "unsupported"),
+        (("absent.pth", "--out", "x.pth"), "missing_file"),
+        (("medvl:lvit_regions", "--out", "x.pth"), "unsupported"),
+        (("medvl:nothing", "--out", "x.pth"), "missing_file"),
     ],
 )
-def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_refuses(words: tuple[str, ...], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_tensors(Path("w.pth"), build_image_encoder("resnet18_nano").state_dict())
     Path("folder.pth").mkdir()
@@ -115,7 +116,7 @@ def test_what_it_refuses(words: tuple[str, ...], message: str, tmp_path: Path, m
     write_tensors(Path("e.pth"), build_image_encoder("ucnn_nano").state_dict())
     done = CliRunner().invoke(app, list(words))
     assert isinstance(done.exception, InputError)
-    with pytest.raises(InputError, match=message):
+    with refused(kind):
         raise done.exception
     assert not Path("x.pth").exists() and not list(tmp_path.glob(".*"))
 

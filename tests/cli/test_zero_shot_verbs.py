@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from faults import refused
 from PIL import Image
 
 from medvl.cli.old_spellings import classify, ground
 from medvl.config import load_config
-from medvl.core.errors import InputError, UnfinishedError
+from medvl.core.errors import UnfinishedError
 from medvl.data.masks import read_mask
 from medvl.train.run import train
 
@@ -201,7 +202,7 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
     values = np.stack([np.asarray(picture).T[::-1, ::-1] * k for k in (1, 0, 1)], axis=2).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "set" / "v.nii.gz")
     words = ["--text", "upper opacity", "--threshold", "0.1", "--json"]
-    with pytest.raises(InputError, match="--slice"):
+    with refused("ambiguous", naming="--slice"):
         cli("ground", discs / "run", tmp_path / "set", *words, "--out", tmp_path / "none")
     words += ["--slice"]
     found = json.loads(cli("ground", discs / "run", tmp_path / "set", "--out", tmp_path / "all", *words, "all"))
@@ -222,18 +223,18 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "kind"),
     [
-        (["30.png", "--out", "x"], "--text"),
-        (["30.png", "--text", "a"], "--out FOLDER"),
-        (["30.png", "--text", "a", "--split", "test", "--seed", "1"], "--split, --seed with images"),
-        (["manifest.csv", "--text", "a"], "--text with a manifest"),
-        (["manifest.csv", "--phrase", "a", "--phrase-column", "b", "--target", "spot"], "one of them"),
-        (["manifest.csv"], "no class mask"),
-        (["manifest.csv", "--target", "spots"], "did you mean spot"),
-        (["absent.png", "--text", "a", "--out", "x"], "absent"),
+        (["30.png", "--out", "x"], "missing"),
+        (["30.png", "missing", "a"], "missing"),
+        (["30.png", "missing", "a", "--split", "test", "--seed", "1"], "conflict"),
+        (["manifest.csv", "missing", "a"], "conflict"),
+        (["manifest.csv", "--phrase", "a", "--phrase-column", "b", "--target", "spot"], "conflict"),
+        (["manifest.csv"], "unknown"),
+        (["manifest.csv", "--target", "spots"], "missing_column"),
+        (["absent.png", "missing", "a", "--out", "x"], "missing_file"),
     ],
 )
-def test_ground_errors(discs: Path, cli: Cli, words: list[Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_ground_errors(discs: Path, cli: Cli, words: list[Any], kind: str) -> None:
+    with refused(kind):
         cli("ground", discs / "run", discs / words[0], *words[1:])

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import refused
 
 from medvl.config import config_dict, load_config, make_config, save_config
 from medvl.config.differences import differences
 from medvl.config.model_keys import model_title
 from medvl.core import errors
-from medvl.core.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_keys(tree: dict[str, Any], expected: tuple[str, str | None, str | None]
     ],
 )
 def test_both_spellings_must_agree(tree: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
+    with refused("conflict"):
         make_config(tree)
 
 

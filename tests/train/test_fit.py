@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faults import refused
 from PIL import Image
 from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.config import load_config, make_config
-from medvl.core.errors import FaultKind, InputError
+from medvl.core.errors import FaultKind
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.tables import read_table
 from medvl.phantom.dataset import make_phantoms
@@ -112,7 +113,7 @@ def test_whose_left_is_taken_from_reports_alone() -> None:
 
 
 def test_a_table_of_images_alone_is_refused() -> None:
-    with pytest.raises(InputError) as caught:
+    with refused("empty") as caught:
         choose_plan(replace(FACTS, num_texts=100, num_distinct_texts=7))
     assert caught.value.kinds == (FaultKind.EMPTY,)
 
@@ -133,7 +134,7 @@ def test_facts_of_coloured_images_and_of_labels_that_are_files(tmp_path: Path) -
     facts = table_facts(load_manifest(tmp_path / "t.csv"))
     assert (facts.in_channels, facts.side_px, facts.num_labelled) == (3, 80, 1)
     write_manifest(tmp_path / "t.csv", [{**row, "label": "a.png"} for row in rows])
-    with pytest.raises(InputError) as caught:
+    with refused("mismatch") as caught:
         table_facts(load_manifest(tmp_path / "t.csv"))
     assert "data.columns={mask: label}" in str(caught.value)
 
@@ -163,7 +164,7 @@ def test_from_a_table_to_a_report(kind: str, make: Make, tmp_path: Path, capsys:
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
     assert times and fit_table(table, tmp_path / "run", overrides=SHORT).summary == result.summary
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
-    with pytest.raises(InputError) as caught:
+    with refused("mismatch") as caught:
         fit_table(table, tmp_path / "run", overrides=SHORT, seed=1)
     assert caught.value.kinds == (FaultKind.MISMATCH,)
 
@@ -195,7 +196,7 @@ def test_a_leak_or_a_fault_stops_before_training(make: Make, tmp_path: Path) -> 
     assert caught.value.exit_code == 1 and not (tmp_path / "run" / "model").exists()
     rows = [row for _, row in read_table(table).rows]
     write_manifest(table, [{**row, "mask": "nowhere.png"} for row in rows])
-    with pytest.raises(InputError) as faults:
+    with refused("malformed") as faults:
         fit_table(table, tmp_path / "run", overrides=SHORT)
     assert faults.value.exit_code == 2
     write_manifest(table, [{**row, "patient": row["id"]} for row in rows])  # mended: the folder can be used
@@ -205,6 +206,6 @@ def test_a_leak_or_a_fault_stops_before_training(make: Make, tmp_path: Path) -> 
 
 def test_what_may_be_one_of_several_columns_is_asked(tmp_path: Path) -> None:
     write_manifest(tmp_path / "t.csv", [{"id": "a", "image": "a.png", "caption": "x", "report": "y"}])
-    with pytest.raises(InputError) as caught:
+    with refused("ambiguous") as caught:
         fit_table(tmp_path / "t.csv", tmp_path / "run")
     assert caught.value.kinds == (FaultKind.AMBIGUOUS,) and "data.columns={text: caption}" in str(caught.value)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from faults import refused
 from PIL import Image
 from runs import assert_same, interrupt, logged, medvl, weights
 from torch import Tensor
@@ -233,7 +234,7 @@ def test_equal_texts_do_not_fill_a_batch(pairs: Path, tmp_path: Path, capsys: py
 def test_lvit_is_fed_as_the_pre_training_was(pairs: Path, tmp_path: Path) -> None:
     train(config_of(pairs, "model.size=ucnn_nano", "train.max_steps=1"), tmp_path / "g2d")
     words = ["task=segment", "model={name: lvit, size: nano}", f"init=g2d:{tmp_path / 'g2d'}", "train.max_steps=1"]
-    with pytest.raises(InputError, match=r"input_norm image, data.normalize is none.*data.normalize=zscore"):
+    with refused("mismatch", naming="data.normalize=zscore"):
         train(config_of(pairs, *words, "data.normalize=none"), tmp_path / "lvit")
 
 
@@ -245,7 +246,7 @@ def test_lvit_is_fed_as_the_pre_training_was(pairs: Path, tmp_path: Path) -> Non
     ],
 )
 def test_switches_that_would_do_nothing_are_refused(pairs: Path, tmp_path: Path, words: tuple[str, str]) -> None:
-    with pytest.raises(InputError, match=f"does not take {words[0].removesuffix('=true')} with"):
+    with refused("conflict"):
         train(config_of(pairs, *words), tmp_path / "run")
 
 
@@ -495,30 +496,30 @@ def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "does not take semi.epi"),
-        (("model.options.size=3",), "no option of g2d"),
-        (("model.options.nonsense=3",), "no option of g2d"),
-        (("text.encoder=none",), "needs|expected"),
-        (("model.options.pool=average",), "no attention"),
-        (("pretrain.mask.source=evidence", "pretrain.mask.domain=image"), "evidence with domain: image"),
-        (("train.batch_size=30",), "do not fill one batch"),
-        (("train.batch_size=1",), "batch_size: 1; expected at least 2 pairs"),
-        (("pretrain.accumulate=5",), r"a batch of 8 pairs in 5 parts; .* pretrain.accumulate: 4"),
-        (("pretrain.accumulate=100", "pretrain.accumulate_mode=micro"), "a batch of 8 pairs in 100 parts"),
-        (("model.options.heads=many",), "heads 'many'; expected at least 1"),
-        (("model.options.projection_dim=0",), "projection_dim 0; expected at least 1"),
-        (("data.image_size=[0,64]",), "data.image_size.0: Input should be greater"),
-        (("train.max_steps=0",), "train.max_steps: Input should be greater"),
-        (("data.views=[XX]",), "no record of the train split has a view"),
-        (("data.laterality=null",), "laterality"),
+        (("semi.epi=labels",), "conflict"),
+        (("model.options.size=3",), "unknown_key"),
+        (("model.options.nonsense=3",), "unknown_key"),
+        (("text.encoder=none",), "missing"),
+        (("model.options.pool=average",), "conflict"),
+        (("pretrain.mask.source=evidence", "pretrain.mask.domain=image"), "conflict"),
+        (("train.batch_size=30",), "empty"),
+        (("train.batch_size=1",), "empty"),
+        (("pretrain.accumulate=5",), "empty"),
+        (("pretrain.accumulate=100", "pretrain.accumulate_mode=micro"), "empty"),
+        (("model.options.heads=many",), "out_of_range"),
+        (("model.options.projection_dim=0",), "out_of_range"),
+        (("data.image_size=[0,64]",), "out_of_range"),
+        (("train.max_steps=0",), "out_of_range"),
+        (("data.views=[XX]",), "empty"),
+        (("data.laterality=null",), "missing"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(
-    pairs: Path, tmp_path: Path, overrides: tuple[str, ...], message: str
+    pairs: Path, tmp_path: Path, overrides: tuple[str, ...], kind: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
+    with refused(kind):
         train(config_of(pairs, *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -529,13 +530,13 @@ def test_pairs_that_nothing_tells_apart_are_refused(pairs: Path, tmp_path: Path)
         table.assign(**{column: [f"{value}{split}" for split in table.split]}).to_csv(
             pairs / f"one_{name}.csv", index=False
         )
-    with pytest.raises(InputError, match=r"one_text.csv: all 24 pairs of the train split have the same text"):
+    with refused("empty", naming="one_text.csv"):
         train(config_of(pairs, f"data.manifest={pairs / 'one_text.csv'}"), tmp_path / "run")
     one_patient = f"data.manifest={pairs / 'one_patient.csv'}"
-    with pytest.raises(InputError, match=r"of one patient.*same_is_no_negative: false"):
+    with refused("empty", naming="same_is_no_negative"):
         train(config_of(pairs, one_patient), tmp_path / "run")
     for word in ("pretrain.same_is_no_negative=false", "pretrain.decoder=reconstruction"):
-        with pytest.raises(InputError, match="vocabulary"):  # past that check; words of one patient are not learned
+        with refused("empty"):  # past that check; words of one patient are not learned
             train(config_of(pairs, one_patient, word), tmp_path / "run", dry_run=True)
 
 
@@ -601,7 +602,7 @@ def test_a_transformers_backbone_is_pre_trained(pairs: Path, tmp_path: Path, kin
 
 def test_a_backbone_with_one_map_has_no_decoder(pairs: Path, tmp_path: Path) -> None:
     save_backbone(tmp_path / "hf", "dinov2")
-    with pytest.raises(InputError, match=r"maps at strides 14; expected three or more.*pretrain.decoder: none"):
+    with refused("unsupported", naming="pretrain.decoder"):
         train(config_of(pairs, f"model.size=hf:{tmp_path / 'hf'}"), tmp_path / "run")
 
 
