@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from faults import refused
 from typer.testing import CliRunner
 
 from medvl.cli.evaluate import evaluate, report
@@ -65,14 +66,12 @@ def test_an_evaluation_of_something_else_is_not_written_over(masks: Path, phrase
         "manifest_hash": [masks, short],
         "split": [masks, phrases.path, "--split", "test"],
     }.items():
-        held = rf"out: holds other results \(model .*masks, split val, manifest .*; {key} would differ\).*--out DIR"
-        with pytest.raises(InputError, match=held):
+        with refused("exists", file=out, naming=key):
             raise medvl("evaluate", *words, "--out", out).exception
     assert (out / "summary.json").read_bytes() == before
     old = {"format": "medvl-localisation/1", "split": "val", "num_cases": 1, "model": "run"}
     (out / "summary.json").write_text(json.dumps(old))
-    held = r"out: holds other results \(model run, split val, manifest , evaluation localise; evaluation, "
-    with pytest.raises(InputError, match=held):
+    with refused("exists", file=out, naming="localise"):
         raise medvl("evaluate", masks, phrases.path, "--out", out).exception
 
 
@@ -88,7 +87,7 @@ def test_what_a_folder_of_masks_cannot_do(masks: Path, phrases: Manifest, tmp_pa
     for option in (["--threshold", "0.4"], ["--probe"], ["--update-card"]):
         result = medvl("evaluate", masks, phrases.path, "--out", tmp_path / "out", *option)
         assert isinstance(result.exception, InputError)
-    with pytest.raises(InputError, match="not a model"):
+    with refused("unsupported"):
         raise medvl("report", masks, phrases.path).exception
 
 

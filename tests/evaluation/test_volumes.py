@@ -9,12 +9,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from faults import refused
 from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from medvl.cli import app
 from medvl.config import load_config
-from medvl.core.errors import InputError
 from medvl.data.records import load_manifest
 from medvl.evaluation.prediction_sources import FolderSource
 from medvl.evaluation.volumes import volumes_of
@@ -88,7 +88,7 @@ def test_metrics_of_volumes() -> None:
 
 def test_a_volume_without_a_choice_is_refused_and_one_slice_is_scored(volumes: Path) -> None:
     manifest = load_manifest(volumes / "m.csv")
-    with pytest.raises(InputError, match="--slice") as caught:
+    with refused("ambiguous") as caught:
         evaluate(FolderSource(volumes / "pred"), manifest)
     assert len(caught.value.faults) == 3
     words = ["evaluate", str(volumes / "pred"), str(volumes / "m.csv"), "--no-surface", "--json", "--slice"]

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medvl.core.csv_cells import Writer
+from medvl.evaluation.tables import csv_text, interval_text, number_text, text_table
 
 
 def as_csv(result: Mapping[str, Any]) -> str:
     """One row per method; every metric and convention has columns of its own."""
-    file = io.StringIO()
-    writer = Writer(file)
     metrics, tested = list(result["titles"]), result["tested"]
     parts = ("", "_sd", "_lo", "_hi", "_difference", "_difference_lo", "_difference_hi")
     tests = ("_p", "_p_holm")
-    head = [f"{metric}{part}" for metric in metrics for part in (*parts, *(tests if metric in tested else ()))]
+    columns = [f"{metric}{part}" for metric in metrics for part in (*parts, *(tests if metric in tested else ()))]
     over = ["interval_over", "difference_over"]
-    writer.writerow(["method", "reference", "seeds", "cases", "patients", *over, *head])
+    rows = []
     for method in result["methods"]:
         row = [method["name"], result["reference"], method["num_seeds"], result["num_cases"], result["num_patients"]]
         row += [method[name] for name in over]
@@ -31,8 +28,8 @@ def as_csv(result: Mapping[str, Any]) -> str:
             row += [value["mean"], value["sd"], value["lo"], value["hi"]]
             row += [change.get("mean"), change.get("lo"), change.get("hi")]
             row += [value["p"], value["p_holm"]] if metric in tested else []
-        writer.writerow(["" if cell is None else cell for cell in row])
-    return file.getvalue()
+        rows.append(row)
+    return csv_text(["method", "reference", "seeds", "cases", "patients", *over, *columns], rows)
 
 
 def as_text(result: Mapping[str, Any], out: Path) -> str:
@@ -40,33 +37,30 @@ def as_text(result: Mapping[str, Any], out: Path) -> str:
     if "tasks" in result:
         parts = [f"== {task}\n{as_text(one, out / task.replace(' ', '_'))}" for task, one in result["tasks"].items()]
         return "\n\n".join([*parts, "each task by itself: nothing is averaged over tasks"])
-    width = max(len("method"), *(len(method["name"]) for method in result["methods"]))
     lines = [
         f"{result['split']} of {result['manifest']}: {result['num_cases']} cases, {result['num_patients']} patients, "
         + ", ".join(_scored_how(result)),
         f"differences are to {result['reference']}",
     ]
     for metric, title in result["titles"].items():
-        tested = f"  {'p':>7} {'Holm':>7}" if metric in result["tested"] else ""
-        lines += ["", f"  {title}"]
-        interval, change_head = "95 % interval", "difference and 95 % interval"
-        lines.append(f"  {'method':<{width}} seeds   mean     sd  {interval:<17}  {change_head:<28}{tested}")
-        for method in result["methods"]:
-            value = method["metrics"][metric]
-            change = value["difference"]
-            line = (
-                f"  {method['name']:<{width}} {method['num_seeds']:>5}  {_number(value['mean'])} {_number(value['sd'])}"
-            )
-            line += f"  {_range(value):<17}  "
-            line += f"{_number(change['mean'], '+')}  {_range(change, '+'):<20}" if change else f"{'(reference)':<28}"
-            if change and metric in result["tested"]:
-                line += f"  {_p(value['p']):>7} {_p(value['p_holm']):>7}"
-            lines.append(line.rstrip())
+        is_tested = metric in result["tested"]
+        head = ["method", "seeds", "mean [95 % interval]", "sd", "difference [95 % interval]"]
+        rows = [_text_row(method, metric, is_tested) for method in result["methods"]]
+        lines += ["", f"  {title}", *text_table([*head, *(["p", "Holm"] if is_tested else [])], rows)]
     lines += ["", *[f"  note: {note}" for note in result["notes"]]]
     files = [f"compare.{kind}" for kind in ("csv", "json", "html")]
     files += ["cases.png"] if (result.get("pictures") or {}).get("num_cases") else []
     lines.append(f"  written: {', '.join(str(out / name) for name in files)}")
     return "\n".join(lines)
+
+
+def _text_row(method: Mapping[str, Any], metric: str, is_tested: bool) -> list[Any]:
+    value = method["metrics"][metric]
+    change = value["difference"]
+    row = [method["name"], method["num_seeds"], interval_text(value, 4), number_text(value["sd"], 4)]
+    row.append("(reference)" if change is None else interval_text(change, 4, "+"))
+    tests = ["", ""] if change is None else [_p(value["p"]), _p(value["p_holm"])]
+    return [*row, *(tests if is_tested else [])]
 
 
 def as_html(result: Mapping[str, Any], picture: Path | None = None) -> str:
@@ -123,19 +117,11 @@ def _provenance(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _scored_how(result: Mapping[str, Any]) -> list[str]:
     """Threshold, grid and what else the kind of evaluation has, in words."""
-    told = [result["threshold"]]
-    told += [f"{result['grid']} grid"] if "grid" in result else []
-    told += [f"both masks empty: {result['empty_mask']}"] if "empty_mask" in result else []
-    told += [f"target {result['target']}, phrase: {result['phrase']}"] if "target" in result else []
-    return told
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "   n/a" if value is None else f"{value:{sign}.4f}"
-
-
-def _range(value: Mapping[str, Any], sign: str = "") -> str:
-    return "" if value["lo"] is None else f"{value['lo']:{sign}.4f} to {value['hi']:{sign}.4f}"
+    parts = [result["threshold"]]
+    parts += [f"{result['grid']} grid"] if "grid" in result else []
+    parts += [f"both masks empty: {result['empty_mask']}"] if "empty_mask" in result else []
+    parts += [f"target {result['target']}, phrase: {result['phrase']}"] if "target" in result else []
+    return parts
 
 
 def _p(value: float | None) -> str:

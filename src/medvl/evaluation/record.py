@@ -111,17 +111,14 @@ class EvaluationRecord:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> EvaluationRecord:
-        """The record of a summary.json's object, of either version.
-
-        Raises:
-            ValueError: the object is no evaluation.
-        """
-        name = evaluation_of(found)
-        if name is None:
-            raise ValueError(f"not an evaluation of this version ({found.get('format')})")
+        """The record of a summary.json's object, of either version (see `evaluation_of`)."""
         config = found.get("config")
         values = {key: found[key] for key in _NAMES if key in found}
-        values |= {"evaluation": name, "overrides": found.get("overrides") or (), "notes": found.get("notes", ())}
+        values |= {
+            "evaluation": evaluation_of(found),
+            "overrides": found.get("overrides") or (),
+            "notes": found.get("notes", ()),
+        }
         values.setdefault("task", (config or {}).get("task"))
         for key in ("model", "manifest", "split"):  # results that are kept in a repository leave paths out
             values.setdefault(key, "")
@@ -179,12 +176,17 @@ def read_record(folder: Path, name: str = SUMMARY) -> EvaluationRecord:
         InputError: no such file, not readable, or of another program or version.
     """
     path = folder / name
+    remedy = "run medvl evaluate again"
     try:
-        return EvaluationRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError.damaged(
-            f"cannot be read ({error})", file=path, expected=FORMAT, remedy="run medvl evaluate again"
-        ) from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError.damaged(f"cannot be read ({error})", file=path, expected=FORMAT, remedy=remedy) from None
+    if evaluation_of(found) is None:
+        version = found.get("format") if isinstance(found, dict) else None
+        raise InputError.unsupported(
+            f"not an evaluation of this version ({version})", file=path, expected=FORMAT, remedy=remedy
+        )
+    return EvaluationRecord.from_dict(found)
 
 
 def identity(evaluation: str, model_hash: str | None, manifest: Manifest, split: str) -> dict[str, Any]:
