@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from medvl.cli.options import AsJson, Device, ExcelSafe
+from medvl.cli.old_spellings import How, ProtocolName, Temperature
+from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, show
 from medvl.cli.predict import SLICE_HELP
 
 
@@ -43,6 +44,25 @@ def evaluate(
     surface: Annotated[bool, typer.Option("--surface/--no-surface", help="compute HD95 and ASSD")] = True,
     probe: Annotated[bool, typer.Option("--probe", help="also ask with untrue texts: probe.json")] = False,
     probe_rows: Annotated[int | None, typer.Option(help="probe so many rows at most, a seeded choice")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="pre-trained model: column mask, or NAME of mask_NAME, to look for [mask]")
+    ] = None,
+    phrase: Annotated[str | None, typer.Option(help="pre-trained model: one text for all records")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="pre-trained model: Gaussian smoothing of the map in cells, 0 = none [1.5]")
+    ] = None,
+    how: Annotated[
+        How | None, typer.Option(help="pre-trained model: value path of the attention pool [value], or its projector")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="pre-trained model: a,b,... to classify by prompts; default every label")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="of prompts: YAML of families; default the shipped one")] = None,
+    family: Annotated[str | None, typer.Option(help="of prompts: family of that file [its first]")] = None,
+    protocol: Annotated[ProtocolName | None, typer.Option(help="of prompts: published prompts and thresholds")] = None,
+    temperature: Annotated[
+        Temperature | None, typer.Option(help="of prompts: divide the cosines by that of the model, or by 1")
+    ] = None,
     update_card: Annotated[bool, typer.Option("--update-card", help="write the metrics into the model's card")] = False,
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the shuffled texts")] = 0,
     device: Device = "cpu",
@@ -56,20 +76,12 @@ def evaluate(
     holds <id>.png or <id>__<phrase-slug>.png, and for several classes <id>__<class>.png. Of a classifier (task:
     classify): AUC, average precision, F1, calibration and the curves; its thresholds are chosen on val unless one is
     given. Of a detector (task: detect): both mAPs, COCO's AP, a fixed mean box beside them, and detections.csv; the
-    threshold is the lowest score of a prediction.
+    threshold is the lowest score of a prediction. Of a pre-trained model (task: pretrain), which learned no masks and
+    no labels: where texts are, against the masks of a manifest, beside shuffled texts and chance; or, without masks or
+    with options of prompts, AUC, F1, accuracy and MCC of classes by prompts.
     """
-    import json
-    import sys
-
-    from medvl.core.errors import InputError, warn
-    from medvl.data.images import SliceChoice, parse_slice
-    from medvl.evaluation.model_inputs import open_inputs, task_of
-    from medvl.evaluation.record import log_test, refuse_other_results
-    from medvl.evaluation.text_sensitivity import probe as run_probe
-    from medvl.evaluation.volumes import volumes_of
-    from medvl.inference.model_folder import update_card as write_metrics
-    from medvl.tasks.segment.evaluate import as_text, choose_threshold
-    from medvl.tasks.segment.evaluate import evaluate as run
+    from medvl.data.images import parse_slice
+    from medvl.evaluation.request import EvaluationRequest, run_request
 
     words = list(overrides or [])
     if manifest is not None and "=" in str(manifest) and not manifest.exists():  # left out, an override follows
@@ -79,94 +91,37 @@ def evaluate(
     choice = parse_slice(slices)
     if isinstance(choice, int):
         words.append(f"data.slice_index={choice}")
-    task = task_of(source)
-    if choice == "all" and (probe or probe_rows is not None or task in ("classify", "detect")):
-        what = "--probe" if task in (None, "segment") else f"a model of task: {task}"
-        raise InputError.unsupported(f"--slice all with {what}", file=source, expected="one slice: --slice N")
-    if task in ("classify", "detect"):
-        given = {
-            "--empty-mask": empty_mask is not EmptyMask.one,
-            "--group-by": bool(group_by),
-            "--no-surface": not surface,
-            "--probe": probe or probe_rows is not None,
-        }
-        summary, text = _without_masks(
-            task, source, manifest, words, out, split, threshold, given, update_card, seed, device
-        )
-        print(json.dumps(summary) if as_json else text)
-        return
-    inputs = open_inputs(source, words, device=device)
-    if inputs.model_folder is None and (threshold or probe or update_card):
-        raise InputError.conflict(
-            "a folder of masks has no threshold, no text and no card",
-            file=source,
-            remedy="leave out --threshold, --probe and --update-card",
-        )
-    records = inputs.manifest(manifest)
-    if out.exists():
-        described = inputs.source.describe()
-        known = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
-        same = {
-            "evaluation": "segment",
-            known: described[known],
-            "manifest_hash": records.content_hash(),
-            "split": split,
-        }
-        refuse_other_results(out, **same)
-    coverage = inputs.texts(records.split(split))
-    if coverage is not None:
-        print(coverage.line(split), file=sys.stderr)
-        for line in coverage.warnings():
-            warn(f"{records.path}: {split}: {line}")
-    value, how = _number(threshold), "fixed"
-    scored = volumes_of(inputs.source) if choice == "all" else inputs.source
-    slice_index: SliceChoice = "all" if choice == "all" else inputs.data.slice_index
-    if threshold == "val":
-        value, _ = choose_threshold(
-            scored,
-            records.split("val"),
-            records.classes,
-            empty_mask=empty_mask.value,
-            slice_index=slice_index,
-        )
-        how = "val"
-    record = run(
-        scored,
-        records,
-        split=split,
-        threshold=value,
-        threshold_source=how,
-        empty_mask=empty_mask.value,
-        seed=seed,
+    options = {
+        "empty-mask": None if empty_mask is EmptyMask.one else empty_mask.value,
+        "group-by": group_by or None,
+        "no-surface": None if surface else True,
+        "probe": probe or None,
+        "probe-rows": probe_rows,
+        "target": target,
+        "phrase": phrase,
+        "sigma": sigma,
+        "how": how and how.value,
+        "classes": names_of(classes) if classes else None,
+        "prompts": prompts,
+        "family": family,
+        "protocol": protocol and protocol.value,
+        "temperature": temperature and temperature.value,
+    }
+    request = EvaluationRequest(
+        source,
+        manifest,
         out=out,
-        surface=surface,
-        group_by=group_by or (),
-        slice_index=slice_index,
-        mgca_batch=inputs.mgca_batch,
+        overrides=words,
+        split=split,
+        threshold=threshold,
+        choice=choice,
+        seed=seed,
+        device=device,
+        updates_card=update_card,
+        options={name: value for name, value in options.items() if value is not None},
     )
-    summary = record.summary
-    if inputs.model_folder is not None and split == "test":
-        log_test(inputs.model_folder, record)
-    if inputs.model_folder is not None and update_card:
-        means = {name: metric["mean"] for name, metric in summary["metrics"].items()}
-        write_metrics(
-            inputs.model_folder, metrics={split: {**means, "grid": "native", "num_cases": summary["num_cases"]}}
-        )
-    if probe:
-        result = run_probe(
-            inputs.source,
-            records,
-            split=split,
-            threshold=value,
-            laterality=inputs.data.laterality,
-            seed=seed,
-            max_rows=probe_rows,
-            empty_mask=empty_mask.value,
-            slice_index=inputs.data.slice_index,
-            out=out,
-        ).summary
-        summary = {**summary, "probe": result}
-    print(json.dumps(summary) if as_json else as_text(summary, out))
+    summary, text = run_request(request)
+    show(summary, text, as_json)
 
 
 def report(
@@ -210,79 +165,6 @@ def report(
         device=device,
     )
     print(json.dumps({"report": str(path), "summary": summary}) if as_json else str(path))
-
-
-def _without_masks(
-    task: str,
-    source: str,
-    manifest: Path | None,
-    words: list[str],
-    out: Path,
-    split: str,
-    threshold: str | None,
-    given: dict[str, bool],
-    update_card: bool,
-    seed: int,
-    device: str,
-) -> tuple[dict[str, Any], str]:
-    """Score a classifier or detector; log test and write the card as for masks. `given`: options that are about masks.
-
-    -> the summary, and as a text.
-    """
-    from medvl.config import load_config, manifest_path
-    from medvl.core.errors import InputError
-    from medvl.evaluation.model_inputs import read_as_trained
-    from medvl.evaluation.record import log_test, refuse_other_results
-    from medvl.inference.model_folder import find_model, weights_hash
-    from medvl.inference.model_folder import update_card as write_metrics
-    from medvl.tasks.classify import evaluate as classifier
-    from medvl.tasks.detect import evaluate as detector
-
-    wrong = [name for name, is_given in given.items() if is_given]
-    if wrong:
-        kind = {"classify": "classifier", "detect": "detector"}[task]
-        raise InputError.conflict(
-            f"{', '.join(wrong)} for a {kind}", file=source, remedy="leave it out: it is about masks"
-        )
-    value = None if threshold in (None, "val") else _number(threshold)
-    if out.exists():
-        config = load_config(find_model(source) / "config.yaml")
-        records, _ = read_as_trained(config, manifest or manifest_path(config), words)
-        same = {"model_hash": weights_hash(source), "manifest_hash": records.content_hash(), "split": split}
-        refuse_other_results(out, evaluation=task, **same)
-    if task == "detect":
-        if threshold == "val":
-            raise InputError.conflict("--threshold val for a detector", file=source, expected="a score from 0 to 1")
-        record = detector.evaluate_detector(
-            source, manifest, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
-        )
-        text = detector.as_text(record.summary, out)
-    else:
-        own = manifest_path(load_config(find_model(source) / "config.yaml")) if manifest is None else manifest
-        record = classifier.evaluate_classifier(
-            source, own, split=split, threshold=value, overrides=words, out=out, seed=seed, device=device
-        )
-        text = classifier.as_text(record.summary, out)
-    if split == "test":
-        log_test(source, record)
-    if update_card:
-        means = {name: metric["mean"] for name, metric in record.metrics.items()}
-        write_metrics(source, metrics={split: {**means, "num_cases": record.num_cases}})
-    return record.summary, text
-
-
-def _number(threshold: str | None) -> float:
-    from medvl.core.errors import InputError
-
-    if threshold is None or threshold == "val":
-        return 0.5
-    try:
-        value = float(threshold)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1, or val")
-    return value
 
 
 def compare(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medvl.data.record import Manifest, Record
     from medvl.evaluation.kind import EvaluationKind
     from medvl.evaluation.report.page import PageRequest
+    from medvl.evaluation.request import EvaluationRequest
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.text.base import TextEncoder
@@ -145,6 +146,10 @@ class Task(Protocol):
     def evaluations(self) -> tuple[EvaluationKind, ...]:
         """The kinds of evaluation of its models."""
         return ()
+
+    def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
+        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        raise InputError.unsupported(f"task: {self.name} has no evaluation", file=request.source)
 
     def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
         """Write the page of a model (`medvl report`); its path and the summary that it shows."""

@@ -11,7 +11,15 @@ from medvl.core.errors import InputError
 from medvl.core.task import find_task
 from medvl.evaluation.kind import EvaluationKind, all_kinds
 from medvl.evaluation.model_inputs import read_as_trained
-from medvl.evaluation.record import EvaluationRecord, identity, log_test, results_folder, reuse_or_run
+from medvl.evaluation.record import (
+    EvaluationRecord,
+    identity,
+    log_test,
+    refuse_other_results,
+    results_folder,
+    reuse_or_run,
+)
+from medvl.evaluation.request import EvaluationRequest
 from medvl.inference.model_folder import find_model, weights_hash
 
 
@@ -66,3 +74,26 @@ def stored_record(
         return record
 
     return folder, reuse_or_run(folder, same, run)
+
+
+def requested_record(
+    evaluation: str, evaluate: Callable[..., EvaluationRecord], threshold: float | None, request: EvaluationRequest
+) -> EvaluationRecord:
+    """What `medvl evaluate` does with a model whose manifest is read as for its training."""
+    config = load_config(find_model(request.source) / "config.yaml")
+    path = manifest_path(config) if request.manifest is None else request.manifest
+    records, _ = read_as_trained(config, path, request.overrides)
+    same = {"model_hash": weights_hash(request.source), "manifest_hash": records.content_hash()}
+    refuse_other_results(request.out, evaluation=evaluation, split=request.split, **same)
+    record = evaluate(
+        request.source,
+        path,
+        split=request.split,
+        threshold=threshold,
+        overrides=request.overrides,
+        out=request.out,
+        seed=request.seed,
+        device=request.device,
+    )
+    request.logged(record)
+    return record

@@ -24,11 +24,13 @@ from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.records import load_manifest, write_manifest
 from medvl.data.sampler import LengthSampler
 from medvl.data.text_input import TextInput
+from medvl.evaluation.request import EvaluationRequest, run_request
 from medvl.experiments.localise import as_text, localisation
 from medvl.inference.model_folder import load_model
 from medvl.losses.contrastive import info_nce, retrieval
 from medvl.tasks.pretrain import task as pretrain
 from medvl.tasks.pretrain.data import _grid_line
+from medvl.tasks.pretrain.grounding import grounding
 from medvl.tasks.pretrain.learner import PretrainLearner
 from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.train.run import precision_of, train
@@ -294,6 +296,22 @@ def test_results_of_something_else_are_not_written_over(pairs: Path, tmp_path: P
         done = medvl(*command)
         assert done.returncode == 2 and "holds other results" in done.stderr and said in done.stderr, done.stderr
     assert (out / "summary.json").read_bytes() == before
+
+
+def test_one_verb_evaluates_a_pre_training(pairs: Path, tmp_path: Path) -> None:
+    """By texts where the manifest has masks, by prompts where classes are asked for."""
+    run, manifest = tmp_path / "run", load_manifest(pairs / "manifest.csv")
+    train(config_of(pairs, "train.max_steps=1"), run)
+    request = EvaluationRequest(str(run), pairs / "manifest.csv", out=tmp_path / "one", options={"sigma": 0.5})
+    summary, _ = run_request(request)
+    same = grounding(str(run), manifest, target="mask", sigma=0.5, out=tmp_path / "two")
+    assert summary["evaluation"] == "ground" and summary["metrics"] == same.summary["metrics"]
+    assert (tmp_path / "one" / "cases.csv").read_bytes() == (tmp_path / "two" / "cases.csv").read_bytes()
+    prompted, _ = run_request(replace(request, out=tmp_path / "three", options={"classes": ["opacity"]}))
+    assert prompted["evaluation"] == "zero-shot classify" and list(prompted["prompts"]) == ["opacity"]
+    for wrong in ({"probe": True}, {"sigma": 1.0, "classes": ["opacity"]}):
+        with refused("conflict"):
+            run_request(replace(request, out=tmp_path / "four", options=wrong))
 
 
 def test_where_the_evidence_is_needs_the_reports(pairs: Path, tmp_path: Path) -> None:

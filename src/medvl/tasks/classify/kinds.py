@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from medvl.evaluation.cache import stored_record
+from medvl.evaluation.cache import requested_record, stored_record
 from medvl.evaluation.case_drawing import manifest_as_trained
 from medvl.evaluation.comparison_metrics import SAME_SET, area_measures
 from medvl.evaluation.kind import EvaluationKind
 from medvl.evaluation.labelled import TRAINED_AND_PROMPTED, label_cells, read_labelled
-from medvl.tasks.classify.evaluate import defaults, evaluate_classifier
+from medvl.evaluation.request import EvaluationRequest
+from medvl.tasks.classify.evaluate import as_text, defaults, evaluate_classifier
+
+
+def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
+    """What `medvl evaluate` does with a classifier: summary and text."""
+    request.takes("a classifier")
+    request.one_slice("a classifier")
+    record = requested_record("classify", evaluate_classifier, request.number(None), request)
+    return record.summary, as_text(record.summary, request.out)
+
 
 stored = partial(stored_record, "classify", evaluate_classifier, defaults)
 CLASSIFICATION = EvaluationKind(

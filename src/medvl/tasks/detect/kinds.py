@@ -7,14 +7,16 @@ from typing import Any
 
 from medvl.config import make_config
 from medvl.core.csv_cells import read_dicts
+from medvl.core.errors import InputError
 from medvl.data.box_labels import box_labels
 from medvl.data.record import Record
-from medvl.evaluation.cache import stored_record
+from medvl.evaluation.cache import requested_record, stored_record
 from medvl.evaluation.case_drawing import PRED, TRUE, draw_box, manifest_as_trained, plain_text
 from medvl.evaluation.comparison_metrics import SAME_SET, RatioTable
 from medvl.evaluation.kind import Cell, EvaluationKind, Key, TrueCell
+from medvl.evaluation.request import EvaluationRequest
 from medvl.evaluation.scored_runs import ScoredRun
-from medvl.tasks.detect.evaluate import defaults, evaluate_detector
+from medvl.tasks.detect.evaluate import as_text, defaults, evaluate_detector
 
 TABLE = RatioTable(
     {
@@ -54,6 +56,16 @@ def box_cells(run: ScoredRun, device: str) -> Cell:
         return f"AP {run.cases[key].quality:.3f}"
 
     return cell
+
+
+def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
+    """What `medvl evaluate` does with a detector: summary and text."""
+    request.takes("a detector")
+    request.one_slice("a detector")
+    if request.threshold == "val":
+        raise InputError.conflict("--threshold val for a detector", file=request.source, expected="a score from 0 to 1")
+    record = requested_record("detect", evaluate_detector, request.number(None), request)
+    return record.summary, as_text(record.summary, request.out)
 
 
 stored = partial(stored_record, "detect", evaluate_detector, defaults)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medvl.data.record import Manifest, Record
     from medvl.evaluation.kind import EvaluationKind
     from medvl.evaluation.report.page import PageRequest
+    from medvl.evaluation.request import EvaluationRequest
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.pretrain.zero_shot import ZeroShot
@@ -114,6 +115,12 @@ class PretrainTask(Task):
         from medvl.tasks.pretrain.kinds import KINDS
 
         return KINDS
+
+    def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
+        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        from medvl.tasks.pretrain.kinds import requested
+
+        return requested(request)
 
     def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
         """Write the page of a model."""

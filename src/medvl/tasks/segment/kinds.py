@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medvl.core.errors import InputError, warn
 from medvl.data.record import Manifest, Record
 from medvl.evaluation import text_sensitivity
 from medvl.evaluation.case_drawing import PRED, draw_mask, true_masks
@@ -20,13 +22,16 @@ from medvl.evaluation.record import (
     EvaluationRecord,
     identity,
     log_test,
+    refuse_other_results,
     results_folder,
     reuse_or_run,
 )
 from medvl.evaluation.report.page import DEFAULT_THRESHOLD
+from medvl.evaluation.request import EvaluationRequest
 from medvl.evaluation.scored_runs import ScoredRun
 from medvl.evaluation.text_sensitivity import probe
-from medvl.tasks.segment.evaluate import evaluate
+from medvl.evaluation.volumes import volumes_of
+from medvl.tasks.segment.evaluate import as_text, choose_threshold, evaluate
 
 MAX_GROUPS = 64  # a column with more values is not tabulated unasked,
 MIN_ROWS = 3  # nor one with fewer rows per value on average,
@@ -165,6 +170,71 @@ def _identity(evaluation: str, inputs: Inputs, manifest: Manifest, split: str, t
         # None of exclusive classes, which refuse any threshold but the default
         "threshold": threshold if takes_threshold(inputs.source) or threshold != DEFAULT_THRESHOLD else None,
     }
+
+
+def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
+    """What `medvl evaluate` does with a segmenter, or a folder of masks: summary and text."""
+    options = request.options
+    request.takes("masks", "empty-mask", "group-by", "no-surface", "probe", "probe-rows")
+    asks_untrue_texts = "probe" in options or "probe-rows" in options
+    if asks_untrue_texts:
+        request.one_slice("--probe")
+    inputs = open_inputs(request.source, request.overrides, device=request.device)
+    if inputs.model_folder is None and (request.threshold or asks_untrue_texts or request.updates_card):
+        raise InputError.conflict(
+            "a folder of masks has no threshold, no text and no card",
+            file=request.source,
+            remedy="leave out --threshold, --probe and --update-card",
+        )
+    manifest, split = inputs.manifest(request.manifest), request.split
+    described = inputs.source.describe()
+    known = "model_hash" if "model_hash" in described else "model"  # a folder of masks is known by its name
+    same = {known: described[known], "manifest_hash": manifest.content_hash(), "split": split}
+    refuse_other_results(request.out, evaluation="segment", **same)
+    coverage = inputs.texts(manifest.split(split))
+    if coverage is not None:
+        print(coverage.line(split), file=sys.stderr)
+        for line in coverage.warnings():
+            warn(f"{manifest.path}: {split}: {line}")
+    scored = volumes_of(inputs.source) if request.choice == "all" else inputs.source
+    how: dict[str, Any] = {
+        "empty_mask": options.get("empty-mask", "one"),
+        "slice_index": "all" if request.choice == "all" else inputs.data.slice_index,
+    }
+    threshold = request.number(DEFAULT_THRESHOLD)
+    assert threshold is not None
+    if request.threshold == "val":
+        threshold, _ = choose_threshold(scored, manifest.split("val"), manifest.classes, **how)
+    record = evaluate(
+        scored,
+        manifest,
+        split=split,
+        threshold=threshold,
+        threshold_source="val" if request.threshold == "val" else "fixed",
+        seed=request.seed,
+        out=request.out,
+        surface="no-surface" not in options,
+        group_by=options.get("group-by", ()),
+        mgca_batch=inputs.mgca_batch,
+        **how,
+    )
+    if inputs.model_folder is not None:
+        request.logged(record)
+    summary = record.summary
+    if "probe" in options:
+        probed = probe(
+            inputs.source,
+            manifest,
+            split=split,
+            threshold=threshold,
+            laterality=inputs.data.laterality,
+            seed=request.seed,
+            max_rows=options.get("probe-rows"),
+            out=request.out,
+            **how,
+        )
+        summary = {**summary, "probe": probed.summary}
+    return summary, as_text(summary, request.out)
 
 
 SEGMENTATION = EvaluationKind(
