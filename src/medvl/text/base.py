@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,7 +27,8 @@ class TextEncoder(nn.Module):
     """What every encoder is: `tokenize`, then `forward`.
 
     Attributes:
-        spec: how it was asked for ("builtin", "minilm", "hf:...").
+        takes: keys of the section `text` beside those of every encoder (`registry.OPTIONS`).
+        spec: its name in a recipe ("builtin", "minilm", "hf:...").
         dim: D.
         max_tokens: longer texts are cut to this, and counted; None = never.
         frozen: none of its weights are trained; features may be computed once and kept.
@@ -36,6 +38,7 @@ class TextEncoder(nn.Module):
         feature_key: the key of what `prefix` gives.
     """
 
+    takes: ClassVar[frozenset[str]] = frozenset()
     spec: str
     dim: int
     max_tokens: int | None
@@ -88,6 +91,18 @@ class TextEncoder(nn.Module):
         mask = tokens.mask.to(device)
         return self(tokens.ids.to(device), mask), mask
 
+    @classmethod
+    def build(cls, spec: str, **given: Any) -> TextEncoder:
+        """A new encoder, called with `texts`, `patients`, `dim`, `max_tokens`, `seed` (see
+        `registry.build_text_encoder`) and what it `takes`.
+        """
+        raise TypeError(f"{cls.__name__} cannot be built")
+
     def save(self, folder: Path) -> None:
-        """Write what `load_text_encoder` needs."""
+        """Write what `load` needs: encoder.json, with `spec`, and the weights as *.safetensors."""
         raise TypeError(f"{type(self).__name__} cannot be saved")
+
+    @classmethod
+    def load(cls, folder: Path, *, show_progress: bool = True) -> TextEncoder:
+        """The encoder that `save` wrote, in eval mode."""
+        raise TypeError(f"{cls.__name__} cannot be loaded")

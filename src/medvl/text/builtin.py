@@ -71,6 +71,7 @@ class BuiltinEncoder(TextEncoder):
     """
 
     MAX_POSITIONS = 128
+    takes = frozenset({"layers", "tokenizer", "init"})
     spec = "builtin"
     frozen = False
 
@@ -102,6 +103,11 @@ class BuiltinEncoder(TextEncoder):
         nn.init.normal_(self.position, std=0.1)
         with torch.no_grad():
             self.embedding.weight[PAD_ID].zero_()
+
+    @classmethod
+    def build(cls, spec: str, *, init: str | None = None, **given: Any) -> BuiltinEncoder:
+        """A new encoder, or one that starts from the folder `init`."""
+        return cls.from_texts(**given) if init is None else cls.from_folder(Path(init), **given)
 
     @classmethod
     def from_texts(
@@ -260,7 +266,7 @@ class BuiltinEncoder(TextEncoder):
         write_json(folder / "encoder.json", stored)
 
     @classmethod
-    def load(cls, folder: Path) -> BuiltinEncoder:
+    def load(cls, folder: Path, *, show_progress: bool = True) -> BuiltinEncoder:
         """The encoder that `save` wrote, in eval mode."""
         from safetensors.torch import load_file
 

@@ -42,6 +42,7 @@ class PretrainedEncoder(TextEncoder):
     only; the prefix is found again by the reference.
     """
 
+    takes = frozenset({"train_layers"})
     prefix_frozen = True
 
     def __init__(self, spec: str, model: Any, tokenizer: Any, max_tokens: int | None, train_layers: int = 0) -> None:
@@ -69,6 +70,13 @@ class PretrainedEncoder(TextEncoder):
                 module.requires_grad_(True)
             self.register_state_dict_post_hook(drop_frozen)  # type: ignore[no-untyped-call]  # torch leaves both untyped
             self.register_load_state_dict_pre_hook(fill_frozen)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def build(
+        cls, spec: str, *, max_tokens: int | None = None, train_layers: int = 0, **given: Any
+    ) -> PretrainedEncoder:
+        """The encoder that a recipe names; its width is its own."""
+        return cls.from_spec(spec, max_tokens=max_tokens, train_layers=train_layers)
 
     @classmethod
     def from_spec(

@@ -1,9 +1,9 @@
-"""Which text encoder a configuration or a saved folder means."""
+"""Text encoders by name: a new one is a file beside this one and a line here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,14 @@ from medvl.text.huggingface import PretrainedEncoder
 if TYPE_CHECKING:
     from medvl.config import TextConfig
 
-SPECS = ("builtin", "minilm", "none", "hf:ID-or-folder")
+# Name, or prefix of a name -> the class that builds and loads it.
+TEXT_ENCODERS: dict[str, type[TextEncoder]] = {
+    "builtin": BuiltinEncoder,
+    "minilm": PretrainedEncoder,
+    "hf:": PretrainedEncoder,
+}
+# Keys of the section `text` that only some encoders have, with their defaults; see `TextEncoder.takes`.
+OPTIONS: dict[str, Any] = {"train_layers": 0, "layers": 2, "tokenizer": None, "init": None}
 
 
 def build_text_encoder(
@@ -51,24 +58,13 @@ def build_text_encoder(
     """
     if max_tokens is not None and max_tokens < 1:
         raise InputError.out_of_range(f"text.max_tokens: {max_tokens}", expected="at least 1")
-    if spec != "none":  # a recipe without text may leave the other keys as they stand
-        _check_options(spec, train_layers, layers, tokenizer, init)
-    if spec == "none":
+    if spec == "none":  # a recipe without text may leave the other keys as they stand
         return None
-    if spec == "builtin":
-        options: dict[str, Any] = {"texts": texts, "patients": patients, "dim": dim, "layers": layers, "seed": seed}
-        options |= {"max_tokens": max_tokens, "tokenizer": tokenizer}
-        return (
-            BuiltinEncoder.from_texts(**options) if init is None else BuiltinEncoder.from_folder(Path(init), **options)
-        )
-    if spec == "minilm" or spec.startswith("hf:"):
-        return PretrainedEncoder.from_spec(spec, max_tokens=max_tokens, train_layers=train_layers)
-    like = nearest(spec, SPECS)
-    raise InputError.unknown(
-        f"unknown text encoder {spec!r}",
-        expected=" | ".join(SPECS),
-        remedy=f"did you mean {like}?" if like else None,
-    )
+    given = {"train_layers": train_layers, "layers": layers, "tokenizer": tokenizer, "init": init}
+    kind = _find(spec)
+    _check_options(spec, kind, given)
+    options = {name: value for name, value in given.items() if name in kind.takes}
+    return kind.build(spec, texts=texts, patients=patients, dim=dim, max_tokens=max_tokens, seed=seed, **options)
 
 
 def configured_encoder(
@@ -95,25 +91,31 @@ def load_text_encoder(folder: Path, *, show_progress: bool = True) -> TextEncode
     if not path.is_file():
         raise InputError.missing_file("no text encoder here", file=path, expected="the text/ folder of a model")
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if stored["spec"] == "builtin":
-        return BuiltinEncoder.load(folder)
-    return PretrainedEncoder.load(folder, show_progress=show_progress)
+    return _find(stored["spec"]).load(folder, show_progress=show_progress)
 
 
-def _check_options(spec: str, train_layers: int, layers: int, tokenizer: str | None, init: str | None) -> None:
+def _find(spec: str) -> type[TextEncoder]:
+    """The class of a name. InputError, with the nearest one, where there is none."""
+    prefix, colon, _ = spec.partition(":")
+    if prefix + colon in TEXT_ENCODERS:
+        return TEXT_ENCODERS[prefix + colon]
+    names = [*(f"{name}ID-or-folder" if name.endswith(":") else name for name in TEXT_ENCODERS), "none"]
+    like = nearest(spec, names)
+    raise InputError.unknown(
+        f"unknown text encoder {spec!r}",
+        expected=" | ".join(names),
+        remedy=f"did you mean {like}?" if like else None,
+    )
+
+
+def _check_options(spec: str, kind: type[TextEncoder], given: Mapping[str, Any]) -> None:
     """An option that does nothing for this encoder is an error, not silence."""
-    if train_layers < 0:
-        raise InputError.out_of_range(f"text.train_layers: {train_layers}", expected="0 (wholly frozen) or more")
-    if layers < 1:
-        raise InputError.out_of_range(f"text.layers: {layers}", expected="at least 1")
-    if spec == "builtin" and train_layers:
-        raise InputError.conflict(
-            f"text.train_layers: {train_layers} with text.encoder builtin",
-            expected="a pretrained encoder (minilm, hf:ID-or-folder); of the built-in one everything is trained",
-        )
-    foreign = {"tokenizer": tokenizer, "init": init, "layers": None if layers == 2 else layers}
-    for name, value in foreign.items():
-        if spec != "builtin" and value is not None:
+    for name, lowest in (("train_layers", 0), ("layers", 1)):
+        if given[name] < lowest:
+            raise InputError.out_of_range(f"text.{name}: {given[name]}", expected=f"{lowest} or more")
+    for name, value in given.items():
+        if name not in kind.takes and value != OPTIONS[name]:
+            others = " | ".join(other for other, taker in TEXT_ENCODERS.items() if name in taker.takes)
             raise InputError.conflict(
-                f"text.{name}: {value} with text.encoder {spec}", expected="text.encoder: builtin"
+                f"text.{name}: {value} with text.encoder {spec}", expected=f"text.encoder: {others}"
             )
