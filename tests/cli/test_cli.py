@@ -76,15 +76,8 @@ def test_every_verb_that_writes_csv_marks_formulas() -> None:
     options = {words: {name for option in verb.params for name in option.opts} for words, verb in verbs().items()}
     without = {" ".join(words) for words, names in options.items() if "--out" in names and "--excel-safe" not in names}
     assert without == {
-        "demo",
-        "train",
-        "convert",
-        "data audit",
-        "data pack",
-        "data unpack",
-        "data tokenizer",
-        "x pretrain-text",
-    }
+        "demo", "train", "convert", "data audit", "data pack", "data unpack", "data tokenizer", "x pretrain-text",
+    }  # fmt: skip
 
 
 def test_bad_input_is_one_line_and_exit_code_2() -> None:

@@ -96,18 +96,14 @@ def test_text_report_and_exit_code_of_a_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
-        (("w.pth", "--out", "w.onnx"), "unsupported"),
-        (("w.pth", "--out", "no/such/w.pth"), "missing_file"),
-        (("w.pth", "--out", "w.pth"), "exists"),
-        (("w.pth", "--out", "folder.pth"), "exists"),
+        (("w.pth", "--out", "w.onnx"), "unsupported"), (("w.pth", "--out", "no/such/w.pth"), "missing_file"),
+        (("w.pth", "--out", "w.pth"), "exists"), (("w.pth", "--out", "folder.pth"), "exists"),
         (("w.pth", "--out", "folder.safetensors"), "exists"),
-        (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown"),
-        (("e.pth", "--out", "x.pth"), "unsupported"),
-        (("absent.pth", "--out", "x.pth"), "missing_file"),
-        (("medvl:lvit_regions", "--out", "x.pth"), "unsupported"),
+        (("w.pth", "--out", "x.pth", "--to", "timm"), "unknown"), (("e.pth", "--out", "x.pth"), "unsupported"),
+        (("absent.pth", "--out", "x.pth"), "missing_file"), (("medvl:lvit_regions", "--out", "x.pth"), "unsupported"),
         (("medvl:nothing", "--out", "x.pth"), "missing_file"),
     ],
-)
+)  # fmt: skip
 def test_what_it_refuses(words: tuple[str, ...], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_tensors(Path("w.pth"), build_image_encoder("resnet18_nano").state_dict())

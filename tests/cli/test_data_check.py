@@ -63,12 +63,9 @@ def test_what_is_missing(tmp_path: Path) -> None:
     facts = json.loads(done.stdout)
     found = {part["what"]: (part["found"], part["missing"]) for part in facts["parts"]}
     assert found == {
-        "labels": (1, 0),
-        "official list: train and validation": (0, 1),
-        "official list: test": (0, 1),
-        "images": (2, 112118),
-        "boxes": (0, 1),
-    }
+        "labels": (1, 0), "official list: train and validation": (0, 1), "official list: test": (0, 1),
+        "images": (2, 112118), "boxes": (0, 1),
+    }  # fmt: skip
     assert facts["complete"] is False and "NIH Clinical Center" in facts["terms"]
     text = run("nih", str(folder)).stdout
     assert "2 found, 112,118 MISSING" in text and "something is missing" in text

@@ -164,15 +164,8 @@ RANGES = {
     "objective.focal_gamma": (2, "inf", -1),
     "objective.ce_balance": ("plain", "even", True),
     "objective.terms": (
-        [{"name": "dice", "weight": 1, "form": "batch"}],
-        [],
-        None,
-        {},
-        [3],
-        [{"weight": 1}],
-        [{"name": "dice", "weight": -1}],
-        [{"name": "dice", "weight": True}],
-        [{"name": "dice", "weight": 0}],
+        [{"name": "dice", "weight": 1, "form": "batch"}], [], None, {}, [3], [{"weight": 1}],
+        [{"name": "dice", "weight": -1}], [{"name": "dice", "weight": True}], [{"name": "dice", "weight": 0}],
         [{"name": "dice", "smooth": float("nan")}],
     ),
     "detect.anchors": ("fit", [[1, -1]], [[1]], [1]),
@@ -184,7 +177,7 @@ RANGES = {
     "task": ("segment", [], {}, None, "segmentation"),
     "fidelity": ("paper", [], {}),
     "protocol": (None, [], "nope"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", RANGES)

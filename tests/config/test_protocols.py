@@ -70,17 +70,10 @@ def test_a_set_is_used_only_where_it_is_named() -> None:
 def test_mgcas_detection_fixes_its_loss_and_what_counts_as_a_prediction() -> None:
     """G2D, section 5.2 (reference). An override of any of it is said in the plan."""
     fixed = {
-        "detect.anchors": "published",
-        "detect.assign": "each_scale",
-        "detect.lambda_xy": 2.5,
-        "detect.lambda_wh": 2.5,
-        "detect.lambda_conf": 1.0,
-        "detect.lambda_noobj": 0.5,
-        "detect.lambda_cls": 1.0,
-        "detect.ignore_iou": 0.5,
-        "detect.score_threshold": 0.5,
-        "detect.nms_iou": 0.5,
-    }
+        "detect.anchors": "published", "detect.assign": "each_scale", "detect.lambda_xy": 2.5,
+        "detect.lambda_wh": 2.5, "detect.lambda_conf": 1.0, "detect.lambda_noobj": 0.5, "detect.lambda_cls": 1.0,
+        "detect.ignore_iou": 0.5, "detect.score_threshold": 0.5, "detect.nms_iou": 0.5,
+    }  # fmt: skip
     plan = protocol_plan(config_dict(make_config({"protocol": "mgca_detection"})))["protocol"]
     assert {key: value for key, value in plan["sets"].items() if key.startswith("detect.")} == fixed
     assert {key: getattr(DetectConfig(), key.partition(".")[2]) for key in fixed} == fixed  # as without the protocol
@@ -103,14 +96,11 @@ def test_settings_by_set_and_label_fraction() -> None:
 @pytest.mark.parametrize(
     "tree",
     [
-        {"protocol": "mgca_segmentaton"},
-        {"protocol": "mgca_segmentation:simm"},
-        {"protocol": "kad_finetune:"},
-        {"protocol": "mgca_linear", "task": "segment"},
-        {"protocol": "mgca_linear", "task": "pretrain"},
+        {"protocol": "mgca_segmentaton"}, {"protocol": "mgca_segmentation:simm"}, {"protocol": "kad_finetune:"},
+        {"protocol": "mgca_linear", "task": "segment"}, {"protocol": "mgca_linear", "task": "pretrain"},
         {"protocol": "medklip"},
     ],
-)
+)  # fmt: skip
 def test_a_wrong_protocol_is_refused(tree: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         make_config(tree)

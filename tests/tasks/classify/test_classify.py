@@ -318,20 +318,15 @@ def test_it_starts_from_another_programs_weights(films: Path, tmp_path: Path, en
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "conflict"),
-        (("text.encoder=builtin",), "conflict"),
-        (("train.freeze_encoder=true",), "conflict"),
-        (("model.name=lvit",), "conflict"),
-        (("fidelity=paper",), "conflict"),
-        (("model.options.size=3",), "unknown_key"),
-        (("model.options.dropout=2",), "out_of_range"),
-        (("classify.classes=[disk]",), "unknown"),
+        (("semi.epi=labels",), "conflict"), (("text.encoder=builtin",), "conflict"),
+        (("train.freeze_encoder=true",), "conflict"), (("model.name=lvit",), "conflict"),
+        (("fidelity=paper",), "conflict"), (("model.options.size=3",), "unknown_key"),
+        (("model.options.dropout=2",), "out_of_range"), (("classify.classes=[disk]",), "unknown"),
         (("classify.labels=multiclass",), "conflict"),
         (("classify.labels=multiclass", "classify.negative_names=[]"), "malformed"),
-        (("init=weights:nowhere.pth",), "missing_file"),
-        (("data.views=[XX]",), "empty"),
+        (("init=weights:nowhere.pth",), "missing_file"), (("data.views=[XX]",), "empty"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(
     films: Path, tmp_path: Path, overrides: tuple[str, ...], kind: str
 ) -> None:

@@ -328,20 +328,14 @@ def test_a_detector_that_goes_on_has_the_anchors_that_its_recipe_names(films: Pa
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "conflict"),
-        (("text.encoder=builtin",), "conflict"),
-        (("model.name=lvit",), "conflict"),
-        (("model.options.size=3",), "unknown_key"),
-        (("model.options.head_channels=30",), "malformed"),
-        (("detect.classes=[disk]",), "unknown"),
-        (("detect.anchors=[[1,2]]",), "malformed"),
-        (("detect.anchrs=fit",), "unknown_key"),
-        (("data.boxes_from=masks",), "empty"),
-        (("init=weights:nowhere.pth",), "missing_file"),
-        (("data.context_columns=[view]",), "conflict"),
-        (("data.balance=siim",), "conflict"),
+        (("semi.epi=labels",), "conflict"), (("text.encoder=builtin",), "conflict"),
+        (("model.name=lvit",), "conflict"), (("model.options.size=3",), "unknown_key"),
+        (("model.options.head_channels=30",), "malformed"), (("detect.classes=[disk]",), "unknown"),
+        (("detect.anchors=[[1,2]]",), "malformed"), (("detect.anchrs=fit",), "unknown_key"),
+        (("data.boxes_from=masks",), "empty"), (("init=weights:nowhere.pth",), "missing_file"),
+        (("data.context_columns=[view]",), "conflict"), (("data.balance=siim",), "conflict"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(
     films: Path, tmp_path: Path, overrides: tuple[str, ...], kind: str
 ) -> None:

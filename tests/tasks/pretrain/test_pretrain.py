@@ -162,15 +162,12 @@ def test_interrupted_and_resumed_is_the_same(pairs: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("pretrain.decoder=none",),
-        ("pretrain.decoder=reconstruction",),
-        ("pretrain.decoder=pseudo_mask", "pretrain.mask.aggregate=false"),
-        ("pretrain.shuffle_masks=true",),
+        ("pretrain.decoder=none",), ("pretrain.decoder=reconstruction",),
+        ("pretrain.decoder=pseudo_mask", "pretrain.mask.aggregate=false"), ("pretrain.shuffle_masks=true",),
         ("pretrain.mask.threshold=gmm", "pretrain.mask.smooth=none", "pretrain.mask.body_mask=false"),
-        ("fidelity=released",),
-        ("fidelity=paper",),
+        ("fidelity=released",), ("fidelity=paper",),
     ],
-)
+)  # fmt: skip
 def test_the_schools_and_ablations_are_switches(pairs: Path, overrides: tuple[str, ...]) -> None:
     task, batch = task_of(config_of(pairs, *overrides))
     losses = task.backward(batch, None, lambda loss: loss.backward())
@@ -516,24 +513,18 @@ def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> 
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "conflict"),
-        (("model.options.size=3",), "unknown_key"),
-        (("model.options.nonsense=3",), "unknown_key"),
-        (("text.encoder=none",), "missing"),
+        (("semi.epi=labels",), "conflict"), (("model.options.size=3",), "unknown_key"),
+        (("model.options.nonsense=3",), "unknown_key"), (("text.encoder=none",), "missing"),
         (("model.options.pool=average",), "conflict"),
         (("pretrain.mask.source=evidence", "pretrain.mask.domain=image"), "conflict"),
-        (("train.batch_size=30",), "empty"),
-        (("train.batch_size=1",), "empty"),
+        (("train.batch_size=30",), "empty"), (("train.batch_size=1",), "empty"),
         (("pretrain.accumulate=5",), "empty"),
         (("pretrain.accumulate=100", "pretrain.accumulate_mode=micro"), "empty"),
-        (("model.options.heads=many",), "out_of_range"),
-        (("model.options.projection_dim=0",), "out_of_range"),
-        (("data.image_size=[0,64]",), "out_of_range"),
-        (("train.max_steps=0",), "out_of_range"),
-        (("data.views=[XX]",), "empty"),
-        (("data.laterality=null",), "missing"),
+        (("model.options.heads=many",), "out_of_range"), (("model.options.projection_dim=0",), "out_of_range"),
+        (("data.image_size=[0,64]",), "out_of_range"), (("train.max_steps=0",), "out_of_range"),
+        (("data.views=[XX]",), "empty"), (("data.laterality=null",), "missing"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(
     pairs: Path, tmp_path: Path, overrides: tuple[str, ...], kind: str
 ) -> None:

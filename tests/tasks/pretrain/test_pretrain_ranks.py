@@ -35,10 +35,7 @@ def config_of(manifest: str, pretrain: dict[str, Any], batch_size: int) -> Confi
         {
             "task": "pretrain",
             "data": {
-                "manifest": manifest,
-                "laterality": "patient",
-                "image_size": [48, 48],
-                "in_channels": 1,
+                "manifest": manifest, "laterality": "patient", "image_size": [48, 48], "in_channels": 1,
                 "augment": {"scheme": "none"},
             },
             "text": {"dim": 16},
@@ -46,7 +43,7 @@ def config_of(manifest: str, pretrain: dict[str, Any], batch_size: int) -> Confi
             "pretrain": {"warmup_steps": 0, **pretrain},
             "train": {"batch_size": batch_size, "accelerator": "cpu"},
         }
-    )
+    )  # fmt: skip
 
 
 def ready(config: Config, world_size: int, folder: str) -> tuple[PretrainLearner, Batch]:

@@ -39,12 +39,9 @@ from medvl.train.prepare import prepare
 from medvl.train.run import train
 
 SEMI = [
-    "data.label_fraction=0.4",
-    "semi.epi=labels",
-    "semi.lv_bank=labelled",
-    "train.epochs=2",
+    "data.label_fraction=0.4", "semi.epi=labels", "semi.lv_bank=labelled", "train.epochs=2",
     "train.steps_per_epoch=3",
-]
+]  # fmt: skip
 
 
 def make_task(
