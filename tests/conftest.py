@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -47,6 +49,32 @@ def generate() -> ModuleType:
     folder = Path(__file__).resolve().parents[1] / "docs"
     sys.path.insert(0, str(folder))  # it imports its neighbours
     return importlib.import_module("generate")
+
+
+@pytest.fixture
+def example() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a file of docs/examples; what it registers is forgotten after the test."""
+    from medvl.core import task
+    from medvl.losses.segmentation import TERMS
+    from medvl.models.encoders.registry import ENCODERS
+    from medvl.models.registry import MODELS
+    from medvl.text.registry import TEXT_ENCODERS
+
+    folder = Path(__file__).resolve().parents[1] / "docs" / "examples"
+    registries: list[dict[str, Any]] = [task._tasks, TERMS, ENCODERS, MODELS, TEXT_ENCODERS]  # type: ignore[list-item]
+    before = [dict(registry) for registry in registries]
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"example_{name}", folder / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.fixture(scope="session")
