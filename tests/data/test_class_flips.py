@@ -155,9 +155,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(**augment: Any) -> Config:
+def config_of(task: str = "segment", **augment: Any) -> Config:
     data = {"image_size": [8, 12], "in_channels": 1, "normalize": "none", "laterality": "patient"}
-    return make_config({"data": {**data, "augment": {**STILL, **augment}}})
+    return make_config({"task": task, "data": {**data, "augment": {**STILL, **augment}}})
 
 
 def test_masks_of_a_flipped_sample_are_those_of_the_mirrored_image(folder: Path) -> None:
@@ -191,13 +191,17 @@ def test_labels_of_a_flipped_sample_are_those_of_the_mirrored_image(folder: Path
     dataset = ClassDataset(labels, config_of(p_flip_lr=1.0).data, seed=0, train=True)
     assert labels.values.tolist() == [[1, 0], [0, 1]]
     assert [dataset[0, i].target.ravel().tolist() for i in range(2)] == [[0, 1], [1, 0]]
-    for names, augment in ((SIDES[:1], {"p_flip_lr": 0.1}), (SIDES, {"p_rot90": 0.1}), (SIDES, {"scheme": "released"})):
-        with pytest.raises(InputError, match="Left Lung"):
+    turned: list[dict[str, Any]] = [{"p_rot90": 0.1}, {"scheme": "released"}]
+    for kind, names, augment in (
+        ("mismatch", SIDES[:1], {"p_flip_lr": 0.1}),
+        *(("conflict", SIDES, a) for a in turned),
+    ):
+        with refused(kind, naming="Left Lung"):
             ClassDataset(class_labels(records, names, ClassifyConfig()), config_of(**augment).data, seed=0, train=True)
 
 
 def test_boxes_of_a_flipped_sample_are_those_of_the_mirrored_image(folder: Path) -> None:
-    config = config_of(p_flip_lr=1.0)
+    config = config_of("detect", p_flip_lr=1.0)
     labels = box_labels(load_manifest(folder / "m.csv").records, ("left_lung", "right_lung"), config)
     dataset = BoxDataset(labels, config.data, seed=0, train=True)
     plain = BoxDataset(labels, config.data, seed=0, train=False)
@@ -208,4 +212,4 @@ def test_boxes_of_a_flipped_sample_are_those_of_the_mirrored_image(folder: Path)
     one = box_labels(load_manifest(folder / "m.csv").records, ("left_lung",), config)
     with refused("mismatch", naming="left_lung"):
         BoxDataset(one, config.data, seed=0, train=True)
-    assert BoxDataset(one, config_of().data, seed=0, train=True)[0, 0].boxes is not None
+    assert BoxDataset(one, config_of("detect").data, seed=0, train=True)[0, 0].boxes is not None
