@@ -15,10 +15,15 @@ import typer
 from faults import refused
 from PIL import Image
 
+import medvl
 from medvl.cli.old_spellings import classify, ground
 from medvl.config import load_config
 from medvl.core.errors import UnfinishedError
+from medvl.core.task import find_task
 from medvl.data.masks import read_mask
+from medvl.evaluation.request import EvaluationRequest
+from medvl.inference.batch import predict_files
+from medvl.text.prompts import load_prompts
 from medvl.train.run import train
 
 Cli = Callable[..., str]
@@ -153,7 +158,7 @@ def _log(discs: Path) -> Path:
 def test_ground_one_image(discs: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--out", out)
-    assert "no mask, no box" in text and f"medvl ground {discs / 'run'} MANIFEST --split val" in text
+    assert "no box" in text and f"medvl ground {discs / 'run'} MANIFEST --split val" in text
     assert {p.name for p in out.iterdir()} == {"30__upper-opacity_similarity.png", "predictions.csv"}
     words = ["--text", "upper opacity", "--text", "lower opacity", "--threshold", "-1", "--out", out]
     found = json.loads(cli("ground", discs / "run", discs / "30.png", *words, "--json"))
@@ -238,3 +243,34 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
 def test_ground_errors(discs: Path, cli: Cli, words: list[Any], kind: str) -> None:
     with refused(kind):
         cli("ground", discs / "run", discs / words[0], *words[1:])
+
+
+def test_predict_and_load_ask_a_pre_training_too(discs: Path, tmp_path: Path) -> None:
+    """The same answers from `medvl predict` and from `medvl.load`."""
+    run = discs / "run"
+    rows = predict_files(run, [discs / "30.png"], ["upper opacity"], tmp_path / "maps", threshold=-1)
+    reader = medvl.load(run).set_image(discs / "30.png")
+    answer = reader.ground("upper opacity", -1)
+    assert rows[0]["highest"] == round(float(answer.similarity_map.max()), 6)
+    assert (read_mask(tmp_path / "maps" / rows[0]["mask"]) == answer.mask).all()
+    names = ["upper_opacity", "lower_opacity"]
+    (row,) = predict_files(run, [discs / "30.png"], [], tmp_path / "probs", classes=names)
+    probs = reader.classify(load_prompts().prompts(names))
+    assert [row[f"prob_{name}"] for name in names] == [round(probs[name], 6) for name in names]
+    with refused("missing", file=discs / "30.png"):
+        predict_files(run, [discs / "30.png"], [], tmp_path / "no")
+    with refused("conflict"):
+        predict_files(run, [discs / "30.png"], ["opacity"], tmp_path / "no", classes=names)
+    assert not (tmp_path / "no").exists()
+
+
+def test_evaluate_finds_out_whether_masks_or_labels_are_scored(discs: Path, tmp_path: Path) -> None:
+    def scored(name: str, **options: Any) -> dict[str, Any]:
+        request = EvaluationRequest(str(discs / "run"), discs / "manifest.csv", tmp_path / name, options=options)
+        return find_task("pretrain").evaluate(request)[0]
+
+    assert scored("masks", target="spot")["target"] == "spot"
+    by_class = scored("labels", classes=["upper_opacity", "lower_opacity"])
+    assert by_class["evaluation"] == "zero-shot classify" and by_class["num_cases"] == 8
+    with refused("conflict"):
+        scored("no", probe=True)

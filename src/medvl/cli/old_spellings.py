@@ -190,7 +190,7 @@ def ground(
             model, sources, text or [], out, threshold=threshold, device=device, choice=choice, task="pretrain",
             text_column="text", options=options,
         )  # fmt: skip
-        lines = [*map(_line, rows), *([_no_threshold(model)] if threshold is None else [])]
+        lines = [*map(line_of, rows), *([_no_threshold(model)] if threshold is None else [])]
         print(json.dumps({"phrases": rows, "out": str(out)}) if as_json else "\n".join(lines))
         return
     source = scored[0]
@@ -250,14 +250,6 @@ def _has_masks(source: str) -> bool:
         return True
     columns = read_table(source, needed=("image",)).columns
     return any(name == "mask" or (name.startswith("mask_") and name not in NOT_A_MASK) for name in columns)
-
-
-def _line(row: dict[str, Any]) -> str:
-    if not row["mask"]:
-        box = "no mask, no box"
-    else:
-        box = f"box x0 y0 x1 y1: {row['box']}" if row["box"] else "no box"
-    return f"{row['similarity']}  {row['text']!r}  {box}; highest {row['highest']:.3f} at x {row['x']}, y {row['y']}"
 
 
 def _no_threshold(model: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.options import AsJson, Device, ExcelSafe, split_overrides
+from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, split_overrides
 
 SOURCES_HELP = (
     "images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY), folders (with all folders below), globs in quotes, "
@@ -28,8 +28,17 @@ def predict(
     context: Annotated[
         list[str] | None, typer.Option(help="a clinical variable that the model takes, e.g. age=63; repeat for more")
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="of a pre-training: a,b,... whose probabilities are asked by prompts")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="of a pre-training: YAML of prompt families")] = None,
+    family: Annotated[str | None, typer.Option(help="of a pre-training: family of that file")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="of masks and classes: probability [0.5]; of boxes: lowest score")
+        float | None,
+        typer.Option(
+            help="of masks and classes: probability [0.5]; of boxes: lowest score; of a pre-training's texts: a cosine "
+            "from which a place is in the mask [no mask]"
+        ),
     ] = None,
     device: Device = "cpu",
     max_megapixels: Annotated[
@@ -38,7 +47,7 @@ def predict(
     as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """Segment images by text; a detector finds boxes, a classifier gives probabilities. All at native size.
+    """Ask a model of any task about images: masks of a text, boxes, probabilities of classes, where a text is.
 
     Of masks: PNG (and NIfTI with spacing), overlays and predictions.csv. Of all slices of a volume: one NIfTI mask of
     its shape. Of boxes: overlays and detections.csv. Rows of a manifest are asked with their own texts unless --text
@@ -72,6 +81,8 @@ def predict(
         choice=parse_slice(slices),
         text_column=text_column,
         columns=table_columns(overrides),
+        classes=[] if classes is None else names_of(classes),
+        options={name: value for name, value in (("prompts", prompts), ("family", family)) if value is not None},
     )
     if as_json:
         print(json.dumps({"predictions": rows, "out": str(out)}))
@@ -84,9 +95,14 @@ def predict(
 
 def line_of(row: dict[str, object]) -> str:
     """A row of predictions.csv or detections.csv for a terminal."""
+    if "similarity" in row:
+        box = f"box x0 y0 x1 y1: {row['box']}" if row["box"] else "no box"
+        return (
+            f"{row['similarity']}  {row['text']!r}  {box}; highest {row['highest']:.3f} at x {row['x']}, y {row['y']}"
+        )
     if "mask" in row:
         return f"{row['mask']}  {row['text']!r}  {row['pred_px']} px"
     if "score" in row:
         return f"{row['id']}  {row['class']} {row['score']:.2f}  {row['x0']} {row['y0']} {row['x1']} {row['y1']}"
     probs = ", ".join(f"{name.removeprefix('prob_')} {p:.3f}" for name, p in row.items() if name.startswith("prob_"))
-    return f"{row['id']}  {row['labels'] or 'no class'}  ({probs})"
+    return f"{row['id']}  {row['labels'] or 'no class'}  ({probs})" if "labels" in row else f"{row['id']}  {probs}"

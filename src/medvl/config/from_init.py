@@ -40,7 +40,7 @@ def init_config(tree: Mapping[str, Any]) -> Path | None:
 
 def has_network(run: Config, task: str, name: str | None) -> bool:
     """Whether a run is of this task, and of the network of that name (None: of any)."""
-    return run.task == task and name in (None, run.model.name)
+    return (run.task, run.model.name) == (task, name or run.model.name)
 
 
 def fixed_by(run: Config, task: str, name: str) -> dict[str, Any]:

@@ -62,6 +62,11 @@ class Protocol:
     differs: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
 
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether it is one of zero-shot classification, which trains nothing and has no recipe."""
+        return self.task == ZERO_SHOT
+
     def values(self, which: str | None = None, label_fraction: float = 1.0) -> dict[str, Any]:
         """{key: value} for one of `sets` (None: what holds for all) at a label fraction."""
         return {
@@ -119,14 +124,14 @@ def protocol_values(tree: Mapping[str, Any], source: str = "configuration") -> d
         InputError: no such protocol, or one of another task than the tree's.
     """
     protocol, which = find_protocol(tree["protocol"], source)
-    if protocol.task == ZERO_SHOT or tree.get("task", protocol.task) != protocol.task:
+    if protocol.is_zero_shot or tree.get("task", protocol.task) != protocol.task:
         asker = f"task: {tree['task']}" if "task" in tree else "a recipe"
         fitting = [name for name, one in all_protocols().items() if one.task == tree.get("task", "segment")]
         raise InputError.mismatch(
             f"protocol {protocol.name} is of {protocol.task}, not of {asker}",
             file=source,
             expected=", ".join(fitting) or None,
-            remedy=f"medvl classify --protocol {protocol.name}" if protocol.task == ZERO_SHOT else None,
+            remedy=f"medvl classify --protocol {protocol.name}" if protocol.is_zero_shot else None,
         )
     data = tree.get("data")
     fraction = data.get("label_fraction", 1.0) if isinstance(data, Mapping) else 1.0
@@ -173,7 +178,7 @@ def markdown() -> str:
     parts = []
     for protocol in all_protocols().values():
         names = [f"`{protocol.name}`", *(f"`{protocol.name}:{one}`" for one in protocol.sets)]
-        kind = "`medvl classify --protocol`" if protocol.task == ZERO_SHOT else f"`task: {protocol.task}`"
+        kind = "`medvl classify --protocol`" if protocol.is_zero_shot else f"`task: {protocol.task}`"
         parts += [f"## {protocol.name}", "", f"{protocol.title}. {kind}; {', '.join(names)}.", ""]
         parts += ["| key | value | source | evidence | note |", "| --- | --- | --- | --- | --- |"]
         for row in protocol.settings:

@@ -72,7 +72,7 @@ class Question:
         return self.threshold
 
     def _of_text(self) -> dict[str, object]:
-        return {"text": self.texts, "context": self.context, "classes": self.classes}
+        return {"text": self.texts, "context": self.context, "classes": self.classes, **self.options}
 
     def refuse_text(self, model: str) -> None:
         """InputError where a text or its context is given to a model that takes none."""

@@ -75,7 +75,7 @@ class EvaluationKind:
 
 def all_kinds() -> tuple[EvaluationKind, ...]:
     """The kinds of all tasks."""
-    return tuple(kind for task in all_tasks() for kind in task.evaluations())
+    return tuple(kind for one_task in all_tasks() for kind in one_task.evaluations())
 
 
 def find_kind(name: str, path: Path) -> EvaluationKind:

@@ -41,7 +41,7 @@ class MaskFiles:
         question: Question,
     ) -> None:
         """InputError where a text is missing or not wanted, before any file is written."""
-        if question.classes:
+        if question.classes or question.options:
             raise InputError.conflict("a segmentation model takes no --classes", remedy='--text "PHRASE"')
         self.threshold = question.probability(0.5)
         self.predictor = Predictor.load(model, device=question.device)
