@@ -11,7 +11,7 @@ from medvl.config import ModelConfig
 from medvl.core.errors import FaultKind
 from medvl.models.g2d import G2D
 from medvl.models.lvit import LViT
-from medvl.models.registry import MODELS, build_model, model_keys
+from medvl.models.registry import MODELS, build_model, configured_options
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,15 @@ def test_unknown_names_and_options(name: str, options: dict[str, Any], kind: Fau
 
 
 def test_size_and_encoder_go_where_they_belong() -> None:
-    assert model_keys(LViT, ModelConfig("lvit", "nano", "resnet18")) == {"size": "nano", "encoder": "resnet18"}
-    assert model_keys(G2D, ModelConfig("g2d", None, "resnet18")) == {"encoder": "resnet18"}
-    for network, model in (
-        (G2D, ModelConfig("g2d", "nano", "resnet18")),
-        (MODELS["unet"], ModelConfig("unet", "nano", "resnet18")),
-        (MODELS["clipseg"], ModelConfig("clipseg", "nano", None)),
+    both, one = ModelConfig("lvit", "nano", "resnet18"), ModelConfig("g2d", None, "resnet18", {"heads": 2})
+    assert configured_options(LViT, both, {}, plam="avg") == {"size": "nano", "encoder": "resnet18", "plam": "avg"}
+    assert configured_options(G2D, one, {"text_dim": 8}) == {"encoder": "resnet18", "text_dim": 8, "heads": 2}
+    for network, model, kind in (
+        (G2D, ModelConfig("g2d", "nano", "resnet18"), FaultKind.UNSUPPORTED),
+        (MODELS["unet"], ModelConfig("unet", "nano", "resnet18"), FaultKind.UNSUPPORTED),
+        (MODELS["clipseg"], ModelConfig("clipseg", "nano", None), FaultKind.UNSUPPORTED),
+        (LViT, ModelConfig("lvit", "nano", "ucnn", {"encoder": "resnet18"}), FaultKind.UNKNOWN_KEY),
+        (LViT, ModelConfig("lvit", "nano", "ucnn", {"text_dim": 9}), FaultKind.UNKNOWN_KEY),  # of section text
     ):
-        assert refused(lambda network=network, model=model: model_keys(network, model)).kind == FaultKind.UNSUPPORTED
+        fault = refused(lambda network=network, model=model: configured_options(network, model, {"text_dim": 8}))
+        assert fault.kind == kind

@@ -56,6 +56,38 @@ def build_model(name: str, **options: Any) -> SegmentationNetwork:
         InputError: an unknown name or option (with the nearest one), or a value the network does not take.
     """
     known = option_names(name)
+    _check_names(name, options, known)
+    return construct(MODELS[name], name, options)
+
+
+def configured_options(
+    network: type[nn.Module], model: ModelConfig, set_elsewhere: Mapping[str, Any], **options: Any
+) -> dict[str, Any]:
+    """The constructor arguments of a network by its section `model`: `size` and `encoder`, and its options.
+
+    Args:
+        set_elsewhere: arguments that other sections say, which are no options.
+        options: in the place of `model.options` of that name.
+
+    Raises:
+        InputError: a size or an image encoder for a network that has no such thing, or an option that it has not.
+    """
+    known = constructor_names(network)
+    keys = {key: value for key, value in (("size", model.size), ("encoder", model.encoder)) if value is not None}
+    for key, value in keys.items():
+        if key not in known:
+            has = [f"model.{other}" for other in ("size", "encoder") if other in known]
+            raise InputError.unsupported(
+                f"model {model.name} has no model.{key} ({value})",
+                expected=has[0] if has else "neither model.size nor model.encoder",
+            )
+    free = tuple(name for name in known if name not in {"size", "encoder", *set_elsewhere})
+    _check_names(model.name, model.options, free)
+    return {**keys, **set_elsewhere, **model.options, **options}
+
+
+def _check_names(name: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """InputError, naming the nearest, unless network `name` has all of `options`."""
     for key in options:
         if key not in known:
             like = nearest(key, known)
@@ -64,25 +96,6 @@ def build_model(name: str, **options: Any) -> SegmentationNetwork:
                 expected=", ".join(known),
                 remedy=f"did you mean {like}?" if like else None,
             )
-    return construct(MODELS[name], name, options)
-
-
-def model_keys(network: type[nn.Module], model: ModelConfig) -> dict[str, str]:
-    """`size` and `encoder` of a section `model`, as far as the network's constructor takes them.
-
-    Raises:
-        InputError: one of them is given to a network that has no such thing.
-    """
-    known = constructor_names(network)
-    given = {key: value for key, value in (("size", model.size), ("encoder", model.encoder)) if value is not None}
-    for key, value in given.items():
-        if key not in known:
-            other = next((other for other in ("size", "encoder") if other in known), None)
-            raise InputError.unsupported(
-                f"model {model.name} has no model.{key} ({value})",
-                expected=f"model.{other}" if other else "neither model.size nor model.encoder",
-            )
-    return given
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -103,19 +116,9 @@ def construct(network: type[Network], name: str, options: Mapping[str, Any]) -> 
         ) from error
 
 
-def image_network_options(network: type[nn.Module], name: str, config: Config, num_classes: int) -> dict[str, Any]:
-    """The arguments of a network that takes images alone; `name` is what an error calls it."""
-    known = constructor_names(network)
-    set_here: dict[str, Any] = {
-        **model_keys(network, config.model),
-        "in_channels": config.data.in_channels,
-        "num_classes": num_classes,
-        "image_size": config.data.image_size,
-    }
-    for key in config.model.options:
-        if key not in known or key in set_here:
-            raise InputError.unknown_key(
-                f"model.options.{key} is no option of {name}",
-                expected=", ".join(option for option in known if option not in set_here),
-            )
-    return {**set_here, **config.model.options}
+def image_network_options(network: type[nn.Module], config: Config, num_classes: int) -> dict[str, Any]:
+    """The arguments of a network that takes images alone. InputError as in `configured_options`."""
+    set_elsewhere = {
+        "in_channels": config.data.in_channels, "num_classes": num_classes, "image_size": config.data.image_size,
+    }  # fmt: skip
+    return configured_options(network, config.model, set_elsewhere)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from medvl.models.encoders.base import ImageEncoder
 from medvl.models.encoders.registry import ENCODERS
 from medvl.models.g2d import G2D
 from medvl.models.lvit import LViT
-from medvl.models.registry import model_keys
+from medvl.models.registry import configured_options
 from medvl.models.yolo import YOLO
 from medvl.weights.external import load_encoder, write_tensors
 from medvl.weights.transfer import load_foreign, start_from_g2d
@@ -60,7 +61,8 @@ def build(task: str) -> nn.Module:
     model = tree.setdefault("model", {})
     model |= {"encoder": "toy"} | ({"size": "nano"} if task == "lvit" else {})
     torch.manual_seed(0)
-    return network(**model_keys(network, make_config(tree).model), in_channels=1, image_size=64, **options)
+    set_elsewhere = {"in_channels": 1, "image_size": 64, **options}
+    return network(**configured_options(network, replace(make_config(tree).model, options={}), set_elsewhere))
 
 
 @pytest.mark.parametrize("task", NETWORKS)

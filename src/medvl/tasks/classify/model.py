@@ -37,4 +37,4 @@ def build_classifier(config: Config, num_classes: int) -> Classifier:
 
 def classifier_options(config: Config, num_classes: int) -> dict[str, Any]:
     """The constructor arguments of a configuration's network. InputError on an option that it does not have."""
-    return image_network_options(ImageClassifier, "classifier", config, num_classes)
+    return image_network_options(ImageClassifier, config, num_classes)

@@ -35,4 +35,4 @@ def build_detector(config: Config, num_classes: int) -> Detector:
 
 def detector_options(config: Config, num_classes: int) -> dict[str, Any]:
     """The constructor arguments of a configuration's network. InputError on an option that it does not have."""
-    return image_network_options(YOLO, "yolo", config, num_classes)
+    return image_network_options(YOLO, config, num_classes)

@@ -16,7 +16,7 @@ from medvl.core.errors import InputError
 from medvl.data.context import ContextRules
 from medvl.models.g2d import G2D, ImageOutput
 from medvl.models.module import TextModule
-from medvl.models.registry import construct, constructor_names, model_keys
+from medvl.models.registry import configured_options, construct
 from medvl.text.base import TextEncoder
 from medvl.text.registry import configured_encoder
 
@@ -58,16 +58,7 @@ def build_g2d_model(
 
 def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
     """The constructor arguments of a configuration's G2D. InputError on an option that G2D does not have."""
-    options = dict(config.model.options)
-    known = constructor_names(G2D)
-    set_here = {"encoder", "in_channels", "num_outputs", "text_dim", "image_size", "decoder"}
-    for key in options:
-        if key not in known or key in set_here:
-            raise InputError.unknown_key(
-                f"model.options.{key} is no option of g2d",
-                expected=", ".join(name for name in known if name not in set_here),
-            )
-    pretrain = config.pretrain
+    options, pretrain = config.model.options, config.pretrain
     if pretrain.mask.source == "evidence" and pretrain.mask.domain == "image":
         raise InputError.conflict(
             "pretrain.mask.source: evidence with domain: image", expected="domain: body",
@@ -79,12 +70,11 @@ def g2d_options(config: Config, encoder: TextEncoder) -> dict[str, Any]:
         )
     heads = options.get("heads", 4)
     outputs = {"pseudo_mask": 1 if pretrain.mask.aggregate else heads, "reconstruction": config.data.in_channels}
-    return {
-        **model_keys(G2D, config.model),
+    set_elsewhere = {
         "in_channels": config.data.in_channels,
         "num_outputs": outputs.get(pretrain.decoder, 1),
         "text_dim": encoder.dim,
         "image_size": config.data.image_size,
         "decoder": "none" if pretrain.decoder == "none" else "unet",
-        **options,
     }
+    return configured_options(G2D, config.model, set_elsewhere)

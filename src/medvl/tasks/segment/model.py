@@ -12,7 +12,7 @@ from medvl.config import Config
 from medvl.core.errors import InputError
 from medvl.data.context import ContextRules
 from medvl.models.module import SegmentModel
-from medvl.models.registry import MODELS, build_model, model_keys, option_names
+from medvl.models.registry import MODELS, build_model, configured_options, option_names
 from medvl.text.base import TextEncoder
 from medvl.text.registry import configured_encoder
 
@@ -41,22 +41,21 @@ def build_segmenter(
 
 def network_options(config: Config, num_classes: int, encoder: TextEncoder | None) -> dict[str, Any]:
     """The constructor arguments of a configuration's network."""
-    options = dict(config.model.options)
+    set_elsewhere = {
+        "in_channels": config.data.in_channels,
+        "num_classes": num_classes + (config.objective.mode == "multiclass"),  # class 0 is then the background
+        "image_size": config.data.image_size,
+    }
+    instead: dict[str, Any] = {}
     if "text_dim" in option_names(config.model.name):
         if encoder is not None:
-            options["text_dim"] = encoder.dim
+            set_elsewhere["text_dim"] = encoder.dim
         elif config.model.name == "lvit":
-            options["text_merge"] = "none"  # LViT-TW
+            instead["text_merge"] = "none"  # LViT-TW
         else:
             raise InputError.missing(
                 f"model {config.model.name} is guided by text and text.encoder is none",
                 expected="text.encoder: builtin, minilm or hf:ID-or-folder",
                 remedy="model.name: unet has no text",
             )
-    return {
-        **model_keys(MODELS[config.model.name], config.model),
-        "in_channels": config.data.in_channels,
-        "num_classes": num_classes + (config.objective.mode == "multiclass"),  # class 0 is then the background
-        "image_size": config.data.image_size,
-        **options,
-    }
+    return configured_options(MODELS[config.model.name], config.model, set_elsewhere, **instead)
