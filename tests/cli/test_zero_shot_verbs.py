@@ -17,8 +17,9 @@ from PIL import Image
 
 import medvl
 from medvl.cli.old_spellings import classify, ground
+from medvl.cli.predict import predict
 from medvl.config import load_config
-from medvl.core.errors import UnfinishedError
+from medvl.core.errors import FaultKind, InputError, UnfinishedError
 from medvl.core.task import find_task
 from medvl.data.masks import read_mask
 from medvl.evaluation.request import EvaluationRequest
@@ -64,6 +65,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     app = typer.Typer()
     app.command("classify")(classify)
     app.command("ground")(ground)
+    app.command("predict")(predict)
 
     def call(*words: object) -> str:
         app([str(word) for word in words], standalone_mode=False)
@@ -231,13 +233,13 @@ def test_ground_folders_and_volumes(discs: Path, cli: Cli, tmp_path: Path) -> No
     ("words", "kind"),
     [
         (["30.png", "--out", "x"], "missing"),
-        (["30.png", "missing", "a"], "missing"),
-        (["30.png", "missing", "a", "--split", "test", "--seed", "1"], "conflict"),
-        (["manifest.csv", "missing", "a"], "conflict"),
+        (["30.png", "--text", "a"], "missing"),
+        (["30.png", "--text", "a", "--split", "test", "--seed", "1"], "conflict"),
+        (["manifest.csv", "--text", "a"], "conflict"),
         (["manifest.csv", "--phrase", "a", "--phrase-column", "b", "--target", "spot"], "conflict"),
         (["manifest.csv"], "unknown"),
         (["manifest.csv", "--target", "spots"], "missing_column"),
-        (["absent.png", "missing", "a", "--out", "x"], "missing_file"),
+        (["absent.png", "--text", "a", "--out", "x"], "missing_file"),
     ],
 )
 def test_ground_errors(discs: Path, cli: Cli, words: list[Any], kind: str) -> None:
@@ -274,3 +276,39 @@ def test_evaluate_finds_out_whether_masks_or_labels_are_scored(discs: Path, tmp_
     assert by_class["evaluation"] == "zero-shot classify" and by_class["num_cases"] == 8
     with refused("conflict"):
         scored("no", probe=True)
+
+
+def test_predict_asks_a_pre_trained_model(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    images = [discs / "30.png", discs / "31.png"]
+    made = json.loads(
+        cli("predict", discs / "run", *images, "--text", "upper opacity", "--out", tmp_path / "a", "--json")
+    )
+    table = rows_of(tmp_path / "a" / "predictions.csv")
+    assert [row["id"] for row in table] == [row["id"] for row in made["predictions"]] == ["30", "31"]
+    assert all((tmp_path / "a" / row["similarity"]).is_file() for row in table)
+    old = json.loads(
+        cli("ground", discs / "run", *images, "--text", "upper opacity", "--out", tmp_path / "b", "--json")
+    )
+    assert old["phrases"] == made["predictions"]
+    text = cli("predict", discs / "run", *images, "--classes", "upper_opacity, lower_opacity", "--out", tmp_path / "c")
+    assert text.startswith("30  (upper_opacity 0.") and len(text.splitlines()) == 2
+    rows = rows_of(tmp_path / "c" / "predictions.csv")
+    cases = tmp_path / "cases"
+    cli("classify", discs / "run", *images, "--classes", "upper_opacity,lower_opacity", "--out", cases)
+    for row, case in zip(rows, rows_of(cases / "cases.csv"), strict=True):
+        assert float(row["prob_upper_opacity"]) == pytest.approx(float(case["prob_upper_opacity"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--classes", "a", "--text", "b"),
+        ("--classes", "a", "--sigma", "2"),
+        ("--text", "b", "--temperature", "none"),
+        ("--text", "b", "--context", "age=3"),
+    ],
+)
+def test_predict_refuses_what_does_not_fit(discs: Path, cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        cli("predict", discs / "run", discs / "30.png", "--out", tmp_path / "out", *words)
+    assert caught.value.kinds == (FaultKind.CONFLICT,) and not (tmp_path / "out").exists()

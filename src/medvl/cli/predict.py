@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, split_overrides
+from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, show, split_overrides
 
 SOURCES_HELP = (
     "images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MHA, NPY), folders (with all folders below), globs in quotes, "
@@ -16,29 +17,51 @@ SOURCES_HELP = (
 SLICE_HELP = "of volumes and files of several frames: a number from 0, or all"
 
 
+class How(StrEnum):
+    """How a cell of the image gets into the space of the texts."""
+
+    value = "value"
+    projector = "projector"
+
+
+class Temperature(StrEnum):
+    """What the cosines are divided by before the softmax."""
+
+    model = "model"
+    none = "none"
+
+
 def predict(
     model: Annotated[str, typer.Argument(help="model or run folder; medvl:lvit_regions ships with medvl")],
     sources: Annotated[list[str], typer.Argument(metavar="IMAGES", help=SOURCES_HELP)],
-    out: Annotated[Path, typer.Option(help="folder for masks, overlays and predictions.csv")],
-    text: Annotated[list[str] | None, typer.Option(help="what to segment; repeat for several phrases")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the table, masks, maps and overlays")],
+    text: Annotated[list[str] | None, typer.Option(help="what to look for; repeat for several texts")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="pre-trained model: classes to give the probabilities of, e.g. effusion,edema")
+    ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="of a manifest: column of the phrases; default as in training")
+        str | None, typer.Option(help="of a manifest: column of the texts; default as in training")
     ] = None,
     slices: Annotated[str | None, typer.Option("--slice", help=f"{SLICE_HELP} (one mask volume)")] = None,
     context: Annotated[
         list[str] | None, typer.Option(help="a clinical variable that the model takes, e.g. age=63; repeat for more")
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="of a pre-training: a,b,... whose probabilities are asked by prompts")
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="of a pre-training: YAML of prompt families")] = None,
-    family: Annotated[str | None, typer.Option(help="of a pre-training: family of that file")] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            help="of masks and classes: probability [0.5]; of boxes: lowest score; of a pre-training's texts: a cosine "
-            "from which a place is in the mask [no mask]"
-        ),
+        typer.Option(help="of masks and classes: probability [0.5]; of boxes: lowest score; pre-trained: cosine"),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="pre-trained model: Gaussian smoothing of the map in cells, 0 = none [1.5]")
+    ] = None,
+    how: Annotated[
+        How | None, typer.Option(help="pre-trained model: value path of the attention pool [value], or its projector")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="with --classes: YAML of prompt families; default the shipped one")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="with --classes: family of that file [its first]")] = None,
+    temperature: Annotated[
+        Temperature | None, typer.Option(help="with --classes: divide the cosines by that of the model, or by 1")
     ] = None,
     device: Device = "cpu",
     max_megapixels: Annotated[
@@ -47,15 +70,14 @@ def predict(
     as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """Ask a model of any task about images: masks of a text, boxes, probabilities of classes, where a text is.
+    """Ask a model about images, by its task: masks of texts, boxes, probabilities of classes. All at native size.
 
-    Of masks: PNG (and NIfTI with spacing), overlays and predictions.csv. Of all slices of a volume: one NIfTI mask of
-    its shape. Of boxes: overlays and detections.csv. Rows of a manifest are asked with their own texts unless --text
-    is given. Images of the same name are told apart by their folders. Exit code 1 when some images could not be read.
+    Segmentation: masks as PNG (and NIfTI with spacing), overlays, predictions.csv; of all slices of a volume one NIfTI
+    mask of its shape. Detector: overlays and detections.csv. Classifier: predictions.csv. Pre-trained model: with
+    --text a map of where each text is, with --threshold also its mask and box; with --classes probabilities by prompts.
+    Rows of a manifest are asked with their own texts unless --text is given. Images of the same name are told apart by
+    their folders. Exit code 1 when some images could not be read.
     """
-    import json
-
-    from medvl.core.errors import InputError
     from medvl.core.limits import allow_megapixels
     from medvl.data.columns import table_columns
     from medvl.data.images import parse_slice
@@ -63,12 +85,8 @@ def predict(
 
     if max_megapixels is not None:
         allow_megapixels(max_megapixels)
-    given = {}
-    for word in context or []:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise InputError.malformed(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
-        given[name.strip()] = value.strip()
+    options: dict[str, Any] = {"sigma": sigma, "how": how and how.value, "prompts": prompts, "family": family}
+    options["temperature"] = temperature and temperature.value
     images, overrides = split_overrides(sources)
     rows = predict_files(
         model,
@@ -77,32 +95,44 @@ def predict(
         out,
         threshold=threshold,
         device=device,
-        context=given,
+        context=_pairs(context or []),
         choice=parse_slice(slices),
         text_column=text_column,
         columns=table_columns(overrides),
-        classes=[] if classes is None else names_of(classes),
-        options={name: value for name, value in (("prompts", prompts), ("family", family)) if value is not None},
+        classes=names_of(classes or ""),
+        options={name: value for name, value in options.items() if value is not None},
     )
-    if as_json:
-        print(json.dumps({"predictions": rows, "out": str(out)}))
-    else:
-        for row in rows:
-            print(line_of(row), flush=True)
-        if not rows:  # masks and probabilities have a row for every image
-            print(f"no box was detected; {out}: detections.csv")
+    lines = [line_of(row) for row in rows] or [f"no box was detected; {out}: detections.csv"]
+    if threshold is None and any("similarity" in row for row in rows):
+        lines.append(
+            f"mask and box need --threshold: medvl evaluate {model} MANIFEST, with masks of what is looked for, prints "
+            "the best of val"
+        )
+    show({"predictions": rows, "out": str(out)}, "\n".join(lines), as_json)
 
 
-def line_of(row: dict[str, object]) -> str:
+def _pairs(words: list[str]) -> dict[str, str]:
+    from medvl.core.errors import InputError
+
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InputError.malformed(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def line_of(row: dict[str, Any]) -> str:
     """A row of predictions.csv or detections.csv for a terminal."""
     if "similarity" in row:
-        box = f"box x0 y0 x1 y1: {row['box']}" if row["box"] else "no box"
-        return (
-            f"{row['similarity']}  {row['text']!r}  {box}; highest {row['highest']:.3f} at x {row['x']}, y {row['y']}"
-        )
+        box = f"box x0 y0 x1 y1: {row['box']}" if row["box"] else "no box" if row["mask"] else "no mask, no box"
+        highest = f"highest {row['highest']:.3f} at x {row['x']}, y {row['y']}"
+        return f"{row['similarity']}  {row['text']!r}  {box}; {highest}"
     if "mask" in row:
         return f"{row['mask']}  {row['text']!r}  {row['pred_px']} px"
     if "score" in row:
         return f"{row['id']}  {row['class']} {row['score']:.2f}  {row['x0']} {row['y0']} {row['x1']} {row['y1']}"
     probs = ", ".join(f"{name.removeprefix('prob_')} {p:.3f}" for name, p in row.items() if name.startswith("prob_"))
-    return f"{row['id']}  {row['labels'] or 'no class'}  ({probs})" if "labels" in row else f"{row['id']}  {probs}"
+    chosen = f"  {row['labels'] or 'no class'}" if "labels" in row else ""
+    return f"{row['id']}{chosen}  ({probs})"

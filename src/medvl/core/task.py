@@ -71,14 +71,18 @@ class Question:
             raise InputError.out_of_range(f"threshold {self.threshold}", expected="a probability from 0 to 1")
         return self.threshold
 
-    def _of_text(self) -> dict[str, object]:
-        return {"text": self.texts, "context": self.context, "classes": self.classes, **self.options}
+    def takes(self, model: str, *names: str) -> None:
+        """InputError where something is given that a model does not take.
 
-    def refuse_text(self, model: str) -> None:
-        """InputError where a text or its context is given to a model that takes none."""
-        given = [f"--{name}" for name, value in self._of_text().items() if value]
+        Args:
+            model: in words, e.g. "a classifier".
+            names: what it takes: text, context, classes, and options by name.
+        """
+        values = {"text": self.texts, "context": self.context, "classes": self.classes, **self.options}
+        given = [name for name, value in values.items() if value and name not in names]
         if given:
-            raise InputError.conflict(f"{model} takes no text", remedy=f"leave {' and '.join(given)} out")
+            options = " and ".join(f"--{name}" for name in given)
+            raise InputError.conflict(f"{model} takes no {', '.join(given)}", remedy=f"leave {options} out")
 
 
 class Answerer(Protocol):

@@ -20,6 +20,7 @@ from medvl.config import Config, DataConfig, make_config
 from medvl.config.overrides import apply_override
 from medvl.core.errors import InputError
 from medvl.core.files import read_json, write_json, write_text
+from medvl.core.task import find_task
 from medvl.data.audit.audit import audit_manifest, audit_text
 from medvl.data.columns import guess_table
 from medvl.data.hashes import HashStore
@@ -59,7 +60,7 @@ class Fitted:
 
     run: Path
     task: str
-    report: Path | None
+    report: Path | None  # None after a dry run
     summary: dict[str, Any]
 
 
@@ -96,6 +97,8 @@ def fit_table(
     _audit(data, out)
     data = _with_splits(data, out, seed)
     plan = _choose(data, task)
+    if test and not find_task(plan.task).needs_labels:
+        raise InputError.conflict(f"--test with task: {plan.task}, which is not scored", remedy="leave --test out")
     _say("plan", *plan.lines)
     if plan.labelled_only and not any(word.startswith("init=") for word in overrides):
         stage = out / FIT / "labelled_only"
@@ -107,10 +110,11 @@ def fit_table(
     _train(config, out, dry_run, command)
     if dry_run:
         return Fitted(out, config.task, None, {})
-    report, summary = _reported(out, config, "val")
+    _say("report", "on the split val")
+    report, summary = make_report(out)
     if test:
-        _say("test", "the split test is opened, and that is logged")
-        _reported(out, config, "test")
+        _say("report", "on the split test, which is opened, and that is logged")
+        make_report(out, split="test")
     return Fitted(out, config.task, report, summary)
 
 
@@ -244,12 +248,6 @@ def _train(config: Config, run: Path, dry_run: bool, command: str) -> None:
         train(None, run, resume=True, command=command)
     else:
         train(config, run, dry_run=dry_run, command=command)
-
-
-def _reported(out: Path, config: Config, split: str) -> tuple[Path | None, dict[str, Any]]:
-    """Evaluate a split, unless that was done, and write the page."""
-    _say("report", f"on the split {split}")
-    return make_report(out, split=split)
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class ClassifyTask(Task):
         """Writes predictions.csv with the probabilities of the classes."""
         from medvl.tasks.classify.predict import ClassPredictor, LabelFiles
 
-        question.refuse_text("a classifier")
+        question.takes("a classifier")
         threshold = question.probability(0.5)
         return LabelFiles(ClassPredictor.load(model, question.device), out, threshold)
 

@@ -85,7 +85,7 @@ class DetectTask(Task):
         """Writes detections.csv and a picture of each image with its boxes."""
         from medvl.tasks.detect.predict import BoxFiles, BoxPredictor
 
-        question.refuse_text("a detector")
+        question.takes("a detector")
         predictor = BoxPredictor.load(model, question.device)
         return BoxFiles(predictor, out, question.probability(predictor.config.detect.score_threshold))
 

@@ -99,12 +99,10 @@ class PretrainTask(Task):
         from medvl.tasks.pretrain.predict import ClassFiles, GroundFiles
         from medvl.tasks.pretrain.zero_shot import ZeroShot
 
-        if question.context:
-            raise InputError.conflict("a pre-trained model takes no context of an image", remedy="leave --context out")
-        if question.classes and question.texts:
-            raise InputError.conflict(
-                "--text and --classes", expected="one of them: where it is, or whether it is there"
-            )
+        if question.classes:
+            question.takes("a pre-trained model with --classes", "classes", "prompts", "family", "temperature")
+        else:
+            question.takes("a pre-trained model without --classes", "text", "sigma", "how")
         reader = ZeroShot.load(model, question.device)
         if question.classes:
             return ClassFiles(reader, images, out, question)

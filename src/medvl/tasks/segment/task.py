@@ -92,6 +92,7 @@ class SegmentTask(Task):
         """Writes masks, overlays and predictions.csv."""
         from medvl.tasks.segment.predict import MaskFiles
 
+        question.takes("a segmentation model", "text", "context")
         return MaskFiles(model, images, out, question)
 
     def evaluations(self) -> tuple[EvaluationKind, ...]:
