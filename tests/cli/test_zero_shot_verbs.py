@@ -16,6 +16,7 @@ from faults import refused
 from PIL import Image
 
 import medvl
+from medvl.cli.evaluate import evaluate
 from medvl.cli.old_spellings import classify, ground
 from medvl.cli.predict import predict
 from medvl.config import load_config
@@ -66,6 +67,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     app.command("classify")(classify)
     app.command("ground")(ground)
     app.command("predict")(predict)
+    app.command("evaluate")(evaluate)
 
     def call(*words: object) -> str:
         app([str(word) for word in words], standalone_mode=False)
@@ -160,7 +162,7 @@ def _log(discs: Path) -> Path:
 def test_ground_one_image(discs: Path, cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = cli("ground", discs / "run", discs / "30.png", "--text", "upper opacity", "--out", out)
-    assert "no box" in text and f"medvl ground {discs / 'run'} MANIFEST --split val" in text
+    assert "no mask, no box" in text and f"medvl evaluate {discs / 'run'} MANIFEST" in text
     assert {p.name for p in out.iterdir()} == {"30__upper-opacity_similarity.png", "predictions.csv"}
     words = ["--text", "upper opacity", "--text", "lower opacity", "--threshold", "-1", "--out", out]
     found = json.loads(cli("ground", discs / "run", discs / "30.png", *words, "--json"))
@@ -311,4 +313,43 @@ def test_predict_asks_a_pre_trained_model(discs: Path, cli: Cli, tmp_path: Path)
 def test_predict_refuses_what_does_not_fit(discs: Path, cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as caught:
         cli("predict", discs / "run", discs / "30.png", "--out", tmp_path / "out", *words)
+    assert caught.value.kinds == (FaultKind.CONFLICT,) and not (tmp_path / "out").exists()
+
+
+def test_evaluate_scores_a_pre_trained_model(discs: Path, cli: Cli, tmp_path: Path) -> None:
+    """By phrases where there are masks, by prompts where an option says so; as the older verbs do."""
+    run, manifest = discs / "run", discs / "manifest.csv"
+    for old, words in (("ground", ["--target", "spot"]), ("classify", ["--temperature", "none"])):
+        scored = json.loads(cli("evaluate", run, manifest, *words, "--out", tmp_path / old, "--json"))
+        expected = json.loads(cli(old, run, manifest, *words, "--out", tmp_path / f"{old}_old", "--json"))
+        assert scored["metrics"] == expected["metrics"] and scored["num_cases"] == expected["num_cases"] > 0
+        assert (tmp_path / old / "cases.csv").read_bytes() == (tmp_path / f"{old}_old" / "cases.csv").read_bytes()
+    assert json.loads(cli("evaluate", run, manifest, "--phrase", "upper opacity", "--target", "spot", "--out",
+                          tmp_path / "one", "--json"))["phrase"] == "upper opacity"  # fmt: skip
+    fixed = json.loads(cli("evaluate", run, manifest, "--classes", "upper_opacity", "--threshold", "0.5", "--out",
+                           tmp_path / "fixed", "--json"))  # fmt: skip
+    assert list(fixed["by_class"]) == ["upper_opacity"] and next(iter(fixed["decisions"])) == "threshold 0.5"
+    lines = rows_of(manifest)
+    with (discs / "labels.csv").open("w", newline="") as file:
+        columns = [name for name in lines[0] if not name.startswith("mask")]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    labels = json.loads(cli("evaluate", run, discs / "labels.csv", "--out", tmp_path / "labels", "--json"))
+    assert labels["evaluation"] == "zero-shot classify"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--classes", "upper_opacity", "--sigma", "2"),
+        ("--empty-mask", "zero"),
+        ("--group-by", "split"),
+        ("--target", "spot", "--probe"),
+        ("--update-card",),
+    ],
+)
+def test_evaluate_refuses_what_does_not_fit(discs: Path, cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        cli("evaluate", discs / "run", discs / "manifest.csv", "--out", tmp_path / "out", *words)
     assert caught.value.kinds == (FaultKind.CONFLICT,) and not (tmp_path / "out").exists()

@@ -8,9 +8,16 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.old_spellings import How, ProtocolName, Temperature
-from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, show
-from medvl.cli.predict import SLICE_HELP
+from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, show, split_overrides
+from medvl.cli.predict import SLICE_HELP, How, Temperature
+
+
+class ProtocolName(StrEnum):
+    """Published protocols of zero-shot classification; what each sets: docs/protocols.md."""
+
+    chexzero = "chexzero"
+    medklip = "medklip"
+    kad = "kad"
 
 
 class EmptyMask(StrEnum):
@@ -69,16 +76,19 @@ def evaluate(
     as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """Score a model, or a folder of masks made by any program, on one split of a manifest.
+    """Score a model of any task, or a folder of masks made by any program, on one split of a manifest.
 
-    Writes cases.csv (one row per case) and summary.json: Dice and IoU in both conventions, Dice as MGCA's program
-    counts it and of the positives, HD95, ASSD and lesions, each with a 95 % interval by patient. A folder of masks
-    holds <id>.png or <id>__<phrase-slug>.png, and for several classes <id>__<class>.png. Of a classifier (task:
-    classify): AUC, average precision, F1, calibration and the curves; its thresholds are chosen on val unless one is
-    given. Of a detector (task: detect): both mAPs, COCO's AP, a fixed mean box beside them, and detections.csv; the
-    threshold is the lowest score of a prediction. Of a pre-trained model (task: pretrain), which learned no masks and
-    no labels: where texts are, against the masks of a manifest, beside shuffled texts and chance; or, without masks or
-    with options of prompts, AUC, F1, accuracy and MCC of classes by prompts.
+    Writes cases.csv (one row per case) and summary.json, with a 95 % interval by patient for each metric.
+
+    Masks: Dice and IoU in both conventions, Dice as MGCA's program counts it and of the positives, HD95, ASSD and
+    lesions. A folder of masks holds <id>.png or <id>__<phrase-slug>.png, and for several classes <id>__<class>.png.
+
+    Classifier: AUC, average precision, F1, calibration and the curves; its thresholds are chosen on val unless one is
+    given. Detector: both mAPs, COCO's AP, a fixed mean box beside them, and detections.csv.
+
+    Pre-trained model: grounding of phrases where the manifest has masks (Dice, IoU, recall, pointing game, contrast,
+    beside shuffled phrases and chance), else, or with an option of the prompts, classification by prompts against the
+    labels (AUC, F1, accuracy, MCC). It was trained on neither.
     """
     from medvl.data.images import parse_slice
     from medvl.evaluation.request import EvaluationRequest, run_request
@@ -124,49 +134,6 @@ def evaluate(
     show(summary, text, as_json)
 
 
-def report(
-    model: Annotated[str, typer.Argument(help="run or model folder, or medvl:lvit_regions")],
-    manifest: Annotated[Path | None, typer.Argument(help="manifest; default the one the model was trained on")] = None,
-    split: Annotated[str, typer.Option(help="split to show; test is logged in the model's folder")] = "val",
-    out: Annotated[Path | None, typer.Option(help="the HTML file; default RUN/report/SPLIT/report.html")] = None,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="show report text in the page")] = True,
-    group_by: Annotated[
-        list[str] | None, typer.Option(help="column to tabulate by; default: those with few values")
-    ] = None,
-    probe_rows: Annotated[int, typer.Option(help="rows of the text probe at most, a seeded choice")] = 600,
-    threshold: Annotated[float, typer.Option(help="probability above which a pixel belongs to the mask")] = 0.5,
-    text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-    excel_safe: ExcelSafe = False,
-) -> None:
-    """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
-
-    Evaluates and probes the split unless the results are already in RUN/report/SPLIT. Of a pre-training (task:
-    pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with their reports.
-    Of a classifier (task: classify): AUC and calibration of each class, the curves, the confusion matrix.
-    Of a detector (task: detect): average precision beside a fixed mean box, precision and recall by score, images
-    with their boxes.
-    """
-    import json
-
-    from medvl.evaluation.report.page import make_report
-
-    path, summary = make_report(
-        model,
-        manifest,
-        split=split,
-        out=out,
-        include_text=text,
-        group_by=group_by or (),
-        probe_rows=probe_rows,
-        threshold=threshold,
-        overrides=[] if text_column is None else [f"data.text_column={text_column}"],
-        device=device,
-    )
-    print(json.dumps({"report": str(path), "summary": summary}) if as_json else str(path))
-
-
 def compare(
     runs: Annotated[
         list[str],
@@ -196,18 +163,16 @@ def compare(
     """Compare runs on the same cases, over seeds and patients, with paired tests, and show cases side by side.
 
     Dice and IoU in both conventions, of classifiers AUC (macro and of each class). Runs that differ in nothing but
-    their seeds are one method. A run without an evaluation in RUN/report/SPLIT is evaluated first. Folders written by
-    medvl evaluate (masks of any program included), classify and ground are taken as they are. Runs of several tasks
-    give one table a task. With --folds the runs of a cross-validation are one run of all its cases.
+    their seeds are one method. A run without an evaluation in RUN/report/SPLIT is evaluated first. Folders that
+    medvl evaluate wrote (masks of any program included) are taken as they are. Runs of several tasks give one table a
+    task. With --folds the runs of a cross-validation are one run of all its cases.
     """
-    import json
-
     from medvl.evaluation.compare import compare as run
     from medvl.evaluation.comparison_tables import as_text
 
-    overrides = [word for word in runs if "=" in word and not Path(word).exists()]
+    folders, overrides = split_overrides(runs)
     result = run(
-        [word for word in runs if word not in overrides],
+        folders,
         split=split,
         manifest_path=manifest,
         names=names or (),
@@ -220,4 +185,45 @@ def compare(
         pictures=pictures,
         include_text=text,
     )
-    print(json.dumps(result) if as_json else as_text(result, out))
+    show(result, as_text(result, out), as_json)
+
+
+def report(
+    model: Annotated[str, typer.Argument(help="run or model folder, or medvl:lvit_regions")],
+    manifest: Annotated[Path | None, typer.Argument(help="manifest; default the one the model was trained on")] = None,
+    split: Annotated[str, typer.Option(help="split to show; test is logged in the model's folder")] = "val",
+    out: Annotated[Path | None, typer.Option(help="the HTML file; default RUN/report/SPLIT/report.html")] = None,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="show report text in the page")] = True,
+    group_by: Annotated[
+        list[str] | None, typer.Option(help="column to tabulate by; default: those with few values")
+    ] = None,
+    probe_rows: Annotated[int, typer.Option(help="rows of the text probe at most, a seeded choice")] = 600,
+    threshold: Annotated[float, typer.Option(help="probability above which a pixel belongs to the mask")] = 0.5,
+    text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    excel_safe: ExcelSafe = False,
+) -> None:
+    """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
+
+    Evaluates and probes the split unless the results are already in RUN/report/SPLIT. Of a pre-training (task:
+    pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with their reports.
+    Of a classifier (task: classify): AUC and calibration of each class, the curves, the confusion matrix.
+    Of a detector (task: detect): average precision beside a fixed mean box, precision and recall by score, images
+    with their boxes.
+    """
+    from medvl.evaluation.report.page import make_report
+
+    path, summary = make_report(
+        model,
+        manifest,
+        split=split,
+        out=out,
+        include_text=text,
+        group_by=group_by or (),
+        probe_rows=probe_rows,
+        threshold=threshold,
+        overrides=[] if text_column is None else [f"data.text_column={text_column}"],
+        device=device,
+    )
+    show({"report": str(path), "summary": summary}, str(path), as_json)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from medvl.cli.options import AsJson, Device, ExcelSafe
-from medvl.cli.predict import SLICE_HELP, SOURCES_HELP, line_of
+from medvl.cli.evaluate import ProtocolName
+from medvl.cli.options import AsJson, Device, ExcelSafe, names_of, show
+from medvl.cli.predict import SLICE_HELP, SOURCES_HELP, How, Temperature, line_of, lines_of
 
 
 class ThresholdFrom(StrEnum):
@@ -18,21 +19,6 @@ class ThresholdFrom(StrEnum):
 
     fixed = "fixed"
     val = "val"
-
-
-class ProtocolName(StrEnum):
-    """Published protocols of zero-shot classification; what each sets: docs/protocols.md."""
-
-    chexzero = "chexzero"
-    medklip = "medklip"
-    kad = "kad"
-
-
-class Temperature(StrEnum):
-    """What the cosines are divided by before the softmax."""
-
-    model = "model"
-    none = "none"
 
 
 def classify(
@@ -75,7 +61,6 @@ def classify(
 
     Intervals of 95 % by patient. The threshold of the published tables, chosen on the scored split, stands apart.
     """
-    import json
     import sys
 
     from medvl.core.errors import InputError
@@ -117,21 +102,14 @@ def classify(
         records,
         load_prompts(prompts, asked_family),
         split=split,
-        classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+        classes=None if classes is None else names_of(classes),
         out=out,
         seed=seed,
         device=device,
         slice_index=choice,
         **values,
     )
-    print(json.dumps(record.summary) if as_json else as_text(record.summary, out))
-
-
-class How(StrEnum):
-    """How a cell of the image gets into the space of the texts."""
-
-    value = "value"
-    projector = "projector"
+    show(record.summary, as_text(record.summary, out), as_json)
 
 
 def ground(
@@ -190,8 +168,7 @@ def ground(
             model, sources, text or [], out, threshold=threshold, device=device, choice=choice, task="pretrain",
             text_column="text", options=options,
         )  # fmt: skip
-        lines = [*map(line_of, rows), *([_no_threshold(model)] if threshold is None else [])]
-        print(json.dumps({"phrases": rows, "out": str(out)}) if as_json else "\n".join(lines))
+        show({"phrases": rows, "out": str(out)}, "\n".join(lines_of(rows, model, threshold)), as_json)
         return
     source = scored[0]
     if len(sources) > 1:
@@ -252,14 +229,6 @@ def _has_masks(source: str) -> bool:
     return any(name == "mask" or (name.startswith("mask_") and name not in NOT_A_MASK) for name in columns)
 
 
-def _no_threshold(model: str) -> str:
-    """How to come by a threshold: a cosine means something only for one model, set and `--how`."""
-    return (
-        "mask and box need --threshold: "
-        f"medvl ground {model} MANIFEST --split val, with masks of what is looked for, prints the best of val"
-    )
-
-
 def detect(
     model: Annotated[str, typer.Argument(help="run or model folder of task: detect")],
     sources: Annotated[list[str], typer.Argument(metavar="IMAGES", help=SOURCES_HELP)],
@@ -273,20 +242,14 @@ def detect(
     excel_safe: ExcelSafe = False,
 ) -> None:
     """Find boxes in images, as `medvl predict` with a detector: detections.csv in native pixels, and overlays."""
-    import json
-
     from medvl.data.images import parse_slice
     from medvl.inference.batch import predict_files
 
     rows = predict_files(
         model, sources, [], out, threshold=threshold, device=device, choice=parse_slice(slices), task="detect"
     )
-    if as_json:
-        print(json.dumps({"detections": rows, "out": str(out)}))
-        return
-    for row in rows:
-        print(line_of(row))
-    print(f"{len(rows)} boxes on {len({row['id'] for row in rows})} images; {out}: detections.csv")
+    lines = [*map(line_of, rows), f"{len(rows)} boxes on {len({row['id'] for row in rows})} images"]
+    show({"detections": rows, "out": str(out)}, "\n".join(lines) + f"; {out}: detections.csv", as_json)
 
 
 VERBS: dict[str, Callable[..., None]] = {"classify": classify, "ground": ground, "detect": detect}

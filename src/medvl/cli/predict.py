@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,12 +103,7 @@ def predict(
         classes=names_of(classes or ""),
         options={name: value for name, value in options.items() if value is not None},
     )
-    lines = [line_of(row) for row in rows] or [f"no box was detected; {out}: detections.csv"]
-    if threshold is None and any("similarity" in row for row in rows):
-        lines.append(
-            f"mask and box need --threshold: medvl evaluate {model} MANIFEST, with masks of what is looked for, prints "
-            "the best of val"
-        )
+    lines = lines_of(rows, model, threshold) or [f"no box was detected; {out}: detections.csv"]
     show({"predictions": rows, "out": str(out)}, "\n".join(lines), as_json)
 
 
@@ -121,6 +117,20 @@ def _pairs(words: list[str]) -> dict[str, str]:
             raise InputError.malformed(f"--context {word!r} is not name=value", expected="e.g. --context age=63")
         pairs[name.strip()] = value.strip()
     return pairs
+
+
+def lines_of(rows: Sequence[dict[str, Any]], model: str, threshold: float | None) -> list[str]:
+    """The rows for a terminal, and how to come by a threshold where a pre-trained model was asked without one.
+
+    A cosine means something only for one model, set and `--how`.
+    """
+    lines = [line_of(row) for row in rows]
+    if threshold is None and any("similarity" in row for row in rows):
+        lines.append(
+            f"mask and box need --threshold: medvl evaluate {model} MANIFEST, with masks of what is looked for, prints "
+            "the best of val"
+        )
+    return lines
 
 
 def line_of(row: dict[str, Any]) -> str:
