@@ -36,7 +36,7 @@ from medvl.data.importers import layouts
 from medvl.evaluation.case_metrics import POOLED_NOTE
 from medvl.evaluation.record import evaluation_of
 from medvl.experiments.sweep import Cell, Sweep, is_sweep, load_sweep
-from medvl.experiments.zero_shot_cells import AskPhrases
+from medvl.experiments.zero_shot_cells import PhraseQuery
 
 RECALL_AT = (1, 5, 10)
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,9 +164,9 @@ def planned_sweeps(recipes: Path) -> dict[Path, About]:
 
 def planned_task(sweep: Sweep, cell: Cell) -> str:
     """Of which of `TASKS` a cell will be."""
-    if isinstance(cell.asked, AskPhrases):
+    if isinstance(cell.query, PhraseQuery):
         return "ground"
-    return "zero-shot classify" if cell.asked else sweep.config(cell, Path("OUT"), Path("DATA")).task
+    return "zero-shot classify" if cell.query else sweep.config(cell, Path("OUT"), Path("DATA")).task
 
 
 def read_about(folder: Path) -> About:

@@ -126,7 +126,7 @@ def test_what_was_asked_is_asked_again_only_when_it_changes(swept: Path, monkeyp
         asked.append(run.name)
         raise InputError.empty("asked")
 
-    monkeypatch.setattr(zero_shot_cells.AskClasses, "score", ask)
+    monkeypatch.setattr(zero_shot_cells.ClassQuery, "score", ask)
     data = swept.parent.parent / "data"
     assert {o.state for o in run_sweep(swept, out, data=data)} == {"done"} and not asked
     file.unlink()
@@ -174,5 +174,5 @@ def test_the_recipes_of_the_tasks_plan_every_task() -> None:
         for name in ("alignment only", "reconstruction", "pseudo masks"):
             own, theirs = (s.config(s.cell(name, {}, 0), Path("O"), Path("D")) for s in (sweep, notes))
             assert own == theirs
-    kinds = [type(c.asked).__name__ for c in tasks.cells() if c.seed == 0]
-    assert [kinds.count(name) for name in ("NoneType", "AskClasses", "AskPhrases")] == [33, 6, 6]
+    kinds = [type(c.query).__name__ for c in tasks.cells() if c.seed == 0]
+    assert [kinds.count(name) for name in ("NoneType", "ClassQuery", "PhraseQuery")] == [33, 6, 6]

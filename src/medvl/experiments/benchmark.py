@@ -36,7 +36,7 @@ from medvl.experiments.published_tables import (
 from medvl.experiments.sweep import load_sweep, slug
 from medvl.experiments.sweep_run import Outcome, run_sweep, without_machine_paths
 from medvl.experiments.sweep_score import device_of
-from medvl.experiments.zero_shot_cells import AskClasses, Asked, AskPhrases, score_asked
+from medvl.experiments.zero_shot_cells import ClassQuery, PhraseQuery, Query, score_query
 from medvl.inference.model_folder import find_model
 
 RANDOM, IMAGENET = "random", "ImageNet"
@@ -200,8 +200,8 @@ def write_sweep(table: PublishedTable, columns: Mapping[str, Column], given: Giv
         assert given.pretrain is not None
         for row, changes in made.items():
             manifest = f"$DATA/{PRETRAIN_SET}/manifest.csv"
-            said = {"recipe": str(given.pretrain.resolve()), "data.manifest": manifest}
-            variants[f"pre-training, {row}"] = {**said, **changes}
+            settings = {"recipe": str(given.pretrain.resolve()), "data.manifest": manifest}
+            variants[f"pre-training, {row}"] = {**settings, **changes}
     for name, column in columns.items():
         recipe = {**column.recipe, "data": {**column.recipe["data"], "manifest": f"$DATA/{column.layout}/manifest.csv"}}
         file = f"{slug(name)}.yaml"
@@ -249,13 +249,13 @@ def _rows(given: Given, column: Column, made: Mapping[str, Any] | None) -> dict[
         rows[IMAGENET] = {**own_encoder, "init": f"weights:{given.imagenet.resolve()}"}
     for name, run in given.runs.items():
         config = load_config(find_model(run) / "config.yaml")
-        own = {"model.encoder": config.model.encoder, "init": f"g2d:{run.resolve()}"}
+        start = {"model.encoder": config.model.encoder, "init": f"g2d:{run.resolve()}"}
         if not column.has_decoder:
-            rows[name] = own
+            rows[name] = start
             continue
-        rows[f"{name} (encoder)"] = own | parts
+        rows[f"{name} (encoder)"] = start | parts
         if config.pretrain.decoder != "none":
-            rows[f"{name} (encoder-decoder)"] = own
+            rows[f"{name} (encoder-decoder)"] = start
     return rows
 
 
@@ -296,9 +296,9 @@ def _ask(given: Given, name: str, column: Column, row: str, run: Path) -> dict[s
     path = given.out / RESULTS / f"{slug(name)}__{slug(row)}.json"
     options = {key: value for key, value in column.ask.items() if key != "zero_shot"}
     manifest = str(given.data / column.layout / "manifest.csv")
-    kinds: dict[str, type[AskClasses] | type[AskPhrases]] = {"classify": AskClasses, "ground": AskPhrases}
-    asked: Asked = kinds[column.ask["zero_shot"]](run="@", manifest=manifest, split=given.split, **options)
-    summary = score_asked(asked, run, given.out / "cells" / path.stem, device_of(find_model(run)))
+    kinds: dict[str, type[ClassQuery] | type[PhraseQuery]] = {"classify": ClassQuery, "ground": PhraseQuery}
+    query: Query = kinds[column.ask["zero_shot"]](run="@", manifest=manifest, split=given.split, **options)
+    summary = score_query(query, run, given.out / "cells" / path.stem, device_of(find_model(run)))
     roots = {given.data: "$DATA", given.out: "$OUT", Path.home(): "~", Path.cwd(): "."}
     kept = without_machine_paths({**summary, "variant": f"{name}, {row}"}, roots)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,17 +306,17 @@ def _ask(given: Given, name: str, column: Column, row: str, run: Path) -> dict[s
     return summary
 
 
-def _measured(found: Sequence[Mapping[str, Any]], published: Path_, ours: Path_) -> Measured:
-    return Measured(_values(found, published), _values(found, ours))
+def _measured(results: Sequence[Mapping[str, Any]], published: Path_, ours: Path_) -> Measured:
+    return Measured(_values(results, published), _values(results, ours))
 
 
-def _values(found: Sequence[Mapping[str, Any]], path: Path_) -> list[float | None]:
+def _values(results: Sequence[Mapping[str, Any]], path: Path_) -> list[float | None]:
     """The value at `path` of each result, None where undefined.
 
     A key `part*` or `*part` is the first one that begins with or holds `part`, `!part` the first one that does not.
     """
     values: list[float | None] = []
-    for content in found:
+    for content in results:
         node: Any = content
         for key in path:
             node = _child(node, key)

@@ -59,13 +59,13 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
         lines += ["| method | " + " | ".join(table.of) + " |", "| --- " * (len(table.of) + 1) + "|"]
         for row in benchmark.rows:
             if name not in missing and any((row, name, of) in benchmark.cells for of in table.of):
-                told = [said(benchmark.cells.get((row, name, of))) for of in table.of]
-                lines.append(f"| {row} | {' | '.join(told)} |")
+                numbers = [cell_text(benchmark.cells.get((row, name, of))) for of in table.of]
+                lines.append(f"| {row} | {' | '.join(numbers)} |")
         column = table.columns.index(name)
         for method, cells in table.rows.items():
-            told = [EMPTY if value is None else f"{value:.1f}" for value in cells[column]]
-            if any(told):
-                lines.append(f"| {method}, *published* | {' | '.join(told)} |")
+            numbers = [EMPTY if value is None else f"{value:.1f}" for value in cells[column]]
+            if any(numbers):
+                lines.append(f"| {method}, *published* | {' | '.join(numbers)} |")
         lines.append("")
     if benchmark.absent:
         lines += ["## Absent sets", ""]
@@ -81,7 +81,7 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def said(cell: Measured | None) -> str:
+def cell_text(cell: Measured | None) -> str:
     """A measured cell as the page has it, in percent; empty where nothing was measured."""
     if cell is None or not cell.published:
         return EMPTY

@@ -83,12 +83,12 @@ def read_points(
 
 def _labels_of_run(run: str) -> dict[str, Any]:
     path = Path(run) / "plan.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("labels") if path.is_file() else None
-    if not isinstance(found, dict):
+    labels = json.loads(path.read_text(encoding="utf-8")).get("labels") if path.is_file() else None
+    if not isinstance(labels, dict):
         raise InputError.missing_file(
             "no plan.json that counts the labels", file=run, expected="a RUN folder, not only its model"
         )
-    return found
+    return labels
 
 
 def _point(
@@ -187,14 +187,14 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_one_method(points: Sequence[Point]) -> None:
     first, faults = points[0], []
     for point in points[1:]:
-        if found := differences(first.settings, point.settings):
-            faults.append(Fault.mismatch(f"another method than {first.source} ({said(found)})", file=point.source))
-        elif found := {
+        if changed := differences(first.settings, point.settings):
+            faults.append(Fault.mismatch(f"another method than {first.source} ({said(changed)})", file=point.source))
+        elif changed := {
             key: (first.scored[key], point.scored[key])
             for key in SCORED_ALIKE
             if first.scored[key] != point.scored[key]
         }:
-            faults.append(Fault.mismatch(f"not scored as {first.source} was: {said(found)}", file=point.source))
+            faults.append(Fault.mismatch(f"not scored as {first.source} was: {said(changed)}", file=point.source))
     seen: dict[tuple[float, str], str] = {}
     for point in points:
         other = seen.setdefault((point.fraction, point.seed), point.source)

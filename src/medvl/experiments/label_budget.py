@@ -212,19 +212,19 @@ def _more(needed: float, largest: int) -> float:
 def _table(points: Sequence[Point], unit: Unit, curve: Curve) -> list[dict[str, Any]]:
     rows = []
     for fraction in dict.fromkeys(point.fraction for point in points):
-        own = [i for i, point in enumerate(points) if point.fraction == fraction]
-        counts = [points[i].count(unit) for i in own]
-        dice = [points[i].dice for i in own]
+        places = [i for i, point in enumerate(points) if point.fraction == fraction]
+        counts = [points[i].count(unit) for i in places]
+        dice = [points[i].dice for i in places]
         rows.append(
             {
                 "fraction": fraction,
                 "n": float(np.mean(counts)),
                 "n_min": min(counts),
                 "n_max": max(counts),
-                "num_runs": len(own),
-                "seeds": [points[i].seed for i in own],
+                "num_runs": len(places),
+                "seeds": [points[i].seed for i in places],
                 "mean": float(np.mean(dice)),
-                "sd": float(np.std(dice, ddof=1)) if len(own) > 1 else None,
+                "sd": float(np.std(dice, ddof=1)) if len(places) > 1 else None,
                 "fitted": float(curve.at(np.array(counts, dtype=np.float64)).mean()),
             }
         )
@@ -279,10 +279,10 @@ def _notes(points: Sequence[Point], result: Mapping[str, Any], unit: Unit) -> li
 
 def _json(result: dict[str, Any]) -> dict[str, Any]:
     """Infinite counts as None (`reached` and `share_of_draws_reaching` say so), whole counts as int."""
-    found = without_nan(result)
-    assert isinstance(found, dict)
-    found["more"] = {key: value if value is None else int(value) for key, value in found["more"].items()}
-    return found
+    content = without_nan(result)
+    assert isinstance(content, dict)
+    content["more"] = {key: value if value is None else int(value) for key, value in content["more"].items()}
+    return content
 
 
 def _range(value: Mapping[str, Any], spec: str = "") -> str:

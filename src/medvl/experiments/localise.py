@@ -215,10 +215,10 @@ def _maps(learner: PretrainLearner, dataset: SegmentDataset) -> list[dict[str, A
     return maps
 
 
-def _score(found: dict[str, Any], other: dict[str, Any] | None, config: Config) -> list[dict[str, Any]]:
+def _score(maps: dict[str, Any], other: dict[str, Any] | None, config: Config) -> list[dict[str, Any]]:
     """The rows of one image, one per method."""
-    target: BoolArray = found["target"]
-    head = {name: found[name] for name in ("id", "patient", "split")}
+    target: BoolArray = maps["target"]
+    head = {name: maps[name] for name in ("id", "patient", "split")}
     rows: list[dict[str, Any]] = []
 
     def add(method: str, mask: BoolArray | None, values: FloatArray | None) -> None:
@@ -231,17 +231,17 @@ def _score(found: dict[str, Any], other: dict[str, Any] | None, config: Config) 
             row |= {"pointing": _pointing(values, target), "auroc": _auroc(values, target)}
         rows.append(row)
 
-    if "looked" in found:
-        inside = np.where(found["body"], found["looked"], found["looked"].min())
-        add(config.pretrain.mask.source, found["raw"], inside)
-        add("pseudo mask", found["mask"], None)
-    if "decoder" in found:
-        add("decoder", found["decoder"] > 0.5, found["decoder"])
+    if "looked" in maps:
+        inside = np.where(maps["body"], maps["looked"], maps["looked"].min())
+        add(config.pretrain.mask.source, maps["raw"], inside)
+        add("pseudo mask", maps["mask"], None)
+    if "decoder" in maps:
+        add("decoder", maps["decoder"] > 0.5, maps["decoder"])
     if other is not None and "mask" in other:
         add("shuffled", other["mask"], np.where(other["body"], other["looked"], other["looked"].min()))
-    if "lungs" in found:
-        add("lungs", found["lungs"], None)
-    body = found["body"] if (found["body"] & target).any() else np.ones_like(target)
+    if "lungs" in maps:
+        add("lungs", maps["lungs"], None)
+    body = maps["body"] if (maps["body"] & target).any() else np.ones_like(target)
     share = float((target & body).sum() / body.sum())
     rows.append({**head, "method": "chance", "true_px": int(target.sum()), "pred_px": float("nan"),
                  "dice": float("nan"), "iou": float("nan"), "pointing": share, "auroc": 0.5})  # fmt: skip
@@ -282,17 +282,17 @@ def _intervals(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _differences(cases: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
     """Paired differences by patient of each method to the shuffled control, and to chance for pointing."""
     by_method = {name: {case["id"]: case for case in cases if case["method"] == name} for name in methods}
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name in methods:
         for control, metrics in (("shuffled", METRICS), ("chance", ("pointing", "auroc"))):
             if name in ("shuffled", "chance", "lungs") or control not in by_method:
                 continue
             ids = [i for i in by_method[name] if i in by_method[control]]
             patients = [by_method[name][i]["patient"] for i in ids]
-            found[f"{name} - {control}"] = {
+            differences[f"{name} - {control}"] = {
                 metric: paired_difference(
                     [by_method[name][i][metric] for i in ids], [by_method[control][i][metric] for i in ids], patients
                 ).to_dict()
                 for metric in metrics
             }
-    return found
+    return differences

@@ -123,11 +123,13 @@ def bootstrap_curves(
         return []
     wide = dice.copy()
     residual = dice - fit_curves(n[None], dice[None], precision)[0].at(n)
-    for own in strata:
-        if len(own) > 1:
-            wider = math.sqrt(len(own) / (len(own) - 1)) - 1
-            wide[own] += wider * (residual[own] - residual[own].mean())
-    rows = np.concatenate([own[rng.integers(len(own), size=(num_draws, len(own)))] for own in strata], axis=1)
+    for places in strata:
+        if len(places) > 1:
+            wider = math.sqrt(len(places) / (len(places) - 1)) - 1
+            wide[places] += wider * (residual[places] - residual[places].mean())
+    rows = np.concatenate(
+        [places[rng.integers(len(places), size=(num_draws, len(places)))] for places in strata], axis=1
+    )
     # With few runs the same draw comes often.
     distinct, which = np.unique(np.sort(rows, axis=1), axis=0, return_inverse=True)
     curves = fit_curves(n[distinct], wide[distinct], precision)
@@ -144,7 +146,7 @@ def interval(draws: Sequence[float]) -> tuple[float, float]:
 def run_sd(dice: FloatArray, fractions: Sequence[float]) -> float | None:
     """The standard deviation of the runs about the mean of their fraction; None where no fraction has two."""
     strata = _strata(fractions)
-    squares = sum(float(((dice[own] - dice[own].mean()) ** 2).sum()) for own in strata)
+    squares = sum(float(((dice[places] - dice[places].mean()) ** 2).sum()) for places in strata)
     free = len(dice) - len(strata)
     return math.sqrt(squares / free) if free else None
 
@@ -171,7 +173,7 @@ def coverage(
         `runs_per_fraction`, and of `needed` and `ceiling` the share of the experiments whose interval holds it.
     """
     strata = _strata(fractions)
-    means = np.array([n[own].mean() for own in strata])
+    means = np.array([n[places].mean() for places in strata])
     designs: dict[int | None, tuple[FloatArray, Sequence[float]]] = {None: (n, fractions)}
     for each in SIMULATED_RUNS:
         designs[each] = np.repeat(means, each), [float(k) for k in np.repeat(np.arange(len(means)), each)]
@@ -226,4 +228,4 @@ def _strata(fractions: Sequence[float]) -> list[IntArray]:
     strata: dict[float, list[int]] = {}
     for i, fraction in enumerate(fractions):
         strata.setdefault(fraction, []).append(i)
-    return [np.array(own) for own in strata.values()]
+    return [np.array(places) for places in strata.values()]

@@ -137,8 +137,8 @@ def suggest(
         cache = FeatureCache(encoder) if encoder is not None and encoder.frozen and module.uses_text else None
         text = TextInput(encoder if module.uses_text else None, cache, module.uses_text, context=module.context)
         reader = _Reader(module.eval().to(device), text, config, tuple(card["classes"]), _store(run), device)
-        found = reader.parts([rows for case in cases for rows in case.images.values()])
-        rows = _scored(cases, found, reader.features(labelled), num, diversity, manifest)
+        parts = reader.parts([rows for case in cases for rows in case.images.values()])
+        rows = _scored(cases, parts, reader.features(labelled), num, diversity, manifest)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(out, [{name: _cell(row[name]) for name in COLUMNS} for row in rows], list(COLUMNS))
@@ -289,16 +289,16 @@ class _Reader:
             ]
         )  # (rows, K, H, W)
         disagreement, entropy = [], []
-        for row, own in zip(sample.rows, probs, strict=True):
+        for row, prediction in zip(sample.rows, probs, strict=True):
             # A record that was never visited has no pseudo label, only the store's stand-in of 0.5.
             if self.store is not None and row.id in self.store and self.store.visits(row.id):
                 label = self.store.read(row.id)  # (K, H, W) on the grid of `own`
-                disagreement.append(float(np.abs(label - own).mean()))
+                disagreement.append(float(np.abs(label - prediction).mean()))
                 entropy.append(float(binary_entropy(label).mean()))
         return Parts(
             float(np.mean(disagreement)) if disagreement else float("nan"),
             float(np.mean(entropy)) if entropy else float("nan"),
-            float(np.mean([band_entropy(one) for own in probs for one in own])),
+            float(np.mean([band_entropy(one) for prediction in probs for one in prediction])),
             _pooled(maps),
         )
 
@@ -328,34 +328,35 @@ def _pooled(maps: tuple[Tensor, ...]) -> FloatArray:
 
 def _scored(
     cases: Sequence[Case],
-    found: Mapping[Path, Parts],
+    parts_of: Mapping[Path, Parts],
     centres: FloatArray,
     num: int,
     diversity: float,
     manifest: Manifest,
 ) -> list[dict[str, Any]]:
     """A case has the mean of its images' parts and features."""
-    own = [[found[path] for path in case.images] for case in cases]
+    parts_of_cases = [[parts_of[path] for path in case.images] for case in cases]
     uncertainty = mixed_rank(
-        np.array([np.mean([getattr(part, name) for part in parts]) for parts in own]) for name in ("epi", "entropy")
+        np.array([np.mean([getattr(part, name) for part in parts]) for parts in parts_of_cases])
+        for name in ("epi", "entropy")
     )
-    features = np.stack([np.mean([part.features for part in parts], axis=0) for parts in own])
+    features = np.stack([np.mean([part.features for part in parts], axis=0) for parts in parts_of_cases])
     rows = []
     for order, (i, score, distance) in enumerate(choose(uncertainty, features, centres, num, diversity), 1):
         values = {"score": score, "uncertainty": float(uncertainty[i]), "distance": distance}
-        rows += _rows(order, cases[i], manifest, values, found)
+        rows += _rows(order, cases[i], manifest, values, parts_of)
     return rows
 
 
 def _rows(
-    order: int, case: Case, manifest: Manifest, values: Mapping[str, Any], found: Mapping[Path, Parts] | None = None
+    order: int, case: Case, manifest: Manifest, values: Mapping[str, Any], parts_of: Mapping[Path, Parts] | None = None
 ) -> list[dict[str, Any]]:
     """One row per image and patient of a case; what was not computed is None."""
     rows = []
     for path, records in case.images.items():
-        part = found[path] if found is not None else None
-        own = {name: getattr(part, name) for name in PARTS} if part is not None else {}
-        known = {name: float(value) for name, value in own.items() if np.isfinite(value)}
+        part = parts_of[path] if parts_of is not None else None
+        scores = {name: getattr(part, name) for name in PARTS} if part is not None else {}
+        known = {name: float(value) for name, value in scores.items() if np.isfinite(value)}
         image = Path(os.path.relpath(path, manifest.path.parent)).as_posix()  # as the manifest writes it
         for patient in sorted({record.patient for record in records}):
             ids = "|".join(record.id for record in records if record.patient == patient)

@@ -32,8 +32,8 @@ from medvl.core.plain_yaml import parse_yaml, read_yaml, validation_faults
 from medvl.core.task import find_task, other_sections
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.zero_shot_cells import KEY as ZERO_SHOT
-from medvl.experiments.zero_shot_cells import PATHS as ASKED_PATHS
-from medvl.experiments.zero_shot_cells import AskClasses, Asked, AskPhrases, read_asked
+from medvl.experiments.zero_shot_cells import PATHS as QUERY_PATHS
+from medvl.experiments.zero_shot_cells import ClassQuery, PhraseQuery, Query, read_query
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 DATA = "$DATA"
@@ -89,10 +89,10 @@ class Sweep:
 
     def once(self, variant: str) -> bool:
         """Whether the grid does not touch a variant: one with `once: true`, or one that asks such a variant's run."""
-        own = self.variants[variant]
-        if ZERO_SHOT in own and ONCE not in own:
-            return self.once(_split_reference(str(own.get("run", "")))[1])
-        return bool(own.get(ONCE, False))
+        keys = self.variants[variant]
+        if ZERO_SHOT in keys and ONCE not in keys:
+            return self.once(_split_reference(str(keys.get("run", "")))[1])
+        return bool(keys.get(ONCE, False))
 
     def cells(self) -> Iterator[Cell]:
         """Seeds outermost, then grid points, then variants, so that the table fills evenly."""
@@ -104,52 +104,52 @@ class Sweep:
 
     def cell(self, variant: str, point: Mapping[str, Any], seed: int) -> Cell:
         """One run."""
-        own = dict(self.variants[variant])
-        recipe = str(own.pop("recipe", self.recipe))
+        keys = dict(self.variants[variant])
+        recipe = str(keys.pop("recipe", self.recipe))
         point = {} if self.once(variant) else dict(point)
-        own.pop(ONCE, None)
+        keys.pop(ONCE, None)
         names = [f"{key.rpartition('.')[2]} {_text(value)}" for key, value in point.items()]
         name = "-".join([slug(variant), *(slug(part) for part in names), f"seed{seed}"])
-        if ZERO_SHOT in own:
-            asked = read_asked(variant, own, self.path)
-            return Cell(name, variant, point, seed, recipe, {**own, SEED: seed}, asked)
-        said = {**self.overrides, **point, **own, SEED: seed}
-        return Cell(name, variant, point, seed, recipe, said)
+        if ZERO_SHOT in keys:
+            query = read_query(variant, keys, self.path)
+            return Cell(name, variant, point, seed, recipe, {**keys, SEED: seed}, query)
+        settings = {**self.overrides, **point, **keys, SEED: seed}
+        return Cell(name, variant, point, seed, recipe, settings)
 
     def config(self, cell: Cell, out: Path, data: Path | None, extra: Sequence[str] = ()) -> Config:
         """The configuration of a cell whose sweep runs in `out`; `extra` are `key=value` of the command line.
 
         Of a cell that trains nothing it is that of the run which it asks.
         """
-        if cell.asked is not None:
+        if cell.query is not None:
             return self.config(self.needs(cell)[0], out, data, extra)
         recipe = self.path.parent / cell.recipe
-        said = {**_recipe_paths(recipe, with_data=True), **cell.said}
+        settings = {**_recipe_paths(recipe, with_data=True), **cell.settings}
         # What the sweep sets for every cell may be of a task that a cell with a recipe of its own has not.
-        unused = other_sections(find_task(str(said.get("task", _recipe_task(recipe)))))
-        said = {k: v for k, v in said.items() if k.partition(".")[0] not in unused or k not in self.overrides}
-        words = [f"{key}={_text(self._resolved(key, value, cell, out, data))}" for key, value in said.items()]
+        unused = other_sections(find_task(str(settings.get("task", _recipe_task(recipe)))))
+        settings = {k: v for k, v in settings.items() if k.partition(".")[0] not in unused or k not in self.overrides}
+        words = [f"{key}={_text(self._resolved(key, value, cell, out, data))}" for key, value in settings.items()]
         return load_config(recipe, [*words, *extra])
 
-    def paths_said(self, cell: Cell) -> dict[str, Any]:
+    def written_paths(self, cell: Cell) -> dict[str, Any]:
         """The path-valued keys as recipe and sweep write them: what a result file may say."""
-        if cell.asked is not None:
-            return self.paths_said(self.needs(cell)[0])
-        found = _recipe_paths(self.path.parent / cell.recipe) | cell.said
-        return {key: found[key] for key in PATH_KEYS if key in found}
+        if cell.query is not None:
+            return self.written_paths(self.needs(cell)[0])
+        paths = _recipe_paths(self.path.parent / cell.recipe) | cell.settings
+        return {key: paths[key] for key in PATH_KEYS if key in paths}
 
     def needs(self, cell: Cell) -> list[Cell]:
         """The cells whose run folders this one refers to by `@NAME`."""
-        names = [_split_reference(value)[1] for value in cell.said.values() if _is_reference(value)]
+        names = [_split_reference(value)[1] for value in cell.settings.values() if _is_reference(value)]
         return [self.cell(name, cell.grid, cell.seed) for name in dict.fromkeys(names)]
 
-    def asked(self, cell: Cell, data: Path | None) -> Asked | None:
+    def query(self, cell: Cell, data: Path | None) -> Query | None:
         """What a cell that trains nothing asks, with paths that can be opened; None for any other cell."""
-        if cell.asked is None:
+        if cell.query is None:
             return None
-        paths = {key: getattr(cell.asked, key, None) for key in ASKED_PATHS}
-        here: dict[str, Any] = {key: self._path(value, data) for key, value in paths.items() if value}
-        return replace(cell.asked, **here)
+        paths = {key: getattr(cell.query, key, None) for key in QUERY_PATHS}
+        resolved: dict[str, Any] = {key: self._path(value, data) for key, value in paths.items() if value}
+        return replace(cell.query, **resolved)
 
     @property
     def scoring_words(self) -> list[str]:
@@ -193,14 +193,14 @@ class Cell:
     grid: dict[str, Any]
     seed: int
     recipe: str  # relative to the sweep file
-    said: dict[str, Any]  # overrides as the sweep writes them, train.seed last
-    asked: AskClasses | AskPhrases | None = None  # of a cell that trains nothing
+    settings: dict[str, Any]  # overrides as the sweep writes them, train.seed last
+    query: ClassQuery | PhraseQuery | None = None  # of a cell that trains nothing
 
     @property
     def overrides(self) -> list[str]:
         """`key=value` as on a command line, without the seed."""
-        said = {key: value for key, value in self.said.items() if key != SEED}
-        return [f"{key}={value if _is_reference(value) else _text(value)}" for key, value in said.items()]
+        settings = {key: value for key, value in self.settings.items() if key != SEED}
+        return [f"{key}={value if _is_reference(value) else _text(value)}" for key, value in settings.items()]
 
 
 def is_sweep(path: Path) -> bool:
@@ -221,7 +221,7 @@ def load_sweep(path: str | Path) -> Sweep:
     if isinstance(raw.get("evaluate"), dict):
         _refuse_unknown(raw["evaluate"], Scoring, "evaluate.", path)
     if isinstance(raw["variants"], dict):
-        raw["variants"] = {str(name): own or {} for name, own in raw["variants"].items()}  # `name:` changes nothing
+        raw["variants"] = {str(name): keys or {} for name, keys in raw["variants"].items()}  # `name:` changes nothing
     try:
         sweep = TypeAdapter(Sweep).validate_python({**raw, "path": path})
     except ValidationError as error:
@@ -245,16 +245,16 @@ def _check(sweep: Sweep) -> None:
         odd = sorted(set(sweep.seeds) ^ set(sweep.variants))
         raise InputError.mismatch(f"seeds and variants do not name the same: {', '.join(odd)}", file=sweep.path)
     order = list(sweep.variants)
-    for name, own in sweep.variants.items():
-        asks = ZERO_SHOT in own
+    for name, keys in sweep.variants.items():
+        asks = ZERO_SHOT in keys
         if asks:
-            read_asked(name, {key: value for key, value in own.items() if key != ONCE}, sweep.path)
-        if not isinstance(own.get(ONCE, False), bool):
-            fault(f"variant {name}: once: {own[ONCE]}", "true or false")
-        for key in own:
+            read_query(name, {key: value for key, value in keys.items() if key != ONCE}, sweep.path)
+        if not isinstance(keys.get(ONCE, False), bool):
+            fault(f"variant {name}: once: {keys[ONCE]}", "true or false")
+        for key in keys:
             if key in sweep.grid and not asks and not sweep.once(name):
                 fault(f"{key} stands both in the grid and in variant {name}", "leave it to one of them")
-        for value in (own if asks else {**sweep.overrides, **own}).values():
+        for value in (keys if asks else {**sweep.overrides, **keys}).values():
             if not _is_reference(value):
                 continue
             other = _split_reference(value)[1]
@@ -264,7 +264,7 @@ def _check(sweep: Sweep) -> None:
                 fault(f"variant {name} is run once and needs {value}, which is run at every grid point")
             elif sweep.planned[other] < sweep.planned[name]:
                 fault(f"variant {name} needs {value} at seeds that it is not run with", "give both as many seeds")
-    for key in (*sweep.grid, *sweep.overrides, *(key for own in sweep.variants.values() for key in own)):
+    for key in (*sweep.grid, *sweep.overrides, *(key for keys in sweep.variants.values() for key in keys)):
         if key == SEED:
             fault(f"{SEED} is set by the sweep", "use seeds:")
     if faults:
@@ -292,8 +292,8 @@ def _check_configs(sweep: Sweep) -> None:
         if cell.seed == 0:
             try:
                 config = sweep.config(cell, Path("OUT"), Path("DATA"))
-                if cell.asked is not None and not find_task(config.task).gives_encoder:
-                    what = f"variant {cell.variant} asks {cell.asked.run}, which is of task: {config.task}"
+                if cell.query is not None and not find_task(config.task).gives_encoder:
+                    what = f"variant {cell.variant} asks {cell.query.run}, which is of task: {config.task}"
                     faults.append(Fault.unsupported(what, file=sweep.path, expected="a variant of task: pretrain"))
             except InputError as error:
                 faults += [
@@ -317,14 +317,14 @@ def _recipe_task(recipe: Path) -> str:
 def _recipe_paths(recipe: Path, *, with_data: bool = False) -> dict[str, str]:
     """The paths that a recipe names, as it writes them; `with_data`: only those with $DATA, which are the sweep's."""
     raw = read_yaml(recipe) if recipe.is_file() else None
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for key in PATH_KEYS:
         node: Any = raw
         for part in key.split("."):
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, str) and (DATA in node or not with_data):
-            found[key] = node
-    return found
+            paths[key] = node
+    return paths
 
 
 def _refuse_unknown(raw: Mapping[str, Any], cls: type, prefix: str, path: Path) -> None:

@@ -78,7 +78,7 @@ def run_sweep(
     for cell in cells:  # a fault of the sweep or of an override is found before the first run
         if not work.result(cell).exists():
             work.config(cell)
-            sweep.asked(cell, data)
+            sweep.query(cell, data)
             sweep.scoring_manifest(data)
     results.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
@@ -131,7 +131,7 @@ class _Work:
                 return Outcome(cell, "open", error=str(error))
             return Outcome(cell, "done", self._made_otherwise(cell, stored))
         run = self.out / cell.name
-        if cell.asked is not None:
+        if cell.query is not None:
             return Outcome(cell, "open", f"to ask @{self.sweep.needs(cell)[0].variant}")
         if _finished(run):
             return Outcome(cell, "open", "to score")
@@ -194,13 +194,13 @@ class _Work:
                     )
                 _say(f"{other.name}: has its result but no run here; trained again for {cell.name}, the result stays")
                 self._train(other)
-        if cell.asked is not None:
+        if cell.query is not None:
             return
         if (run / "config.yaml").is_file():
-            found = differences(config_dict(load_config(run / "config.yaml")), config_dict(config))
-            if found:
+            changed = differences(config_dict(load_config(run / "config.yaml")), config_dict(config))
+            if changed:
                 raise InputError.exists(
-                    f"the run folder holds a run of other settings ({said(found)})",
+                    f"the run folder holds a run of other settings ({said(changed)})",
                     file=run,
                     remedy="choose another --out, or remove that folder",
                 )
@@ -230,13 +230,13 @@ class _Work:
     def _score(self, cell: Cell) -> dict[str, Any]:
         """The content of a result file: the summary of the evaluation, which cell it is, and the rows of its table."""
         run = self.out / cell.name
-        paths = self.sweep.paths_said(cell)
-        asked, scorer = self.sweep.asked(cell, self.data), scorer_of(self.config(cell))
+        paths = self.sweep.written_paths(cell)
+        query, scorer = self.sweep.query(cell, self.data), scorer_of(self.config(cell))
         manifest = self.sweep.evaluate.manifest if scorer.evaluates else None
-        if asked is not None:
-            scored = score_zero_shot(asked, self.out / self.sweep.needs(cell)[0].name, run)
-            assert cell.asked is not None
-            manifest = cell.asked.manifest  # as the sweep writes it
+        if query is not None:
+            scored = score_zero_shot(query, self.out / self.sweep.needs(cell)[0].name, run)
+            assert cell.query is not None
+            manifest = cell.query.manifest  # as the sweep writes it
         else:
             scored = scorer.score(run, self.sweep, self.sweep.scoring_manifest(self.data))
         config: dict[str, Any] = scored["config"]
@@ -255,8 +255,8 @@ class _Work:
             "overrides": [*cell.overrides, *self.words],
             "command": self.sweep.command,
         }
-        if cell.asked is not None:
-            content["asked"] = asdict(cell.asked)
+        if cell.query is not None:
+            content["asked"] = asdict(cell.query)
         roots = {Path.home(): "~", Path.cwd(): ".", self.sweep.path.parent: ".", self.out: "$OUT"}
         if self.data is not None:
             roots[self.data] = "$DATA"
@@ -269,10 +269,10 @@ class _Work:
         config = config_dict(self.sweep.config(cell, self.out, self.data or Path("DATA"), self.words))
         without_lv = config.get("semi", {}).get("lv_bank") == "none"
         idle = {"semi.lv_alpha", "semi.lv_similarity"} if without_lv else set()  # settings of what is switched off
-        found = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS, *idle})
-        if cell.asked is not None:
-            found |= differences(stored.get("asked") or {}, asdict(cell.asked))
-        return f"made with other settings ({said(found)}): remove the file to run it again" if found else ""
+        changed = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS, *idle})
+        if cell.query is not None:
+            changed |= differences(stored.get("asked") or {}, asdict(cell.query))
+        return f"made with other settings ({said(changed)}): remove the file to run it again" if changed else ""
 
 
 def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:

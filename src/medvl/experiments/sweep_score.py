@@ -12,9 +12,9 @@ from typing import Any
 from medvl.config import Config, config_dict, load_config
 from medvl.core.errors import InputError
 from medvl.experiments.sweep import Sweep
-from medvl.experiments.zero_shot_cells import Asked, score_asked
+from medvl.experiments.zero_shot_cells import Query, score_query
 
-ASKED = {
+CONDITIONS = {
     "true": "true text",
     "empty": "empty",
     "shuffled": "another patient's",
@@ -62,10 +62,10 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
     if plan.probe and inputs.source.uses_text:
         max_rows = None if plan.probe is True else plan.probe
         conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).extras["conditions"]
-        rows[0]["name"] = ASKED["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
-        for name in (name for name in ASKED if name != "true" and conditions.get(name, {}).get("num")):
+        rows[0]["name"] = CONDITIONS["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
+        for name in (name for name in CONDITIONS if name != "true" and conditions.get(name, {}).get("num")):
             rows.append(
-                {"name": ASKED[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
+                {"name": CONDITIONS[name], "num": conditions[name]["num"], "dice_per_image": conditions[name]["dice"]}
             )
     lines = _logged(run)
     kept = {key: value for key, value in summary.items() if key not in LONG}
@@ -78,10 +78,10 @@ def score_pretraining(run: Path, sweep: Sweep, manifest_path: Path | None) -> di
     config, plan, lines = load_config(run / "config.yaml"), _plan(run), _logged(run)
     card = json.loads((run / "model" / "card.json").read_text(encoding="utf-8"))
     last = next(line for line in reversed(lines) if line["kind"] == "val")
-    told = {"step", "epoch", "kind", "best", "elapsed_s"}
+    bookkeeping = {"step", "epoch", "kind", "best", "elapsed_s"}
     return {
         "format": "medvl-pretraining/1",
-        "pretraining": {name: value for name, value in last.items() if name not in told},
+        "pretraining": {name: value for name, value in last.items() if name not in bookkeeping},
         "split": "val",
         "split_hash": card["split_hash"],
         "manifest_hash": card["manifest_hash"],
@@ -134,10 +134,10 @@ def score_detection(run: Path, sweep: Sweep, manifest_path: Path | None) -> dict
     return {**kept, "labels": _plan(run)["boxes"]["labelled"], "rows": [], "minutes": _minutes(_logged(run))}
 
 
-def score_zero_shot(asked: Asked, run: Path, out: Path) -> dict[str, Any]:
-    """The summary of a cell that asks the finished `run`, see `score_asked`, without the tables of its decisions."""
+def score_zero_shot(query: Query, run: Path, out: Path) -> dict[str, Any]:
+    """The summary of a cell that asks the finished `run`, see `score_query`, without the tables of its decisions."""
     start = time.perf_counter()
-    summary = score_asked(asked, run, out, device_of(run))
+    summary = score_query(query, run, out, device_of(run))
     kept = {key: value for key, value in summary.items() if key != "model"}
     if "decisions" in kept:
         kept["decisions"] = {source: _without_classes(rules) for source, rules in kept["decisions"].items()}
@@ -171,8 +171,10 @@ def device_of(run: Path) -> str:
 def _without_classes(rules: Mapping[str, Any]) -> dict[str, Any]:
     """Decisions by one rule or several, macro means only."""
     return {
-        name: {key: value for key, value in found.items() if key != "by_class"} if isinstance(found, dict) else found
-        for name, found in rules.items()
+        name: {key: value for key, value in content.items() if key != "by_class"}
+        if isinstance(content, dict)
+        else content
+        for name, content in rules.items()
     }
 
 
@@ -188,8 +190,8 @@ def _logged(run: Path) -> list[dict[str, Any]]:
 
 
 def _plan(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _minutes(lines: Sequence[Mapping[str, Any]]) -> float:

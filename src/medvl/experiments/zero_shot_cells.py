@@ -31,7 +31,7 @@ PATHS = ("manifest", "prompts")
 
 
 @dataclass(config=_STRICT)
-class AskClasses:
+class ClassQuery:
     """`zero_shot: classify`, the options of `medvl classify`."""
 
     run: str  # @NAME of a variant
@@ -69,7 +69,7 @@ class AskClasses:
 
 
 @dataclass(config=_STRICT)
-class AskPhrases:
+class PhraseQuery:
     """`zero_shot: ground`, the options of `medvl ground`."""
 
     run: str  # @NAME of a variant
@@ -101,18 +101,18 @@ class AskPhrases:
         )
 
 
-Asked = AskClasses | AskPhrases
-KINDS: dict[str, type[Asked]] = {"classify": AskClasses, "ground": AskPhrases}
+Query = ClassQuery | PhraseQuery
+KINDS: dict[str, type[Query]] = {"classify": ClassQuery, "ground": PhraseQuery}
 
 
-def read_asked(name: str, own: Mapping[str, Any], file: Path) -> Asked:
+def read_query(name: str, keys: Mapping[str, Any], file: Path) -> Query:
     """The options of a variant that has the key `zero_shot`. InputError on an unknown kind or key, or a wrong value."""
-    kind = own[KEY]
+    kind = keys[KEY]
     if kind not in KINDS:
         like = nearest(str(kind), KINDS)
         remedy = f"did you mean {like}?" if like else None
         raise InputError.unknown(f"variant {name}: {KEY}: {kind}", file=file, expected=" | ".join(KINDS), remedy=remedy)
-    given = {key: value for key, value in own.items() if key != KEY}
+    given = {key: value for key, value in keys.items() if key != KEY}
     known = [item.name for item in fields(KINDS[kind])]
     faults = []
     for key in given:
@@ -125,29 +125,29 @@ def read_asked(name: str, own: Mapping[str, Any], file: Path) -> Asked:
     if faults:
         raise InputError(faults)
     try:
-        asked = TypeAdapter(KINDS[kind]).validate_python(given)
+        query = TypeAdapter(KINDS[kind]).validate_python(given)
     except ValidationError as error:
         raise InputError(validation_faults(error, file, f"variant {name}: ")) from None
-    if not asked.run.startswith("@"):
+    if not query.run.startswith("@"):
         raise InputError.malformed(
-            f"variant {name}: run: {asked.run}",
+            f"variant {name}: run: {query.run}",
             file=file,
             expected='"@NAME" of a variant that pre-trains',
             remedy="medvl classify and medvl ground ask any other run",
         )
-    return asked
+    return query
 
 
-def score_asked(asked: Asked, run: Path, out: Path, device: str) -> dict[str, Any]:
+def score_query(query: Query, run: Path, out: Path, device: str) -> dict[str, Any]:
     """The summary of a cell, with its files in `out`; what is there of the same weights and options is taken as it is.
 
     `asked`: with paths that can be opened. Raises InputError where the run cannot be asked.
     """
-    options = asdict(asked)
-    same = {"model_hash": weights_hash(run), "manifest_hash": _manifest(asked.manifest).content_hash()}
+    options = asdict(query)
+    same = {"model_hash": weights_hash(run), "manifest_hash": _manifest(query.manifest).content_hash()}
 
     def evaluate() -> EvaluationRecord:
-        record = replace(asked.score(run, out, device), options=options)
+        record = replace(query.score(run, out, device), options=options)
         record.write(out, {})
         return record
 

@@ -45,7 +45,7 @@ READ_S, TEXT_S = 1.0, 1.0  # spent on reading images, and on computing features 
 BACKWARD, LIBRARIES = 1.5, 2**27  # gradients beside what is kept for them; bytes that a first step brings with it
 SAMPLED_PARAMETERS = 2**22  # that the optimizer is timed on
 TIMED_STEPS = 3
-FEATURES = 4  # images whose features a frozen encoder computes for the plan
+FEATURES, FEATURES_S = (4, 48), 0.3  # images whose features a frozen encoder computes for the plan, seconds
 
 clock: Callable[[], float] = time.perf_counter  # benchmarks/estimate.py counts CPU seconds instead
 
@@ -189,10 +189,8 @@ def _read(loader: DataLoader[Sample]) -> _Reading:
     sampler: Any = loader.batch_sampler
     items: list[tuple[int, int]] = next(iter(sampler))
     if isinstance(dataset, FeatureDataset) and not dataset.is_computed:
-        indices = [index for _, index in items[:FEATURES]]
-        start = clock()
-        samples = dataset.some(indices)
-        return _Reading(samples, len(items), 0.0, 0.0, (clock() - start) / len(indices))
+        samples, features_s = _some_features(dataset, [index for _, index in items])
+        return _Reading(samples, len(items), 0.0, 0.0, features_s)
     start = clock()
     dataset[items[0]]
     num = max(1, min(len(items) - 1, int(READ_S / max(clock() - start, 1e-6))))
@@ -204,6 +202,19 @@ def _read(loader: DataLoader[Sample]) -> _Reading:
         dataset[items[i]]
     cold_s, warm_s = (middle - start) / len(places), (clock() - middle) / len(places)
     return _Reading(samples, len(items), max(cold_s, warm_s), warm_s, 0.0)
+
+
+def _some_features(dataset: FeatureDataset, indices: list[int]) -> tuple[list[Sample], float]:
+    """Samples of a few images with their features, and the seconds of an image: of more where they are quick."""
+    samples = dataset.some(indices[:2])  # allocates: not timed
+    for num in FEATURES:
+        num = min(num, len(dataset))
+        start = clock()
+        dataset.some(range(num))
+        seconds = clock() - start
+        if seconds > FEATURES_S:
+            break
+    return samples, seconds / num
 
 
 def _waited(reading: _Reading, num_workers: int, step_s: float, epochs: int) -> float:
