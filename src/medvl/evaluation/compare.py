@@ -88,23 +88,23 @@ def compare(
     drawn = {"pictures": pictures and not folds, "include_text": include_text, "device": device}
     tables = {}
     for task, places in by_task.items():
-        own = [runs[i] for i in places]
-        notes = check_comparable(own)  # first: runs of the same settings may be scored on different cases
-        methods = group_methods(own, [names[i] for i in places] if names and len(by_task) > 1 else names)
+        members = [runs[i] for i in places]
+        notes = check_comparable(members)  # first: runs of the same settings may be scored on different cases
+        methods = group_methods(members, [names[i] for i in places] if names and len(by_task) > 1 else names)
         tables[task] = (methods, notes)
     known = [method.name for methods, _ in tables.values() for method in methods]
     if reference is not None and reference not in known:
         like = nearest(reference, known)
         remedy = f"did you mean {like}?" if like else None
         raise InputError.unknown(f"no method {reference}", expected="; ".join(known), remedy=remedy)
-    found = {}
+    results = {}
     for task, (methods, notes) in tables.items():
         base = next((i for i, method in enumerate(methods) if method.name == reference), 0)
         folder = out if out is None or len(tables) == 1 else out / task.replace(" ", "_")
-        found[task] = _compare(methods, notes, split, base, folder, options, drawn)
-    if len(found) == 1:
-        return found.popitem()[1]
-    result = {"format": TASKS_FORMAT, "tasks": found}
+        results[task] = _compare(methods, notes, split, base, folder, options, drawn)
+    if len(results) == 1:
+        return results.popitem()[1]
+    result = {"format": TASKS_FORMAT, "tasks": results}
     if out is not None:
         write_json(out / "compare.json", result)
     return result
@@ -129,9 +129,9 @@ def _compare(
     measures = kind.measures(runs[0].summary, [runs[0].cases[key].truth for key in keys], patients)
     rows = [[[run.cases[key] for key in keys] for run in method.runs] for method in methods]  # per method (S, n)
     seeds = [[run.seed or run.target for run in method.runs] for method in methods]  # of unknown ones each by itself
-    found = [measures.means(one, own, patients, num_draws, seed) for one, own in zip(rows, seeds, strict=True)]
+    means = [measures.means(one, names, patients, num_draws, seed) for one, names in zip(rows, seeds, strict=True)]
     tests = {
-        i: measures.p_values(one, rows[base], (found[i], found[base]), patients, num_permutations, seed)
+        i: measures.p_values(one, rows[base], (means[i], means[base]), patients, num_permutations, seed)
         for i, one in enumerate(rows)
         if i != base
     }
@@ -163,8 +163,8 @@ def _compare(
                 "difference_over": None if i == base else _difference_over(seeds[i], seeds[base]),
                 "metrics": _metrics(
                     list(measures.titles),
-                    found[i],
-                    None if i == base else found[base],
+                    means[i],
+                    None if i == base else means[base],
                     tests.get(i, {}),
                     holm_p.get(i, {}),
                 ),
@@ -173,7 +173,7 @@ def _compare(
         ],
         "settings": setting_table(methods),
         "bootstrap": {
-            "unit": "patient and seed" if any(len(own) > 1 for own in seeds) else "patient",
+            "unit": "patient and seed" if any(len(names) > 1 for names in seeds) else "patient",
             "draws": num_draws,
             "seed": seed,
             "confidence": 0.95,
@@ -199,8 +199,8 @@ def _compare(
         if drawn["pictures"]:
             from medvl.evaluation.side_by_side import draw_cases
 
-            told = draw_cases(methods, base, out / "cases.png", drawn["include_text"], drawn["device"], seed)
-            result["pictures"] = told
+            shown_cases = draw_cases(methods, base, out / "cases.png", drawn["include_text"], drawn["device"], seed)
+            result["pictures"] = shown_cases
         write_json(out / "compare.json", result)
         write_text(out / "compare.csv", as_csv(result))
         shown = out / "cases.png" if (result.get("pictures") or {}).get("num_cases") else None
@@ -210,22 +210,22 @@ def _compare(
 
 def _metrics(
     metrics: Sequence[str],
-    found: SeedMeans,
+    means: SeedMeans,
     base: SeedMeans | None,
     p: Mapping[str, float],
     p_holm: Mapping[str, float],
 ) -> dict[str, dict[str, Any]]:
-    changes = [None] * len(metrics) if base is None else [change.to_dict() for change in found.minus(base)]
+    changes = [None] * len(metrics) if base is None else [change.to_dict() for change in means.minus(base)]
     return {
         metric: {
             **interval.to_dict(),
-            "sd": float(found.sds[i]),
-            "by_seed": [float(value) for value in found.by_seed[:, i]],
+            "sd": float(means.sds[i]),
+            "by_seed": [float(value) for value in means.by_seed[:, i]],
             "difference": changes[i],
             "p": p.get(metric),
             "p_holm": p_holm.get(metric),
         }
-        for i, (metric, interval) in enumerate(zip(metrics, found.intervals(), strict=True))
+        for i, (metric, interval) in enumerate(zip(metrics, means.intervals(), strict=True))
     }
 
 
@@ -251,7 +251,7 @@ def _intervals(methods: Sequence[Method], base: int, tests_alike: bool) -> list[
         f"seed and method, and seeds), of a single run over patients; {tests}; the sd is over the seeds alone"
     ]
     seeds = [sorted(run.seed or run.target for run in method.runs) for method in methods]
-    apart = [method.name for method, own in zip(methods, seeds, strict=True) if own != seeds[base]]
+    apart = [method.name for method, names in zip(methods, seeds, strict=True) if names != seeds[base]]
     if apart:
         notes.append(f"other seeds than {methods[base].name}, hence drawn apart in the difference: {'; '.join(apart)}")
     few = sorted({count for count in counts if 1 < count < FEW_SEEDS})
@@ -266,11 +266,11 @@ def _notes(
     by_text: dict[str, list[str]] = {}
     for metric in measures.tested:
         by_text.setdefault(measures.tests[metric], []).append(measures.titles[metric].partition(" (")[0])
-    told = "; ".join(f"p of {', '.join(names)}: {text}" for text, names in by_text.items())
+    tests = "; ".join(f"p of {', '.join(names)}: {text}" for text, names in by_text.items())
     notes = _intervals(methods, base, BOOTSTRAP in measures.tests.values())
     if len(methods) > 1:
         notes.append(
-            f"{told}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
+            f"{tests}; two-sided; Holm over {family} tests ({len(methods) - 1} comparisons in {len(measures.tested)} "
             "metrics)"
         )
     else:
@@ -286,12 +286,12 @@ def _notes(
         and min(counts) < FEW_PATIENTS
     }
     if few:
-        told = "; ".join(f"{name} ({num})" for name, num in few.items())
-        notes.append(f"few labelled patients and fewer than {ENOUGH_DRAWS} draws, hence no result: {told}")
+        methods_text = "; ".join(f"{name} ({num})" for name, num in few.items())
+        notes.append(f"few labelled patients and fewer than {ENOUGH_DRAWS} draws, hence no result: {methods_text}")
     num_folds = {len(run.folds) for method in methods for run in method.runs} - {0}
     if num_folds:
-        told = " or ".join(map(str, sorted(num_folds)))
-        notes.append(f"cases of {told} folds pooled, each scored once, by the model of its fold")
+        number = " or ".join(map(str, sorted(num_folds)))
+        notes.append(f"cases of {number} folds pooled, each scored once, by the model of its fold")
     if len({len(method.runs) for method in methods}) > 1:
         notes.append("the methods have different numbers of seeds")
     if num_patients < 2:

@@ -85,7 +85,7 @@ class Measures:
         self,
         first: Sequence[Sequence[Any]],
         second: Sequence[Sequence[Any]],
-        found: tuple[SeedMeans, SeedMeans],
+        means: tuple[SeedMeans, SeedMeans],
         patients: Sequence[str],
         num_permutations: int,
         seed: int,
@@ -224,13 +224,13 @@ class Areas(Measures):
         self,
         first: Sequence[Sequence[Any]],
         second: Sequence[Sequence[Any]],
-        found: tuple[SeedMeans, SeedMeans],
+        means: tuple[SeedMeans, SeedMeans],
         patients: Sequence[str],
         num_permutations: int,
         seed: int,
     ) -> dict[str, float]:
         """p of the paired bootstrap, never 0; NaN where there is no interval."""
-        change = found[0].draws - found[1].draws  # (T, M)
+        change = means[0].draws - means[1].draws  # (T, M)
         return {metric: bootstrap_p(change[:, list(self.titles).index(metric)]) for metric in self.tested}
 
     def _classes(self, run: Sequence[Any], code: NDArray[np.int_]) -> list[ScoredClass]:
@@ -245,8 +245,10 @@ class Areas(Measures):
         self, cases: Sequence[ScoredClass], right: NDArray[np.bool_], times: FloatArray, code: NDArray[np.int_]
     ) -> FloatArray:
         """Weights of the patients (T, P) -> (T, M). A mean is over the same classes in every draw, NaN without one."""
-        found = [case.metrics(times) for case in cases]
-        both = [np.stack([one[name] for one in found], axis=1) for name in ("auc", "average_precision")]  # (T, defined)
+        metrics = [case.metrics(times) for case in cases]
+        both = [
+            np.stack([one[name] for one in metrics], axis=1) for name in ("auc", "average_precision")
+        ]  # (T, defined)
         columns = [values.mean(axis=1) for values in both]
         if "macro_auc_with_interval" in self.titles:
             columns += [values[:, self.usable].mean(axis=1) for values in both]

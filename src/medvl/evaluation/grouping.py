@@ -59,8 +59,8 @@ def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
     assert first.config is not None
     faults, cases = [], dict(first.cases)
     for run in group[1:]:
-        found = _scored_otherwise(first, run)
-        if rest := {key: value for key, value in found.items() if key not in ("manifest_hash", "split_hash")}:
+        differing = _scored_otherwise(first, run)
+        if rest := {key: value for key, value in differing.items() if key not in ("manifest_hash", "split_hash")}:
             faults.append(Fault.mismatch(f"not scored as {first.target} was: {said(rest)}", file=run.target))
         shared = [key for key in run.cases if key in cases]
         if shared:
@@ -109,14 +109,14 @@ def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
     """InputError with every fault unless all runs were scored alike on the same cases; -> notes for the reader."""
     first, faults, notes = runs[0], [], []
     for run in runs[1:]:
-        found = _scored_otherwise(first, run)
-        if "manifest_hash" in found and _same_truth(first, run) and _texts_from(first) != _texts_from(run):
-            del found["manifest_hash"]
+        differing = _scored_otherwise(first, run)
+        if "manifest_hash" in differing and _same_truth(first, run) and _texts_from(first) != _texts_from(run):
+            del differing["manifest_hash"]
             notes.append("texts come from different columns of the manifest; masks, patients and split are the same")
-        if found:
+        if differing:
             faults.append(
                 Fault.mismatch(
-                    f"not scored as {first.target} was: {said(found)}",
+                    f"not scored as {first.target} was: {said(differing)}",
                     file=run.target,
                     remedy="medvl evaluate RUN MANIFEST --split SPLIT --out FOLDER for both, with the same MANIFEST "
                     "and options; then medvl compare FOLDER FOLDER",
@@ -137,13 +137,15 @@ def group_methods(runs: Sequence[ScoredRun], names: Sequence[str] = ()) -> list[
             method (so masks of another program can have seeds). Default: made of what differs in the configurations.
     """
     if len(names) == len(runs):
-        groups = [[run for run, own in zip(runs, names, strict=True) if own == name] for name in dict.fromkeys(names)]
-        methods = [Method(name, tuple(group)) for name, group in zip(dict.fromkeys(names), groups, strict=True)]
+        by_name: dict[str, list[ScoredRun]] = {name: [] for name in names}
+        for run, name in zip(runs, names, strict=True):
+            by_name[name].append(run)
+        methods = [Method(name, tuple(group)) for name, group in by_name.items()]
         faults = [fault for method in methods for fault in _not_one_method(method)]
         if faults:
             raise InputError(faults)
     else:
-        groups = []
+        groups: list[list[ScoredRun]] = []
         for run in runs:
             for group in groups:
                 if group[0].config is not None and run.config is not None and not _settings_differ(group[0], run):
@@ -184,22 +186,22 @@ def setting_table(methods: Sequence[Method]) -> dict[str, list[str]]:
 
 
 def _scored_otherwise(first: ScoredRun, run: ScoredRun) -> dict[str, Any]:
-    there, here = first.summary, run.summary
+    one, other = first.summary, run.summary
     keys = list(first.kind.alike)
-    both_have_one = there["threshold"] is not None and here["threshold"] is not None  # masks of a program have none
+    both_have_one = one["threshold"] is not None and other["threshold"] is not None  # masks of a program have none
     if first.kind.threshold == "own" and both_have_one:
         keys.append("threshold_source")
-        if there["threshold_source"] == "fixed":
+        if one["threshold_source"] == "fixed":
             keys.append("threshold")  # one chosen on val is each run's own
-    found: dict[str, Any] = {key: (there[key], here[key]) for key in keys if there[key] != here[key]}
-    if "manifest_hash" in found:
-        names = (there["manifest"], here["manifest"])
-        found["manifest_hash"] = (
-            f"{there['manifest_hash'][:8]} of {names[0]}",
-            f"{here['manifest_hash'][:8]} of {names[1]}",
+    differing: dict[str, Any] = {key: (one[key], other[key]) for key in keys if one[key] != other[key]}
+    if "manifest_hash" in differing:
+        names = (one["manifest"], other["manifest"])
+        differing["manifest_hash"] = (
+            f"{one['manifest_hash'][:8]} of {names[0]}",
+            f"{other['manifest_hash'][:8]} of {names[1]}",
         )
-        found.pop("split_hash", None)
-    return found
+        differing.pop("split_hash", None)
+    return differing
 
 
 def _same_truth(first: ScoredRun, run: ScoredRun) -> bool:
@@ -264,8 +266,8 @@ def _not_one_method(method: Method) -> list[Fault]:
             faults.append(
                 Fault.mismatch(f"named {method.name} as {first.target} is, but only one is a model", file=run.target)
             )
-        elif found := _settings_differ(first, run):
-            what = f"named {method.name} as {first.target} is, with other settings ({said(found)})"
+        elif differing := _settings_differ(first, run):
+            what = f"named {method.name} as {first.target} is, with other settings ({said(differing)})"
             faults.append(Fault.mismatch(what, file=run.target))
     return faults
 
@@ -288,9 +290,9 @@ def _derived_names(groups: Sequence[Sequence[ScoredRun]]) -> list[str]:
     labels = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(table, leaves, strict=True)}
     names = []
     for i, group in enumerate(groups):
-        own = [f"{labels[key]}={values[i]}" for key, values in table.items() if values[i]]
+        settings = [f"{labels[key]}={values[i]}" for key, values in table.items() if values[i]]
         folder = _without_seed(group[0].target)
-        names.append(", ".join(own) if own and len(table) <= MAX_KEYS else folder)
+        names.append(", ".join(settings) if settings and len(table) <= MAX_KEYS else folder)
     return [name if names.count(name) == 1 else groups[i][0].target for i, name in enumerate(names)]
 
 

@@ -73,15 +73,15 @@ def read_label_cases(path: Path) -> LabelCases:
 
 def read_labelled(folder: Path) -> tuple[dict[Key, Case], dict[str, Any]]:
     """The cases of an evaluation folder, and its classes."""
-    found = read_label_cases(folder / CASES)
-    rows = zip(found.ids, found.patients, found.labels, found.probs, strict=True)
+    table = read_label_cases(folder / CASES)
+    rows = zip(table.ids, table.patients, table.labels, table.probs, strict=True)
     cases: dict[Key, Case] = {
         (ident, ""): LabelCase(
             patient, tuple("" if math.isnan(v) else v for v in labels.tolist()), tuple(probs.tolist())
         )
         for ident, patient, labels, probs in rows
     }
-    return cases, {"classes": list(found.classes)}
+    return cases, {"classes": list(table.classes)}
 
 
 def label_cells(run: ScoredRun, device: str) -> Cell:

@@ -93,8 +93,8 @@ def open_inputs(target: str | Path, overrides: Sequence[str] = (), *, device: st
     tree = config_dict(predictor.config)
     data = make_config({**tree, "data": {**tree["data"], **changes}}, source="overrides").data
     # The classes of the network stay its own; how a pixel is read follows the overrides.
-    own = replace(predictor.config.data, window=data.window, slice_index=data.slice_index)
-    predictor.config = replace(predictor.config, data=own)
+    reading = replace(predictor.config.data, window=data.window, slice_index=data.slice_index)
+    predictor.config = replace(predictor.config, data=reading)
     model_hash = weights_hash(folder)
     extra: dict[str, Any] = {"model_hash": model_hash}
     if data.context_columns:

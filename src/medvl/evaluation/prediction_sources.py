@@ -100,8 +100,8 @@ class FolderSource:
                     continue  # not annotated, hence not scored
                 stems = self._stems(record, name, len(classes), rows_of[record.image] == 1)
                 names = (self.folder / (stem + suffix) for stem in stems for suffix in IMAGE_SUFFIXES)
-                found = next((path for path in names if path.is_file()), None)
-                if found is None:
+                file = next((path for path in names if path.is_file()), None)
+                if file is None:
                     faults.append(
                         Fault.missing_file(
                             f"no predicted mask{'' if len(classes) == 1 else f' of class {name}'}",
@@ -112,13 +112,13 @@ class FolderSource:
                         )
                     )
                     continue
-                self._files[record.id, name] = found
-                difference = Grid.of(found).difference(Grid.of(record.image))
+                self._files[record.id, name] = file
+                difference = Grid.of(file).difference(Grid.of(record.image))
                 if difference:
                     faults.append(
                         Fault.mismatch(
                             f"the predicted mask {difference[0]}",
-                            file=found,
+                            file=file,
                             record=record.id,
                             expected=f"{difference[1]}, as the image {record.image.name}",
                             remedy="write masks on the native grid of the image",
@@ -154,12 +154,12 @@ class FolderSource:
         stems: list[str] = []
         for start, may_stand_alone in ((record.id, True), (stem, sole)):
             if num_classes > 1:
-                own = [f"{start}{phrase}__{name}"] if phrase else []
-                own += [f"{start}__{name}"] if may_stand_alone else []
+                named = [f"{start}{phrase}__{name}"] if phrase else []
+                named += [f"{start}__{name}"] if may_stand_alone else []
             else:
-                own = [f"{start}{phrase}"] if phrase else []
-                own += [start, f"{start}__{name}"] if may_stand_alone else []
-            stems += [item for item in own if item not in stems]
+                named = [f"{start}{phrase}"] if phrase else []
+                named += [start, f"{start}__{name}"] if may_stand_alone else []
+            stems += [item for item in named if item not in stems]
         return stems
 
     def _read(self, path: Path) -> BoolArray:
@@ -223,20 +223,20 @@ class PredictorSource:
     def _ask(self, records: Sequence[Record], texts: Sequence[str]) -> list[Segmentation]:
         self._open(records[0])
         names = self.predictor.context_columns
-        asked = [
+        keys = [
             (text if self.predictor.uses_text else "", tuple(record.context.get(name, "") for name in names))
             for record, text in zip(records, texts, strict=True)
         ]
-        missing = [key for key in dict.fromkeys(asked) if key not in self._answers]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._answers]
         if missing:
             if len(self._answers) + len(missing) > 64:
                 self._answers.clear()  # bounds memory on images with very many phrases
-                missing = list(dict.fromkeys(asked))
+                missing = list(dict.fromkeys(keys))
             answers = self.predictor.segment_many(
                 [text for text, _ in missing], contexts=[dict(zip(names, cells, strict=True)) for _, cells in missing]
             )
             self._answers |= dict(zip(missing, answers, strict=True))
-        return [self._answers[key] for key in asked]
+        return [self._answers[key] for key in keys]
 
     def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
         """Probabilities above 0.5; of exclusive classes the most probable."""
@@ -270,16 +270,16 @@ class PredictorSource:
             self._image, self._answers = record.image, {}
 
     def _classes_fit(self, classes: Sequence[str]) -> bool:
-        own = self.predictor.classes
-        return set(classes) <= set(own) or (len(classes) == 1 and len(own) == 1)
+        known = self.predictor.classes
+        return set(classes) <= set(known) or (len(classes) == 1 and len(known) == 1)
 
     def _by_class(self, record: Record, answer: Segmentation) -> dict[str, ProbArray]:
-        own = self.predictor.classes
+        known = self.predictor.classes
         wanted = tuple(record.masks)
-        if len(own) == 1:
+        if len(known) == 1:
             return {name: answer.probs for name in wanted}
         if self._classes_fit(wanted):
-            return {name: answer.probs[own.index(name)] for name in wanted}
+            return {name: answer.probs[known.index(name)] for name in wanted}
         if record.masks[wanted[0]] is None:
             return {}
         chosen = self._selected(record)
@@ -292,12 +292,12 @@ class PredictorSource:
 
     def _exclusive(self, record: Record, probs: ProbArray) -> dict[str, BoolArray]:
         """As `_by_class`: where the most probable class is the wanted one, or one of those selected."""
-        own, wanted = self.predictor.classes, tuple(record.masks)
-        masks: BoolArray = class_masks(probs.reshape(len(own), *probs.shape[-2:]), MULTICLASS)  # (K, H, W)
-        if len(own) == 1:
+        known, wanted = self.predictor.classes, tuple(record.masks)
+        masks: BoolArray = class_masks(probs.reshape(len(known), *probs.shape[-2:]), MULTICLASS)  # (K, H, W)
+        if len(known) == 1:
             return {name: masks[0] for name in wanted}
         if self._classes_fit(wanted):
-            return {name: masks[own.index(name)] for name in wanted}
+            return {name: masks[known.index(name)] for name in wanted}
         if record.masks[wanted[0]] is None:
             return {}
         union: BoolArray = np.logical_or.reduce(masks[self._selected(record)])  # (H, W)

@@ -110,14 +110,14 @@ class EvaluationRecord:
         )
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> EvaluationRecord:
+    def from_dict(cls, summary: Mapping[str, Any]) -> EvaluationRecord:
         """The record of a summary.json's object, of either version (see `evaluation_of`)."""
-        config = found.get("config")
-        values = {key: found[key] for key in _NAMES if key in found}
+        config = summary.get("config")
+        values = {key: summary[key] for key in _NAMES if key in summary}
         values |= {
-            "evaluation": evaluation_of(found),
-            "overrides": found.get("overrides") or (),
-            "notes": found.get("notes", ()),
+            "evaluation": evaluation_of(summary),
+            "overrides": summary.get("overrides") or (),
+            "notes": summary.get("notes", ()),
         }
         values.setdefault("task", (config or {}).get("task"))
         for key in ("model", "manifest", "split"):  # results that are kept in a repository leave paths out
@@ -126,7 +126,7 @@ class EvaluationRecord:
             values.setdefault(key, None)
         for key in ("versions", "machine"):  # not those of this machine
             values.setdefault(key, {})
-        rest = {key: value for key, value in found.items() if key not in _NAMES and key != "format"}
+        rest = {key: value for key, value in summary.items() if key not in _NAMES and key != "format"}
         counts = {key: value for key, value in rest.items() if key.startswith("num_") and isinstance(value, int)}
         extras = {key: value for key, value in rest.items() if key not in counts}
         return cls(counts=counts, extras=extras, **values)
@@ -147,8 +147,8 @@ class EvaluationRecord:
         plain = {name: getattr(self, name) for name in _NAMES if name not in ("options", "notes")}
         options = {"options": self.options} if self.options else {}
         rest = {**self.counts, **self.extras, "notes": list(self.notes)}
-        found: dict[str, Any] = without_nan({"format": FORMAT, **plain, **options, **rest})
-        return found
+        summary: dict[str, Any] = without_nan({"format": FORMAT, **plain, **options, **rest})
+        return summary
 
     def write(self, out: Path, files: Mapping[str, str], *, name: str = SUMMARY) -> None:
         """Write `files` {name: text} and then the record into the folder `out`, each whole or not at all."""
@@ -178,15 +178,15 @@ def read_record(folder: Path, name: str = SUMMARY) -> EvaluationRecord:
     path = folder / name
     remedy = "run medvl evaluate again"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError.damaged(f"cannot be read ({error})", file=path, expected=FORMAT, remedy=remedy) from None
-    if evaluation_of(found) is None:
-        version = found.get("format") if isinstance(found, dict) else None
+    if evaluation_of(summary) is None:
+        version = summary.get("format") if isinstance(summary, dict) else None
         raise InputError.unsupported(
             f"not an evaluation of this version ({version})", file=path, expected=FORMAT, remedy=remedy
         )
-    return EvaluationRecord.from_dict(found)
+    return EvaluationRecord.from_dict(summary)
 
 
 def identity(evaluation: str, model_hash: str | None, manifest: Manifest, split: str) -> dict[str, Any]:

@@ -55,25 +55,25 @@ def draw_cases(
         except (InputError, OSError) as error:
             left_out[method.name] = str(error)
             warn(f"{method.name} is not in the picture: {error}")
-    told: dict[str, Any] = {"what": "", "num_cases": 0, "cases": [], "contains_text": False, "left_out": left_out}
+    result: dict[str, Any] = {"what": "", "num_cases": 0, "cases": [], "contains_text": False, "left_out": left_out}
     if methods[base].name not in cells:
-        return told
+        return result
     groups = pick_keys({key: case.quality for key, case in reference.cases.items()}, seed, EACH)
     try:
         records = {record.id: record for record in reference.kind.manifest(reference).records}
         rows = [(name, key, _pixels(records[key[0]], reference)) for name, keys in groups for key in keys]
     except (InputError, OSError, KeyError) as error:
         warn(f"no picture of the cases: {error}")
-        return told
+        return result
     _draw(reference, rows, records, cells, path, include_text)
     phrase = any(reference.cases[key].text for _, key, _ in rows)
-    told |= {
+    result |= {
         "what": _what(reference, methods[base].name),
         "num_cases": len(rows),
         "cases": [{"group": name, "id": key[0], "class": key[1]} for name, key, _ in rows],
         "contains_text": include_text and phrase,
     }
-    return told
+    return result
 
 
 def pick_keys(values: Mapping[Key, float], seed: int, each: int) -> list[tuple[str, list[Key]]]:

@@ -96,21 +96,21 @@ def probe(
         keep = np.sort(np.random.default_rng(seed).choice(num_rows, max_rows, replace=False))
         records, texts = [records[i] for i in keep], [texts[i] for i in keep]
     source.check(records, manifest.classes)
-    asked = {record.id: own for record, own in zip(records, texts, strict=True)}
-    for name in contexts.keys() & asked.keys():
-        asked[name] = {**asked[name], OTHER_CONTEXT: asked[name]["true"]}
+    texts_of = {record.id: variants for record, variants in zip(records, texts, strict=True)}
+    for name in contexts.keys() & texts_of.keys():
+        texts_of[name] = {**texts_of[name], OTHER_CONTEXT: texts_of[name]["true"]}
     rows: list[ProbeRow] = []
     groups = by_image(records)
     for group in track(groups, "text probe", len(groups)):
-        pairs = [(record, condition) for record in group for condition in asked[record.id]]
+        pairs = [(record, condition) for record in group for condition in texts_of[record.id]]
         for start in range(0, len(pairs), RECORDS_AT_ONCE):
             chunk = pairs[start : start + RECORDS_AT_ONCE]
-            chunk_texts = [asked[record.id][condition] for record, condition in chunk]
-            told = [
+            chunk_texts = [texts_of[record.id][condition] for record, condition in chunk]
+            chunk_records = [
                 replace(record, context=contexts[record.id]) if condition == OTHER_CONTEXT else record
                 for record, condition in chunk
             ]
-            answers = predicted_masks(source, told, chunk_texts, threshold)
+            answers = predicted_masks(source, chunk_records, chunk_texts, threshold)
             for (record, condition), text, answer in zip(chunk, chunk_texts, answers, strict=True):
                 rows += _score(record, condition, text, answer, empty_mask, slice_index)
     described = source.describe()
@@ -171,30 +171,30 @@ def probe_texts(records: Sequence[Record], seed: int = 0) -> list[dict[str, str]
     rng = np.random.default_rng([seed, 1])
     result = []
     for record in records:
-        own = {"true": record.text, "empty": ""}
+        variants = {"true": record.text, "empty": ""}
         other = _other_text(record, records, rng)
         if other is not None:
-            own["shuffled"] = other
+            variants["shuffled"] = other
         if side_of(record.text) is not None and can_mirror(record.text, left_right=True):
-            own["side_swapped"] = mirror_text(record.text, left_right=True)
+            variants["side_swapped"] = mirror_text(record.text, left_right=True)
         negated = negate_text(record.text)
         if negated != record.text:
-            own["negated"] = negated
-        result.append(own)
+            variants["negated"] = negated
+        result.append(variants)
     return result
 
 
 def other_contexts(records: Sequence[Record], seed: int = 0) -> dict[str, Mapping[str, str]]:
     """{record id: the clinical variables of another patient, of other values}, drawn (seeded); {} without any."""
     rng = np.random.default_rng([seed, 2])
-    found: dict[str, Mapping[str, str]] = {}
+    chosen: dict[str, Mapping[str, str]] = {}
     for record in records:
         if not record.context:
             continue
         others = [r.context for r in records if r.patient != record.patient and r.context != record.context]
         if others:
-            found[record.id] = others[int(rng.integers(len(others)))]
-    return found
+            chosen[record.id] = others[int(rng.integers(len(others)))]
+    return chosen
 
 
 def side_of(text: str) -> str | None:
@@ -208,8 +208,8 @@ def _other_text(record: Record, records: Sequence[Record], rng: np.random.Genera
         other = records[int(rng.integers(len(records)))]
         if other.patient != record.patient and other.text != record.text:
             return other.text
-    found = [other.text for other in records if other.patient != record.patient and other.text != record.text]
-    return found[int(rng.integers(len(found)))] if found else None
+    others = [other.text for other in records if other.patient != record.patient and other.text != record.text]
+    return others[int(rng.integers(len(others)))] if others else None
 
 
 def _score(
@@ -243,18 +243,18 @@ def _conditions(rows: Sequence[ProbeRow], seed: int) -> dict[str, Any]:
     true = {(row.id, row.class_name): row for row in rows if row.condition == "true"}
     result: dict[str, Any] = {}
     for condition in CONDITIONS:
-        own = [row for row in rows if row.condition == condition]
-        if condition == OTHER_CONTEXT and not own:
+        part = [row for row in rows if row.condition == condition]
+        if condition == OTHER_CONTEXT and not part:
             continue  # a model without clinical variables
-        patients = [row.patient for row in own]
-        values = np.array([row.dice for row in own])
-        own_true = np.array([true[row.id, row.class_name].dice for row in own])
+        patients = [row.patient for row in part]
+        values = np.array([row.dice for row in part])
+        true_dice = np.array([true[row.id, row.class_name].dice for row in part])
         result[condition] = {
-            "num": len(own),
+            "num": len(part),
             "dice": mean_interval(values, patients, seed=seed).to_dict(),
-            "true_minus_this": paired_difference(own_true, values, patients, seed=seed).to_dict(),
-            "pred_fraction": mean_interval([row.pred_fraction for row in own], patients, seed=seed).to_dict(),
-            "share_empty": mean_interval([row.pred_fraction == 0 for row in own], patients, seed=seed).to_dict(),
+            "true_minus_this": paired_difference(true_dice, values, patients, seed=seed).to_dict(),
+            "pred_fraction": mean_interval([row.pred_fraction for row in part], patients, seed=seed).to_dict(),
+            "share_empty": mean_interval([row.pred_fraction == 0 for row in part], patients, seed=seed).to_dict(),
         }
     return result
 

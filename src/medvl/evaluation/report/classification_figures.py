@@ -50,11 +50,11 @@ def reliability_svg(probs: FloatArray, labels: FloatArray, classes: Sequence[str
 
     def draw(axes: Any, prob: FloatArray, label: FloatArray) -> str:
         mean, share, num = reliability(prob, label)
-        there = num > 0
+        filled = num > 0
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
-        axes.plot(mean[there], share[there], color=SECOND, linewidth=1)
-        axes.scatter(mean[there], share[there], s=6 + 60 * num[there] / num.max(), color=SECOND, edgecolor="none")
-        error = float((num[there] * np.abs(mean[there] - share[there])).sum() / num.sum())
+        axes.plot(mean[filled], share[filled], color=SECOND, linewidth=1)
+        axes.scatter(mean[filled], share[filled], s=6 + 60 * num[filled] / num.max(), color=SECOND, edgecolor="none")
+        error = float((num[filled] * np.abs(mean[filled] - share[filled])).sum() / num.sum())
         return f"ECE {error:.3f}"
 
     return _panels(probs, labels, classes, draw, "Reliability", "probability", "share of positives", needs=())
@@ -124,11 +124,11 @@ def _panels(
         if not len(label) or any(value not in label for value in needs):
             what = "none are known" if not len(label) else "one kind only"
             one.text(0.5, 0.5, what, ha="center", va="center", fontsize=9, color=INK)
-            told = ""
+            value = ""
         else:
-            told = draw(one, scores[known, k], label)
+            value = draw(one, scores[known, k], label)
         counted = f"{int(label.sum())} of {len(label)} positive"
-        one.set_title(f"{_plain(name)}\n{told or '-'}, {counted}", loc="left", fontsize=8, color=INK)
+        one.set_title(f"{_plain(name)}\n{value or '-'}, {counted}", loc="left", fontsize=8, color=INK)
         one.set_xlabel(x_label, fontsize=8, color=INK)
         one.set_ylabel(y_label, fontsize=8, color=INK)
     return _whole(to_svg(figure, title))

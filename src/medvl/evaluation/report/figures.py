@@ -144,7 +144,7 @@ def to_svg(figure: Any, title: str) -> str:
         svg = svg.replace(colour, page)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
     slug = re.sub(r"\W+", "-", title.lower())
-    svg = re.sub(r'\b(id="|url\(#|xlink:href="#)', lambda found: found.group(1) + slug + "-", svg)
+    svg = re.sub(r'\b(id="|url\(#|xlink:href="#)', lambda match: match.group(1) + slug + "-", svg)
     return svg.strip()
 
 

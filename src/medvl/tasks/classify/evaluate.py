@@ -103,8 +103,8 @@ def evaluate_classifier(
                 logits = module.network.classify(pooled.to(where)).cpu().double()
         else:
             logits = torch.from_numpy(predicted_logits(module, dataset, where, **how)).double()
-        found: FloatArray = (logits.softmax(dim=1) if multiclass else logits.sigmoid()).numpy()
-        return found
+        probs: FloatArray = (logits.softmax(dim=1) if multiclass else logits.sigmoid()).numpy()
+        return probs
 
     probs = probs_of(labels, split)
     values = labels.values.astype(np.float64)
@@ -113,10 +113,10 @@ def evaluate_classifier(
     scores: dict[str, Any]
     extras: dict[str, Any]
     if multiclass:
-        found = multiclass_metrics(probs, values.argmax(axis=1), patients, classes, num_draws=num_draws, seed=seed)
-        scores = {name: found.pop(name) for name in ("metrics", "by_class")}
+        measured = multiclass_metrics(probs, values.argmax(axis=1), patients, classes, num_draws=num_draws, seed=seed)
+        scores = {name: measured.pop(name) for name in ("metrics", "by_class")}
         scores |= {"threshold": None, "threshold_source": MOST_PROBABLE}
-        extras = found
+        extras = measured
     else:
         thresholds: list[float] = [math.nan if threshold is None else threshold] * len(classes)
         source = "fixed"
@@ -130,16 +130,16 @@ def evaluate_classifier(
                 notes.append(f"no threshold, for val has not both kinds: {', '.join(without)}")
             if split == "val":
                 notes.append(OPTIMISTIC)
-        found = multilabel_metrics(probs, values, patients, classes, thresholds, num_draws=num_draws, seed=seed)
+        measured = multilabel_metrics(probs, values, patients, classes, thresholds, num_draws=num_draws, seed=seed)
         scores = {
             "threshold": dict(zip(classes, thresholds, strict=True)),
             "threshold_source": source,
-            "metrics": {f"macro_{name}": found["macro"][name] for name in METRICS},
-            "by_class": found["by_class"],
+            "metrics": {f"macro_{name}": measured["macro"][name] for name in METRICS},
+            "by_class": measured["by_class"],
         }
         extras = {
-            "macro_with_interval": {f"macro_{name}": value for name, value in found["macro_with_interval"].items()},
-            "undefined": found["undefined"],
+            "macro_with_interval": {f"macro_{name}": value for name, value in measured["macro_with_interval"].items()},
+            "undefined": measured["undefined"],
             "published_practice": _published_practice(
                 probs, values, patients, classes, split, num_draws=num_draws, seed=seed
             ),
@@ -217,11 +217,11 @@ def as_text(summary: Mapping[str, Any], out: Path) -> str:
     if practice is not None:
         lines += ["", f"  {practice['what']}: optimistic, only to compare with published numbers"]
         for by, rule in RULES.items():
-            found = practice[f"by_{by}"]
+            by_rule = practice[f"by_{by}"]
             parts = []
-            for name, value in found["macro"].items():
+            for name, value in by_rule["macro"].items():
                 parts.append(f"{name} {interval_text(value)}")
-                if some := found["macro_with_interval"].get(name):
+                if some := by_rule["macro_with_interval"].get(name):
                     parts[-1] += f" ({some['num']} of {value['num']} classes: {interval_text(some)})"
             lines.append(f"  {rule}: macro {', '.join(parts)}")
     figures = ["roc.svg", "pr.svg", "reliability.svg", *(["confusion.svg"] if _has_confusion(summary) else [])]
@@ -281,15 +281,15 @@ def _published_practice(
     result: dict[str, Any] = {"what": published_practice(split)}
     for by in RULES:
         chosen = [best_threshold(probs[:, k], values[:, k], by) for k in range(len(classes))]
-        found = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=num_draws, seed=seed)
+        measured = multilabel_metrics(probs, values, patients, classes, chosen, num_draws=num_draws, seed=seed)
         result[f"by_{by}"] = {
-            "macro": {name: found["macro"][name] for name in THRESHOLD_METRICS},
+            "macro": {name: measured["macro"][name] for name in THRESHOLD_METRICS},
             "macro_with_interval": {
-                name: value for name, value in found["macro_with_interval"].items() if name in THRESHOLD_METRICS
+                name: value for name, value in measured["macro_with_interval"].items() if name in THRESHOLD_METRICS
             },
             "by_class": {
                 name: {"threshold": row["threshold"], **{m: row[m] for m in THRESHOLD_METRICS}}
-                for name, row in found["by_class"].items()
+                for name, row in measured["by_class"].items()
             },
         }
     return result

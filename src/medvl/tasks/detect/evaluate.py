@@ -88,7 +88,7 @@ def evaluate_detector(
     labels, num_other_views = annotated_images(records, split, classes, replace(config, data=data))
     images = _detect(module, BoxDataset(labels, data, seed=0, train=False), labels, config, usable_device(device))
     guesses = _guesses(images, labels, card.get("mean_boxes", {}))
-    found = score(images, classes, threshold, num_draws=num_draws, seed=seed)
+    scored = score(images, classes, threshold, num_draws=num_draws, seed=seed)
     fixed = score(guesses, classes, threshold, num_draws=num_draws, seed=seed)
     notes = [OPTIMISTIC] if split == "val" else []
     if labels.counts["other_names"]:
@@ -123,8 +123,8 @@ def evaluate_detector(
             "num_patients": num_patients,
             "num_with_boxes": sum(bool(boxes) for boxes in labels.boxes),
         },
-        metrics=found.metrics(),
-        by_class=found.by_class,
+        metrics=scored.metrics(),
+        by_class=scored.by_class,
         extras={
             "trained_on": {key: card.get(key) for key in ("manifest_hash", "split_hash", "data", "seed")},
             "classes": list(classes),
@@ -140,7 +140,7 @@ def evaluate_detector(
             "baseline": {
                 "what": BASELINE,
                 "boxes": card.get("mean_boxes", {}),
-                "lead": found.lead(fixed),
+                "lead": scored.lead(fixed),
                 "metrics": fixed.metrics(),
                 "by_class": fixed.by_class,
             },
@@ -217,12 +217,12 @@ def _detect(
     images: list[ImageBoxes] = []
     for batch in track(loader, "detect", len(loader)):
         size = (batch.image.shape[2], batch.image.shape[3])
-        found = detections(module.network, module(batch.image.to(device)), size, config.detect.nms_iou)
-        for own, affine in zip(found, batch.affines, strict=True):
+        answers = detections(module.network, module(batch.image.to(device)), size, config.detect.nms_iou)
+        for answer, affine in zip(answers, batch.affines, strict=True):
             record, boxes = labels.records[len(images)], labels.boxes[len(images)]
             true, kinds = box_arrays(boxes, labels.classes)
-            native = affine.invert_boxes(own.boxes)
-            images.append(ImageBoxes(record.id, record.patient, true, kinds, native, own.scores, own.classes))
+            native = affine.invert_boxes(answer.boxes)
+            images.append(ImageBoxes(record.id, record.patient, true, kinds, native, answer.scores, answer.classes))
     return images
 
 

@@ -89,8 +89,8 @@ def read_boxes(path: Path, labels: BoxLabels) -> list[ImageBoxes]:
     result = []
     for record, boxes in zip(labels.records, labels.boxes, strict=True):
         true, true_classes = box_arrays(boxes, labels.classes)
-        own = rows[record.id]
-        corners = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row in own]
+        detected = rows[record.id]
+        corners = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row in detected]
         result.append(
             ImageBoxes(
                 record.id,
@@ -98,8 +98,8 @@ def read_boxes(path: Path, labels: BoxLabels) -> list[ImageBoxes]:
                 true,
                 true_classes,
                 np.array(corners, dtype=np.float64).reshape(-1, 4),
-                np.array([float(row["score"]) for row in own]),
-                np.array([labels.classes.index(row["class"]) for row in own], dtype=np.int64),
+                np.array([float(row["score"]) for row in detected]),
+                np.array([labels.classes.index(row["class"]) for row in detected], dtype=np.int64),
             )
         )
     return result
@@ -171,14 +171,14 @@ def _panel(record: Record, boxes: ImageBoxes, ap: float, classes: Sequence[str],
         x0, y0, x1, y1 = (scale * value for value in turn.apply_box(tuple(corners.tolist()), image.size))
         return {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "label": label}
 
-    found = zip(boxes.boxes, boxes.scores, boxes.classes, strict=True)
+    detected = zip(boxes.boxes, boxes.scores, boxes.classes, strict=True)
     true = zip(boxes.true_boxes, boxes.true_classes, strict=True)
     return {
         "image": uri,
         "width": max(1, round(width * scale)),
         "height": max(1, round(height * scale)),
         "true": [rectangle(corners, classes[k]) for corners, k in true],
-        "found": [rectangle(corners, f"{classes[k]} {value:.2f}") for corners, value, k in found],
+        "detected": [rectangle(corners, f"{classes[k]} {value:.2f}") for corners, value, k in detected],
         "caption": record.id,
         "ap": ap,
     }

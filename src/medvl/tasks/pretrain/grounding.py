@@ -49,9 +49,9 @@ class GroundingCase:
 
     record: Record
     phrase: str
-    own: Asked
+    measured: Asked
     other_phrase: str | None
-    other: Asked | None
+    control: Asked | None
 
 
 def grounding(
@@ -109,9 +109,9 @@ def grounding(
     at, source, used = [0] * len(cases), "fixed", threshold
     if threshold is None and split == "val":
         first = patient_halves([case.record.patient for case in cases], seed)
-        halves = [[c for c, here in zip(cases, first, strict=True) if here == side] for side in (True, False)]
+        halves = [[c for c, is_first in zip(cases, first, strict=True) if is_first == side] for side in (True, False)]
         best = [best_level(half) for half in halves]
-        at = [best[1] if here else best[0] for here in first]
+        at = [best[1] if is_first else best[0] for is_first in first]
         source = f"val: each half of its patients at the best of the other, {_level(best[1])} and {_level(best[0])}"
     elif threshold is None:
         chosen_on, _ = ask.cases(manifest.split("val"), "choose threshold on val", controls=False)
@@ -213,7 +213,7 @@ def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
 
 def best_level(cases: Sequence[GroundingCase]) -> int:
     """Index of the level with the highest mean Dice; of equally good ones the middle one."""
-    mean = np.mean([case.own.overlap(slice(None))[0] for case in cases], axis=0)  # (T,)
+    mean = np.mean([case.measured.overlap(slice(None))[0] for case in cases], axis=0)  # (T,)
     best = np.flatnonzero(mean >= mean.max() - 1e-12)
     return int(best[len(best) // 2])
 
@@ -222,7 +222,7 @@ def _published(cases: Sequence[GroundingCase], split: str, seed: int) -> dict[st
     """Dice, IoU and recall at the threshold that is best on the scored cases themselves."""
     at = best_level(cases)
     withheld = _withheld(cases, [at] * len(cases), seed)
-    values = np.array([[float(value) for value in case.own.overlap(at)] for case in cases])  # (n, 3)
+    values = np.array([[float(value) for value in case.measured.overlap(at)] for case in cases])  # (n, 3)
     patients = [case.record.patient for case in cases]
     return {
         "what": published_practice(split),
@@ -242,10 +242,10 @@ def _withheld(cases: Sequence[GroundingCase], at: Sequence[int], seed: int) -> s
     a threshold that marks everything often has the best Dice of all.
     """
     patients = [case.record.patient for case in cases]
-    dice = np.array([float(case.own.overlap(level)[0]) for case, level in zip(cases, at, strict=True)])
-    true = np.array([case.own.true_px for case in cases], dtype=np.float64)
-    whole = np.array([case.own.num_px for case in cases], dtype=np.float64)
-    pred = np.array([case.own.pred_px[level] for case, level in zip(cases, at, strict=True)], dtype=np.float64)
+    dice = np.array([float(case.measured.overlap(level)[0]) for case, level in zip(cases, at, strict=True)])
+    true = np.array([case.measured.true_px for case in cases], dtype=np.float64)
+    whole = np.array([case.measured.num_px for case in cases], dtype=np.float64)
+    pred = np.array([case.measured.pred_px[level] for case, level in zip(cases, at, strict=True)], dtype=np.float64)
     for name, control in (
         ("the whole image as the answer", 2 * true / (whole + true)),
         ("as many pixels at random", 2 * pred * true / whole / (pred + true)),
@@ -309,7 +309,7 @@ class _Asker:
         others = other_phrases([self._phrase(record) for record in rows], self.seed) if controls else [None] * len(rows)
         other_of = dict(zip((record.id for record in rows), others, strict=True))
         slice_index = self.reader.config.data.slice_index
-        found: list[GroundingCase] = []
+        cases: list[GroundingCase] = []
         groups = by_image(rows)
         for group in track(groups, label, len(groups)):
             image = self.reader.set_image(group[0].image).image
@@ -322,10 +322,10 @@ class _Asker:
                     num["num_empty"] += 1
                     continue
                 phrase, other = self._phrase(record), other_of[record.id]
-                own = self._ask(phrase, mask)
+                measured = self._ask(phrase, mask)
                 control = None if other is None else self._ask(other, mask)
-                found.append(GroundingCase(record, phrase, own, other, control))
-        return found, num
+                cases.append(GroundingCase(record, phrase, measured, other, control))
+        return cases, num
 
     def _phrase(self, record: Record) -> str:
         return record.text if self.phrase is None else self.phrase
@@ -338,13 +338,13 @@ def other_phrases(phrases: Sequence[str], seed: int) -> list[str | None]:
     """For each phrase a different one, drawn from the set as often as it occurs there; None where there is no other."""
     rng = np.random.default_rng(seed)
     order = sorted(phrases)
-    found: list[str | None] = []
+    others: list[str | None] = []
     for phrase in phrases:
         start, end = bisect_left(order, phrase), bisect_right(order, phrase)  # its own block is stepped over
         num = len(order) - (end - start)
         place = int(rng.integers(num)) if num else -1
-        found.append(order[place if place < start else place + end - start] if num else None)
-    return found
+        others.append(order[place if place < start else place + end - start] if num else None)
+    return others
 
 
 def _level(index: int) -> float:
@@ -353,26 +353,27 @@ def _level(index: int) -> float:
 
 def _rows(case: GroundingCase, at: int, levels: FloatArray, manifest: Manifest) -> list[dict[str, Any]]:
     """The lines of cases.csv of one record, one per method."""
-    record, own = case.record, case.own
+    record, measured = case.record, case.measured
     head = {"id": record.id, "image": relative_image(record, manifest), "patient": record.patient}
     head |= {"split": record.split or ""}
     threshold = round(float(levels[at]), 6)
     rows: list[dict[str, Any]] = []
-    for method, phrase, asked in ((PHRASE, case.phrase, own), (SHUFFLED, case.other_phrase, case.other)):
-        if asked is None:
+    for method, phrase, answer in ((PHRASE, case.phrase, measured), (SHUFFLED, case.other_phrase, case.control)):
+        if answer is None:
             continue
-        dice, iou, recall = (float(value) for value in asked.overlap(at))
+        dice, iou, recall = (float(value) for value in answer.overlap(at))
         rows.append(
             {**head, "method": method, "text": phrase, "threshold": threshold, "dice": dice, "iou": iou}
-            | {"recall": recall, "pointing": asked.pointing, "cnr": abs(asked.cnr), "cnr_signed": asked.cnr}
-            | {"true_px": asked.true_px, "pred_px": int(asked.pred_px[at])}
+            | {"recall": recall, "pointing": answer.pointing, "cnr": abs(answer.cnr), "cnr_signed": answer.cnr}
+            | {"true_px": answer.true_px, "pred_px": int(answer.pred_px[at])}
         )
-    share = own.true_px / own.num_px
-    for method, pred_px in ((CHANCE, int(own.pred_px[at])), (EVERYTHING, own.num_px)):
+    share = measured.true_px / measured.num_px
+    for method, pred_px in ((CHANCE, int(measured.pred_px[at])), (EVERYTHING, measured.num_px)):
         both = pred_px * share  # expected
-        total = pred_px + own.true_px
+        total = pred_px + measured.true_px
         row = {**head, "method": method, "text": "", "threshold": threshold, "dice": 2 * both / total}
-        row |= {"iou": both / (total - both), "recall": both / own.true_px, "true_px": own.true_px, "pred_px": pred_px}
+        row |= {"iou": both / (total - both), "recall": both / measured.true_px}
+        row |= {"true_px": measured.true_px, "pred_px": pred_px}
         row |= {"pointing": share, "cnr": math.nan, "cnr_signed": 0.0 if method == CHANCE else math.nan}
         rows.append(row)
     return rows
@@ -386,12 +387,12 @@ def _intervals(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
 def _differences(rows: Sequence[dict[str, Any]], methods: Sequence[str], seed: int) -> dict[str, Any]:
     """Paired differences of the phrase's own map to each control, by patient."""
     by_method = {name: [row for row in rows if row["method"] == name] for name in methods}
-    own = by_method[PHRASE]
-    patients = [row["patient"] for row in own]
+    phrase_rows = by_method[PHRASE]
+    patients = [row["patient"] for row in phrase_rows]
     return {
         f"{PHRASE} - {name}": {
             metric: paired_difference(
-                [row[metric] for row in own], [row[metric] for row in by_method[name]], patients, seed=seed
+                [row[metric] for row in phrase_rows], [row[metric] for row in by_method[name]], patients, seed=seed
             ).to_dict()
             for metric in METRICS
         }

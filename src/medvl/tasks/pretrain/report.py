@@ -60,8 +60,8 @@ def page(request: PageRequest) -> tuple[Path, dict[str, Any]]:
     card = next(filter(None, (_read(folder / name / "card.json") for name in ("", "model", "checkpoints/best"))), {})
     validations: Sequence[Row] = log.val
     if not validations and "val during training" in card.get("metrics", {}):  # a MODEL without its run
-        own = card["metrics"]["val during training"]
-        validations = [{**_finite(own), "step": card["step"], "epoch": card["epoch"]}]
+        last = card["metrics"]["val during training"]
+        validations = [{**_finite(last), "step": card["step"], "epoch": card["epoch"]}]
     if not validations and not log.train:
         raise InputError.empty(
             "nothing has been logged yet",
@@ -137,12 +137,12 @@ def read_log(path: Path) -> Log:
 def read_panels(folder: Path, include_text: bool) -> tuple[list[dict[str, Any]], int, int | None]:
     """-> (panels with embedded picture, tile names and text; how many pictures are missing; step of the weights)."""
     path = folder / "panels" / "panels.json"
-    found = _read(path)
-    if not found:
+    logged = _read(path)
+    if not logged:
         return [], 0, None
     shown: list[dict[str, Any]] = []
     try:
-        for row in found["panels"]:
+        for row in logged["panels"]:
             picture = path.parent / f"{row['id']}.png"
             if not picture.is_file():
                 warn(f"{picture} is missing and left out of the report")
@@ -150,7 +150,7 @@ def read_panels(folder: Path, include_text: bool) -> tuple[list[dict[str, Any]],
             uri = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
             text = str(row["text"]) if include_text else ""
             shown.append({"id": str(row["id"]), "tiles": list(row["tiles"]), "picture": uri, "text": text})
-        return shown, len(found["panels"]) - len(shown), int(found["step"])
+        return shown, len(logged["panels"]) - len(shown), int(logged["step"])
     except (KeyError, TypeError) as error:
         raise InputError.damaged(
             f"panels without {error}",
@@ -226,12 +226,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError.damaged(f"not valid JSON: {error}", file=path) from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InputError.damaged("not a JSON object", file=path)
-    return found
+    return value
 
 
 def _lead(folder: Path, log: Log, plan: Mapping[str, Any], last: Mapping[str, Any]) -> str:
@@ -366,10 +366,10 @@ def _panel_notes(
 
 
 def _provenance(config: Config, card: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = [("seed", config.train.seed)]
-    found += [(key.replace("_", " "), card[key][:16]) for key in ("manifest_hash", "split_hash") if card.get(key)]
+    facts: list[tuple[str, Any]] = [("seed", config.train.seed)]
+    facts += [(key.replace("_", " "), card[key][:16]) for key in ("manifest_hash", "split_hash") if card.get(key)]
     if card.get("machine"):
         machine = card["machine"]
         gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
-        found.append(("machine", f"{machine['processor']}, {machine['cores']} cores{gpu}"))
-    return found
+        facts.append(("machine", f"{machine['processor']}, {machine['cores']} cores{gpu}"))
+    return facts

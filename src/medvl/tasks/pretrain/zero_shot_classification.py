@@ -75,8 +75,8 @@ def zero_shot_classification(
     Raises:
         InputError: not a pre-trained model, no classes, a class that no record names, no val split to choose on.
     """
-    asked = _classes(manifest, family, classes)
-    prompts = family.prompts(asked)
+    names = _classes(manifest, family, classes)
+    prompts = family.prompts(names)
     split = split or split_of(manifest)
     groups = by_image(manifest.records if split == ALL else manifest.split(split))
     reader = ZeroShot.load(model, device)
@@ -90,23 +90,23 @@ def zero_shot_classification(
     overlap = seen_images(model, [group[0] for group in groups])
     notes += say_seen(overlap, split)
     patients = [group[0].patient for group in groups]
-    labels = _labels(groups, asked, labelled)  # (n, K)
+    labels = _labels(groups, names, labelled)  # (n, K)
     probs = _probs(reader, groups, prompts, temperature, f"classify {split}")  # (n, K)
     metrics: dict[str, Any] = {}
     by_class: dict[str, Any] = {}
     extras: dict[str, Any] = {"macro_with_interval": {}, "undefined": {}}
     if labelled:
-        free = multilabel_metrics(probs, labels, patients, asked, seed=seed)
+        free = multilabel_metrics(probs, labels, patients, names, seed=seed)
         kept = ("auc", "average_precision", "ece", "brier")
         metrics = {name: free["macro"][name] for name in kept}
         counts = ("num", "num_positive", *kept)
-        by_class = {name: {key: free["by_class"][name][key] for key in counts} for name in asked}
+        by_class = {name: {key: free["by_class"][name][key] for key in counts} for name in names}
         extras = {key: {name: v for name, v in free[key].items() if name in kept} for key in extras}
         extras["decisions"] = {
             **_chosen(
                 manifest, reader, prompts, split, threshold_from, temperature, (probs, labels, patients), rules, seed
             ),
-            published_practice(split): _published(probs, labels, patients, asked, rules, seed),
+            published_practice(split): _published(probs, labels, patients, names, rules, seed),
         }
     record = EvaluationRecord.of(
         "zero-shot classify",
@@ -128,13 +128,13 @@ def zero_shot_classification(
             "prompt_family": family.name,
             "prompts": {name: pair.to_dict() for name, pair in prompts.items()},
             "temperature": reader.config.pretrain.sigma if temperature == "model" else 1.0,
-            "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(asked)},
+            "num_missing": {name: int(np.isnan(labels[:, k]).sum()) for k, name in enumerate(names)},
             **extras,
         },
         notes=notes,
     )
     if out is not None:
-        record.write(out, {CASES: _case_table(manifest, groups, asked, probs, labels)})
+        record.write(out, {CASES: _case_table(manifest, groups, names, probs, labels)})
     if split == "test":
         log_test(model, record)
     return record
@@ -190,9 +190,9 @@ def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
             rows = [
                 [
                     f"mean of classes, {rule}",
-                    *(interval_text(found["macro"][name]) for name in ("f1", "accuracy", "mcc")),
+                    *(interval_text(rule_metrics["macro"][name]) for name in ("f1", "accuracy", "mcc")),
                 ]
-                for rule, found in rules.items()
+                for rule, rule_metrics in rules.items()
             ]
             lines += ["", f"  {source}", *text_table(["", "F1 [95 %]", "accuracy [95 %]", "MCC [95 %]"], rows)]
     lines += ["", *[f"  note: {note}" for note in summary["notes"]]]
@@ -201,38 +201,38 @@ def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _classes(manifest: Manifest, family: PromptFamily, asked: Sequence[str] | None) -> list[str]:
-    there = sorted({label for record in manifest.records for label in (*record.labels, *unknown_labels(record))})
-    if asked is None:
-        found = [name for name in there if not (is_denial(name) and not family.has_pair(name))]
-        for name in sorted(set(there) - set(found)):
+def _classes(manifest: Manifest, family: PromptFamily, wanted: Sequence[str] | None) -> list[str]:
+    labels = sorted({label for record in manifest.records for label in (*record.labels, *unknown_labels(record))})
+    if wanted is None:
+        names = [name for name in labels if not (is_denial(name) and not family.has_pair(name))]
+        for name in sorted(set(labels) - set(names)):
             warn(f"class {name} is left out: its name is a denial, which templates cannot deny; give it a pair")
-        found = found if there else list(family.pairs)
-        if not found:
+        names = names if labels else list(family.pairs)
+        if not names:
             raise InputError.empty(
                 "no classes: the manifest has no labels and the prompt family no pairs",
                 file=manifest.path,
                 expected="column labels",
                 remedy="--classes a,b",
             )
-        return found
-    repeated = sorted({name for name in asked if list(asked).count(name) > 1})
-    if repeated or not asked:
+        return names
+    repeated = sorted({name for name in wanted if list(wanted).count(name) > 1})
+    if repeated or not wanted:
         raise InputError(
             f"classes named twice: {', '.join(repeated)}" if repeated else "no classes to ask for",
             kind=FaultKind.DUPLICATE if repeated else FaultKind.EMPTY,
         )
-    for name in asked:
-        if there and name not in there:
-            by_case = {other.lower(): other for other in there}
-            like = by_case.get(name.lower()) or nearest(name, there)
+    for name in wanted:
+        if labels and name not in labels:
+            by_case = {other.lower(): other for other in labels}
+            like = by_case.get(name.lower()) or nearest(name, labels)
             raise InputError.unknown(
                 f"no record has a label {name}",
                 file=manifest.path,
-                expected=", ".join(there),
+                expected=", ".join(labels),
                 remedy=f"did you mean {like}?" if like else None,
             )
-    return list(asked)
+    return list(wanted)
 
 
 def unknown_labels(record: Record) -> tuple[str, ...]:
@@ -245,9 +245,9 @@ def _labels(groups: Sequence[Sequence[Record]], classes: Sequence[str], labelled
 
     An image without a label cell is not annotated: NaN for every class.
     """
-    found = np.full((len(groups), len(classes)), math.nan)
+    labels = np.full((len(groups), len(classes)), math.nan)
     if not labelled:
-        return found
+        return labels
     num_differing = 0
     for i, group in enumerate(groups):
         if not any(has_labels(record) for record in group):
@@ -257,10 +257,10 @@ def _labels(groups: Sequence[Sequence[Record]], classes: Sequence[str], labelled
         num_differing += len({(frozenset(r.labels), frozenset(unknown_labels(r))) for r in group}) > 1
         for k, name in enumerate(classes):
             if name in positive or name not in unknown:
-                found[i, k] = float(name in positive)
+                labels[i, k] = float(name in positive)
     if num_differing:
         warn(f"{num_differing} images stand in rows of different labels: a label of any row counts")
-    return found
+    return labels
 
 
 def _probs(
@@ -273,8 +273,8 @@ def _probs(
     """(n, K)."""
     rows = []
     for group in track(groups, label, len(groups)):
-        found = reader.set_image(group[0].image).classify(prompts, temperature)
-        rows.append([found[name] for name in prompts])
+        answers = reader.set_image(group[0].image).classify(prompts, temperature)
+        rows.append([answers[name] for name in prompts])
     return np.array(rows, dtype=np.float64)
 
 
@@ -302,9 +302,9 @@ def _chosen(
             )
         groups = by_image(manifest.split("val"))
         known = _labels(groups, classes, True)
-        found = _probs(reader, groups, prompts, temperature, "choose thresholds on val")
+        val_probs = _probs(reader, groups, prompts, temperature, "choose thresholds on val")
         for rule in rules:
-            thresholds = [best_threshold(found[:, k], known[:, k], rule) for k in range(len(classes))]
+            thresholds = [best_threshold(val_probs[:, k], known[:, k], rule) for k in range(len(classes))]
             found_rules[f"max {rule}"] = _decisions(probs, labels, patients, classes, thresholds, seed)
         return {f"threshold chosen on val ({len(groups)} images)": found_rules}
     first = patient_halves(patients, seed, remedy="--threshold-from fixed: 0.5")
@@ -354,15 +354,15 @@ def _decisions(
     seed: int,
 ) -> dict[str, Any]:
     """by_class {threshold and metrics}, macro and undefined of the metrics that need a threshold."""
-    found = multilabel_metrics(scores, labels, patients, classes, thresholds, seed=seed)
+    metrics = multilabel_metrics(scores, labels, patients, classes, thresholds, seed=seed)
     return {
         "by_class": {
             name: {"threshold": row["threshold"], **{metric: row[metric] for metric in SHOWN}}
-            for name, row in found["by_class"].items()
+            for name, row in metrics["by_class"].items()
         },
-        "macro": {metric: found["macro"][metric] for metric in SHOWN},
-        "macro_with_interval": {m: value for m, value in found["macro_with_interval"].items() if m in SHOWN},
-        "undefined": {metric: left for metric, left in found["undefined"].items() if metric in SHOWN},
+        "macro": {metric: metrics["macro"][metric] for metric in SHOWN},
+        "macro_with_interval": {m: value for m, value in metrics["macro_with_interval"].items() if m in SHOWN},
+        "undefined": {metric: left for metric, left in metrics["undefined"].items() if metric in SHOWN},
     }
 
 

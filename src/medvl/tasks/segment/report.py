@@ -201,8 +201,8 @@ def _case_panels(
 def _probe_context(
     probe: Mapping[str, Any], rows: Sequence[ProbeRow], pictures: Pictures | None, include_text: bool, several: bool
 ) -> dict[str, Any]:
-    there = probe["conditions"]
-    conditions = [(CONDITION_NAMES[name], there[name]) for name in CONDITIONS if name in there]
+    shown = probe["conditions"]
+    conditions = [(CONDITION_NAMES[name], shown[name]) for name in CONDITIONS if name in shown]
     swap, lines = probe["side_swap"], []
     if swap["num"]:
         share = swap["share_changing_side"]
