@@ -28,7 +28,7 @@ from medvl.evaluation.case_metrics import CaseRow, grouped_rows, metrics_of, row
 from medvl.evaluation.model_inputs import open_inputs
 from medvl.evaluation.prediction_sources import PredictorSource
 from medvl.evaluation.record import EvaluationRecord, log_test, read_record
-from medvl.evaluation.text_sensitivity import probe
+from medvl.evaluation.text_sensitivity import text_sensitivity
 from medvl.inference.model_folder import find_model, times_test_opened, update_card
 from medvl.tasks.segment.evaluate import evaluate
 
@@ -101,7 +101,7 @@ def measure_val(run: Path) -> None:
     cell["rows"] += [
         {**row, "name": f"cut by the rule: {row['name']}"} for row in grouped_rows(cut.cases, manifest, "val", ["kind"])
     ]
-    asked = probe(inputs.source, manifest, split="val", laterality=inputs.data.laterality).summary
+    asked = text_sensitivity(inputs.source, manifest, split="val", laterality=inputs.data.laterality).summary
     for name, found in asked["conditions"].items():
         cell["rows"].append({"name": f"probe: {name}", "num": found["num"], "dice_per_image": found["dice"]})
     cell["probe"] = {key: asked[key] for key in ("conditions", "side_swap", "notes")}

@@ -10,15 +10,15 @@ from faults import refused
 
 from medvl.data.image import Orientation, Turn
 from medvl.data.record import Manifest
-from medvl.evaluation import text_sensitivity as text_probe
+from medvl.evaluation import text_sensitivity as module
 from medvl.evaluation.prediction_sources import FolderSource
-from medvl.evaluation.text_sensitivity import centroid_x, probe, probe_texts, side_of
+from medvl.evaluation.text_sensitivity import centroid_x, side_of, text_sensitivity, text_versions
 
 from .conftest import Deaf, Listener
 
 
 def test_a_model_that_listens(phrases: Manifest, tmp_path: Path) -> None:
-    found = probe(Listener(), phrases, split="val", laterality="patient", out=tmp_path / "out").summary
+    found = text_sensitivity(Listener(), phrases, split="val", laterality="patient", out=tmp_path / "out").summary
     conditions, swap = found["conditions"], found["side_swap"]
     assert found["num_rows"] == 12
     assert conditions["true"]["dice"]["mean"] == 1.0
@@ -40,13 +40,13 @@ def test_a_model_that_listens(phrases: Manifest, tmp_path: Path) -> None:
 
 
 def test_the_named_side_depends_on_whose_left_is_meant(phrases: Manifest) -> None:
-    swap = probe(Listener(), phrases, split="val", laterality="viewer").summary["side_swap"]
+    swap = text_sensitivity(Listener(), phrases, split="val", laterality="viewer").summary["side_swap"]
     assert swap["share_changing_side"]["mean"] == 1.0
     assert swap["share_on_named_side"]["mean"] == 0.0
 
 
 def test_a_model_that_ignores_its_text(phrases: Manifest) -> None:
-    found = probe(Deaf(), phrases, split="val", laterality="patient").summary
+    found = text_sensitivity(Deaf(), phrases, split="val", laterality="patient").summary
     own = found["conditions"]["true"]["dice"]["mean"]
     assert own == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     for name in ("empty", "shuffled", "negated"):
@@ -58,8 +58,8 @@ def test_a_model_that_ignores_its_text(phrases: Manifest) -> None:
 
 def test_shuffled_texts_are_of_another_patient_and_other_words(phrases: Manifest) -> None:
     records = phrases.split("val")
-    texts = probe_texts(records, seed=1)
-    assert texts == probe_texts(records, seed=1) != probe_texts(records, seed=2)
+    texts = text_versions(records, seed=1)
+    assert texts == text_versions(records, seed=1) != text_versions(records, seed=2)
     for record, own in zip(records, texts, strict=True):
         assert own["shuffled"] != record.text
         givers = {other.patient for other in records if other.text == own["shuffled"]}
@@ -67,15 +67,15 @@ def test_shuffled_texts_are_of_another_patient_and_other_words(phrases: Manifest
         assert own["empty"] == "" and own["true"] == record.text
     # One text for all: there is nothing to shuffle with.
     same = [record for record in records if record.text == "left lung"]
-    assert all("shuffled" not in own for own in probe_texts(same))
+    assert all("shuffled" not in own for own in text_versions(same))
 
 
 def test_fewer_rows_are_a_seeded_choice_and_said(phrases: Manifest) -> None:
-    found = probe(Listener(), phrases, split="val", max_rows=5).summary
+    found = text_sensitivity(Listener(), phrases, split="val", max_rows=5).summary
     assert found["conditions"]["true"]["num"] == found["num_rows"] == 5
     assert found["num_rows_of_split"] == 12
     assert any("5 of 12 rows" in note for note in found["notes"])
-    assert found == probe(Listener(), phrases, split="val", max_rows=5).summary
+    assert found == text_sensitivity(Listener(), phrases, split="val", max_rows=5).summary
 
 
 def test_one_side_means_exactly_one() -> None:
@@ -88,8 +88,8 @@ def test_one_side_means_exactly_one() -> None:
 def test_sides_of_a_turned_image(phrases: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks are in stored pixels, sides are those of the standard display."""
     mirrored = Orientation(Turn(left_right=True), "standard", "R\\F")
-    monkeypatch.setattr(text_probe, "image_orientation", lambda path: mirrored)
-    swap = probe(Listener(), phrases, split="val", laterality="viewer").summary["side_swap"]
+    monkeypatch.setattr(module, "image_orientation", lambda path: mirrored)
+    swap = text_sensitivity(Listener(), phrases, split="val", laterality="viewer").summary["side_swap"]
     assert swap["share_on_named_side"]["mean"] == swap["share_on_named_side_swapped"]["mean"] == 1.0
 
 
@@ -105,4 +105,4 @@ def test_centroid() -> None:
 def test_a_folder_of_masks_cannot_be_probed(phrases: Manifest, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     with refused("unsupported"):
-        probe(FolderSource(tmp_path / "masks"), phrases)
+        text_sensitivity(FolderSource(tmp_path / "masks"), phrases)

@@ -27,7 +27,7 @@ from medvl.data.context import Column, ContextRules
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.text_input import TextInput
 from medvl.evaluation.model_inputs import open_inputs
-from medvl.evaluation.text_sensitivity import probe as run_probe
+from medvl.evaluation.text_sensitivity import text_sensitivity
 from medvl.inference.model_folder import load_model, save_model
 from medvl.inference.predictor import Predictor
 from medvl.models.context_tokens import ContextTokens
@@ -279,7 +279,7 @@ def test_the_probe_changes_the_text_or_the_context_and_not_both(recipe: Path) ->
             asked.extend((r.id, r.context["age"], text) for r, text in zip(records, texts, strict=True))
             return [{"mask": np.zeros((48, 40), dtype=bool)} for _ in records]
 
-    result = run_probe(Told(), manifest, split="val").summary  # type: ignore[arg-type]
+    result = text_sensitivity(Told(), manifest, split="val").summary  # type: ignore[arg-type]
     own = {row.id: row for row in manifest.split("val")}
     others = [(name, age, text) for name, age, text in asked if age != own[name].context["age"]]
     assert len(others) == len(own) == result["conditions"]["other_context"]["num"]

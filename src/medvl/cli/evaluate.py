@@ -49,8 +49,10 @@ def evaluate(
     text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
     slices: Annotated[str | None, typer.Option("--slice", help=f"{SLICE_HELP} (a case is then a whole volume)")] = None,
     surface: Annotated[bool, typer.Option("--surface/--no-surface", help="compute HD95 and ASSD")] = True,
-    probe: Annotated[bool, typer.Option("--probe", help="also ask with untrue texts: probe.json")] = False,
-    probe_rows: Annotated[int | None, typer.Option(help="probe so many rows at most, a seeded choice")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="also re-run each case with changed texts: probe.json")
+    ] = False,
+    probe_rows: Annotated[int | None, typer.Option(help="with --probe: so many rows at most, a seeded choice")] = None,
     target: Annotated[
         str | None, typer.Option(help="pre-trained model: column mask, or NAME of mask_NAME, to look for [mask]")
     ] = None,
@@ -197,17 +199,18 @@ def report(
     group_by: Annotated[
         list[str] | None, typer.Option(help="column to tabulate by; default: those with few values")
     ] = None,
-    probe_rows: Annotated[int, typer.Option(help="rows of the text probe at most, a seeded choice")] = 600,
+    probe_rows: Annotated[int, typer.Option(help="rows of the text sensitivity at most, a seeded choice")] = 600,
     threshold: Annotated[float, typer.Option(help="probability above which a pixel belongs to the mask")] = 0.5,
     text_column: Annotated[str | None, typer.Option(help="column that holds the text")] = None,
     device: Device = "cpu",
     as_json: AsJson = False,
     excel_safe: ExcelSafe = False,
 ) -> None:
-    """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, the text probe.
+    """Write one self-contained HTML page: curves, metrics with intervals, cases with contours, text sensitivity.
 
-    Evaluates and probes the split unless the results are already in RUN/report/SPLIT. Of a pre-training (task:
-    pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with their reports.
+    Evaluates the split, and with five versions of each text, unless that is already in RUN/report/SPLIT. Of a
+    pre-training (task: pretrain) the page shows what the run has logged: losses, retrieval against chance, panels with
+    their reports.
     Of a classifier (task: classify): AUC and calibration of each class, the curves, the confusion matrix.
     Of a detector (task: detect): average precision beside a fixed mean box, precision and recall by score, images
     with their boxes.

@@ -1,5 +1,5 @@
-"""The text probe: does the text decide the mask? Every row is asked with five texts, and always scored against its own
-true mask.
+"""Text sensitivity: re-run each case with five versions of its text and compare Dice with the original. Every version
+is scored against the true mask of the case.
 
 - true: its own text.
 - empty: no text; a model that still finds the mask does not need the text.
@@ -45,7 +45,7 @@ CONDITIONS = ("true", "empty", "shuffled", "side_swapped", "negated", OTHER_CONT
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeRow:
+class SensitivityRow:
     """One class of one record under one condition. `centroid_x` is in image widths, in standard display, NaN for an
     empty mask."""
 
@@ -59,7 +59,7 @@ class ProbeRow:
     centroid_x: float
 
 
-def probe(
+def text_sensitivity(
     source: MaskSource,
     manifest: Manifest,
     *,
@@ -72,26 +72,26 @@ def probe(
     slice_index: int | None = None,
     out: Path | None = None,
 ) -> EvaluationRecord:
-    """Ask every annotated row of a split with true and with untrue texts; with `out` write probe.json there.
+    """Re-run every annotated row of a split with five versions of its text; with `out` write probe.json there.
 
     Args:
         laterality: whose left the texts mean. With "patient", "viewer" or "image" it is also counted how often the
             predicted centroid lies on the side that the text names.
-        max_rows: probe a seeded choice of rows only; the result says so.
+        max_rows: a seeded choice of so many rows only; the result says so.
 
     Raises:
         InputError: a source that takes no text, or a split without annotated rows that have a text.
     """
     if isinstance(source, FolderSource) or not getattr(source, "uses_text", True):
         raise InputError.unsupported(
-            "this source takes no text, so there is nothing to probe", expected="a text-guided model"
+            "this source takes no text", expected="a text-guided model"
         )
     everything = manifest.split(split)
     records = [r for r in everything if r.text.strip() and any(ref is not None for ref in r.masks.values())]
     if not records:
         raise InputError.empty(f"no annotated record of the {split} split has a text", file=manifest.path)
     num_rows = len(records)
-    texts, contexts = probe_texts(records, seed), other_contexts(records, seed)
+    texts, contexts = text_versions(records, seed), other_contexts(records, seed)
     if max_rows is not None and max_rows < num_rows:
         keep = np.sort(np.random.default_rng(seed).choice(num_rows, max_rows, replace=False))
         records, texts = [records[i] for i in keep], [texts[i] for i in keep]
@@ -99,9 +99,9 @@ def probe(
     texts_of = {record.id: variants for record, variants in zip(records, texts, strict=True)}
     for name in contexts.keys() & texts_of.keys():
         texts_of[name] = {**texts_of[name], OTHER_CONTEXT: texts_of[name]["true"]}
-    rows: list[ProbeRow] = []
+    rows: list[SensitivityRow] = []
     groups = by_image(records)
-    for group in track(groups, "text probe", len(groups)):
+    for group in track(groups, "text sensitivity", len(groups)):
         pairs = [(record, condition) for record in group for condition in texts_of[record.id]]
         for start in range(0, len(pairs), RECORDS_AT_ONCE):
             chunk = pairs[start : start + RECORDS_AT_ONCE]
@@ -147,11 +147,11 @@ def probe(
     return result
 
 
-def read_cases(path: Path) -> list[ProbeRow]:
+def read_cases(path: Path) -> list[SensitivityRow]:
     """The rows of a probe_cases.csv."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            ProbeRow(
+            SensitivityRow(
                 row["id"],
                 row["patient"],
                 row["class"],
@@ -163,7 +163,7 @@ def read_cases(path: Path) -> list[ProbeRow]:
         ]
 
 
-def probe_texts(records: Sequence[Record], seed: int = 0) -> list[dict[str, str]]:
+def text_versions(records: Sequence[Record], seed: int = 0) -> list[dict[str, str]]:
     """Per record {condition: text}; a condition that does not apply to a record is missing.
 
     `shuffled` is drawn (seeded) from the records of other patients whose text differs.
@@ -219,7 +219,7 @@ def _score(
     answer: Mapping[str, BoolArray],
     empty_mask: EmptyMask,
     slice_index: int | None,
-) -> list[ProbeRow]:
+) -> list[SensitivityRow]:
     rows = []
     for name, reference in record.masks.items():
         if reference is None:
@@ -228,7 +228,7 @@ def _score(
         true_mask, void = load_truth(reference, (mask.shape[0], mask.shape[1]), record, slice_index)
         value = dice(count_pixels(mask & ~void, true_mask), empty_mask)
         centre = centroid_x(image_orientation(record.image).turn.apply(mask))
-        rows.append(ProbeRow(record.id, record.patient, name, condition, text, value, float(mask.mean()), centre))
+        rows.append(SensitivityRow(record.id, record.patient, name, condition, text, value, float(mask.mean()), centre))
     return rows
 
 
@@ -239,7 +239,7 @@ def centroid_x(mask: BoolArray) -> float:
     return float((columns * (np.arange(mask.shape[1]) + 0.5)).sum() / total / mask.shape[1]) if total else math.nan
 
 
-def _conditions(rows: Sequence[ProbeRow], seed: int) -> dict[str, Any]:
+def _conditions(rows: Sequence[SensitivityRow], seed: int) -> dict[str, Any]:
     true = {(row.id, row.class_name): row for row in rows if row.condition == "true"}
     result: dict[str, Any] = {}
     for condition in CONDITIONS:
@@ -259,7 +259,7 @@ def _conditions(rows: Sequence[ProbeRow], seed: int) -> dict[str, Any]:
     return result
 
 
-def _side_swap(rows: Sequence[ProbeRow], laterality: str | None, seed: int) -> dict[str, Any]:
+def _side_swap(rows: Sequence[SensitivityRow], laterality: str | None, seed: int) -> dict[str, Any]:
     """How often the predicted centroid crosses the middle of the image when the side word is swapped.
 
     A case of which either mask is empty has not changed side; it is counted apart too.
@@ -292,10 +292,10 @@ def _image_half(text: str, laterality: str) -> float:
     return -half if laterality == "patient" else half
 
 
-def _notes(records: Sequence[Record], num_rows: int, rows: Sequence[ProbeRow]) -> list[str]:
+def _notes(records: Sequence[Record], num_rows: int, rows: Sequence[SensitivityRow]) -> list[str]:
     notes = []
     if len(records) < num_rows:
-        notes.append(f"{len(records)} of {num_rows} rows were probed, a seeded choice")
+        notes.append(f"{len(records)} of {num_rows} rows were re-run, a seeded choice")
     for condition in CONDITIONS:
         num = len({row.id for row in rows if row.condition == condition})
         if num == 0 and condition == OTHER_CONTEXT:
@@ -307,5 +307,5 @@ def _notes(records: Sequence[Record], num_rows: int, rows: Sequence[ProbeRow]) -
     return notes
 
 
-def _case_table(rows: Sequence[ProbeRow]) -> str:
+def _case_table(rows: Sequence[SensitivityRow]) -> str:
     return csv_text(_COLUMNS, map(astuple, rows), decimals=6)

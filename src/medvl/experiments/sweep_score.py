@@ -47,7 +47,7 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
     from medvl.evaluation.model_inputs import open_inputs
     from medvl.evaluation.prediction_sources import PredictorSource
     from medvl.evaluation.record import results_folder
-    from medvl.tasks.segment.kinds import stored_evaluation, stored_probe
+    from medvl.tasks.segment.kinds import stored_evaluation, stored_sensitivity
 
     plan = sweep.evaluate
     inputs = open_inputs(str(run), sweep.scoring_words, device=device_of(run))
@@ -61,7 +61,7 @@ def score_segmentation(run: Path, sweep: Sweep, manifest_path: Path | None) -> d
         rows += grouped_rows(evaluation.cases, manifest, plan.split, plan.rows_by)
     if plan.probe and inputs.source.uses_text:
         max_rows = None if plan.probe is True else plan.probe
-        conditions = stored_probe(inputs, manifest, plan.split, folder, max_rows=max_rows).extras["conditions"]
+        conditions = stored_sensitivity(inputs, manifest, plan.split, folder, max_rows=max_rows).extras["conditions"]
         rows[0]["name"] = CONDITIONS["true"]  # every row of the split, whatever max_rows leaves to the untrue texts
         for name in (name for name in CONDITIONS if name != "true" and conditions.get(name, {}).get("num")):
             rows.append(

@@ -29,7 +29,6 @@ from medvl.evaluation.record import (
 from medvl.evaluation.report.page import DEFAULT_THRESHOLD
 from medvl.evaluation.request import EvaluationRequest
 from medvl.evaluation.scored_runs import ScoredRun
-from medvl.evaluation.text_sensitivity import probe
 from medvl.evaluation.volumes import volumes_of
 from medvl.tasks.segment.evaluate import as_text, choose_threshold, evaluate
 
@@ -134,7 +133,7 @@ def stored_evaluation(
     return replace(record, cases=cases)
 
 
-def stored_probe(
+def stored_sensitivity(
     inputs: Inputs,
     manifest: Manifest,
     split: str,
@@ -146,7 +145,7 @@ def stored_probe(
     """The text sensitivity of a model in `folder`, made unless weights, data and `max_rows` are the same."""
 
     def run() -> EvaluationRecord:
-        return probe(
+        return text_sensitivity.text_sensitivity(
             inputs.source,
             manifest,
             split=split,
@@ -176,11 +175,11 @@ def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
     """What `medvl evaluate` does with a segmenter, or a folder of masks: summary and text."""
     options = request.options
     request.takes("masks", "empty-mask", "group-by", "no-surface", "probe", "probe-rows")
-    asks_untrue_texts = "probe" in options or "probe-rows" in options
-    if asks_untrue_texts:
+    changes_texts = "probe" in options or "probe-rows" in options
+    if changes_texts:
         request.one_slice("--probe")
     inputs = open_inputs(request.source, request.overrides, device=request.device)
-    if inputs.model_folder is None and (request.threshold or asks_untrue_texts or request.updates_card):
+    if inputs.model_folder is None and (request.threshold or changes_texts or request.updates_card):
         raise InputError.conflict(
             "a folder of masks has no threshold, no text and no card",
             file=request.source,
@@ -222,7 +221,7 @@ def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
         request.logged(record)
     summary = record.summary
     if "probe" in options:
-        probed = probe(
+        sensitivity = text_sensitivity.text_sensitivity(
             inputs.source,
             manifest,
             split=split,
@@ -233,7 +232,7 @@ def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
             out=request.out,
             **how,
         )
-        summary = {**summary, "probe": probed.summary}
+        summary = {**summary, "probe": sensitivity.summary}
     return summary, as_text(summary, request.out)
 
 

@@ -1,6 +1,6 @@
 """One self-contained HTML page of an evaluation: no script, no link, nothing fetched.
 
-It takes results that are already there (summary, cases, probe) and a source for the pictures; `report.py` makes both.
+`page_context` takes what is measured (record, text sensitivity) and a source for the pictures; `page` makes both.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from medvl.evaluation.prediction_sources import MaskSource, PredictorSource, pre
 from medvl.evaluation.record import EvaluationRecord, log_folder, results_folder
 from medvl.evaluation.report.figures import contour_path, curves_svg, histogram_svg, image_data_uri, read_curves
 from medvl.evaluation.report.page import PageRequest, closing
-from medvl.evaluation.text_sensitivity import CONDITIONS, OTHER_CONTEXT, ProbeRow
+from medvl.evaluation.text_sensitivity import CONDITIONS, OTHER_CONTEXT, SensitivityRow
 from medvl.inference.model_folder import times_test_opened
-from medvl.tasks.segment.kinds import group_columns, stored_evaluation, stored_probe
+from medvl.tasks.segment.kinds import group_columns, stored_evaluation, stored_sensitivity
 
 CASES_EACH = 3  # best, median, worst
-PROBE_CASES = 3
-_PROBE_CASES_NOTE = "The cases below are those nearest to the median Dice, each of another patient."
+SENSITIVITY_CASES = 3
+_MEDIAN_NOTE = "The cases below are those nearest to the median Dice, each of another patient."
 COLLAPSE_OVER = 14  # rows of a table
 
 CONDITION_NAMES = {
@@ -102,12 +102,12 @@ def page(request: PageRequest) -> tuple[Path, dict[str, Any]]:
     folder = results_folder(request.target, request.split)
     threshold = request.threshold
     record = stored_evaluation(inputs, manifest, request.split, folder, threshold=threshold, columns=columns)
-    probed = None
+    sensitivity = None
     missing = "This model takes no text."
     if inputs.source.uses_text:
         missing = "" if any(record.text.strip() for record in records) else "No record of this split has a text."
         if not missing:
-            probed = stored_probe(
+            sensitivity = stored_sensitivity(
                 inputs, manifest, request.split, folder, threshold=threshold, max_rows=request.probe_rows
             )
     context = page_context(
@@ -115,8 +115,8 @@ def page(request: PageRequest) -> tuple[Path, dict[str, Any]]:
         pictures=Pictures(
             inputs.source, manifest, threshold, window=inputs.data.window, slice_index=inputs.data.slice_index
         ),
-        probe=probed,
-        probe_missing=missing,
+        sensitivity=sensitivity,
+        sensitivity_missing=missing,
         metrics_file=log_folder(request.target) / "metrics.jsonl",
         title=str(inputs.source.predictor.card.get("name") or "medvl model"),
         facts=_model_facts(inputs, records),
@@ -129,8 +129,8 @@ def page_context(
     record: EvaluationRecord,
     *,
     pictures: Pictures | None,
-    probe: EvaluationRecord | None = None,
-    probe_missing: str = "",
+    sensitivity: EvaluationRecord | None = None,
+    sensitivity_missing: str = "",
     metrics_file: Path | None = None,
     title: str = "Evaluation",
     facts: Sequence[tuple[str, Any]] = (),
@@ -140,7 +140,7 @@ def page_context(
 
     Args:
         pictures: None leaves all images out.
-        probe: the record of the text sensitivity, with its cases.
+        sensitivity: the record of the text sensitivity, with its cases.
         metrics_file: metrics.jsonl of the run, for the curves.
         facts: further (name, value) pairs for the head of the page.
         include_text: False leaves every text of the manifest out.
@@ -168,8 +168,8 @@ def page_context(
         "other": _other_metrics(summary),
         "undefined": _undefined(summary),
         "groups": _groups(summary, contains_text),
-        "probe": _probe_context(probe.summary, probe.cases, pictures, include_text, several) if probe else None,
-        "probe_missing": probe_missing,
+        "sensitivity": _sensitivity(sensitivity, pictures, include_text, several) if sensitivity else None,
+        "sensitivity_missing": sensitivity_missing,
         "cases": shown,
         "curves": curves_svg(read_curves(metrics_file)) if metrics_file else "",
         **closing(record),
@@ -198,12 +198,12 @@ def _case_panels(
     return result
 
 
-def _probe_context(
-    probe: Mapping[str, Any], rows: Sequence[ProbeRow], pictures: Pictures | None, include_text: bool, several: bool
+def _sensitivity(
+    record: EvaluationRecord, pictures: Pictures | None, include_text: bool, several: bool
 ) -> dict[str, Any]:
-    shown = probe["conditions"]
+    shown = record.extras["conditions"]
     conditions = [(CONDITION_NAMES[name], shown[name]) for name in CONDITIONS if name in shown]
-    swap, lines = probe["side_swap"], []
+    swap, lines = record.extras["side_swap"], []
     if swap["num"]:
         share = swap["share_changing_side"]
         lines.append(
@@ -212,29 +212,29 @@ def _probe_context(
         )
         if swap["num_empty"]:
             lines.append(f"In {swap['num_empty']} of them a mask is empty, which counts as no change.")
-    empty = probe["conditions"]["empty"]
+    empty = shown["empty"]
     if empty["num"]:
         fraction, none = empty["pred_fraction"]["mean"], empty["share_empty"]["mean"]
         lines.append(
             f"Without any text the model marks {100 * fraction:.1f} % of the image on average, and nothing at all in "
             f"{100 * none:.0f} % of cases."
         )
-    panels = _probe_panels(rows, pictures, include_text, several) if pictures else []
+    panels = _sensitivity_panels(record.cases, pictures, include_text, several) if pictures else []
     # How many rows a condition applies to stands in the table.
-    general = [note for note in probe["notes"] if note.partition(":")[0] not in CONDITIONS]
+    general = [note for note in record.notes if note.partition(":")[0] not in CONDITIONS]
     return {
         "conditions": [(name, c) for name, c in conditions if c["num"]],
         "lines": lines,
-        "notes": [*general, *([_PROBE_CASES_NOTE] if panels else [])],
+        "notes": [*general, *([_MEDIAN_NOTE] if panels else [])],
         "panels": panels,
     }
 
 
-def _probe_panels(
-    rows: Sequence[ProbeRow], pictures: Pictures, include_text: bool, several: bool
+def _sensitivity_panels(
+    rows: Sequence[SensitivityRow], pictures: Pictures, include_text: bool, several: bool
 ) -> list[list[dict[str, Any]]]:
     """Strips of the rows nearest to the median Dice of those with most conditions, each of another patient."""
-    strips: dict[tuple[str, str], dict[str, ProbeRow]] = {}
+    strips: dict[tuple[str, str], dict[str, SensitivityRow]] = {}
     for row in rows:
         strips.setdefault((row.id, row.class_name), {})[row.condition] = row
     most = max((len(strip) for strip in strips.values()), default=0)
@@ -246,7 +246,7 @@ def _probe_panels(
     patients: set[str] = set()
     for strip in sorted(full, key=lambda item: (abs(item["true"].dice - median), item["true"].id)):
         true = strip["true"]
-        if true.patient in patients or len(result) == PROBE_CASES:
+        if true.patient in patients or len(result) == SENSITIVITY_CASES:
             continue
         patients.add(true.patient)
         # The pictures are asked with a text, not with a context.
