@@ -45,6 +45,7 @@ golden-diff: $(STAMP)
 # docs/results.md from results/; fidelity.md, protocols.md and importers.md from the YAML files of medvl
 results: $(STAMP)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/models.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

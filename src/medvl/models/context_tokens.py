@@ -47,8 +47,8 @@ class ContextTokens(nn.Module):
             layer(known[:, i].long() if isinstance(layer, nn.Embedding) else known[:, i : i + 1])  # (N, D)
             for i, layer in enumerate(self.layers)
         ]
-        found = torch.where(is_missing[:, :, None], self.missing, torch.stack(tokens, dim=1))  # (N, k, D)
-        normed: Tensor = self.norm(found)
+        features = torch.where(is_missing[:, :, None], self.missing, torch.stack(tokens, dim=1))  # (N, k, D)
+        normed: Tensor = self.norm(features)
         return normed
 
     def before(self, features: Tensor, mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,5 +14,5 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
     """
     d = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in module.parameters()], 1 - d)
-    for own, new in zip(average.buffers(), module.buffers(), strict=True):
-        own.copy_(new)
+    for buffer, new in zip(average.buffers(), module.buffers(), strict=True):
+        buffer.copy_(new)

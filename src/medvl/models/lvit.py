@@ -136,8 +136,7 @@ class LViT(SegmentationNetwork):
             raise InputError.conflict("attention_bias is an option of text_merge: attention", remedy="leave it out")
         if num_slots is not None and text_merge != "slots":
             raise InputError.conflict("num_slots is an option of text_merge: slots", remedy="leave it out")
-        self.patch, self.text_merge, self.text_dim = patch, text_merge, text_dim
-        self.uses_text = text_merge != "none"
+        self.patch, self.text_merge, self.text_dim, self.uses_text = patch, text_merge, text_dim, text_merge != "none"
         if text_merge == "slots":
             self.fixed_size = self._size_for_slots()
         base, default_depth = self.SIZES[size]

@@ -93,9 +93,9 @@ def encoder_weights(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Tenso
         InputError: no image encoder in it, or several of which none has a known place.
     """
     tensors = _unwrap(state_dict)
-    found = _find(tensors)
-    known = [(family, prefix) for family, prefix in found if _layout(family, prefix, tensors) is not None]
-    chosen = known or found
+    encoders = _find(tensors)
+    known = [(family, prefix) for family, prefix in encoders if _layout(family, prefix, tensors) is not None]
+    chosen = known or encoders
     if len(chosen) != 1:
         what = f"{len(chosen)} image encoders, under {', '.join(repr(prefix) for _, prefix in chosen)}"
         some = ", ".join(list(tensors)[:4]) + (" ..." if len(tensors) > 4 else "")
@@ -124,36 +124,36 @@ def load_encoder(encoder: ImageEncoder, path: str | Path) -> Report:
     """
     path = Path(path)
     layout, weights = _located(path, encoder)
-    own = encoder.state_dict()
+    before = encoder.state_dict()
     fitted: dict[str, Tensor] = {}
     reshaped: list[str] = []
     faults: list[Fault] = []
     for name, value in weights.items():
         shape = tuple(value.shape)
-        if name not in own:
+        if name not in before:
             if _TRUNK.match(name) and not name.endswith(_COUNTER):
                 faults.append(Fault.mismatch(f"tensor {name} has no place in the image encoder", path))
             continue
-        if value.ndim == 4 and (shape[1], own[name].shape[1], encoder.in_channels) in ((3, 1, 1), (1, 3, 3)):
+        if value.ndim == 4 and (shape[1], before[name].shape[1], encoder.in_channels) in ((3, 1, 1), (1, 3, 3)):
             value = fit_channels(value, encoder.in_channels)  # the kernel that reads the image
             reshaped.append(name)
-        if value.shape != own[name].shape:
+        if value.shape != before[name].shape:
             faults.append(
-                Fault.mismatch(f"tensor {name} has shape {shape}", path, expected=str(tuple(own[name].shape)))
+                Fault.mismatch(f"tensor {name} has shape {shape}", path, expected=str(tuple(before[name].shape)))
             )
         fitted[name] = value
-    matched = [name for name in own if name in fitted]
-    if faults or not any(own[name].ndim > 1 for name in matched):
+    matched = [name for name in before if name in fitted]
+    if faults or not any(before[name].ndim > 1 for name in matched):
         expected, remedy = _other_network(encoder, _encoder_name(weights))
         what = Fault.mismatch(
             "the weights are of another network than the image encoder", path, None, None, expected, remedy
         )
         raise InputError([what, *faults[:5]])
-    encoder.load_state_dict({**own, **fitted})
-    missing = [name for name in own if name not in fitted and not name.endswith(_COUNTER)]
+    encoder.load_state_dict({**before, **fitted})
+    missing = [name for name in before if name not in fitted and not name.endswith(_COUNTER)]
     if missing:
         warn(f"{path} lacks {len(missing)} tensors of the image encoder, which keep their values: {_some(missing)}")
-    unexpected = [name for name in weights if name not in own]
+    unexpected = [name for name in weights if name not in before]
     return Report(layout, tuple(matched), tuple(missing), tuple(unexpected), tuple(reshaped))
 
 
@@ -300,20 +300,20 @@ def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _find(tensors: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """(family, prefix) of every image encoder in sight."""
-    found = []
-    for family, (first, *others) in _FAMILIES.items():
+    encoders = []
+    for family, (first, *rest) in _FAMILIES.items():
         for name in tensors:
             prefix = name.removesuffix(first)
             if name.endswith(first) and (not prefix or prefix.endswith(".")):
-                if all(prefix + other in tensors for other in others):
-                    found.append((family, prefix))
-    if not found:  # any other encoder inside a model of medvl
+                if all(prefix + other in tensors for other in rest):
+                    encoders.append((family, prefix))
+    if not encoders:  # any other encoder inside a model of medvl
         for name in tensors:
             prefix, mark, _ = name.partition("encoder.")
             if mark and _OUTER.sub("", prefix) in ("", "unet."):
                 inside_lvit = f"{prefix}encoder.adapt.0.conv.weight" in tensors
                 return [("other", prefix + mark + ("backbone." if inside_lvit else ""))]
-    return found
+    return encoders
 
 
 def _layout(family: str, prefix: str, tensors: Mapping[str, Tensor]) -> str | None:

@@ -47,14 +47,14 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
         InputError: a network that has no place for an image encoder, another image encoder than `g2d`'s, or one that is
             fed otherwise.
     """
-    own = network.state_dict()
+    before = network.state_dict()
     state: dict[str, Tensor] = {}
     for name, value in g2d.unet.state_dict().items():
         target = _target(network, name, parts)
         if target is not None:
             state[target] = value
-    encoder = [name for name in own if name.startswith(_encoder_prefix(network))]
-    wrong = [name for name in encoder if name not in state or state[name].shape != own[name].shape]
+    encoder = [name for name in before if name.startswith(_encoder_prefix(network))]
+    wrong = [name for name in encoder if name not in state or state[name].shape != before[name].shape]
     if not encoder or wrong:
         first = wrong[0] if wrong else "no encoder"
         raise InputError.mismatch(
@@ -64,17 +64,19 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
             "as pre-trained",
         )
     reader = network.encoder if isinstance(network, LViT) else network
-    there = g2d.unet.input_norm
-    if getattr(reader, "input_norm", there) != there:  # LViT's own path: data.normalize, which the configuration says
+    trained_with = g2d.unet.input_norm
+    if (
+        getattr(reader, "input_norm", trained_with) != trained_with
+    ):  # not of LViT's own path: there it is data.normalize
         raise InputError.mismatch(
-            f"init was pre-trained with input_norm {there}, this network has {reader.input_norm}",
+            f"init was pre-trained with input_norm {trained_with}, this network has {reader.input_norm}",
             file=where, expected="the image encoder fed as in its pre-training",
-            remedy=f"model.options.input_norm={there}",
+            remedy=f"model.options.input_norm={trained_with}",
         )  # fmt: skip
-    taken = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    other = tuple(name for name in state if name in own and name not in taken)
-    network.load_state_dict({**own, **taken})
-    return Taken(tuple(taken), other, len(own) - len(taken))
+    taken = {name: value for name, value in state.items() if name in before and before[name].shape == value.shape}
+    other = tuple(name for name in state if name in before and name not in taken)
+    network.load_state_dict({**before, **taken})
+    return Taken(tuple(taken), other, len(before) - len(taken))
 
 
 def continue_from(network: G2D, other: G2D, where: str) -> str:
@@ -85,27 +87,28 @@ def continue_from(network: G2D, other: G2D, where: str) -> str:
     Raises:
         InputError: anything else differs.
     """
-    others = [
-        f"{name}: {there} there, {here} here"
-        for name, there, here in zip(("model.encoder", *OPTIONS), _options(other), _options(network), strict=True)
-        if there != here
+    differences = [
+        f"{name}: {old} there, {new} here"
+        for name, old, new in zip(("model.encoder", *OPTIONS), _options(other), _options(network), strict=True)
+        if old != new
     ]
-    if others:
-        raise InputError.mismatch(f"init is another network ({'; '.join(others)})", file=where, expected="the same")
-    own, theirs = network.state_dict(), other.state_dict()
+    if differences:
+        what = f"init is another network ({'; '.join(differences)})"
+        raise InputError.mismatch(what, file=where, expected="the same")
+    before, trained = network.state_dict(), other.state_dict()
     if network.attention_pool is not None and other.attention_pool is not None:
-        theirs[POSITIONS] = other.attention_pool.positions(network.attention_pool.grid)
+        trained[POSITIONS] = other.attention_pool.positions(network.attention_pool.grid)
     decoder = ("unet.decoder.", "unet.outc.")
-    fits = {name for name, value in theirs.items() if name in own and own[name].shape == value.shape}
-    wrong = sorted(name for name in {*own, *theirs} - fits if not name.startswith(decoder))
+    fits = {name for name, value in trained.items() if name in before and before[name].shape == value.shape}
+    wrong = sorted(name for name in {*before, *trained} - fits if not name.startswith(decoder))
     if wrong:
         raise InputError.mismatch(
             f"init is another network ({len(wrong)} tensors differ, e.g. {wrong[0]})",
             file=where,
             expected="the same model.encoder and options",
         )
-    network.load_state_dict({**own, **{name: theirs[name] for name in fits}})
-    return f"{len(fits)} tensors taken over, {len(own) - len(fits)} are new"
+    network.load_state_dict({**before, **{name: trained[name] for name in fits}})
+    return f"{len(fits)} tensors taken over, {len(before) - len(fits)} are new"
 
 
 def _options(g2d: G2D) -> tuple[object, ...]:

@@ -79,13 +79,13 @@ def fit_channels(kernel: Tensor, in_channels: int) -> Tensor:
     Raises:
         InputError: any other pair of numbers.
     """
-    found = kernel.shape[1]
-    if found == in_channels:
+    channels = kernel.shape[1]
+    if channels == in_channels:
         return kernel
-    if (found, in_channels) == (3, 1):
+    if (channels, in_channels) == (3, 1):
         return kernel.sum(dim=1, keepdim=True)
-    if (found, in_channels) == (1, 3):
+    if (channels, in_channels) == (1, 3):
         return (kernel / 3).repeat(1, 3, 1, 1)
     raise InputError.mismatch(
-        f"weights for images of {found} channels, images of {in_channels}", expected="the same number, or 1 and 3"
+        f"weights for images of {channels} channels, images of {in_channels}", expected="the same number, or 1 and 3"
     )

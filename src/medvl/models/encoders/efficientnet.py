@@ -152,9 +152,9 @@ class EfficientNetLite0(ImageEncoder):
 
 def imagenet_file() -> Path:
     """Where the packaged weights lie. InputError with the line that installs them."""
-    found = importlib.util.find_spec(PACKAGE)
-    for place in (found and found.submodule_search_locations) or ():
-        for path in sorted(Path(place).rglob("*.pth")):
+    spec = importlib.util.find_spec(PACKAGE)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in sorted(Path(folder).rglob("*.pth")):
             return path
     raise InputError.missing_package("the ImageNet weights of efficientnet_lite0 are not installed", remedy=INSTALL)
 

@@ -105,8 +105,8 @@ def _pyramid(
     except (RuntimeError, ValueError):
         fixed_size = size
     deepest: dict[int, tuple[str, int]] = {}
-    for stage, found in zip(stages, maps, strict=True):
-        _, channels, height, width = found.shape
+    for stage, feature_map in zip(stages, maps, strict=True):
+        _, channels, height, width = feature_map.shape
         stride = size[0] // height
         if size[1] // width != stride or height * stride > size[0] or (deepest and stride < max(deepest)):
             raise InputError.unsupported(
