@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from medvl.cli import main
 from medvl.config import Config, load_config
+from medvl.core import errors
 from medvl.inference.model_folder import save_model
 from medvl.tasks.pretrain.model import build_g2d_model
 from medvl.train import loop
@@ -21,6 +24,24 @@ from medvl.train.run import train
 
 
 def medvl(*words: object) -> subprocess.CompletedProcess[str]:
+    """`medvl WORDS` as in a process of its own, but without its start: exit code and what it printed."""
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["medvl", *map(str, words)])
+        for name, value in (
+            ("_warned", set()),
+            ("_known", set()),
+            ("_held", {}),
+            ("_holder", None),
+            ("_printed", None),
+        ):
+            patch.setattr(errors, name, value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess([*map(str, words)], int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def medvl_process(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "medvl", *map(str, words)], capture_output=True, text=True)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from runs import medvl
 
 from medvl.core import errors
 
@@ -65,8 +65,6 @@ def test_audit_says_a_kind_once_with_its_count(tmp_path: Path) -> None:
         PILImage.fromarray(alpha).save(tmp_path / f"{i}.png")
         lines.append(f"{i},{i}.png")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "medvl", "data", "audit", str(tmp_path / "m.csv")], capture_output=True, text=True
-    )
+    done = medvl("data", "audit", tmp_path / "m.csv")
     about = [line for line in done.stderr.splitlines() if "alpha" in line]
     assert len(about) == 1 and "5 times" in about[0]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from faults import refused
+from runs import medvl
 
 from medvl.config import config_dict, load_config, make_config, save_config
 from medvl.data.record import Manifest
@@ -460,9 +459,7 @@ def test_the_command_line_compares_runs(trained: list[str], tiny_manifest: Path,
     evaluate(FolderSource(masks), manifest, out=tmp_path / "truth")
     out = tmp_path / "out"
     words = [*trained, str(tmp_path / "truth"), "--out", str(out), "--names", "medvl", "--names", "the truth"]
-    done = subprocess.run(
-        [sys.executable, "-m", "medvl", "compare", *words, "--json"], capture_output=True, text=True
-    )  # fmt: skip
+    done = medvl("compare", *words, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert [(one["name"], one["num_seeds"]) for one in result["methods"]] == [("medvl", 2), ("the truth", 1)]

@@ -6,8 +6,6 @@ import csv
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import refused
+from runs import medvl
 from scipy.optimize import least_squares
 
 from medvl.config import config_dict, load_config
@@ -251,20 +250,8 @@ def test_runs_at_the_command_line(tiny_recipe: Path, tmp_path: Path) -> None:
     again = shutil.copytree(runs[0], tmp_path / "again")
     config = (again / "model/config.yaml").read_text()
     (again / "model/config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
-    words = [
-        sys.executable,
-        "-m",
-        "medvl",
-        "x",
-        "label-budget",
-        "--target-dice",
-        "0.9",
-        *runs,
-        str(again),
-        "--json",
-        "--out",
-    ]
-    done = subprocess.run([*words, str(tmp_path / "plan")], capture_output=True, text=True)
+    words = ["--target-dice", 0.9, *runs, again, "--json", "--out", tmp_path / "plan"]
+    done = medvl("x", "label-budget", *words)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     for run, row in zip([*runs[:1], str(again), *runs[1:]], result["runs"], strict=True):

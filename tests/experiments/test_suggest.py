@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from faults import refused
+from runs import medvl
 
 from medvl.config import load_config
 from medvl.data.labels import labelled_from, labelled_patients
@@ -195,8 +194,7 @@ def test_bad_input_is_one_error(run: Path, tiny_recipe: Path, tmp_path: Path) ->
 
 def test_the_command_line(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "suggestions.csv"
-    words = [sys.executable, "-m", "medvl", "x", "suggest", str(run), "--num", "3", "--out", str(out), "--json"]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = medvl("x", "suggest", run, "--num", 3, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["suggestions"]
     assert rows == suggest(run, 3) and [row["patient"] for row in read(out)] == [row["patient"] for row in rows]

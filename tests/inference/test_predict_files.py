@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from faults import refused
 from PIL import Image as PILImage
+from runs import medvl
 
 from medvl.config import load_config
 from medvl.core.errors import InputError, UnfinishedError
@@ -26,10 +25,6 @@ from medvl.train.run import train
 @pytest.fixture(scope="module")
 def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(load_config(tiny_recipe, ["train.max_steps=2"]), tmp_path_factory.mktemp("predict") / "run")
-
-
-def medvl(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "medvl", *map(str, words)], capture_output=True, text=True)
 
 
 def test_masks_overlays_and_table(run: Path, tiny_manifest: Path, tmp_path: Path) -> None:

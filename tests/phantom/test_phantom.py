@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from runs import medvl
 
 from medvl.core.errors import InputError
 from medvl.data.audit.audit import audit_manifest
@@ -225,16 +224,16 @@ def test_a_folder_that_holds_something_is_kept(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path) -> None:
     words = ["data", "phantom", "--out", str(tmp_path / "set"), "--num", "6", "--size", "64", "--json"]
-    done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
+    done = medvl(*words)
     assert done.returncode == 0, done.stderr
     assert '"phantoms": true' in done.stdout
     assert len(load_manifest(tmp_path / "set" / "manifest.csv").records) == 6
     words = ["data", "phantom", "--out", str(tmp_path / "kinds"), "--num", "8", "--kinds", "nodule, effusion"]
-    done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
+    done = medvl(*words)
     assert done.returncode == 0, done.stderr
     found = {name for r in load_manifest(tmp_path / "kinds" / "manifest.csv").records for name in r.labels or ()}
     assert found <= {"nodule", "effusion", "normal"} and found & {"nodule", "effusion"}
     assert "--kinds nodule,effusion`" in (tmp_path / "kinds" / "README.md").read_text(encoding="utf-8")
     words = ["data", "phantom", "--out", str(tmp_path / "wrong"), "--kinds", "nodul"]
-    done = subprocess.run([sys.executable, "-m", "medvl", *words], capture_output=True, text=True)
+    done = medvl(*words)
     assert done.returncode != 0 and "did you mean nodule?" in done.stderr and not (tmp_path / "wrong").exists()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from runs import medvl
 
 from medvl.data.audit.audit import audit_manifest, audit_text
 from medvl.data.records import write_manifest
@@ -148,11 +149,6 @@ def test_columns(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     assert {"no_masks", "manifest"} <= set(found)
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from medvl.cli import main; sys.argv[0] = 'medvl'; main()"
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-
-
 def test_how_dicom_images_lie(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     for i, orientation in enumerate((None, ["R", "F"], ["A", "F"])):
         found = Dataset()
@@ -175,15 +171,15 @@ def test_how_dicom_images_lie(tmp_path: Path, rows: list[dict[str, str]]) -> Non
 
 def test_command_line(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     path = write(tmp_path, rows)
-    sound = run("data", "audit", str(path), "--json", "--out", str(tmp_path / "out" / "audit.json"))
+    sound = medvl("data", "audit", str(path), "--json", "--out", str(tmp_path / "out" / "audit.json"))
     assert sound.returncode == 0 and json.loads(sound.stdout)["leak"] is False
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == json.loads(sound.stdout)
     rows[2]["patient"] = "p0"
-    leak = run("data", "audit", str(write(tmp_path, rows)))
+    leak = medvl("data", "audit", str(write(tmp_path, rows)))
     assert leak.returncode == 1 and "patient_leak" in leak.stdout
     rows[0]["image"] = "gone.png"
-    assert run("data", "audit", str(write(tmp_path, rows))).returncode == 2
-    gone = run("data", "audit", str(tmp_path / "nothing.csv"))
+    assert medvl("data", "audit", str(write(tmp_path, rows))).returncode == 2
+    gone = medvl("data", "audit", str(tmp_path / "nothing.csv"))
     assert gone.returncode == 2 and gone.stderr.startswith("error: ") and "no such file" in gone.stderr
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from faults import refused
 from PIL import Image
-from runs import assert_same, interrupt, logged, medvl, save_pretrained, weights
+from runs import assert_same, interrupt, logged, medvl, medvl_process, save_pretrained, weights
 from safetensors.torch import load_file
 
 from medvl.cli.evaluate import evaluate
@@ -373,7 +373,7 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path, 
     """Half a batch each; the labels that are missing are not spread evenly over them."""
     words = [f"classify.mode={mode}", "train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0"]
     for num, size in ((1, 8), (2, 4)):
-        done = medvl(
+        done = medvl_process(
             "train", films / "recipe.yaml", *words, f"train.devices={num}", f"train.batch_size={size}",
             "--out", tmp_path / str(num),
         )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 import torch
 from faults import refused
 from PIL import Image
-from runs import assert_same, interrupt, logged, medvl, save_pretrained, weights
+from runs import assert_same, interrupt, logged, medvl, medvl_process, save_pretrained, weights
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -371,7 +371,7 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path) 
     """
     words = ["train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0", "train.freeze_encoder=true"]
     for num, size in ((1, 8), (2, 4)):
-        done = medvl(
+        done = medvl_process(
             "train", films / "recipe.yaml", *words, f"train.devices={num}", f"train.batch_size={size}",
             "--out", tmp_path / str(num),
         )  # fmt: skip

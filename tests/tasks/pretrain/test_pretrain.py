@@ -15,7 +15,7 @@ import pytest
 import torch
 from faults import refused
 from PIL import Image
-from runs import assert_same, interrupt, logged, medvl, weights
+from runs import assert_same, interrupt, logged, medvl, medvl_process, weights
 from torch import Tensor
 
 from medvl.config import Config, TrainConfig, load_config, make_config
@@ -619,7 +619,7 @@ def test_a_backbone_with_one_map_has_no_decoder(pairs: Path, tmp_path: Path) -> 
 def test_two_processes_through_the_command_line(pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     words = ["train.devices=2", "train.batch_size=4", "train.epochs=1"]
-    done = medvl("train", pairs / "recipe.yaml", *words, "--out", run)
+    done = medvl_process("train", pairs / "recipe.yaml", *words, "--out", run)
     assert done.returncode == 0, done.stderr
     assert "of the whole batch of 8 pairs" in done.stderr
     val = logged(run)[-1]
