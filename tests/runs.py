@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from medvl.cli import main
-from medvl.config import Config, load_config
+from medvl.config import Config, make_config
 from medvl.core import errors
 from medvl.inference.model_folder import save_model
 from medvl.tasks.pretrain.model import build_g2d_model
@@ -77,10 +77,10 @@ def interrupt(config: Config, run: Path, num_steps: int) -> None:
         train(config, run)
 
 
-def save_pretrained(recipe: Path, folder: Path, *words: str) -> Path:
+def save_pretrained(folder: Path) -> Path:
     """A model folder of an untrained G2D, whose running statistics are not those of a new network."""
-    given = ["task=pretrain", "text.encoder=builtin", "text.dim=32", "model.name=g2d", "data.laterality=patient"]
-    config = load_config(recipe, [*given, *words])
+    data = {"image_size": [64, 64], "in_channels": 1, "normalize": "none", "laterality": "patient"}
+    config = make_config({"task": "pretrain", "data": data, "text": {"dim": 32}, "model": {"size": "nano"}})
     module, encoder = build_g2d_model(config, ["the left lung"] * 3)
     with torch.no_grad():
         for part in module.network.unet.encoder.modules():

@@ -70,7 +70,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def g2d(films: Path) -> Path:
-    return save_pretrained(films / "recipe.yaml", films / "g2d")
+    return save_pretrained(films / "g2d")
 
 
 def config_of(films: Path, *overrides: str) -> Config:

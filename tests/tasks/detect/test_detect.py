@@ -76,7 +76,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def g2d(films: Path) -> Path:
-    return save_pretrained(films / "recipe.yaml", films / "g2d", "train.freeze_encoder=false")
+    return save_pretrained(films / "g2d")
 
 
 @pytest.fixture(scope="module")

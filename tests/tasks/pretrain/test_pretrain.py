@@ -57,19 +57,21 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split = "train" if i < 24 else "val"
         rows.append(f'c{i},{i}.png,"{text}",{i}_m.png,p{i},{split},{"L" if i in (3, 30) else "PA"}')
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    (folder / "recipe.yaml").write_text(
-        "task: pretrain\n"
+    common = (
         "data: {manifest: manifest.csv, laterality: patient, image_size: [64, 64], in_channels: 1}\n"
-        "text: {dim: 32}\n"
-        "model: {size: nano, options: {projection_dim: 32}}\n"
-        "pretrain: {warmup_steps: 2, num_panels: 2}\n"
         "train: {epochs: 2, batch_size: 8, lr: 1.0e-3, warmup_steps: 2, val_every: 1, accelerator: cpu}\n"
+        "text: {dim: 32}\n"
     )
+    (folder / "recipe.yaml").write_text(
+        f"{common}task: pretrain\nmodel: {{size: nano, options: {{projection_dim: 32}}}}\n"
+        "pretrain: {warmup_steps: 2, num_panels: 2}\n"
+    )
+    (folder / "segment.yaml").write_text(f"{common}model: {{size: nano}}\n")
     return folder
 
 
-def config_of(pairs: Path, *overrides: str) -> Config:
-    return load_config(pairs / "recipe.yaml", overrides)
+def config_of(pairs: Path, *overrides: str, recipe: str = "recipe.yaml") -> Config:
+    return load_config(pairs / recipe, overrides)
 
 
 def task_of(config: Config) -> tuple[PretrainLearner, Batch]:
@@ -135,14 +137,15 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
     assert "split train: 24 cases, 24 patients" in as_text(of_all) and "split train" not in as_text(summary)
 
     seg = tmp_path / "seg"
-    words = ["task=segment", "model.name=encoder_unet", "model.options={}", "text.encoder=none", "train.epochs=1"]
-    done = medvl("train", pairs / "recipe.yaml", *words, f"init={run}", "train.freeze_encoder=true", "--out", seg)
+    words = ["model.name=encoder_unet", "text.encoder=none", "train.epochs=1"]
+    done = medvl("train", pairs / "segment.yaml", *words, f"init={run}", "train.freeze_encoder=true", "--out", seg)
     assert done.returncode == 0, done.stderr
     assert "tensors taken over, 0 are the network's own" in done.stderr
     started = []
     for prefix in ("", "g2d:"):  # the same, whichever is written
         made = tmp_path / f"from {prefix.strip(':')}"
-        train(config_of(pairs, *words, "train.max_steps=1", f"init={prefix}{run}", "init_parts=encoder"), made)
+        start = [f"init={prefix}{run}", "init_parts=encoder", "train.max_steps=1"]
+        train(config_of(pairs, *words, *start, recipe="segment.yaml"), made)
         started.append(load_model(made)[0].state_dict())
     assert started[0].keys() == started[1].keys()
     assert all(torch.equal(value, started[1][name]) for name, value in started[0].items())
@@ -232,9 +235,9 @@ def test_equal_texts_do_not_fill_a_batch(pairs: Path, tmp_path: Path, capsys: py
 
 def test_lvit_is_fed_as_the_pre_training_was(pairs: Path, tmp_path: Path) -> None:
     train(config_of(pairs, "model.size=ucnn_nano", "train.max_steps=1"), tmp_path / "g2d")
-    words = ["task=segment", "model={name: lvit, size: nano}", f"init=g2d:{tmp_path / 'g2d'}", "train.max_steps=1"]
+    words = ["model.name=lvit", f"init=g2d:{tmp_path / 'g2d'}", "train.max_steps=1"]
     with refused("mismatch", naming="data.normalize=zscore"):
-        train(config_of(pairs, *words, "data.normalize=none"), tmp_path / "lvit")
+        train(config_of(pairs, *words, "data.normalize=none", recipe="segment.yaml"), tmp_path / "lvit")
 
 
 @pytest.mark.parametrize(
