@@ -296,11 +296,11 @@ def make_config(
         for line in read_old_model(model, source, overridden or ()):
             if overridden is not None:
                 warn(f"{source}: {line}")
+    if isinstance(model, dict) and run is not None:  # before the protocol, whose encoder is that of the paper
+        _take_from_init(tree, fixed_by(run, task.name, str(model["name"])))
     for key, value in protocol.items():
         _set_default(tree, key, value)
     if isinstance(model, dict):
-        if run is not None:
-            _take_from_init(tree, fixed_by(run, task.name, str(model["name"])))
         fill_model(model)
     for key, value in task.defaults.items():
         _set_default(tree, key, value)
