@@ -68,7 +68,7 @@ medvl evaluate runs/siim_1 siim.csv --split test --out runs/siim_1/test      # d
 medvl train recipes/segment_medklip.yaml data.manifest=siim.csv init=g2d:runs/g2d data.label_fraction=0.01
 medvl train recipes/classify_linear.yaml protocol=mgca_linear:chexpert data.manifest=chexpert.csv init=g2d:runs/g2d
 medvl train recipes/classify_finetune.yaml data.manifest=nih.csv init=g2d:runs/g2d
-medvl classify runs/g2d siim.csv --split test --protocol medklip
+medvl evaluate runs/g2d siim.csv --split test --protocol medklip
 ```
 
 Thresholds. Where a decision needs one (F1, accuracy and MCC of classifiers, zero-shot classification, grounding), it is

@@ -14,7 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from medvl.cli import app
-from medvl.cli.options import OLD_SPELLINGS
+from medvl.cli.options import OLD_SPELLINGS, OLD_VERBS
 from medvl.config import recipe_names
 from medvl.core.errors import InputError
 
@@ -48,7 +48,7 @@ def test_help_lists_the_verbs_without_heavy_imports() -> None:
     assert names[:3] == ["demo", "predict", "data"] and names[-1] == "x"
     positions = [done.stdout.index(f"\n  {name} ") for name in names]
     assert positions == sorted(positions)
-    assert not any(f"\n  {name} " in done.stdout for name in OLD_SPELLINGS if name not in names)
+    assert not any(f"\n  {name} " in done.stdout for name in {*OLD_SPELLINGS, *OLD_VERBS} - {*names})
 
 
 def test_every_verb_has_help_in_whole_sentences() -> None:
@@ -58,7 +58,7 @@ def test_every_verb_has_help_in_whole_sentences() -> None:
         for member in getattr(verb, "commands", {}).values():
             sentence = re.split(r"\.(?=\s|$)", member.help)[0]
             assert member.hidden or " ".join(sentence.split()) + "." in " ".join(done.output.split()), member.name
-        assert max(map(len, done.output.splitlines())) <= 80, words
+        assert max(map(len, done.stdout.splitlines())) <= 80, words
         assert verb.help.split("\n\n")[0].rstrip().endswith("."), words
 
 
@@ -70,6 +70,12 @@ def test_an_old_spelling_leads_to_the_new_one(old: str) -> None:
     assert now.exit_code == then.exit_code == 0 and not now.stderr
     assert f"medvl {new}" in then.stderr and then.stderr.count("\n") == 1
     assert then.stdout.partition("\n")[2] == now.stdout.partition("\n")[2]
+
+
+@pytest.mark.parametrize("old", OLD_VERBS)
+def test_an_old_verb_names_what_serves_every_task(old: str) -> None:
+    done = CliRunner().invoke(app, [old, "--help"])
+    assert done.exit_code == 0 and f"medvl {OLD_VERBS[old]}" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_every_verb_that_writes_csv_marks_formulas() -> None:

@@ -1,4 +1,4 @@
-"""medvl classify and medvl ground on a model pre-trained here for seconds."""
+"""medvl predict and medvl evaluate, and their older spellings, on a model pre-trained here for seconds."""
 
 from __future__ import annotations
 

@@ -28,6 +28,12 @@ OLD_SPELLINGS = {
     "localise": "x localise",
     "pretrain-text": "x pretrain-text",
 }
+# Verbs of earlier releases that have options of their own (`old_spellings.py`) -> what serves every task today.
+OLD_VERBS = {
+    "detect": "predict",
+    "ground": "predict for images, medvl evaluate for a manifest with masks",
+    "classify": "predict --classes for images, medvl evaluate for a manifest with labels",
+}
 _ORDER = ("demo", "predict", "data")  # the groups of verbs stand among the verbs, in the order of use
 
 
@@ -39,10 +45,12 @@ class VerbGroup(TyperGroup):
         return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        new = OLD_SPELLINGS.get(cmd_name)
-        if new is None or cmd_name in self.commands:
+        new = OLD_SPELLINGS.get(cmd_name, OLD_VERBS.get(cmd_name))
+        if "data" not in self.commands or new is None:  # a verb of today, or one of a group
             return super().get_command(ctx, cmd_name)
         print(f"medvl {cmd_name} is now medvl {new}; the old spelling goes with the next release", file=sys.stderr)
+        if cmd_name in OLD_VERBS:
+            return super().get_command(ctx, cmd_name)
         group, verb = new.split()
         sub: Any = self.commands[group]
         return sub.commands[verb]

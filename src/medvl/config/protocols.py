@@ -1,4 +1,4 @@
-"""Published downstream protocols by name: `protocol: NAME` or `NAME:SET` in a recipe, `--protocol` of `medvl classify`.
+"""Published downstream protocols by name: `protocol: NAME` or `NAME:SET` in a recipe, `--protocol` of `medvl evaluate`.
 
 A protocol fills what recipe and command line leave open, before the `fidelity` preset does. What it sets, what the
 recipe says otherwise and where medvl differs stand in the plan. The protocols themselves are YAML files in
@@ -21,7 +21,7 @@ from medvl.core.errors import InputError, nearest
 from medvl.core.plain_yaml import read_typed
 
 FOLDER = Path(__file__).with_name("protocols")
-ZERO_SHOT = "zero-shot classification"  # of `medvl classify`, which has no recipe; its keys are that command's options
+ZERO_SHOT = "zero-shot classification"  # of `medvl evaluate`, which has no recipe; its keys are that command's options
 Evidence = Literal["read", "second-hand", "medvl"]
 
 
@@ -131,7 +131,7 @@ def protocol_values(tree: Mapping[str, Any], source: str = "configuration") -> d
             f"protocol {protocol.name} is of {protocol.task}, not of {asker}",
             file=source,
             expected=", ".join(fitting) or None,
-            remedy=f"medvl classify --protocol {protocol.name}" if protocol.is_zero_shot else None,
+            remedy=f"medvl evaluate --protocol {protocol.name}" if protocol.is_zero_shot else None,
         )
     data = tree.get("data")
     fraction = data.get("label_fraction", 1.0) if isinstance(data, Mapping) else 1.0
@@ -178,7 +178,7 @@ def markdown() -> str:
     parts = []
     for protocol in all_protocols().values():
         names = [f"`{protocol.name}`", *(f"`{protocol.name}:{one}`" for one in protocol.sets)]
-        kind = "`medvl classify --protocol`" if protocol.is_zero_shot else f"`task: {protocol.task}`"
+        kind = "`medvl evaluate --protocol`" if protocol.is_zero_shot else f"`task: {protocol.task}`"
         parts += [f"## {protocol.name}", "", f"{protocol.title}. {kind}; {', '.join(names)}.", ""]
         parts += ["| key | value | source | evidence | note |", "| --- | --- | --- | --- | --- |"]
         for row in protocol.settings:

@@ -51,7 +51,7 @@ class LabelCases:
 
 
 def read_label_cases(path: Path) -> LabelCases:
-    """cases.csv of `medvl evaluate` of a classifier, or of `medvl classify`: prob_CLASS and label_CLASS (p_CLASS in
+    """cases.csv of `medvl evaluate` of a classifier or by prompts: prob_CLASS and label_CLASS (p_CLASS in
     files of earlier versions)."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(read_dicts(file))

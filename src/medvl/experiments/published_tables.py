@@ -91,7 +91,7 @@ class Column:
 
     layout: str
     recipe: dict[str, Any] = field(default_factory=dict)  # of `medvl train`; empty where nothing is trained
-    ask: dict[str, Any] = field(default_factory=dict)  # of `medvl classify` or `medvl ground`
+    ask: dict[str, Any] = field(default_factory=dict)  # options of classification by prompts, or of grounding
     published: tuple[Path_, ...] = ()
     ours: tuple[Path_, ...] = ()
     has_decoder: bool = False  # a pre-trained decoder can be taken over

@@ -3,7 +3,7 @@
     prompts, pseudo masks: {zero_shot: classify, run: "@pseudo masks", manifest: $DATA/nih64/manifest.csv}
     lesions, pseudo masks: {zero_shot: ground, run: "@pseudo masks", manifest: $DATA/x/manifest.csv, target: lesion}
 
-The other keys are the options of `medvl classify` and `medvl ground`. Recipe, overrides and grid of the sweep do not
+The other keys are the options of the two. Recipe, overrides and grid of the sweep do not
 touch what is asked; they made the run.
 """
 
@@ -32,7 +32,7 @@ PATHS = ("manifest", "prompts")
 
 @dataclass(config=_STRICT)
 class ClassQuery:
-    """`zero_shot: classify`, the options of `medvl classify`."""
+    """`zero_shot: classify`: classification by prompts."""
 
     run: str  # @NAME of a variant
     manifest: str
@@ -70,7 +70,7 @@ class ClassQuery:
 
 @dataclass(config=_STRICT)
 class PhraseQuery:
-    """`zero_shot: ground`, the options of `medvl ground`."""
+    """`zero_shot: ground`: phrases against masks."""
 
     run: str  # @NAME of a variant
     manifest: str
@@ -133,7 +133,7 @@ def read_query(name: str, keys: Mapping[str, Any], file: Path) -> Query:
             f"variant {name}: run: {query.run}",
             file=file,
             expected='"@NAME" of a variant that pre-trains',
-            remedy="medvl classify and medvl ground ask any other run",
+            remedy="medvl evaluate asks any other run",
         )
     return query
 
