@@ -113,3 +113,12 @@ def tiny_recipe(tiny_manifest: Path) -> Path:
         "train: {epochs: 4, batch_size: 4, warmup_steps: 2, lr: 2.0e-3, accelerator: cpu, ema_decay: 0.9}\n"
     )
     return recipe
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of that recipe; nobody changes the folder."""
+    from medvl.config import load_config
+    from medvl.train.run import train
+
+    return train(load_config(tiny_recipe, ["train.max_steps=2"]), tmp_path_factory.mktemp("tiny_run") / "run")

@@ -14,7 +14,6 @@ from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
 from medvl.cli import app
-from medvl.config import load_config
 from medvl.data.records import load_manifest
 from medvl.evaluation.prediction_sources import FolderSource
 from medvl.evaluation.volumes import volumes_of
@@ -22,7 +21,6 @@ from medvl.inference.batch import predict_files
 from medvl.inference.predictor import Predictor
 from medvl.metrics.segmentation import count_lesions, edge_coordinates, surface_distances
 from medvl.tasks.segment.evaluate import evaluate
-from medvl.train.run import train
 
 AFFINE = np.array([[0, -0.5, 0, 5], [0.8, 0, 0, -3], [0, 0, -2.5, 9], [0, 0, 0, 1]], dtype=float)
 
@@ -100,15 +98,14 @@ def test_a_volume_without_a_choice_is_refused_and_one_slice_is_scored(volumes: P
     assert int(rows[0][0]["true_px"]) in (0, 16) and int(rows[1][0]["true_px"]) == 48
 
 
-def test_a_model_and_the_volumes_that_it_writes_score_alike(volumes: Path, tiny_recipe: Path, tmp_path: Path) -> None:
-    run = train(load_config(tiny_recipe, ["train.max_steps=2"]), tmp_path / "run")
-    level = float(np.median(Predictor.load(run).set_image(np.full((9, 8), 90, np.uint8)).segment("a text").probs))
-    predict_files(run, [volumes / "m.csv"], [], tmp_path / "masks", choice="all", threshold=level)
+def test_a_model_and_the_volumes_that_it_writes_score_alike(volumes: Path, tiny_run: Path, tmp_path: Path) -> None:
+    level = float(np.median(Predictor.load(tiny_run).set_image(np.full((9, 8), 90, np.uint8)).segment("a text").probs))
+    predict_files(tiny_run, [volumes / "m.csv"], [], tmp_path / "masks", choice="all", threshold=level)
     words = ["evaluate", str(volumes / "m.csv"), "--slice", "all", "--no-surface", "--json"]
     of_model, of_files = (
         CliRunner().invoke(app, [words[0], str(source), *words[1:], *more, "--out", str(tmp_path / name)])
         for source, more, name in (
-            (run, ["--threshold", str(level)], "model"), (tmp_path / "masks", [], "files")
+            (tiny_run, ["--threshold", str(level)], "model"), (tmp_path / "masks", [], "files")
         )
     )  # fmt: skip
     assert of_model.exit_code == of_files.exit_code == 0, of_model.output + of_files.output

@@ -11,17 +11,10 @@ from faults import refused
 from PIL import Image as PILImage
 
 import medvl
-from medvl.config import load_config
 from medvl.core.errors import InputError
 from medvl.data.image import Orientation, Turn
 from medvl.data.images import read_image
 from medvl.inference.predictor import EMPTY_PHRASE, Predictor
-from medvl.train.run import train
-
-
-@pytest.fixture(scope="module")
-def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(load_config(tiny_recipe, ["train.max_steps=2"]), tmp_path_factory.mktemp("predictor") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +22,8 @@ def image(tiny_manifest: Path) -> Path:
     return tiny_manifest.parent / "i0.png"
 
 
-def test_native_grid_and_public_names(run: Path, image: Path) -> None:
-    result = medvl.Predictor.load(run).set_image(image).segment("the right lung")
+def test_native_grid_and_public_names(tiny_run: Path, image: Path) -> None:
+    result = medvl.Predictor.load(tiny_run).set_image(image).segment("the right lung")
     assert result.mask.shape == result.probs.shape == (48, 40)
     assert result.mask.dtype == np.bool_ and result.probs.dtype == np.float32
     assert 0 <= result.probs.min() and result.probs.max() <= 1
@@ -38,8 +31,8 @@ def test_native_grid_and_public_names(run: Path, image: Path) -> None:
     assert result.classes == ("mask",) and result.spacing_mm is None
 
 
-def test_a_turned_image_is_answered_in_stored_pixels(run: Path, image: Path) -> None:
-    predictor = Predictor.load(run)
+def test_a_turned_image_is_answered_in_stored_pixels(tiny_run: Path, image: Path) -> None:
+    predictor = Predictor.load(tiny_run)
     upright = read_image(image)
     expected = predictor.set_image(upright).segment("left lung")
     for turn in (Turn(left_right=True), Turn(True, False, True)):
@@ -50,8 +43,8 @@ def test_a_turned_image_is_answered_in_stored_pixels(run: Path, image: Path) -> 
         np.testing.assert_array_equal(stored.displayed().pixels, upright.pixels)
 
 
-def test_a_side_of_a_lateral_image_is_refused(run: Path, image: Path) -> None:
-    predictor = Predictor.load(run)
+def test_a_side_of_a_lateral_image_is_refused(tiny_run: Path, image: Path) -> None:
+    predictor = Predictor.load(tiny_run)
     lateral = replace(read_image(image), orientation=Orientation(kind="sideless", source="A\\F"))
     predictor.set_image(lateral).segment("the lung")
     with refused("conflict"):
@@ -60,16 +53,16 @@ def test_a_side_of_a_lateral_image_is_refused(run: Path, image: Path) -> None:
     predictor.segment("left lung")
 
 
-def test_a_run_is_accepted_wherever_a_model_is(run: Path, image: Path) -> None:
-    one = Predictor.load(run).set_image(image).segment("left lung").probs
-    two = Predictor.load(run / "model").set_image(image).segment("left lung").probs
+def test_a_run_is_accepted_wherever_a_model_is(tiny_run: Path, image: Path) -> None:
+    one = Predictor.load(tiny_run).set_image(image).segment("left lung").probs
+    two = Predictor.load(tiny_run / "model").set_image(image).segment("left lung").probs
     assert np.array_equal(one, two)
 
 
 def test_many_phrases_equal_one_by_one_and_encode_the_image_once(
-    run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = Predictor.load(run)
+    predictor = Predictor.load(tiny_run)
     network, calls = predictor.module.network, [0]
     original = network.encode_image
 
@@ -86,14 +79,14 @@ def test_many_phrases_equal_one_by_one_and_encode_the_image_once(
         np.testing.assert_allclose(one.probs, two.probs, atol=1e-5)
 
 
-def test_it_says_when_the_phrase_is_empty_or_unknown(run: Path, image: Path) -> None:
-    predictor = Predictor.load(run).set_image(image)
+def test_it_says_when_the_phrase_is_empty_or_unknown(tiny_run: Path, image: Path) -> None:
+    predictor = Predictor.load(tiny_run).set_image(image)
     assert EMPTY_PHRASE in predictor.segment("").warnings
     assert any("pancreas" in note for note in predictor.segment("left pancreas").warnings)
 
 
-def test_arrays(run: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predictor = Predictor.load(run)
+def test_arrays(tiny_run: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictor = Predictor.load(tiny_run)
     grey = np.asarray(PILImage.open(image))
     from_file = predictor.set_image(image).segment("left lung").probs
     np.testing.assert_array_equal(predictor.set_image(grey).segment("left lung").probs, from_file)
@@ -108,21 +101,21 @@ def test_arrays(run: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "a blank image" in capsys.readouterr().err
 
 
-def test_misuse(run: Path, image: Path, tmp_path: Path) -> None:
+def test_misuse(tiny_run: Path, image: Path, tmp_path: Path) -> None:
     with refused("too_early", naming="set_image"):
-        Predictor.load(run).segment("left lung")
+        Predictor.load(tiny_run).segment("left lung")
     with refused("out_of_range"):
-        Predictor.load(run).set_image(image).segment("left lung", threshold=50)
+        Predictor.load(tiny_run).set_image(image).segment("left lung", threshold=50)
     with refused("missing_file"):
         Predictor.load(tmp_path / "nothing")
     with refused("missing_file"):
         Predictor.load(tmp_path)
 
 
-def test_weights_of_another_size_are_refused(run: Path, tmp_path: Path) -> None:
+def test_weights_of_another_size_are_refused(tiny_run: Path, tmp_path: Path) -> None:
     import shutil
 
-    shutil.copytree(run / "model", tmp_path / "model")
+    shutil.copytree(tiny_run / "model", tmp_path / "model")
     config = tmp_path / "model" / "config.yaml"
     config.write_text(config.read_text().replace("size: nano", "size: mini"))
     with refused("mismatch"):
@@ -130,10 +123,10 @@ def test_weights_of_another_size_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_of_exclusive_classes_the_most_probable_is_the_mask(
-    run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Columns: background .3, a .3, b .4; background .4, a .35, b .25; a .4, b .4. No class is above one half."""
-    predictor = Predictor.load(run)
+    predictor = Predictor.load(tiny_run)
     predictor.config = predictor.config.with_section(
         "objective", replace(predictor.config.objective, mode="multiclass")
     )
