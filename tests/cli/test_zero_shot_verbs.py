@@ -342,13 +342,10 @@ def test_evaluate_scores_a_pre_trained_model(discs: Path, cli: Cli, tmp_path: Pa
 @pytest.mark.parametrize(
     "words",
     [
-        ("--classes", "upper_opacity", "--sigma", "2"),
-        ("--empty-mask", "zero"),
-        ("--group-by", "split"),
-        ("--target", "spot", "--probe"),
-        ("--update-card",),
+        ("--classes", "upper_opacity", "--sigma", "2"), ("--empty-mask", "zero"), ("--group-by", "split"),
+        ("--target", "spot", "--probe"), ("--update-card",),
     ],
-)
+)  # fmt: skip
 def test_evaluate_refuses_what_does_not_fit(discs: Path, cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as caught:
         cli("evaluate", discs / "run", discs / "manifest.csv", "--out", tmp_path / "out", *words)

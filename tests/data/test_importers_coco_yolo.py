@@ -113,16 +113,13 @@ def test_coco_faults(coco: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"images": [{"id": 1}]},
-        {"images": [{"id": [1], "file_name": "0.png"}]},
+        {"images": [{"id": 1}]}, {"images": [{"id": [1], "file_name": "0.png"}]},
         {"images": [{"id": 1, "file_name": "0.png", "height": "x"}]},
         {"images": [{"id": 1, "file_name": "0.png", "height": 1e400, "width": 2}]},
-        {"images": [{"id": 1, "file_name": "0.png"}] * 2},
-        {"categories": [{"id": 1, "name": None}]},
-        {"categories": [{"id": 1, "name": "a|b"}]},
-        {"images": ["x"]},
+        {"images": [{"id": 1, "file_name": "0.png"}] * 2}, {"categories": [{"id": 1, "name": None}]},
+        {"categories": [{"id": 1, "name": "a|b"}]}, {"images": ["x"]},
     ],
-)
+)  # fmt: skip
 def test_coco_files_that_are_none(coco: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     path, data = written(coco)
     path.write_text(json.dumps(data | change))

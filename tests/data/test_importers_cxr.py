@@ -181,13 +181,9 @@ def test_nih(tmp_path: Path) -> None:
     assert records["00000000_002"].boxes == (box_of("Hernia", 10, 10, 16, 16),)  # half a pixel over the edge
     assert records["00000000_000"].labels == () and "labels_unknown" not in first.extra
     assert result.counts == {
-        "images": 60,
-        "patients": 20,
-        "boxes_called_infiltrate": 1,
-        "no_finding": 20,
-        "boxes_cut_at_the_edge": 1,
+        "images": 60, "patients": 20, "boxes_called_infiltrate": 1, "no_finding": 20, "boxes_cut_at_the_edge": 1,
         "boxes": 2,
-    }
+    }  # fmt: skip
     # Whole patients of three images, no more than 8,652 of 86,524: 5 of 48.
     assert result.num_records == {"train": 45, "val": 3, "test": 12}
     assert {record.patient for record in records.values() if record.split == "test"} == {"16", "17", "18", "19"}

@@ -118,17 +118,13 @@ def test_labelme_with_the_image_inside(tmp_path: Path) -> None:
     [
         {"shapes": [shape("", "polygon", [[1, 1], [4, 1], [4, 3]])]},
         {"shapes": [shape("a|b", "polygon", [[1, 1], [4, 1], [4, 3]])]},
-        {"shapes": [shape("x", "heart", [[1, 1], [4, 1], [4, 3]])]},
-        {"shapes": [shape("x", "circle", [[1, 1]])]},
+        {"shapes": [shape("x", "heart", [[1, 1], [4, 1], [4, 3]])]}, {"shapes": [shape("x", "circle", [[1, 1]])]},
         {"shapes": [shape("x", "mask", [[1, 1], [2, 2]], mask="!!")]},
-        {"shapes": [shape("x", "polygon", [[1, "y"], [4, 1], [4, 3]])]},
-        {"shapes": [3]},
-        {"shapes": [{"label": "x"}]},
-        {"imagePath": 5},
-        {"imagePath": "gone.png"},
+        {"shapes": [shape("x", "polygon", [[1, "y"], [4, 1], [4, 3]])]}, {"shapes": [3]},
+        {"shapes": [{"label": "x"}]}, {"imagePath": 5}, {"imagePath": "gone.png"},
         {"imagePath": "gone.png", "imageData": "AAAA"},
     ],
-)
+)  # fmt: skip
 def test_labelme_faults(tmp_path: Path, change: dict[str, Any]) -> None:
     picture(tmp_path / "set" / "x.png", SIZE)
     more = {"imagePath": "x.png"} | change

@@ -186,14 +186,11 @@ def test_rows_are_a_function_of_the_image() -> None:
 def test_rows_without_a_mask_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
     rows = [
         {
-            "id": f"r{i}",
-            "image": "i0.png" if mask == "m0.png" else "i1.png",
-            "mask": mask,
-            "patient": "p",
+            "id": f"r{i}", "image": "i0.png" if mask == "m0.png" else "i1.png", "mask": mask, "patient": "p",
             "split": "train",
         }
         for i, mask in enumerate(("m0.png", "", "none"))
-    ]
+    ]  # fmt: skip
     write_manifest(folder / "some.csv", rows)
     result = import_lung_regions(folder / "some.csv", tmp_path / "out")
     assert (result.counts["images"], result.counts["rows_without_a_mask"], result.left_out) == (1, 2, ())

@@ -82,19 +82,10 @@ def test_frontal_views_with_their_reports(tmp_path: Path) -> None:
     assert result.manifest == tmp_path / "out" / "manifest.csv"
     assert result.num_records == {"train": 2, "val": 1, "test": 1}
     assert result.counts == {
-        "images": 9,
-        "left_out_view_lateral": 1,
-        "left_out_view_none": 1,
-        "left_out_no_report": 1,
-        "left_out_empty": 1,
-        "left_out_too_short": 1,
-        "studies": 4,
-        "last_paragraph": 1,
-        "sections_replaced": 1,
-        "marks": 1,
-        "list_numbers": 2,
-        "headers": 0,
-    }
+        "images": 9, "left_out_view_lateral": 1, "left_out_view_none": 1, "left_out_no_report": 1,
+        "left_out_empty": 1, "left_out_too_short": 1, "studies": 4, "last_paragraph": 1, "sections_replaced": 1,
+        "marks": 1, "list_numbers": 2, "headers": 0,
+    }  # fmt: skip
     (warning,) = result.warnings
     assert "1 images were left out because their study has no report" in warning
     records = {record.id: record for record in load_manifest(result.manifest, need_text=True).records}
@@ -114,12 +105,8 @@ def test_frontal_views_with_their_reports(tmp_path: Path) -> None:
     audit = audit_manifest(result.manifest)
     assert not audit.leak and audit.num_faults == 0
     assert {name: audit.counts["reports"][name] for name in ("num", "headers", "marks", "list_numbers", "empty")} == {
-        "num": 4,
-        "headers": 0,
-        "marks": 0,
-        "list_numbers": 0,
-        "empty": 0,
-    }
+        "num": 4, "headers": 0, "marks": 0, "list_numbers": 0, "empty": 0,
+    }  # fmt: skip
     assert "faults" in audit_text(audit)
 
 

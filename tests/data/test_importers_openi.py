@@ -63,23 +63,13 @@ def test_reports_and_their_images(tmp_path: Path, inner: str) -> None:
     result = import_openi(lay_out(tmp_path / "set", inner), tmp_path / "out" / "m.csv")
     assert result.num_records == {"(none)": 4}
     assert result.counts == {
-        "reports": 6,
-        "left_out_no_image": 1,
-        "left_out_empty": 1,
-        "left_out_too_short": 1,
-        "images": 4,
-        "marks": 2,
-        "list_numbers": 1,
-        "headers": 0,
-        "no_indexing": 1,
-    }
+        "reports": 6, "left_out_no_image": 1, "left_out_empty": 1, "left_out_too_short": 1, "images": 4, "marks": 2,
+        "list_numbers": 1, "headers": 0, "no_indexing": 1,
+    }  # fmt: skip
     records = load_manifest(result.manifest, need_text=True).records
     assert [record.id for record in records] == [
-        "CXR1_1_IM-1-3001",
-        "CXR1_1_IM-1-4001",
-        "CXR2_IM-2-1001",
-        "CXR3_IM-3-1001",
-    ]
+        "CXR1_1_IM-1-3001", "CXR1_1_IM-1-4001", "CXR2_IM-2-1001", "CXR3_IM-3-1001",
+    ]  # fmt: skip
     first, second, third, fourth = records
     assert first.text == second.text == "Normal chest x. Clear lungs. No of a mass."
     assert first.extra == {"text_findings": "Clear lungs. No of a mass.", "text_impression": "Normal chest x."}

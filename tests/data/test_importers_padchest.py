@@ -21,12 +21,7 @@ COLUMNS = ("", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID",
            "ViewPosition_DICOM", "Projection", "Pediatric", "Report", "MethodLabel", "Labels")  # fmt: skip
 ROWS = (
     (
-        "1_a.png",
-        "0",
-        "s1",
-        "p1",
-        "PA",
-        " pinzamient sen costofren derech . . . cardiomegali",
+        "1_a.png", "0", "s1", "p1", "PA", " pinzamient sen costofren derech . . . cardiomegali",
         "['pleural effusion', ' nodule']",
     ),
     ("1_b.png", "0", "s1", "p1", "L", " pinzamient sen costofren derech .", "['pleural effusion', 'nodule']"),
@@ -36,7 +31,7 @@ ROWS = (
     ("5.png", "54", "s5", "p5", "PA", " dentr normal .", "['normal', 'scoliosis', 'scoliosis']"),
     ("6.png", "0", "s6", "p6", "PA", " sign radiolog epoc .", "['COPD signs']"),
     ("7.png", "0", "s2", "p7", "EXCLUDE", " . ", "['exclude']"),
-)
+)  # fmt: skip
 
 
 def padchest(folder: Path, *, packed: bool = False, rows: tuple[tuple[str, ...], ...] = ROWS) -> Path:
@@ -68,11 +63,8 @@ def test_padchest(tmp_path: Path, packed: bool) -> None:
     assert (first.extra["birth_year"], first.extra["sex"], first.extra["label_method"]) == ("1930", "F", "Physician")
     assert records["2"].labels == () and records["2"].text == "normal." and records["2"].extra["labels_unknown"] == ""
     assert set(records["3"].extra["labels_unknown"].split("|")) == {
-        "pleural effusion",
-        "nodule",
-        "scoliosis",
-        "COPD signs",
-    }
+        "pleural effusion", "nodule", "scoliosis", "COPD signs",
+    }  # fmt: skip
     counts = {name: number for name, number in result.counts.items() if number}
     assert counts == {
         "images": 8, "left_out_view_L": 1, "left_out_view_EXCLUDE": 1, "left_out_no_report": 1, "left_out_no_file": 1,

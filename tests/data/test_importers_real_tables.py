@@ -100,12 +100,9 @@ def test_chexpert(tables: Path) -> None:
     entries = chexpert.read_entries(path, faults, counts, uncertain="g2d", unmentioned="negative")
     assert not faults and len(entries) == 191027 and len({entry.patient for entry in entries}) == 64534
     assert counts == {
-        "lateral_left_out": 32387,
-        "not_mentioned": 1946610,
-        "uncertain_taken_as_positive": 51259,
-        "uncertain_taken_as_negative": 31088,
-        "uncertain_taken_as_unknown": 37740,
-    }
+        "lateral_left_out": 32387, "not_mentioned": 1946610, "uncertain_taken_as_positive": 51259,
+        "uncertain_taken_as_negative": 31088, "uncertain_taken_as_unknown": 37740,
+    }  # fmt: skip
     positive = Counter(label for entry in entries for label in entry.positive)
     five = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
     assert [positive[name] for name in five] == [59583, 23385, 12983, 61493, 86477]
@@ -130,12 +127,6 @@ def test_openi(tables: Path, tmp_path: Path) -> None:
     (tmp_path / "ecgen-radiology").symlink_to(tables / "ecgen-radiology")
     result = openi.import_openi(tmp_path, tmp_path / "m.csv")
     assert result.num_records == {"(none)": 7430} and result.counts == {
-        "reports": 3955,
-        "left_out_no_image": 104,
-        "left_out_empty": 25,
-        "images": 7430,
-        "marks": 3544,
-        "list_numbers": 1212,
-        "headers": 7,
-        "no_indexing": 92,
-    }
+        "reports": 3955, "left_out_no_image": 104, "left_out_empty": 25, "images": 7430, "marks": 3544,
+        "list_numbers": 1212, "headers": 7, "no_indexing": 92,
+    }  # fmt: skip

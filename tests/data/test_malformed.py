@@ -25,7 +25,7 @@ def malformed(shared_data: Path) -> Path:
     return shared_data.parent / "cases" / "malformed"
 
 
-def refused(fault: InputError | None) -> None:
+def check_refusal(fault: InputError | None) -> None:
     assert fault is not None
     assert len(fault.faults) == 1 and len(str(fault)) < 2000 and str(fault.faults[0].file)
     str(fault).encode()  # it can be printed anywhere
@@ -45,7 +45,7 @@ def test_recipes(malformed: Path) -> None:
         if path.name in GOOD:
             assert fault is None, path.name
         else:
-            refused(fault)
+            check_refusal(fault)
 
 
 @pytest.mark.shared
@@ -61,7 +61,7 @@ def test_tables(malformed: Path) -> None:
         if path.name in WHOLE:
             assert (num, faults) == (6, ()), path.name
         else:
-            refused(InputError(faults) if faults else None)
+            check_refusal(InputError(faults) if faults else None)
 
 
 @pytest.mark.shared
@@ -73,7 +73,7 @@ def test_annotations(malformed: Path, tmp_path: Path) -> None:
     for folder in folders:
         with pytest.raises(InputError) as caught:
             get_layout("coco").run(folder, tmp_path / f"{folder.name}.csv")
-        refused(caught.value)
+        check_refusal(caught.value)
         assert not list(tmp_path.iterdir())
 
 

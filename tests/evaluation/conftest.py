@@ -47,15 +47,11 @@ def phrases(tmp_path: Path) -> Manifest:
             cv2.imwrite(str(folder / "masks" / f"{name}.png"), lung(phrase).astype(np.uint8) * 255)
             rows.append(
                 {
-                    "id": name,
-                    "image": f"film{i}.png",
-                    "text": phrase,
-                    "mask": f"masks/{name}.png",
-                    "patient": f"p{i}",
-                    "split": "val" if i < 4 else "test" if i == 4 else "train",
+                    "id": name, "image": f"film{i}.png", "text": phrase, "mask": f"masks/{name}.png",
+                    "patient": f"p{i}", "split": "val" if i < 4 else "test" if i == 4 else "train",
                     "kind": "union" if phrase == "both lungs" else "one lung",
                 }
-            )
+            )  # fmt: skip
     return load_manifest(write_rows(folder / "manifest.csv", rows))
 
 

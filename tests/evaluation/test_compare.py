@@ -432,11 +432,8 @@ def test_files_keep_the_conventions_apart_and_fetch_nothing(write: Write, tmp_pa
     table = as_text(result, tmp_path / "out")
     sections = table.split("\n\n")
     assert [line.split("(")[0].strip() for line in (part.splitlines()[0] for part in sections[1:5])] == [
-        "Dice per image",
-        "Dice pooled",
-        "IoU per image",
-        "IoU pooled",
-    ]
+        "Dice per image", "Dice pooled", "IoU per image", "IoU pooled",
+    ]  # fmt: skip
 
 
 # --- real runs

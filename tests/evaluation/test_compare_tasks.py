@@ -45,13 +45,9 @@ def folder(place: Path, task: str, rows: list[dict[str, Any]], seed: int = 0, lr
         writer.writerows(rows)
     config = config_dict(make_config({"train": {"seed": seed, "lr": lr}}))
     summary = {
-        "format": "medvl-evaluation/2",
-        "evaluation": task,
-        "model": "gone",
-        "manifest": "set.csv",
-        "split": "val",
+        "format": "medvl-evaluation/2", "evaluation": task, "model": "gone", "manifest": "set.csv", "split": "val",
         "config": config,
-    }
+    }  # fmt: skip
     summary |= {"manifest_hash": "a", "split_hash": "b", "threshold": 0.5, "threshold_source": "fixed", "seed": seed}
     (place / "summary.json").write_text(json.dumps(summary | more))
     return str(place)
@@ -71,11 +67,8 @@ def test_areas_are_those_of_the_evaluation_and_differences_are_paired(tmp_path: 
     runs = [labelled(tmp_path / "good", GOOD), labelled(tmp_path / "poor", POOR, lr=1.0)]
     result = compare(runs, out=tmp_path / "out")
     assert result["task"] == "classify" and list(result["titles"]) == [
-        "macro_auc",
-        "macro_average_precision",
-        "auc_a",
-        "auc_b",
-    ]
+        "macro_auc", "macro_average_precision", "auc_a", "auc_b",
+    ]  # fmt: skip
     for method, probs in zip(result["methods"], (GOOD, POOR), strict=True):
         own = [auc(probs[:, k], LABELS[:, k]) for k in (0, 1)]
         assert [method["metrics"][f"auc_{name}"]["mean"] for name in "ab"] == pytest.approx(own)

@@ -249,14 +249,10 @@ def test_a_model_folder_leads_to_its_run_or_stands_alone(run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "given",
     [
-        {"split": "test"},
-        {"manifest": Path("other.csv")},
-        {"group_by": ["kind"]},
-        {"probe_rows": 5},
-        {"threshold": 0.4},
-        {"overrides": ["data.text_column=note"]},
+        {"split": "test"}, {"manifest": Path("other.csv")}, {"group_by": ["kind"]}, {"probe_rows": 5},
+        {"threshold": 0.4}, {"overrides": ["data.text_column=note"]},
     ],
-)
+)  # fmt: skip
 def test_options_that_evaluate_a_segmenter_are_refused(run: Path, given: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         make_report(run, **given)

@@ -28,19 +28,11 @@ RESULTS = sorted((Path(__file__).parents[2] / "results").rglob("*.json"))
 @pytest.fixture
 def record(phrases: Manifest) -> EvaluationRecord:
     return EvaluationRecord.of(
-        "segment",
-        model="run",
-        model_hash="a",
-        config={"task": "segment", "train": {"seed": 3}},
-        manifest=phrases,
-        split="val",
-        seed=3,
-        counts={"num_cases": 4, "num_patients": 2, "num_images": 3},
+        "segment", model="run", model_hash="a", config={"task": "segment", "train": {"seed": 3}}, manifest=phrases,
+        split="val", seed=3, counts={"num_cases": 4, "num_patients": 2, "num_images": 3},
         metrics={"dice_per_image": {"mean": 0.5, "lo": float("nan"), "hi": None, "num": 4}},
-        extras={"by_group": {}, "slice": None},
-        threshold=0.5,
-        notes=["a note"],
-    )
+        extras={"by_group": {}, "slice": None}, threshold=0.5, notes=["a note"],
+    )  # fmt: skip
 
 
 def test_what_is_written_is_read_back(record: EvaluationRecord, tmp_path: Path) -> None:
@@ -81,15 +73,10 @@ def test_what_is_no_record_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "is_reused"),
     [
-        ({}, True),
-        ({"model_hash": "b"}, False),
-        ({"split": "test"}, False),
-        ({"threshold": 0.4}, False),
-        ({"slice": 2}, False),
-        ({"options": {"sigma": 1}}, False),
-        ({"evaluation": "detect"}, False),
+        ({}, True), ({"model_hash": "b"}, False), ({"split": "test"}, False), ({"threshold": 0.4}, False),
+        ({"slice": 2}, False), ({"options": {"sigma": 1}}, False), ({"evaluation": "detect"}, False),
     ],
-)
+)  # fmt: skip
 def test_reuse_or_run(
     record: EvaluationRecord, phrases: Manifest, tmp_path: Path, changed: dict[str, Any], is_reused: bool
 ) -> None:

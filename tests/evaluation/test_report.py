@@ -25,21 +25,8 @@ from medvl.tasks.segment.report import pick_cases
 from .conftest import FakePredictor, lung, write_rows
 
 VOID = {
-    "meta",
-    "br",
-    "img",
-    "input",
-    "link",
-    "hr",
-    "path",
-    "image",
-    "use",
-    "line",
-    "circle",
-    "rect",
-    "stop",
-    "polyline",
-}
+    "meta", "br", "img", "input", "link", "hr", "path", "image", "use", "line", "circle", "rect", "stop", "polyline",
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -173,15 +160,11 @@ def test_texts_are_escaped(phrases: Manifest, run: tuple[Path, FakePredictor], t
     evil = "<script>alert('right lung')</script>"
     rows = [
         {
-            "id": f"e{i}",
-            "image": f"film{i}.png",
-            "mask": f"masks/film{i}_right.png",
-            "text": evil,
-            "patient": f"p{i}",
-            "split": "val",
+            "id": f"e{i}", "image": f"film{i}.png", "mask": f"masks/film{i}_right.png", "text": evil,
+            "patient": f"p{i}", "split": "val",
         }
         for i in range(3)
-    ]
+    ]  # fmt: skip
     path = write_rows(phrases.path.with_name("evil.csv"), rows)
     text = make_report(run[0], path)[0].read_text()
     assert "<script>" not in text and "&lt;script&gt;" in text
@@ -245,15 +228,11 @@ def test_columns_with_few_short_values_are_tabulated(phrases: Manifest, tmp_path
     assert group_columns(phrases.records) == ("kind",)
     rows = [
         {
-            "id": str(i),
-            "image": "film0.png",
-            "mask": "none",
-            "source": f"file {i}",
-            "note": "x" * 40 + str(i % 2),
+            "id": str(i), "image": "film0.png", "mask": "none", "source": f"file {i}", "note": "x" * 40 + str(i % 2),
             "same": "a",
         }
         for i in range(14)
-    ]
+    ]  # fmt: skip
     assert group_columns(load_manifest(write_rows(phrases.path.with_name("few.csv"), rows)).records) == ()
 
 

@@ -78,29 +78,19 @@ def test_seeds_are_outermost_and_the_last_grid_key_turns_fastest(tiny_recipe: Pa
 
 def test_a_sweep_without_grid_has_variants_and_seeds(tiny_recipe: Path, tmp_path: Path) -> None:
     assert planned(write(tmp_path, tiny_recipe, variants={"b": {}, "a": None}, seeds=2)) == [
-        "b-seed0",
-        "a-seed0",
-        "b-seed1",
-        "a-seed1",
-    ]
+        "b-seed0", "a-seed0", "b-seed1", "a-seed1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("text.encoder", "none"),
-        ("text.encoder", "hf:some where: here"),
-        ("text.encoder", "null"),
-        ("data.constant_text", "no"),
-        ("data.constant_text", None),
-        ("train.lr", 1e-05),
-        ("train.clip_norm", None),
-        ("semi.beta_warmup", False),
-        ("data.image_size", [64, 96]),
-        ("data.classes", {"left": [1, 2]}),
+        ("text.encoder", "none"), ("text.encoder", "hf:some where: here"), ("text.encoder", "null"),
+        ("data.constant_text", "no"), ("data.constant_text", None), ("train.lr", 1e-05), ("train.clip_norm", None),
+        ("semi.beta_warmup", False), ("data.image_size", [64, 96]), ("data.classes", {"left": [1, 2]}),
         ("data.empty_means_absent", ["a b", "c"]),
     ],
-)
+)  # fmt: skip
 def test_a_value_reaches_the_configuration_as_it_stands_in_the_sweep(
     tiny_recipe: Path, tmp_path: Path, key: str, value: Any
 ) -> None:
@@ -215,14 +205,10 @@ def swept(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """(sweep file, out) of a small sweep after it was run: two variants, one of them started from the other."""
     folder = tmp_path_factory.mktemp("swept")
     path = write(
-        folder / "recipes",
-        tiny_recipe,
-        overrides={"train.epochs": 2, "train.val_every": 2},
-        grid={"train.lr": [0.004]},
-        variants={"text": {}, "from text": {"init": "@text", "train.epochs": 1}},
-        evaluate={"split": "test", "rows_by": ["kind"], "probe": 4},
-        results="../results",
-    )
+        folder / "recipes", tiny_recipe, overrides={"train.epochs": 2, "train.val_every": 2},
+        grid={"train.lr": [0.004]}, variants={"text": {}, "from text": {"init": "@text", "train.epochs": 1}},
+        evaluate={"split": "test", "rows_by": ["kind"], "probe": 4}, results="../results",
+    )  # fmt: skip
     outcomes = run_sweep(path, folder / "out")
     assert [outcome.state for outcome in outcomes] == ["done"] * 2 and not any(o.error for o in outcomes)
     return path, folder / "out"

@@ -44,22 +44,14 @@ def write(folder: Path, **changes: Any) -> Path:
     (folder / "recipes" / "classify.yaml").write_text(base + fast + "task: classify\nmodel: {size: nano}\n")
     ask = {"zero_shot": "classify", "run": "@g2d", "manifest": "$DATA/m.csv"}
     variants: dict[str, Any] = {
-        "g2d": {"once": True, "recipe": "pretrain.yaml"},
-        "random": {},
-        "from g2d": {"init": "g2d:@g2d"},
-        "prompts": ask,
-        "phrases": {**ask, "zero_shot": "ground"},
-    }
+        "g2d": {"once": True, "recipe": "pretrain.yaml"}, "random": {}, "from g2d": {"init": "g2d:@g2d"},
+        "prompts": ask, "phrases": {**ask, "zero_shot": "ground"},
+    }  # fmt: skip
     sweep = {
-        "title": "Tasks",
-        "recipe": "classify.yaml",
-        "overrides": {"data.manifest": "$DATA/m.csv"},
-        "grid": {"data.label_fraction": [0.5, 1.0]},
-        "variants": variants,
-        "evaluate": {"split": "val"},
-        "results": "../results/tasks",
-        **changes,
-    }
+        "title": "Tasks", "recipe": "classify.yaml", "overrides": {"data.manifest": "$DATA/m.csv"},
+        "grid": {"data.label_fraction": [0.5, 1.0]}, "variants": variants, "evaluate": {"split": "val"},
+        "results": "../results/tasks", **changes,
+    }  # fmt: skip
     path = folder / "recipes" / "sweep.yaml"
     path.write_text("# medvl x sweep sweep.yaml --data DATA\n" + yaml.safe_dump(sweep, sort_keys=False))
     return path
@@ -81,14 +73,9 @@ def cell(path: Path, name: str) -> dict[str, Any]:
 
 def test_the_grid_touches_only_what_is_not_once(swept: Path) -> None:
     assert [c.name for c in load_sweep(swept).cells()] == [
-        "g2d-seed0",
-        "random-label_fraction_0_5-seed0",
-        "from_g2d-label_fraction_0_5-seed0",
-        "prompts-seed0",
-        "phrases-seed0",
-        "random-label_fraction_1_0-seed0",
-        "from_g2d-label_fraction_1_0-seed0",
-    ]
+        "g2d-seed0", "random-label_fraction_0_5-seed0", "from_g2d-label_fraction_0_5-seed0", "prompts-seed0",
+        "phrases-seed0", "random-label_fraction_1_0-seed0", "from_g2d-label_fraction_1_0-seed0",
+    ]  # fmt: skip
 
 
 def test_each_cell_is_scored_by_its_task(swept: Path) -> None:

@@ -34,11 +34,7 @@ def brute_force(image: Tensor, text: Tensor, sigma: float, same: Tensor | None =
 
 
 SAME = torch.tensor([
-    [1, 0, 1, 0, 0],
-    [0, 1, 0, 0, 0],
-    [1, 0, 1, 0, 1],
-    [0, 0, 0, 1, 0],
-    [0, 0, 1, 0, 1],
+    [1, 0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 0, 1, 0, 1], [0, 0, 0, 1, 0], [0, 0, 1, 0, 1],
 ]).bool()  # fmt: skip
 
 

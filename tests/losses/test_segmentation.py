@@ -26,15 +26,12 @@ from medvl.losses.segmentation import (
 )
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "dice": dice_loss,
-    "batch_dice": partial(dice_loss, form="batch"),
-    "log_dice": partial(dice_loss, form="log_batch"),
-    "plain": partial(cross_entropy_loss, balance="plain"),
-    "balanced": cross_entropy_loss,
-    "focal": partial(cross_entropy_loss, balance="plain", focal_gamma=2.0),
+    "dice": dice_loss, "batch_dice": partial(dice_loss, form="batch"),
+    "log_dice": partial(dice_loss, form="log_batch"), "plain": partial(cross_entropy_loss, balance="plain"),
+    "balanced": cross_entropy_loss, "focal": partial(cross_entropy_loss, balance="plain", focal_gamma=2.0),
     "balanced_focal": partial(cross_entropy_loss, focal_gamma=0.5),
     "sum": lambda *args, mode: segmentation_loss(*args, mode=mode)["loss"],
-}
+}  # fmt: skip
 each_loss = pytest.mark.parametrize(
     ("loss", "extra"),
     [

@@ -32,14 +32,10 @@ def image(
     """`kinds`: classes of the true boxes, then of the detections; 0 where not given."""
     padded = [*kinds, *[0] * (len(true) + len(found) - len(kinds))]
     return ImageBoxes(
-        name,
-        name,
-        np.array(true, dtype=np.float64).reshape(-1, 4),
-        np.array(padded[: len(true)], dtype=np.int64),
+        name, name, np.array(true, dtype=np.float64).reshape(-1, 4), np.array(padded[: len(true)], dtype=np.int64),
         np.array([box for box, _ in found], dtype=np.float64).reshape(-1, 4),
-        np.array([score for _, score in found], dtype=np.float64),
-        np.array(padded[len(true) :], dtype=np.int64),
-    )
+        np.array([score for _, score in found], dtype=np.float64), np.array(padded[len(true) :], dtype=np.int64),
+    )  # fmt: skip
 
 
 def ap(images: list[ImageBoxes], iou: float = 0.5, num_classes: int = 1) -> float:

@@ -60,17 +60,11 @@ def test_three_heads_do_not_divide_sixteen() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"pool": "average"},
-        {"decoder": "none"},
-        {"num_outputs": 4},
-        {"text_pool": "first"},
-        {"text_pool": "mean"},
-        {"text_norm": "tokens", "text_pool": "mean"},
-        {"pool_stride": 8},
-        {"pool_stride": 16, "decoder": "none"},
+        {"pool": "average"}, {"decoder": "none"}, {"num_outputs": 4}, {"text_pool": "first"}, {"text_pool": "mean"},
+        {"text_norm": "tokens", "text_pool": "mean"}, {"pool_stride": 8}, {"pool_stride": 16, "decoder": "none"},
         {"text_norm": "tokens", "text_pool": "first"},
     ],
-)
+)  # fmt: skip
 def test_options(options: dict[str, Any]) -> None:
     output, vectors = make(**options)(**inputs())
     assert vectors.isfinite().all() and vectors.shape == (2, 16)

@@ -53,19 +53,15 @@ def test_heads_divide_every_width() -> None:
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
-        ({"text_merge": "slot"}, FaultKind.UNKNOWN),
-        ({"plam": "sum"}, FaultKind.UNKNOWN),
-        ({"mlp_tail": "relased"}, FaultKind.UNKNOWN),
-        ({"patch": 4}, FaultKind.UNKNOWN),
+        ({"text_merge": "slot"}, FaultKind.UNKNOWN), ({"plam": "sum"}, FaultKind.UNKNOWN),
+        ({"mlp_tail": "relased"}, FaultKind.UNKNOWN), ({"patch": 4}, FaultKind.UNKNOWN),
         ({"image_size": 100}, FaultKind.WRONG_SHAPE),
         ({"text_merge": "attention", "num_slots": 4}, FaultKind.CONFLICT),
-        ({"attention_bias": True}, FaultKind.CONFLICT),
-        ({"encoder": "ucnn_mini"}, FaultKind.CONFLICT),
-        ({"input_norm": "none"}, FaultKind.CONFLICT),
-        ({"pretrained": "imagenet"}, FaultKind.UNSUPPORTED),
+        ({"attention_bias": True}, FaultKind.CONFLICT), ({"encoder": "ucnn_mini"}, FaultKind.CONFLICT),
+        ({"input_norm": "none"}, FaultKind.CONFLICT), ({"pretrained": "imagenet"}, FaultKind.UNSUPPORTED),
         ({"depth": 0}, FaultKind.OUT_OF_RANGE),
     ],
-)
+)  # fmt: skip
 def test_bad_options(options: dict[str, Any], kind: FaultKind) -> None:
     assert refused(lambda: LViT(**{"size": "nano", **options})).kind == kind
 

@@ -22,21 +22,12 @@ from medvl.models.unet import PixelTextAttention, TextUNet, UNet, place_waves
 
 MONAI = ("unet_plus_plus", "attention_unet", "dynunet", "swin_unetr")
 PARAMETERS = {  # three channels, one class, text features of width 768
-    ("text_unet", "nano"): 559_665,
-    ("text_unet", "mini"): 3_004_849,
-    ("text_unet", "T"): 17_953_409,
-    ("unet_plus_plus", "nano"): 571_441,
-    ("unet_plus_plus", "mini"): 2_281_185,
-    ("unet_plus_plus", "T"): 9_115_585,
-    ("attention_unet", "nano"): 498_245,
-    ("attention_unet", "mini"): 1_987_705,
-    ("attention_unet", "T"): 31_740_337,
-    ("dynunet", "nano"): 670_804,
-    ("dynunet", "mini"): 2_901_244,
-    ("dynunet", "T"): 20_612_164,
-    ("swin_unetr", "mini"): 1_590_451,
-    ("swin_unetr", "T"): 25_139_275,
-}
+    ("text_unet", "nano"): 559_665, ("text_unet", "mini"): 3_004_849, ("text_unet", "T"): 17_953_409,
+    ("unet_plus_plus", "nano"): 571_441, ("unet_plus_plus", "mini"): 2_281_185, ("unet_plus_plus", "T"): 9_115_585,
+    ("attention_unet", "nano"): 498_245, ("attention_unet", "mini"): 1_987_705, ("attention_unet", "T"): 31_740_337,
+    ("dynunet", "nano"): 670_804, ("dynunet", "mini"): 2_901_244, ("dynunet", "T"): 20_612_164,
+    ("swin_unetr", "mini"): 1_590_451, ("swin_unetr", "T"): 25_139_275,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "size"), PARAMETERS)
@@ -96,16 +87,9 @@ def test_dynunet_computes_what_monais_own_module_computes() -> None:
     model = DynUNet("nano", num_classes=2).double()
     torch.manual_seed(3)
     theirs = monai_networks().DynUNet(
-        2,
-        3,
-        2,
-        kernel_size=[3] * 6,
-        strides=[1, 2, 2, 2, 2, 2],
-        upsample_kernel_size=[2] * 5,
-        filters=[8, 16, 32, 64, 80, 80],
-        deep_supervision=True,
-        deep_supr_num=3,
-    )
+        2, 3, 2, kernel_size=[3] * 6, strides=[1, 2, 2, 2, 2, 2], upsample_kernel_size=[2] * 5,
+        filters=[8, 16, 32, 64, 80, 80], deep_supervision=True, deep_supr_num=3,
+    )  # fmt: skip
     theirs = theirs.double()
     image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     torch.testing.assert_close(model(image), theirs(image), rtol=0, atol=1e-10)

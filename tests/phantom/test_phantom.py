@@ -22,12 +22,9 @@ from medvl.phantom.report import KINDS
 NUM = 90
 ZONES = ("upper", "middle", "lower")
 WORDS = {
-    "consolidation": r"consolidation|airspace|opacity|opacification",
-    "nodule": r"nodule|lesion",
-    "effusion": r"effusion|fluid",
-    "pneumothorax": r"pneumothora",
-    "cardiomegaly": r"cardiomegaly|enlarged",
-}
+    "consolidation": r"consolidation|airspace|opacity|opacification", "nodule": r"nodule|lesion",
+    "effusion": r"effusion|fluid", "pneumothorax": r"pneumothora", "cardiomegaly": r"cardiomegaly|enlarged",
+}  # fmt: skip
 
 
 def says(text: str) -> tuple[dict[tuple[str, str | None], set[str]], set[tuple[str, str | None]]]:
