@@ -1,7 +1,6 @@
 """A text encoder without a vocabulary: each word has the vector of its hash, so that no word is unknown.
 
-`text.encoder: hashed` is its name. Inside medvl it is a file in text/ and a line in its registry.py.
-Shapes: N texts, L words, D width.
+Its name is `text.encoder: hashed`. Inside medvl: a file in text/, a line in its registry.py. N texts, L words, D width.
 """
 
 from __future__ import annotations
