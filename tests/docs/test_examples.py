@@ -9,17 +9,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conformance import check_model
 from imported import loaded, picture
+from PIL import Image
 from runs import logged
 
 import medvl.data.importers
 from medvl.cli import app
 from medvl.config import load_config
+from medvl.core.errors import FaultKind, InputError
 from medvl.data.importers.layouts import all_layouts
 from medvl.inference.model_folder import load_model
 from medvl.inference.predictor import Predictor
@@ -78,6 +81,52 @@ def test_text_encoder(example: Example, tiny_recipe: Path, tmp_path: Path) -> No
     assert type(predictor.encoder) is kind and predictor.encoder.dim == 16
     left, right = (predictor.segment(f"the {side} lung").probs for side in ("left", "right"))
     assert np.abs(left - right).max() > 0
+
+
+def test_task(example: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fifth task trains, predicts and is evaluated by the verbs of every task."""
+    example("task")
+    rng = np.random.default_rng(0)
+    rows, boxes = ["id,image,patient,split,boxes"], ["id,cls,x0,y0,x1,y1"]
+    for i in range(12):
+        pixels = np.zeros((32, 32), np.uint8)
+        corners = [(3 + 10 * k, 4, 9 + 10 * k, 28) for k in range(i % 3)]
+        for x0, y0, x1, y1 in corners:
+            pixels[y0:y1, x0:x1] = 200
+            boxes.append(f"c{i},rod,{x0},{y0},{x1},{y1}")
+        Image.fromarray(pixels + rng.integers(0, 20, pixels.shape, np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"c{i},{i}.png,p{i},{'train' if i < 9 else 'val'},{'' if corners else 'none'}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "boxes.csv").write_text("\n".join(boxes) + "\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "task: count\ndata: {manifest: manifest.csv, image_size: [32, 32], in_channels: 1}\n"
+        "model: {encoder: ucnn_nano}\n"
+        "train: {epochs: 5, batch_size: 9, lr: 0.01, warmup_steps: 1, accelerator: cpu}\n"
+    )
+
+    def medvl(*words: object) -> dict[str, Any]:
+        capsys.readouterr()
+        app([*map(str, words)], standalone_mode=False)
+        return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+    run, out = tmp_path / "run", tmp_path / "evaluation"
+    app(["train", str(recipe), "--out", str(run)], standalone_mode=False)
+    losses = [row["loss"] for row in logged(run, "val")]
+    assert losses[-1] < losses[0]
+    summary = medvl("evaluate", run, "--out", out, "--json")
+    with (out / "cases.csv").open(encoding="utf-8") as file:
+        cases = list(csv.DictReader(file))
+    assert [case["true"] for case in cases] == ["0", "1", "2"]
+    errors = [abs(float(case["predicted"]) - float(case["true"])) for case in cases]
+    assert summary["metrics"]["error"]["mean"] == pytest.approx(np.mean(errors), abs=1e-6)
+    assert summary["evaluation"] == summary["task"] == "count" and summary["num_cases"] == 3
+    answer = medvl("predict", run, *(tmp_path / f"{i}.png" for i in (9, 10, 11)), "--out", out, "--json")
+    predicted = [row["count"] for row in answer["predictions"]]
+    assert predicted == pytest.approx([float(case["predicted"]) for case in cases], abs=1e-5)
+    with pytest.raises(InputError) as refused:
+        medvl("predict", run, tmp_path / "9.png", "--out", out, "--text", "rod")
+    assert refused.value.kinds == (FaultKind.CONFLICT,)
 
 
 def test_importer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ class Learner:
 
     # Of `validation_values`: the checkpoint with the highest one is the model; with `train.choose_by: loss` that with
     # the lowest `loss`. None: the last one is.
-    metric: str | None
+    metric: str | None = None
     progress = 0.0
     step = 0
     module: nn.Module
@@ -40,12 +42,13 @@ class Learner:
         return {name: value.detach() for name, value in losses.items()}
 
     def validation_step(self, batch: Batch, module: nn.Module | None = None) -> dict[str, Tensor]:
-        """Sums that are added up over the batches and ranks."""
-        raise TypeError(f"{type(self).__name__} has no validation step")
+        """Sums that are added up over the batches and ranks; here the loss of each row and their number."""
+        num = torch.tensor(float(len(batch.ids)), dtype=torch.float64, device=batch.image.device)
+        return {"loss_sum": self.training_step(batch, module)["loss"].double() * num, "num": num}
 
     def validation_values(self, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """What the sums say: `metric` among it."""
-        raise TypeError(f"{type(self).__name__} has no validation")
+        """What the sums say: `metric` among it; here the mean loss alone."""
+        return {"loss": float(totals["loss_sum"] / totals["num"])}
 
     def validation_panels(self) -> Mapping[str, Panel]:
         """Pictures of the last validation."""
@@ -56,8 +59,13 @@ class Learner:
         return [(0, num_steps)]
 
     def twin(self, module: nn.Module) -> Learner:
-        """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one."""
-        raise TypeError(f"{type(self).__name__} has no twin")
+        """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one.
+
+        Here a shallow copy: a learner that gathers values over steps makes its own.
+        """
+        twin = copy(self)
+        twin.module = module
+        return twin
 
     def begin(self, state: dict[str, Any] | None, number: int) -> None:
         """Before the first step; `state` is what `state_dict` gave when an interrupted run was saved.

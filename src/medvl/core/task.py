@@ -161,7 +161,7 @@ class Task(Protocol):
 
     def usage(self, folder: str | Path) -> str:
         """The command that asks a model of this task about an image: the remedy of a verb that it is not for."""
-        ...
+        return f"medvl predict {folder} IMAGE --out DIR asks it"
 
 
 _tasks: dict[str, Task | str] = {}  # the object, or the place `module:NAME` that it is loaded from

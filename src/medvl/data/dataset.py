@@ -30,7 +30,7 @@ from medvl.data.images import read_image
 from medvl.data.intensity import intensity, own_range
 from medvl.data.masks import read_mask
 from medvl.data.record import MaskRef, Record
-from medvl.data.sampler import REPEATED, BatchSampler
+from medvl.data.sampler import REPEATED, BatchSampler, EpochSampler
 from medvl.data.workers import usable_workers
 
 FloatArray = NDArray[np.float32]
@@ -363,3 +363,18 @@ def make_loader(
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator().manual_seed(config.train.seed),  # the loader draws from its own, not the global one
     )
+
+
+def epoch_loader(
+    dataset: Dataset[Sample], config: Config, fabric: Fabric, *, train: bool, in_memory: bool = False
+) -> DataLoader[Sample]:
+    """`make_loader` of every item once an epoch, shared out over the ranks; in training in random order."""
+    sampler = EpochSampler(
+        len(dataset),  # type: ignore[arg-type]  # torch leaves the length of datasets untyped
+        config.train.batch_size,
+        seed=config.train.seed,
+        shuffle=train,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return make_loader(dataset, sampler, config, fabric, in_memory=in_memory)

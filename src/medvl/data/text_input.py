@@ -32,9 +32,9 @@ class TextInput:
     `context`: how the clinical variables beside the texts are read; None where there are none.
     """
 
-    encoder: TextEncoder | None
-    cache: FeatureCache | None
-    uses_text: bool
+    encoder: TextEncoder | None = None
+    cache: FeatureCache | None = None
+    uses_text: bool = False
     num_truncated: int = 0
     context: ContextRules | None = None
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medvl.config import Config, config_dict, manifest_path
 from medvl.core.errors import InputError
+from medvl.core.progress import track
 from medvl.core.task import find_task
 from medvl.data.images import SliceChoice
-from medvl.evaluation.model_inputs import is_model, task_of
-from medvl.evaluation.record import EvaluationRecord, log_test
-from medvl.inference.model_folder import update_card
+from medvl.data.record import Record
+from medvl.evaluation.model_inputs import is_model, read_as_trained, task_of
+from medvl.evaluation.record import CASES, EvaluationRecord, log_test, refuse_other_results
+from medvl.evaluation.seen_images import seen_images
+from medvl.evaluation.tables import csv_text, interval_text, text_table
+from medvl.inference.model_folder import update_card, weights_hash
+from medvl.metrics.statistics import mean_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,56 @@ class EvaluationRequest:
             means = {name: metric["mean"] for name, metric in record.metrics.items()}
             grid = {} if record.grid is None else {"grid": record.grid}
             update_card(self.source, metrics={self.split: {**means, **grid, "num_cases": record.num_cases}})
+
+
+def score_records(
+    request: EvaluationRequest,
+    evaluation: str,
+    config: Config,
+    case: Callable[[Record], Mapping[str, Any]],
+    metrics: Sequence[str],
+) -> tuple[dict[str, Any], str]:
+    """Score each record by itself: cases.csv has a row for each, a metric is the mean of its column.
+
+    Args:
+        evaluation: the name of its kind.
+        config: of the model.
+        case: a record -> the cells of its row behind id and patient.
+        metrics: columns of numbers, whose means get intervals by patient.
+
+    Returns:
+        The summary, and as a text.
+    """
+    request.takes(f"a model of task: {config.task}")
+    request.one_slice(f"a model of task: {config.task}")
+    if request.threshold is not None:
+        raise InputError.conflict(f"--threshold for a model of task: {config.task}", file=request.source)
+    manifest, _ = read_as_trained(config, request.manifest or manifest_path(config), request.overrides)
+    model_hash = weights_hash(request.source)
+    same = {"model_hash": model_hash, "manifest_hash": manifest.content_hash()}
+    refuse_other_results(request.out, evaluation=evaluation, split=request.split, **same)
+    rows = manifest.split(request.split)
+    patients = [row.patient for row in rows]
+    cases = [{"id": row.id, "patient": row.patient, **case(row)} for row in track(rows, "evaluate", len(rows))]
+    means = {name: mean_interval([one[name] for one in cases], patients, seed=request.seed) for name in metrics}
+    record = EvaluationRecord.of(
+        evaluation,
+        model=request.source,
+        model_hash=model_hash,
+        config=config_dict(config),
+        overrides=list(request.overrides),
+        manifest=manifest,
+        split=request.split,
+        seed=request.seed,
+        bootstrap_seed=request.seed,
+        overlap=seen_images(request.source, rows),
+        counts={"num_cases": len(cases), "num_patients": len(set(patients))},
+        metrics={name: mean.to_dict() for name, mean in means.items()},
+    )
+    record.write(request.out, {CASES: csv_text(list(cases[0]), [list(one.values()) for one in cases])})
+    request.logged(record)
+    table = text_table(["metric", "mean [95 % interval]"], [[n, interval_text(v)] for n, v in record.metrics.items()])
+    return record.summary, "\n".join([*table, "", f"{request.out}: cases.csv, summary.json"])
 
 
 def run_request(request: EvaluationRequest) -> tuple[dict[str, Any], str]:

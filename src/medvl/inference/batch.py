@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medvl.config import load_config
+from medvl.config import Config, load_config
 from medvl.core.errors import Fault, InputError, UnfinishedError
 from medvl.core.progress import track
 from medvl.core.task import Answerer, Question, Row, find_task
 from medvl.data.context import Context
+from medvl.data.dataset import load_image
+from medvl.data.image import Image
 from medvl.data.images import SliceChoice
 from medvl.data.records import write_manifest
 from medvl.inference.inputs import InputImage, list_images
@@ -73,6 +75,30 @@ def predict_files(
     question = Question(texts, threshold, device, context or {}, classes, options or {})
     answerer = find_task(config.task).answerer(model, images, out, question)
     return _answer_all(answerer, images, out)
+
+
+class RowFiles:
+    """Writes predictions.csv: a row per image, of all slices of a volume one each.
+
+    Args:
+        columns: behind id, image and slice.
+        row: an image -> the cells of these columns.
+    """
+
+    table = "predictions.csv"
+
+    def __init__(self, columns: Sequence[str], row: Callable[[Image], Row], config: Config, out: Path) -> None:
+        self.columns = ("id", "image", "slice", *columns)
+        self._row, self._data, self._out = row, config.data, out
+
+    def answer(self, image: InputImage) -> list[Row]:
+        """The rows of one image. InputError where it cannot be read."""
+        self._out.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for index in image.slices:
+            row: Row = {"id": image.name, "image": str(image.path), "slice": "" if index is None else index}
+            rows.append(row | self._row(load_image(image.path, replace(self._data, slice_index=index))))
+        return rows
 
 
 def _answer_all(answerer: Answerer, images: Sequence[InputImage], out: Path) -> list[Row]:

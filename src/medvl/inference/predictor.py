@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medvl.config import Config
+from medvl.config import Config, DataConfig
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
 from medvl.core.task import find_task
@@ -29,7 +29,7 @@ from medvl.data.record import Record
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.models.masks import class_masks, exclusive_threshold, probs_from_logits
-from medvl.models.module import SegmentModel
+from medvl.models.module import NetworkModule, SegmentModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
 
@@ -112,11 +112,9 @@ class Predictor:
             InputError: unreadable file, wrong number of channels, floats outside [0, 1].
         """
         self._image = as_image(image, self.config)
-        self._affine = fit_image(self._image.size, self._image.orientation.turn, self.config.data)
-        pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
-        tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)  # (1, C, h, w)
+        tensor, self._affine = on_grid(self._image, self.config.data)
         with torch.inference_mode():
-            self._features = self.module.network.encode_image(tensor)
+            self._features = self.module.network.encode_image(tensor.to(self.device))
         return self
 
     def written(self, records: Sequence[Record]) -> list[str]:
@@ -205,6 +203,49 @@ class Predictor:
         if not found:
             notes.append("nothing was found for this phrase")
         return tuple(notes)
+
+
+class ImagePredictor:
+    """A trained model that takes images alone, asked about one image at a time."""
+
+    task: ClassVar[str | None] = None  # of the models; None = any
+
+    def __init__(self, module: NetworkModule, config: Config, card: dict[str, Any], *, device: str = "cpu") -> None:
+        self.config, self.card = config, card
+        self.classes: tuple[str, ...] = tuple(card["classes"])
+        self.device = usable_device(device)
+        self.module = module.eval().to(self.device)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Self:
+        """Load a RUN or MODEL folder. InputError for one of another task."""
+        module, _, config, card = load_model(folder)
+        if cls.task not in (None, config.task):
+            what, remedy = f"a model of task: {config.task}", find_task(config.task).usage(folder)
+            raise InputError.unsupported(
+                what, file=folder, expected=f"a run or model of task: {cls.task}", remedy=remedy
+            )
+        return cls(module, config, card, device=device)
+
+    def outputs(self, image: str | Path | NDArray[Any] | Image) -> tuple[Tensor, Affine]:
+        """What the network makes of an image, (1, ...), and the way from its pixels to the model's grid.
+
+        Args:
+            image: a file, or an array (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        tensor, affine = on_grid(as_image(image, self.config), self.config.data)
+        with torch.no_grad():
+            return self.module(tensor.to(self.device)), affine
+
+
+def on_grid(image: Image, data: DataConfig) -> tuple[Tensor, Affine]:
+    """An image as a network is fed it, (1, C, h, w), and the way there."""
+    affine = fit_image(image.size, image.orientation.turn, data)
+    pixels = affine.apply_image(image.as_channels(data.in_channels))  # (C, h, w)
+    return torch.from_numpy(prepare(pixels, data))[None], affine
 
 
 def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:

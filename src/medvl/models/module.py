@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NetworkModule(nn.Module):
-    """A network that takes images alone, of which parts may be frozen."""
+    """A network, of which parts may be frozen."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -54,6 +54,15 @@ class NetworkModule(nn.Module):
         for part in self._frozen:
             getattr(self.network, part).eval()
         return self
+
+
+class ImageModule(NetworkModule):
+    """A network that takes images alone."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> what the network makes of them."""
+        outputs: Tensor = self.network(image)
+        return outputs
 
 
 class TextModule(NetworkModule):

@@ -15,9 +15,8 @@ from medvl.config import Config
 from medvl.core.errors import InputError, warn
 from medvl.core.task import Prepared
 from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
-from medvl.data.dataset import Sample, make_loader
+from medvl.data.dataset import Sample, epoch_loader
 from medvl.data.record import Manifest, Record
-from medvl.data.sampler import EpochSampler
 from medvl.tasks.classify.feature_store import FeatureStore
 from medvl.tasks.classify.learner import (
     ClassifyLearner,
@@ -76,7 +75,6 @@ def classification(
     weight = class_weights(labels["train"], multiclass) if settings.pos_weight == "balanced" else None
     learner = ClassifyLearner(config, module, classes, weight, pooled=linear)
     seed, size = config.train.seed, config.train.batch_size
-    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     store = None
     if linear and settings.cache_dir:
         store = FeatureStore(Path(settings.cache_dir), module, config, config.data)
@@ -89,8 +87,7 @@ def classification(
             how: dict[str, Any] = {"batch_size": size, "num_workers": config.data.num_workers}
             how |= {"label": f"features {name}", "store": store}
             dataset = FeatureDataset(images, partial(_features, module, images, fabric.device, how))
-        sampler = EpochSampler(len(images), size, seed=seed, shuffle=train, **place)
-        loaders[name] = make_loader(dataset, sampler, config, fabric, in_memory=linear)
+        loaders[name] = epoch_loader(dataset, config, fabric, train=train, in_memory=linear)
     plan: dict[str, Any] = {
         "class_labels": {name: {**part.counts, "per_class": part.per_class()} for name, part in labels.items()}
         | {"labelled": fraction},

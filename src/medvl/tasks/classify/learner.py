@@ -51,7 +51,7 @@ class ClassifyLearner(Learner):
     ) -> None:
         """`weight` (K,): see `class_weights`. `pooled`: batches hold features instead of images."""
         self.config, self.module, self.classes, self.pooled = config, module, tuple(classes), pooled
-        self.text = TextInput(None, None, False)
+        self.text = TextInput()
         self.metric = "accuracy" if config.classify.labels == "multiclass" else "macro_auc"
         self.weight = None if weight is None else torch.from_numpy(weight)
         self._logits: list[Tensor] = []

@@ -90,11 +90,11 @@ class ClassifyTask(Task):
 
     def answerer(self, model: str | Path, images: Sequence[InputImage], out: Path, question: Question) -> Answerer:
         """Writes predictions.csv with the probabilities of the classes."""
-        from medvl.tasks.classify.predict import ClassPredictor, LabelFiles
+        from medvl.tasks.classify.predict import ClassPredictor, label_files
 
         question.takes("a classifier")
         threshold = question.probability(0.5)
-        return LabelFiles(ClassPredictor.load(model, question.device), out, threshold)
+        return label_files(ClassPredictor.load(model, question.device), out, threshold)
 
     def evaluations(self) -> tuple[EvaluationKind, ...]:
         """The kinds of evaluation of its models."""

@@ -12,9 +12,9 @@ from medvl.core.errors import InputError
 from medvl.core.task import Prepared
 from medvl.data.box_labels import BoxDataset, box_labels, find_box_classes, fit_anchors, mean_boxes
 from medvl.data.class_labels import labelled_part
-from medvl.data.dataset import make_loader
+from medvl.data.dataset import epoch_loader, make_loader
 from medvl.data.record import Manifest, Record
-from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
+from medvl.data.sampler import MixedSampler
 from medvl.models.yolo import published_anchors
 from medvl.tasks.detect.learner import DetectLearner, detect_lines
 from medvl.tasks.detect.model import build_detector
@@ -57,18 +57,16 @@ def detection(
     steps = config.train.steps_per_epoch
     if steps is not None and fabric.world_size > 1:
         raise InputError.unsupported("train.steps_per_epoch runs on one device", expected="train.devices: 1")
-    place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     loaders = {}
     for name, part in labels.items():
         train = name == "train"
         dataset = BoxDataset(part, config.data, seed=config.train.seed, train=train)
-        batch_size, seed = config.train.batch_size, config.train.seed
-        sampler: BatchSampler
         if train and steps is not None:
+            batch_size, seed = config.train.batch_size, config.train.seed
             sampler = MixedSampler(range(len(dataset)), [], batch_size, seed=seed, num_batches=steps)
+            loaders[name] = make_loader(dataset, sampler, config, fabric)
         else:
-            sampler = EpochSampler(len(dataset), batch_size, seed=seed, shuffle=train, **place)
-        loaders[name] = make_loader(dataset, sampler, config, fabric)
+            loaders[name] = epoch_loader(dataset, config, fabric, train=train)
     anchors = module.network.anchors.flatten(0, 1).tolist()
     plan: dict[str, Any] = {
         "boxes": {name: {**part.counts, "per_class": part.per_class()} for name, part in labels.items()}

@@ -68,7 +68,7 @@ class DetectLearner(Learner):
 
     def __init__(self, config: Config, module: Detector, classes: Sequence[str]) -> None:
         self.config, self.module, self.classes = config, module, tuple(classes)
-        self.text = TextInput(None, None, False)
+        self.text = TextInput()
         self._images: list[ImageBoxes] = []
         self._counts: dict[str, Any] = {}  # whole numbers, scalars of the steps since the last save
 

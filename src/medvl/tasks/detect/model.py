@@ -8,23 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from medvl.config import Config
-from medvl.models.module import NetworkModule
+from medvl.models.module import ImageModule
 from medvl.models.registry import construct, image_network_options
 from medvl.models.yolo import YOLO
 
 
-class Detector(NetworkModule):
+class Detector(ImageModule):
     """The network that is optimised and saved; it takes no text."""
 
-    network: YOLO
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> logits (B, P, 5 + K)."""
-        logits: Tensor = self.network(image)
-        return logits
+    network: YOLO  # (B, C, H, W) -> logits (B, P, 5 + K)
 
 
 def build_detector(config: Config, num_classes: int) -> Detector:

@@ -9,42 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
-from medvl.config import Config
-from medvl.core.device import usable_device
 from medvl.core.errors import InputError
-from medvl.core.task import find_task
-from medvl.data.dataset import fit_image, load_image, prepare
+from medvl.data.dataset import load_image
 from medvl.data.image import Image
 from medvl.inference.inputs import InputImage
-from medvl.inference.model_folder import load_model
-from medvl.inference.predictor import as_image
+from medvl.inference.predictor import ImagePredictor
 from medvl.inference.writers import write_boxes
 from medvl.tasks.detect.learner import Detections, detections
-from medvl.tasks.detect.model import Detector
 
 COLUMNS: tuple[str, ...] = ("id", "image", "slice", "class", "score", "x0", "y0", "x1", "y1", "overlay")
 
 
-class BoxPredictor:
+class BoxPredictor(ImagePredictor):
     """A trained detector that is asked about one image at a time."""
 
-    def __init__(self, module: Detector, config: Config, card: dict[str, Any], *, device: str = "cpu") -> None:
-        self.config, self.card = config, card
-        self.classes: tuple[str, ...] = tuple(card["classes"])
-        self.device = usable_device(device)
-        self.module = module.eval().to(self.device)
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu") -> BoxPredictor:
-        """Load a RUN or MODEL folder of `task: detect`. InputError for another one."""
-        module, _, config, card = load_model(folder)
-        if not isinstance(module, Detector):
-            what, remedy = f"a model of task: {config.task} is no detector", find_task(config.task).usage(folder)
-            raise InputError.unsupported(what, file=folder, expected="a run or model of task: detect", remedy=remedy)
-        return cls(module, config, card, device=device)
+    task = "detect"
 
     def detect(self, image: str | Path | NDArray[Any] | Image, threshold: float | None = None) -> Detections:
         """The boxes of an image with a score of at least `threshold` (None: `detect.score_threshold`).
@@ -61,13 +42,8 @@ class BoxPredictor:
         threshold = self.config.detect.score_threshold if threshold is None else threshold
         if not 0.0 <= threshold <= 1.0:
             raise InputError.out_of_range(f"threshold {threshold}", expected="a probability from 0 to 1")
-        data = self.config.data
-        native = as_image(image, self.config)
-        affine = fit_image(native.size, native.orientation.turn, data)
-        pixels = prepare(affine.apply_image(native.as_channels(data.in_channels)), data)  # (C, h, w)
-        with torch.no_grad():
-            logits = self.module(torch.from_numpy(pixels)[None].to(self.device))
-        answer = detections(self.module.network, logits, data.image_size, self.config.detect.nms_iou)[0]
+        logits, affine = self.outputs(image)
+        answer = detections(self.module.network, logits, self.config.data.image_size, self.config.detect.nms_iou)[0]
         keep = answer.scores >= threshold
         return Detections(affine.invert_boxes(answer.boxes[keep]), answer.scores[keep], answer.classes[keep])
 

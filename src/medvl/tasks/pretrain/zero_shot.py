@@ -26,13 +26,12 @@ from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
 from medvl.core.files import whole_file
 from medvl.core.task import find_task
-from medvl.data.dataset import fit_image, prepare
 from medvl.data.geometry import Affine, refuse_sides
 from medvl.data.image import Image
 from medvl.data.intensity import as_picture
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
-from medvl.inference.predictor import EMPTY_PHRASE, as_image
+from medvl.inference.predictor import EMPTY_PHRASE, as_image, on_grid
 from medvl.tasks.pretrain.model import G2DModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
@@ -122,9 +121,8 @@ class ZeroShot:
             InputError: unreadable file, wrong number of channels, floats outside [0, 1].
         """
         self._image = as_image(image, self.config)
-        self._affine = fit_image(self._image.size, self._image.orientation.turn, self.config.data)
-        pixels = self._affine.apply_image(self._image.as_channels(self.config.data.in_channels))
-        self._tensor = torch.from_numpy(prepare(pixels, self.config.data))[None].to(self.device)
+        tensor, self._affine = on_grid(self._image, self.config.data)
+        self._tensor = tensor.to(self.device)
         self._vector, self._cells = None, {}
         return self
 

@@ -13,10 +13,10 @@ from medvl.config import WEIGHTS_PREFIX, Config, as_read
 from medvl.core.errors import InputError, warn
 from medvl.core.task import Prepared
 from medvl.data.context import ContextRules
-from medvl.data.dataset import Sample, SegmentDataset, make_loader
+from medvl.data.dataset import Sample, SegmentDataset, epoch_loader, make_loader
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest, Record
-from medvl.data.sampler import BatchSampler, EpochSampler, MixedSampler
+from medvl.data.sampler import MixedSampler
 from medvl.data.text_input import TextInput, images_with_other_masks
 from medvl.inference.model_folder import load_model
 from medvl.models.g2d import G2D
@@ -153,7 +153,6 @@ def _loader(
 ) -> DataLoader[Sample]:
     seed = config.train.seed
     dataset = SegmentDataset(records, manifest.classes, as_read(config), seed=seed, train=train, hidden=hidden)
-    sampler: BatchSampler
     if train and (config.semi.on or config.train.steps_per_epoch is not None):
         if fabric.world_size > 1:
             raise InputError.unsupported(
@@ -165,13 +164,5 @@ def _loader(
         sampler = MixedSampler(
             labelled, others, config.train.batch_size, seed=seed, num_batches=config.train.steps_per_epoch
         )
-    else:
-        sampler = EpochSampler(
-            len(dataset),
-            config.train.batch_size,
-            seed=seed,
-            shuffle=train,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-        )
-    return make_loader(dataset, sampler, config, fabric)
+        return make_loader(dataset, sampler, config, fabric)
+    return epoch_loader(dataset, config, fabric, train=train)
