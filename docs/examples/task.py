@@ -30,7 +30,7 @@ class CountTask(Task):
     defaults = {"text.encoder": "none", "model.encoder": "resnet18_nano"}  # noqa: RUF012
 
     def build(self, config, num_classes, encoder, context):
-        return ImageModule(ImageClassifier(**image_network_options(ImageClassifier, self.model_name, config, 1)))
+        return ImageModule(ImageClassifier(**image_network_options(ImageClassifier, config, 1)))
 
     def prepare(self, config, manifest, splits, context, fabric, out):
         torch.manual_seed(config.train.seed)
@@ -42,7 +42,7 @@ class CountTask(Task):
         return Prepared(CountLearner(self.build(config, 1, None, None), counts), None, (), splits, loaders)
 
     def answerer(self, model, images, out, question):
-        question.refuse_text("a counter")
+        question.takes("a counter")
         predictor = self.load(model, question.device)
         return RowFiles(["count"], lambda image: {"count": predictor.outputs(image)[0].item()}, predictor.config, out)
 

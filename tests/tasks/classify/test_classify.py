@@ -317,7 +317,7 @@ def test_it_starts_from_another_programs_weights(films: Path, tmp_path: Path, en
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "conflict"), (("text.encoder=builtin",), "conflict"),
+        (("semi.epi=labels",), "unknown_key"), (("text.encoder=builtin",), "conflict"),
         (("train.freeze_encoder=true",), "conflict"), (("model.name=lvit",), "conflict"),
         (("fidelity=paper",), "conflict"), (("model.options.size=3",), "unknown_key"),
         (("model.options.dropout=2",), "out_of_range"), (("classify.classes=[disk]",), "unknown"),

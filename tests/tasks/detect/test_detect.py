@@ -328,7 +328,7 @@ def test_a_detector_that_goes_on_has_the_anchors_that_its_recipe_names(films: Pa
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "conflict"), (("text.encoder=builtin",), "conflict"),
+        (("semi.epi=labels",), "unknown_key"), (("text.encoder=builtin",), "conflict"),
         (("model.name=lvit",), "conflict"), (("model.options.size=3",), "unknown_key"),
         (("model.options.head_channels=30",), "malformed"), (("detect.classes=[disk]",), "unknown"),
         (("detect.anchors=[[1,2]]",), "malformed"), (("detect.anchrs=fit",), "unknown_key"),
