@@ -66,6 +66,7 @@ def test_flops_are_those_of_the_whole_batch(
     words = ["data.image_size=[64, 64]", "data.phrases_per_image=1"]
     if regime != "whole batch":
         monkeypatch.setattr(estimate_module, "_rate", lambda device: 1.0)  # the slowest machine
+        monkeypatch.setattr(estimate_module, "SMALLEST_SIDE", 32)
     if regime == "some images":
         monkeypatch.setattr(estimate_module, "_fitting", lambda fits, least, size: 2)
     plan, ready = planned(load_config(tiny_recipe, words), tmp_path)

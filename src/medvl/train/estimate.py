@@ -43,6 +43,7 @@ from medvl.train.loop import make_optimizer
 STEP_S, STEP_BYTES = 2.5, 2**29  # of one timed step: seconds as predicted from its FLOPs, bytes of activations
 READ_S, TEXT_S = 1.0, 1.0  # spent on reading images, and on computing features of texts
 BACKWARD, LIBRARIES = 1.5, 2**27  # gradients beside what is kept for them; bytes that a first step brings with it
+SMALLEST_SIDE = 128  # pixels; on smaller images the time is that of reading the weights
 SAMPLED_PARAMETERS = 2**22  # that the optimizer is timed on
 TIMED_STEPS = 3
 FEATURES, FEATURES_S = (4, 48), 0.3  # images whose features a frozen encoder computes for the plan, seconds
@@ -335,7 +336,7 @@ def _network_seconds(
     module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], share: float, flops: float, fabric: Fabric
 ) -> tuple[float, str]:
     """Seconds of the network's call, from one with images of about `share` of the pixels; what was timed."""
-    side = max(32, int(_image_of(call).shape[-1] * share**0.5) // 32 * 32)
+    side = max(SMALLEST_SIDE, int(_image_of(call).shape[-1] * share**0.5) // 32 * 32)
 
     def crop(x: Any) -> Any:
         return x[..., :side, :side] if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] <= 4 else x
