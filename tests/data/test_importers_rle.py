@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 
 from medvl.core.errors import InputError
 from medvl.data.importers.published_splits import draw_groups, shuffle_split, train_val_test
-from medvl.data.importers.shapes import (
-    Ellipse,
-    Polygon,
-    Rectangle,
-    Shape,
-    coco_counts,
-    polygon,
-    relative_runs,
-)
+from medvl.data.importers.shapes import Ellipse, Polygon, Rectangle, Shape, coco_counts, polygon, relative_runs
 
 
 def drawn(*rows: str) -> np.ndarray:

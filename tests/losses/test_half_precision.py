@@ -15,11 +15,7 @@ from medvl.config.sections import DetectConfig
 from medvl.losses.contrastive import info_nce
 from medvl.losses.detection import detection_loss
 from medvl.losses.language_vision import lv_loss
-from medvl.losses.pixel_alignment import (
-    pixel_alignment_loss,
-    reconstruction_loss,
-    released_pixel_alignment_loss,
-)
+from medvl.losses.pixel_alignment import pixel_alignment_loss, reconstruction_loss, released_pixel_alignment_loss
 from medvl.losses.segmentation import segmentation_loss, weighted_terms
 from medvl.models.yolo import published_anchors
 from medvl.tasks.classify.learner import label_loss
