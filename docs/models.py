@@ -45,6 +45,8 @@ small machines and small sets; they are ours. S and B of LViT are a guess about 
 - `unet_plus_plus` is built without deep supervision.
 - `clipseg` is as large as its weights: `model: {name: clipseg, options: {folder: FOLDER}}` with
   `text: {encoder: "hf:FOLDER"}`. One class; the image tower stays frozen. No weights ship, none are fetched.
+- A new network is a subclass of `SegmentationNetwork` (medvl/models/base.py) that fills in `encode_padded` and
+  `decode_rows`, and a line in medvl/models/registry.py: the tests and this page take it from there.
 - LViT's comparison table gives UNet++ 74.5 M, AttUNet 34.9 M and nnU-Net 19.1 M: its networks were not built like
   these, so its results are not theirs. U-Net (14.8 M) and LViT agree.
 """

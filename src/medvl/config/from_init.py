@@ -47,7 +47,7 @@ def fixed_by(run: Config, task: str, name: str) -> dict[str, Any]:
     """Dotted keys and values that a run fixes for a recipe of `task` with the network `name`."""
     fed = {f"data.{key}": getattr(run.data, key) for key in ("in_channels", "channel_order")}
     if has_network(run, task, name):
-        values = {f"model.{key}": getattr(run.model, key) for key in ("size", "encoder")}
+        values: dict[str, Any] = {f"model.{key}": value for key, value in run.model.keys.items() if key != "name"}
         values |= {f"model.options.{key}": value for key, value in run.model.options.items()}
         values |= {f"text.{key}": value for key, value in vars(run.text).items() if not key.startswith("_")}
         if "objective" in run.sections:
