@@ -24,14 +24,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import conv2d
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 from medvl.config import TrainConfig
 from medvl.core.distributed import stack_over_ranks
+from medvl.core.errors import InputError
 from medvl.core.learner import Learner
 from medvl.data.class_labels import FeatureDataset
 from medvl.data.dataset import Batch, Sample, collate
@@ -39,6 +38,7 @@ from medvl.models.ema import update_average
 from medvl.text.cache import FeatureCache
 from medvl.train.checkpoint import Progress, restore_rng, rng_state, save_state
 from medvl.train.loop import make_optimizer
+from medvl.train.network_cost import Call, call_of, count_cost, image_of, sum_of
 
 STEP_S, STEP_BYTES = 2.5, 2**29  # of one timed step: seconds as predicted from its FLOPs, bytes of activations
 READ_S, TEXT_S = 1.0, 1.0  # spent on reading images, and on computing features of texts
@@ -83,14 +83,6 @@ class _Reading:
         """`num` images; some come again where fewer were read."""
         places = np.linspace(0, len(self.samples) - 1, num).round().astype(int)
         return collate([self.samples[i] for i in places])
-
-
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """What the network costs for each image of a batch, counted on the meta device."""
-
-    flops: float
-    saved_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +235,8 @@ def _step(twin: Learner, reading: _Reading, phases: Sequence[tuple[int, int]], f
     networks, fewest = [], reading.batch(least).to(fabric.device)
     for first, _ in phases:
         twin.step = first
-        call = _call_of(twin, fewest)
-        networks.append(None if call is None else _counted(twin.module, call, least))
+        call = call_of(twin, fewest)
+        networks.append(None if call is None else count_cost(twin.module, call, least))
     network, num, fits = networks[-1], least, float(least)
     if network is not None:
         image_s = 2 * network.flops / _rate(fabric.device)  # a network has more than its convolutions
@@ -282,85 +274,28 @@ def _fitting(fits: float, least: int, size: int) -> int:
     return 0 if fits < least / 2 else max(least, min(size, int(fits)))
 
 
-class _Called(Exception):  # noqa: N818  (no error)
-    """Carries the arguments that a task calls its network with."""
-
-
-class _Recorder(nn.Module):
-    def forward(self, *args: Any, **options: Any) -> None:
-        raise _Called(args, options)
-
-
-def _call_of(twin: Learner, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The arguments that the task's step calls its network with; None where it calls none."""
-    try:
-        twin.training_step(batch, _Recorder())
-    except _Called as called:
-        args, options = called.args
-        return args, options
-    return None
-
-
-def _counted(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], num_images: int) -> _Network | None:
-    """Forward and backward pass on the meta device; None where the network asks for values, which are not there."""
-    to_meta: dict[int, Any] = {id(x): torch.empty_like(x, device="meta") for x in module.buffers()}
-    for p in module.parameters():
-        to_meta[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-    storages = {p.untyped_storage()._cdata: 0 for p in to_meta.values()}
-    saved: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage._cdata not in storages:
-            storages[storage._cdata] = storage.nbytes()
-            saved.append(x)  # as long as it lives, no other storage has its address
-        return x
-
-    try:
-        twin = deepcopy(module, to_meta)
-        args, options = tree_map(lambda x: x.detach().to("meta") if isinstance(x, Tensor) else x, call)
-        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda x: x):
-            _sum_of(twin(*args, **options)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        return None
-    return _Network(counter.get_total_flops() / num_images, sum(storages.values()) / num_images)
-
-
-def _sum_of(output: Any) -> Tensor:
-    """The sum of all that carries a gradient."""
-    parts = [x.float().sum() for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
-    return torch.stack(parts).sum()
-
-
-def _network_seconds(
-    module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], share: float, flops: float, fabric: Fabric
-) -> tuple[float, str]:
+def _network_seconds(module: nn.Module, call: Call, share: float, flops: float, fabric: Fabric) -> tuple[float, str]:
     """Seconds of the network's call, from one with images of about `share` of the pixels; what was timed."""
-    side = max(SMALLEST_SIDE, int(_image_of(call).shape[-1] * share**0.5) // 32 * 32)
+    side = max(SMALLEST_SIDE, int(image_of(call).shape[-1] * share**0.5) // 32 * 32)
 
     def crop(x: Any) -> Any:
         return x[..., :side, :side] if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] <= 4 else x
 
     small = tree_map(crop, call)
-    cost = _counted(module, small, 1)
+    cost = count_cost(module, small, 1)
     try:
 
         def step() -> None:
             module.zero_grad(set_to_none=True)
             with fabric.autocast():
-                _sum_of(module(*small[0], **small[1])).backward()  # type: ignore[no-untyped-call]
+                sum_of(module(*small[0], **small[1])).backward()  # type: ignore[no-untyped-call]
 
         step()
         if cost is not None:
             return _timed(step, fabric.device) * flops / cost.flops, f"images of {side} x {side} pixels"
-    except (RuntimeError, ValueError):
+    except (InputError, RuntimeError, ValueError):  # not at this size
         pass
     return 2 * flops / _rate(fabric.device), "a convolution"
-
-
-def _image_of(call: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
-    image: Tensor = next(x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim == 4)
-    return image
 
 
 def _rate(device: torch.device) -> float:
