@@ -31,8 +31,7 @@ from medvl.core.provenance import machine, versions
 from medvl.phantom.dataset import make_phantoms
 from medvl.tasks.pretrain.learner import PretrainLearner
 from medvl.train.loop import make_optimizer
-from medvl.train.prepare import prepare
-from medvl.train.run import open_manifest
+from medvl.train.run import open_manifest, prepare
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WARM = 5

@@ -17,8 +17,7 @@ from medvl.config import Config, load_config
 from medvl.core.task import Prepared
 from medvl.train import estimate as estimate_module
 from medvl.train.plan import make_plan
-from medvl.train.prepare import prepare
-from medvl.train.run import _fabric, open_manifest
+from medvl.train.run import _fabric, open_manifest, prepare
 
 TASKS = {
     "segment": [],

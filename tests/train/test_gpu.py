@@ -16,8 +16,7 @@ from medvl.core.learner import Learner
 from medvl.phantom.dataset import make_phantoms
 from medvl.tasks.pretrain.learner import PretrainLearner
 from medvl.train.loop import make_optimizer
-from medvl.train.prepare import prepare
-from medvl.train.run import open_manifest, train
+from medvl.train.run import open_manifest, prepare, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

@@ -19,7 +19,7 @@ from medvl.data.dataset import Batch
 from medvl.data.records import load_manifest
 from medvl.phantom.dataset import make_phantoms
 from medvl.tasks.pretrain.learner import PretrainLearner, _split
-from medvl.train.prepare import prepare
+from medvl.train.run import prepare
 
 Found = dict[str, tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]]
 CASES: dict[str, dict[str, Any]] = {

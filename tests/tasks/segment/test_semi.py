@@ -35,8 +35,7 @@ from medvl.tasks.segment.lv_bank import record_mask
 from medvl.tasks.segment.model import build_segmenter
 from medvl.tasks.segment.semi import SemiLearner
 from medvl.train.plan import _label_lines
-from medvl.train.prepare import prepare
-from medvl.train.run import train
+from medvl.train.run import prepare, train
 
 SEMI = [
     "data.label_fraction=0.4", "semi.epi=labels", "semi.lv_bank=labelled", "train.epochs=2",
