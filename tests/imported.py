@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from click.testing import Result
 from PIL import Image
+from typer.testing import CliRunner
 
+from medvl.cli import app
 from medvl.data.images import image_size
 from medvl.data.masks import read_mask
 from medvl.data.record import Record
@@ -35,6 +38,11 @@ def dicom(path: Path, pixels: np.ndarray, *, uid: str = "1.2.3", patient: str = 
     data.PixelData = pixels.astype(np.uint8).tobytes()
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def data_import(*words: object) -> Result:
+    """`medvl data import WORDS` in this process."""
+    return CliRunner().invoke(app, ["data", "import", *map(str, words)])
 
 
 def loaded(path: Path) -> dict[str, Record]:

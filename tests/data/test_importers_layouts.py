@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults import refused
-from PIL import Image
+from imported import data_import, picture
 from typer.testing import CliRunner
 
 import medvl.data.importers
@@ -94,11 +94,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_an_importer_is_two_files_of_its_own(toy: Path, tmp_path: Path) -> None:
     assert list(all_layouts()) == [*LAYOUTS, "toy"] and get_layout("toy").labels == ("nodule",)
-    (tmp_path / "set").mkdir()
-    Image.new("L", (16, 16)).save(tmp_path / "set" / "a.png")
+    picture(tmp_path / "set" / "a.png")
     out = str(tmp_path / "out" / "m.csv")
-    words = ["import", "toy", str(tmp_path / "set"), "--out", out, "--views", "AP", "--json"]
-    made = json.loads(CliRunner().invoke(app, words).stdout)
+    made = json.loads(data_import("toy", tmp_path / "set", "--out", out, "--views", "AP", "--json").stdout)
     assert made["records"] == {"train": 1} and made["labels"] == ["nodule"]
     assert load_manifest(out).records[0].licence == "CC0"
     assert CliRunner().invoke(app, ["doctor", "toy", str(tmp_path / "set")]).exit_code == 0
@@ -123,9 +121,7 @@ def test_a_description_that_is_wrong_is_refused(toy: Path, text: str) -> None:
 def lvit_set(root: Path) -> Path:
     for split in ("Train", "Val", "Test"):
         for kind in ("img", "labelcol"):
-            folder = root / f"{split}_Folder" / kind
-            folder.mkdir(parents=True)
-            Image.new("L", (16, 16), 255).save(folder / f"{split}.png")
+            picture(root / f"{split}_Folder" / kind / f"{split}.png")
         rows = [{"Image": f"{split}.png", "Description": f"nuclei of {split}"}]
         write_table(root / f"{split}_Folder" / f"{split}_text.xlsx", rows)
     return root
@@ -139,50 +135,45 @@ def test_the_sets_of_lvit(name: str, tmp_path: Path) -> None:
     assert texts["val"] == "nuclei of Val"
 
 
-def yolo_set(root: Path) -> Path:
-    (root / "images").mkdir(parents=True)
-    (root / "labels").mkdir()
-    Image.new("L", (20, 16)).save(root / "images" / "a.png")
-    (root / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (root / "data.yaml").write_text("names: [opacity]\ntrain: images\n")
-    return root
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    """A set of one image."""
+    folder = tmp_path / "yolo"
+    picture(folder / "images" / "a.png", (16, 20))
+    (folder / "labels").mkdir()
+    (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (folder / "data.yaml").write_text("names: [opacity]\ntrain: images\n")
+    return folder
 
 
-def test_command_line(tmp_path: Path) -> None:
-    folder = yolo_set(tmp_path / "yolo")
-    done = CliRunner().invoke(
-        app, ["data", "import", "yolo", str(folder), "--out", str(tmp_path / "a" / "m.csv"), "--json"]
-    )
-    assert done.exit_code == 0
-    made = json.loads(done.stdout)
+def test_command_line(yolo: Path, tmp_path: Path) -> None:
+    made = json.loads(data_import("yolo", yolo, "--out", tmp_path / "a" / "m.csv", "--json").stdout)
     assert made["records"] == {"train": 1} and made["counts"]["boxes"] == 1 and made["warnings"] == []
-    done = CliRunner().invoke(app, ["data", "import", "yolo", str(folder), "--out", str(tmp_path / "b" / "m.csv")])
+    done = data_import("yolo", yolo, "--out", tmp_path / "b" / "m.csv")
     assert done.exit_code == 0 and "train 1" in done.stdout and "boxes: 1" in done.stdout
-    words = ["data", "import", "qata", str(lvit_set(tmp_path / "qata")), "--out", str(tmp_path / "c" / "m.csv")]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0 and "sentences: 3" in done.stdout
 
 
-def test_options_belong_to_their_layout(tmp_path: Path) -> None:
-    words = ["data", "import", "yolo", str(yolo_set(tmp_path / "yolo")), "--out", str(tmp_path / "m.csv")]
-    for option, owner in (("max-size", "lung-regions"), ("uncertain", "chexpert"), ("views", "mimic-cxr, padchest")):
-        done = CliRunner().invoke(app, [*words, f"--{option}", "9"])
-        assert isinstance(done.exception, InputError), option
-        assert f"--{option} belongs to {owner}, not to yolo" in str(done.exception)
-    done = CliRunner().invoke(
-        app, ["data", "import", "chexpert", str(tmp_path), "--out", "m.csv", "--uncertain", "perhaps"]
-    )
-    assert isinstance(done.exception, InputError) and "--uncertain is perhaps" in str(done.exception)
-    done = CliRunner().invoke(app, ["data", "import", "rsna", str(tmp_path / "gone"), "--out", "m.csv"])
-    assert isinstance(done.exception, InputError) and "medvl data check rsna" in str(done.exception)
+@pytest.mark.parametrize(
+    ("layout", "option", "naming"),
+    [
+        ("yolo", "--max-size 9", "lung-regions"), ("yolo", "--uncertain 9", "chexpert"),
+        ("yolo", "--views 9", "mimic-cxr, padchest"), ("chexpert", "--uncertain perhaps", "perhaps"),
+        ("lvitt", "", "lvit"),
+    ],
+)  # fmt: skip
+def test_options_belong_to_their_layout(yolo: Path, layout: str, option: str, naming: str) -> None:
+    done = data_import(layout, yolo, "--out", yolo / "m.csv", *option.split())
+    assert isinstance(done.exception, InputError) and naming in str(done.exception)
 
 
 def test_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    (tmp_path / "stage_2_train_labels.csv").write_text("patientID,x,y,width,height,Target\n")
     path = tmp_path / "stage_2_train_labels.csv"
+    with refused("missing_file", naming="medvl data check rsna"):
+        LAYOUTS["rsna"].run(tmp_path / "gone", tmp_path / "m.csv")
+    path.write_text("patientID,x,y,width,height,Target\n")
     with refused("missing_column", file=path, line=1, naming="patientId"):
         LAYOUTS["rsna"].run(tmp_path, tmp_path / "m.csv")
-    (tmp_path / "stage_2_train_labels.csv").write_text("patientId,x,y,width,height,Target\na,1,1\nb,,,,,0,9\n")
+    path.write_text("patientId,x,y,width,height,Target\na,1,1\nb,,,,,0,9\n")
     with refused("malformed") as caught:
         LAYOUTS["rsna"].run(tmp_path, tmp_path / "m.csv")
     assert [(fault.file, fault.line) for fault in caught.value.faults] == [(path, 2), (path, 3)]
@@ -204,11 +195,7 @@ def test_a_table_of_the_set_is_not_replaced(name: str, tmp_path: Path) -> None:
     folder = lvit_set(tmp_path / "set")
     table = next(folder.rglob("*_text.*"))
     before = table.read_bytes()
-    done = CliRunner().invoke(app, ["data", "import", name, str(folder), "--out", str(table)])
-    assert isinstance(done.exception, InputError) and "--out is a file of the set" in str(done.exception)
+    assert isinstance(data_import(name, folder, "--out", table).exception, InputError)
     assert table.read_bytes() == before
     for _ in range(2):  # a manifest of an import before is no file of the set
-        assert (
-            CliRunner().invoke(app, ["data", "import", name, str(folder), "--out", str(folder / "m.csv")]).exit_code
-            == 0
-        )
+        assert data_import(name, folder, "--out", folder / "m.csv").exit_code == 0

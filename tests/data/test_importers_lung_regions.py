@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import refused
-from imported import dicom
+from imported import data_import, dicom
 from PIL import Image
+from typer.testing import CliRunner
 
+from medvl.cli import app
 from medvl.core.errors import InputError
 from medvl.data.image import orientation_of
 from medvl.data.images import read_image, resample_map
@@ -62,18 +64,11 @@ def test_thirds_of_each_lungs_own_height() -> None:
 
 
 def test_masks_that_do_not_fit_the_rule() -> None:
-    one = np.zeros((20, 20), bool)
-    one[5:15, 5:15] = True
-    with refused("malformed", naming="1 large"):
-        two_lungs(one)
-    with refused("malformed", naming="0 large"):
-        two_lungs(np.zeros((20, 20), bool))
-    three = lungs() > 0
-    three[54:59, 22:28] = True
-    with refused("malformed", naming="3 large"):
-        two_lungs(three)
-    with refused("malformed"):
-        two_lungs(np.rot90(lungs() > 0))
+    one, three = np.zeros((20, 20), bool), lungs() > 0
+    one[5:15, 5:15] = three[54:59, 22:28] = True
+    for mask, naming in ((one, "1 large"), (0 * one > 0, "0 large"), (three, "3 large"), (np.rot90(lungs() > 0), "")):
+        with refused("malformed", naming=naming):
+            two_lungs(mask)
     speck = lungs() > 0
     speck[0, 0] = True
     right, left, specks = two_lungs(speck)
@@ -184,13 +179,11 @@ def test_rows_are_a_function_of_the_image() -> None:
 
 
 def test_rows_without_a_mask_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    cells = zip(("i0.png", "i1.png", "i1.png"), ("m0.png", "", "none"), strict=True)
     rows = [
-        {
-            "id": f"r{i}", "image": "i0.png" if mask == "m0.png" else "i1.png", "mask": mask, "patient": "p",
-            "split": "train",
-        }
-        for i, mask in enumerate(("m0.png", "", "none"))
-    ]  # fmt: skip
+        {"id": f"r{i}", "image": image, "mask": mask, "patient": "p", "split": "train"}
+        for i, (image, mask) in enumerate(cells)
+    ]
     write_manifest(folder / "some.csv", rows)
     result = import_lung_regions(folder / "some.csv", tmp_path / "out")
     assert (result.counts["images"], result.counts["rows_without_a_mask"], result.left_out) == (1, 2, ())
@@ -201,20 +194,10 @@ def test_rows_without_a_mask_are_left_out_and_counted(folder: Path, tmp_path: Pa
 
 def test_command_line(folder: Path, tmp_path: Path) -> None:
     """What is left out is listed, and the exit code says so."""
-    from typer.testing import CliRunner
-
-    from medvl.cli import app
-
-    words = ["data", "import", "lung-regions", str(folder), "--out", str(tmp_path / "out"), "--json"]
-    done = CliRunner().invoke(app, words)
+    done = data_import("lung-regions", folder, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 1 and "left out:" in done.stderr and "[d-1]" in done.stderr
     assert json.loads(done.stdout)["counts"]["phrases"] == 94
-    target = tmp_path / "split.csv"
-    done = CliRunner().invoke(
-        app, ["data", "split", str(folder / "manifest.csv"), "--out", str(target), "--fractions", "0.5,0.5"]
-    )
+    words = ["data", "split", str(folder / "manifest.csv"), "--out", str(tmp_path / "split.csv"), "--fractions"]
+    done = CliRunner().invoke(app, [*words, "0.5,0.5"])
     assert done.exit_code == 0 and "train 2 records of 2 groups" in done.stdout
-    done = CliRunner().invoke(app, ["data", "import", "lvitt", str(folder), "--out", str(target)])
-    assert isinstance(done.exception, InputError) and "did you mean lvit?" in str(done.exception)
-    done = CliRunner().invoke(app, ["data", "split", str(target), "--out", str(target), "--fractions", "a,b"])
-    assert isinstance(done.exception, InputError)
+    assert isinstance(CliRunner().invoke(app, [*words, "a,b"]).exception, InputError)

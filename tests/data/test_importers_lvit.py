@@ -119,19 +119,11 @@ def test_layout_faults(tmp_path: Path) -> None:
 @pytest.mark.shared
 def test_monuseg(shared_data: Path, tmp_path: Path) -> None:
     source = load_manifest(shared_data / "monuseg-lvit" / "manifest.csv")
-    tables: dict[str, list[dict[str, str]]] = {}
+    rows: dict[str, list[tuple[str, str, str]]] = {}
     for record in source.records:
-        folder = tmp_path / "MoNuSeg" / FOLDERS[record.split or ""]
-        for kind in ("img", "labelcol"):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-        mask, name = record.masks["mask"], record.id.removeprefix("mo-")
-        assert mask is not None and mask.path is not None
-        (folder / "img" / f"{name}.jpg").symlink_to(record.image)
-        (folder / "labelcol" / f"{name}.png").symlink_to(mask.path)
-        tables.setdefault(record.split or "", []).append({"Image": f"{name}.png", "Description": record.text})
-    for split, rows in tables.items():
-        write_table(tmp_path / "MoNuSeg" / FOLDERS[split] / f"{split.capitalize()}_text.xlsx", rows)
-    result = import_lvit(tmp_path / "MoNuSeg", tmp_path / "m.csv")
+        name = record.id.removeprefix("mo-")
+        rows.setdefault(record.split or "", []).append((f"{name}.jpg", f"{name}.png", record.text))
+    result = import_lvit(lay_out(tmp_path / "MoNuSeg", rows), tmp_path / "m.csv")
     assert result.num_records == {"train": 24, "val": 6, "test": 6} and result.counts["named_patients"] == 36
     imported = {record.id: record for record in load_manifest(tmp_path / "m.csv", need_text=True).records}
     for record in source.records:

@@ -123,45 +123,32 @@ def test_other_views_and_plain_tables(tmp_path: Path) -> None:
     assert not (tmp_path / "none.csv").exists()
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("place", ["zip", "default zip", "folder", "beside the images"])
-def test_places_of_the_reports(tmp_path: Path, place: str) -> None:
-    root = lay_out(tmp_path / "set")
-    old = root / "mimic-cxr-reports"
-    reports: Path | None = None
-    if place.endswith("zip"):
-        packed = (tmp_path / "reports.zip") if place == "zip" else root / "mimic-cxr-reports.zip"
-        with zipfile.ZipFile(packed, "w") as archive:
-            for name, text in REPORTS.items():
-                archive.writestr(f"files/{name}", text)
-                (old / "files" / name).unlink()
-        reports = packed if place == "zip" else None
-    elif place == "folder":
-        reports = tmp_path / "elsewhere"
-        (old / "files").rename(reports)
-    else:
+def test_places_of_the_reports(tmp_path: Path, place: str, mark: bytes) -> None:
+    """With a byte order mark before each, or without."""
+    root, plain = lay_out(tmp_path / "set"), lay_out(tmp_path / "plain")
+    typed = root / "mimic-cxr-reports" / "files"
+    for path in typed.rglob("*.txt"):
+        path.write_bytes(mark + path.read_bytes().lstrip())
+    packed = tmp_path / "reports.zip" if place == "zip" else root / "mimic-cxr-reports.zip"
+    reports = {"zip": packed, "folder": tmp_path / "elsewhere"}.get(place)
+    if place == "beside the images":
         for name in REPORTS:
-            (old / "files" / name).rename(root / "files" / name)
-    result = import_mimic_cxr(root, tmp_path / "m.csv", reports=reports)
-    assert sum(result.num_records.values()) == 4 and result.counts["left_out_no_report"] == 1
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_byte_order_mark_before_a_report(packed: bool, tmp_path: Path) -> None:
-    root = lay_out(tmp_path / "mimic")
-    folder = root / "mimic-cxr-reports" / "files"
-    for path in folder.rglob("*.txt"):
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().lstrip())
-    plain = lay_out(tmp_path / "plain")
-    if packed:
-        with zipfile.ZipFile(root / "mimic-cxr-reports.zip", "w") as archive:
-            for path in sorted(folder.rglob("*.txt")):
-                archive.write(path, f"mimic-cxr-reports/files/{path.relative_to(folder).as_posix()}")
-        folder.rename(tmp_path / "away")
-    found, expected = (import_mimic_cxr(each, tmp_path / f"{each.name}.csv") for each in (root, plain))
-    assert found.counts == expected.counts
-    assert [r.text for r in load_manifest(found.manifest).records] == [
-        r.text for r in load_manifest(expected.manifest).records
-    ]
+            (typed / name).rename(root / "files" / name)
+    else:
+        typed.rename(tmp_path / "elsewhere")
+    if place.endswith("zip"):
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name in REPORTS:
+                archive.write(tmp_path / "elsewhere" / name, f"files/{name}")
+    made, expected = (
+        import_mimic_cxr(root, tmp_path / "a.csv", reports=reports),
+        import_mimic_cxr(plain, tmp_path / "b.csv"),
+    )
+    assert made.counts == expected.counts and made.counts["left_out_no_report"] == 1
+    texts, expected_texts = ([r.text for r in load_manifest(one.manifest).records] for one in (made, expected))
+    assert texts == expected_texts and len(texts) == 4
 
 
 def test_no_reports_at_all(tmp_path: Path) -> None:

@@ -22,21 +22,14 @@ def painted(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def test_relative_runs_go_down_the_columns_from_the_end_of_the_run_before() -> None:
-    # 4 rows, 3 columns. Skip 1, run 2: pixels 1, 2 of column 0. Skip 3: to pixel 6, run 3: column 1 row 2, 3 and
-    # column 2 row 0.
-    assert (relative_runs("1 2 3 3", (4, 3)) == drawn("..#", "#..", "##.", ".#.")).all()
-    assert (relative_runs("0 12", (4, 3))).all()  # from pixel 0 to the last
-    assert (relative_runs("0 1 0 1", (4, 3)) == drawn("#..", "#..", "...", "...")).all()
-
-
 @pytest.mark.parametrize("text", ["", "1", "1 2 3", "a b", "-1 2", "1 0", "11 2", "0 5 4 4"])
 def test_runs_that_do_not_fit_are_faults(text: str) -> None:
     with pytest.raises(InputError):
         relative_runs(text, (4, 3))
 
 
-def test_coco_counts_by_hand() -> None:
+def test_runs_by_hand() -> None:
+    assert (relative_runs("0 1 0 1", (4, 3)) == drawn("#..", "#..", "...", "...")).all()
     # Rows 1, 2 of columns 1, 2, 3 in 4 rows x 5 columns: 5 zeros, then runs of 2 in turn, 5 zeros at the end.
     mask = drawn(".....", ".###.", ".###.", ".....")
     assert (coco_counts([5, 2, 2, 2, 2, 2, 5], (4, 5)) == mask).all()
