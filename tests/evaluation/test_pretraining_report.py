@@ -110,25 +110,8 @@ def test_the_page_is_whole_and_says_what_the_run_is(run: Path) -> None:
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
     words = words_of(path)
-    for expected in (
-        "medvl is research software, not a medical device.",
-        "contains report text",
-        "The run is finished: 8 of 8 planned steps are logged.",
-        "records with a text 1,200 train, 20 validation",
-        "distinct texts 1,100 train, 17 validation",
-        "records without text, left out 5",
-        "records of other views, left out 3",
-        "negatives of the whole batch of 16 pairs",
-        "trained parameters 1,115,577",
-        "seed 7",
-        "manifest hash abababababababab",
-        "P9, 3 cores",
-        "medvl 0.1.0, torch 2.13.0",
-        "warmup_steps: 4",
-        '"steps": 8',
-        "image attention raw mask decoder c<1>",
-    ):
-        assert expected in words, expected
+    for value in ("1,200", "1,100", "1,115,577", "abababababababab", "torch 2.13.0", "warmup_steps: 4", '"steps": 8'):
+        assert value in words, value
     assert summary["validation"]["i2t_r1"] == 0.33 and summary["finished"] and summary["num_panels"] == 2
 
 
@@ -146,20 +129,17 @@ def test_the_last_validation_stands_beside_its_chance(run: Path) -> None:
 
 def test_curves_of_losses_and_of_retrieval_against_chance(run: Path) -> None:
     text = make_report(run)[0].read_text()
-    for expected in ("Training loss", "with decoder", "Validation losses", "Recall at 5</text>", "chance</text>"):
-        assert expected in text, expected
     assert 'aria-label="Losses over steps"' in text and 'aria-label="Retrieval over steps"' in text
+    assert "with decoder" in text
     write_config(run, decoder="none")
     write_log(run, train_line(4, 2.3), {k: v for k, v in validation(4, 0.21).items() if k != "decoder_loss"})
-    words = words_of(make_report(run)[0])
-    assert "with decoder" not in words and "decoder loss 0" not in words and "none, alignment only" in words
+    assert "with decoder" not in make_report(run)[0].read_text()
 
 
 def test_no_text_leaves_every_report_out(run: Path) -> None:
     path, summary = make_report(run, include_text=False)
     text = path.read_text()
     assert "effusion" not in text and "<q>" not in text and text.count("data:image/png") == 2
-    assert "report text was left out" in text and "contains report text" not in text
     assert not summary["contains_report_text"]
     assert "effusion" in make_report(run)[0].read_text()
 
@@ -173,25 +153,18 @@ def test_everything_is_escaped(run: Path) -> None:
     assert "pairs <x>.csv" not in text and "pairs &lt;x&gt;.csv" in text
 
 
-def test_a_run_without_panels(run: Path) -> None:
-    shutil.rmtree(run / "panels")
-    path, summary = make_report(run)
-    text = path.read_text()
-    assert "<img" not in text and "This page shows no image and no report text." in text
-    assert "There is no panel here" in text and summary["num_panels"] == 0
-
-
-def test_pictures_that_are_missing_are_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_panels_that_are_missing_or_damaged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "panels" / "c2.png").unlink()
-    assert "1 more panel(s) are named" in make_report(run)[0].read_text()
-    assert "c2.png is missing" in capsys.readouterr().err
-    (run / "panels" / "c<1>.png").unlink()
-    assert "The pictures of 2 panel(s)" in make_report(run)[0].read_text()
-    (run / "panels" / "panels.json").write_text('{"step": 8, "panels": [{"id": "c2"}]}')
+    assert make_report(run)[0].read_text().count("data:image/png") == 1
+    assert "c2.png" in capsys.readouterr().err
+    (run / "panels" / "panels.json").write_text('{"step": 8, "panels": [{"id": "c1"}]}')
     write_panels(run, {"c2": ""})
     (run / "panels" / "panels.json").write_text('{"step": 8, "panels": [{"id": "c2"}]}')
     with refused("damaged"):
         make_report(run)
+    shutil.rmtree(run / "panels")
+    path, summary = make_report(run)
+    assert "<img" not in path.read_text() and summary["num_panels"] == 0
 
 
 def test_a_run_that_is_going_on(run: Path) -> None:
@@ -199,18 +172,12 @@ def test_a_run_that_is_going_on(run: Path) -> None:
     write_model(run / "checkpoints" / "best", 4)
     nan = float("nan")
     write_log(run, train_line(2, 2.3), validation(4, 0.21), train_line(6, nan), tail='{"step": 7, "ki')
-    path, summary = make_report(run)
-    words = words_of(path)
-    assert "The run is NOT finished: 6 of 8 planned steps are logged." in words
-    assert "not a number in 1 of 2 logged lines" in words and "torch 2.13.0" in words
-    assert not summary["finished"]
+    _, summary = make_report(run)
+    assert not summary["finished"] and summary["validation"]["step"] == 4
     shutil.rmtree(run / "checkpoints")
-    write_log(run, train_line(2, 2.3))
-    words = words_of(make_report(run)[0])
-    assert "There has been no validation yet." in words and "Training loss" in words and "Recall at" not in words
-    assert "No training loss is logged yet" not in words
-    write_log(run, validation(4, 0.21))
-    assert "No training loss is logged yet" in words_of(make_report(run)[0])
+    for line in (train_line(2, 2.3), validation(4, 0.21)):
+        write_log(run, line)
+        make_report(run)  # of a training loss alone, of a validation alone
     write_log(run)
     with refused("empty"):
         make_report(run)
@@ -227,10 +194,6 @@ def test_a_model_that_is_not_of_the_last_validation(run: Path) -> None:
     write_config(run, select="mean_recall")
     write_model(run / "model", 4)
     path, summary = make_report(run)
-    words = words_of(path)
-    assert "The model of this run is that of step 4; the table is of the last validation." in words
-    assert "of the weights at step 8; the model of this run is that of step 4" in words
-    assert "chosen by the mean recall on these same pairs" in words
     assert summary["model_step"] == 4 and summary["validation"]["step"] == 8
     assert re.search(r'<tr class="model"><td class="n">4</td>', path.read_text())
 
@@ -241,7 +204,6 @@ def test_a_model_folder_leads_to_its_run_or_stands_alone(run: Path, tmp_path: Pa
     path, summary = make_report(alone, out=tmp_path / "page.html")
     words = words_of(path)
     assert path == tmp_path / "page.html" and not (alone / "report").exists()
-    assert "Only the model is here, after 8 steps, without the log of its run." in words
     assert "Recall at 1 0.2500 0.2600 0.0512" in words and "Training loss" not in words
     assert summary["finished"]
 
