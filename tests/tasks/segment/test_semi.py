@@ -9,8 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from faults import refused
 from runs import assert_same, logged, weights
 
 from medvl.config import Config, load_config
-from medvl.config.ranges import Positive, Weight
 from medvl.core import errors
 from medvl.data.dataset import Batch, SegmentDataset, collate
 from medvl.data.geometry import fit
@@ -29,7 +27,6 @@ from medvl.data.records import load_manifest
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.losses import segmentation
-from medvl.models.masks import probs_from_logits
 from medvl.tasks.segment import semi as semi_segment
 from medvl.tasks.segment.lv_bank import record_mask
 from medvl.tasks.segment.model import build_segmenter
@@ -493,27 +490,9 @@ def test_the_original_text_retrieves_and_its_mask_moves_with_the_row(
 
 
 @pytest.fixture
-def focal_tversky(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.Tensor]:
-    """(1 - TI) ** (1 / gamma), TI = (TP + e) / (TP + alpha FN + beta FP + e): Abraham and Khan, arXiv 1810.07842."""
-    monkeypatch.setattr(segmentation, "TERMS", dict(segmentation.TERMS))
-
-    @segmentation.loss_term("focal_tversky")
-    def loss(
-        logits: torch.Tensor,
-        target: torch.Tensor,
-        annotated: torch.Tensor | None = None,
-        *,
-        mode: Any = "binary",
-        alpha: Weight = 0.7,
-        beta: Weight = 0.3,
-        gamma: Positive = 4 / 3,
-    ) -> torch.Tensor:
-        logits, target, annotated = segmentation.known_pairs(logits, target, annotated, mode)
-        p, t = probs_from_logits(logits, mode).flatten(2), target.flatten(2)  # (N, K, H*W)
-        hit, missed, false = (p * t).sum(2), ((1 - p) * t).sum(2), (p * (1 - t)).sum(2)
-        index = (hit + 1e-5) / (hit + alpha * missed + beta * false + 1e-5)
-        return segmentation.mean_where((1 - index).clamp(min=1e-7) ** (1 / gamma), annotated)
-
+def focal_tversky(example: Callable[[str], ModuleType]) -> Callable[..., torch.Tensor]:
+    """The loss that docs/examples adds: Abraham and Khan, arXiv 1810.07842."""
+    loss: Callable[..., torch.Tensor] = example("loss").focal_tversky_loss
     return loss
 
 
