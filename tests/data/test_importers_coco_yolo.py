@@ -213,10 +213,8 @@ def test_an_image_that_stands_in_several_folders_is_a_fault(coco: Path, tmp_path
 
 
 def test_a_shape_without_a_pixel_is_not_called_absent(coco: Path, tmp_path: Path) -> None:
-    path = coco / "annotations" / "instances_train2017.json"
-    data = json.loads(path.read_text())
-    speck = annotation(20, 2, 7, [3.1, 3.1, 0.2, 0.2], [[3.1, 3.1, 3.3, 3.1, 3.3, 3.3]])
-    data["annotations"].append(speck)
+    path, data = written(coco)
+    data["annotations"].append(annotation(20, 2, 7, [3.1, 3.1, 0.2, 0.2], [[3.1, 3.1, 3.3, 3.1, 3.3, 3.3]]))
     path.write_text(json.dumps(data))
     result = import_coco(coco, tmp_path / "out" / "m.csv")
     assert result.counts["masks_without_a_pixel"] == 1 and loaded(result.manifest)["2"].masks["nodule"] is None

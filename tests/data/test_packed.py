@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -220,8 +221,6 @@ def test_processes_share_no_position(pack: Path) -> None:
 
 def rewrite_index(pack: Path, change: Callable[[dict], None]) -> None:
     """As an attacker would: another index, with its right hash."""
-    import hashlib
-
     content = pack.read_bytes()
     head = json.loads(content[BLOCK : 2 * BLOCK])
     index = json.loads(content[head["offset"] : head["offset"] + head["size"]])
@@ -290,18 +289,17 @@ def test_nothing_outside_is_read_or_written(folder: Path, pack: Path, tmp_path: 
     # a table in a pack that leads out of it
     (tmp_path / "x").mkdir()
     for name in (str(secret), "../secret.png"):
-        table = pack_with_table(pack, tmp_path / "x" / "set.tar", name)
+        table = pack_with_table(tmp_path / "x" / "set.tar", name)
         _, faults = read_manifest(table, check_files=False)
         assert faults
     assert not (pack / ".." / "secret.png").exists() and not packed_module.is_file(pack / ".." / "secret.png")
 
 
-def pack_with_table(pack: Path, out: Path, image: str) -> Path:
-    """A pack whose second table names an image outside: its cell is written over with one of the same length."""
-    folder = out.parent / "folder"
+def pack_with_table(out: Path, image: str) -> Path:
+    """A pack whose table names an image outside: its cell is written over with one of the same length."""
+    folder, name = out.parent / "folder", "a" * (len(image) - 4) + ".png"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    name = "a" * (len(image) - 4) + ".png" if len(image) < 200 else image
     Image.fromarray(np.eye(4, dtype=np.uint8)).save(folder / name)
     (folder / "m.csv").write_text(f"id,image,patient\n1,{name},p\n")
     out.unlink(missing_ok=True)
@@ -309,16 +307,11 @@ def pack_with_table(pack: Path, out: Path, image: str) -> Path:
     member = read_pack(out).members["m.csv"]
     content = out.read_bytes().replace(name.encode(), image.encode(), 3)
     out.write_bytes(content)
-    table = content[member.offset : member.offset + member.size]
+    digest = hashlib.sha256(content[member.offset : member.offset + member.size]).hexdigest()
 
     def right_hash(index: dict) -> None:
-        import hashlib
-
         for row in index["files"]:
-            if row["name"] == "m.csv":
-                row["sha256"] = hashlib.sha256(table).hexdigest()
-            else:
-                row["name"] = "b.png"
+            row.update({"sha256": digest} if row["name"] == "m.csv" else {"name": "b.png"})
 
     rewrite_index(out, right_hash)
     return out
@@ -328,14 +321,9 @@ def test_headers_with_their_voxels_elsewhere(tmp_path: Path) -> None:
     """A header must not make the reader of a pack open another file of the machine."""
     nrrd = "NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
     mhd = "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_SHORT\n"
-    for text in (
-        f"{nrrd}data file: /etc/passwd\n\n",
-        f"{nrrd}DATAFILE: ../a.raw\n\n",
-        f"{nrrd}data file: a%03d.raw 1 2 1\n\n",
-        f"{mhd}ElementDataFile = ../../a.raw\n",
-        f"{mhd}ElementDataFile = LIST\na.raw\n",
-        mhd,
-    ):
+    nrrds = ("data file: /etc/passwd", "DATAFILE: ../a.raw", "data file: a%03d.raw 1 2 1")
+    mhds = ("ElementDataFile = ../../a.raw\n", "ElementDataFile = LIST\na.raw\n", "")
+    for text in (*(f"{nrrd}{end}\n\n" for end in nrrds), *(f"{mhd}{end}" for end in mhds)):
         (tmp_path / "a.nhdr").write_text(text)
         with pytest.raises(InputError):
             companions(tmp_path / "a.nhdr")
@@ -353,10 +341,8 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError):
             pack_manifests(manifests, out)
-    assert (tmp_path / "set.tar").read_bytes() == b"kept" and {p.name for p in tmp_path.iterdir()} == {
-        "set.tar",
-        "m.csv",
-    }
+    assert (tmp_path / "set.tar").read_bytes() == b"kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"set.tar", "m.csv"}
 
 
 def test_a_new_pack_of_the_same_name_is_read_anew(tiny_manifest: Path, tmp_path: Path) -> None:

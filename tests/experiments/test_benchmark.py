@@ -94,20 +94,6 @@ def call(*words: str) -> int:
         return error.exit_code
 
 
-def test_published_tables_are_whole() -> None:
-    assert table_names() == [f"g2d-table{n}" for n in ("1", "2a", "2b", "3", "4", "5", "7", "8")]
-    for name in table_names():
-        table = published_table(name)
-        assert all(column_of(table, column) for column in table.columns)
-        for cells in table.rows.values():
-            assert [len(cell) for cell in cells] == [len(table.of)] * len(table.columns)
-            assert all(value is None or 0 <= value <= 100 for cell in cells for value in cell)
-    assert published_table("g2d-table1").rows["G2D (encoder-decoder)"][0] == (65.6, 66.9, 68.4)
-    assert published_table("g2d-table5").rows["b threshold: median"] == ((58.8,), (12.5,), (75.6,))
-    with refused("unknown"):
-        published_table("g2d-table2")
-
-
 # sha256 of a table's numbers with rows, columns and `of`, begun; the numbers were compared with the paper's.
 PRINTED = {
     "g2d-table1": "2307e6d26aa3", "g2d-table2a": "ef9b66b9a3ea", "g2d-table2b": "7667aad45a16",
@@ -117,12 +103,14 @@ PRINTED = {
 
 
 def test_the_published_numbers_are_those_that_were_compared_with_the_paper() -> None:
-    found = {}
+    begun = {}
     for name in table_names():
         table = published_table(name)
-        told = json.dumps([table.of, table.columns, list(table.rows.items())])
-        found[name] = hashlib.sha256(told.encode()).hexdigest()[:12]
-    assert found == PRINTED
+        numbers = json.dumps([table.of, table.columns, list(table.rows.items())])
+        begun[name] = hashlib.sha256(numbers.encode()).hexdigest()[:12]
+    assert begun == PRINTED
+    with refused("unknown"):
+        published_table("g2d-table2")
 
 
 def wired(column: Column) -> tuple[object, ...]:

@@ -80,30 +80,13 @@ def test_exact_points_give_the_curve_back(curve: Curve, counts: tuple[int, ...])
     assert float(found.at(found.needed(target))) == pytest.approx(target, abs=1e-9)
 
 
-def test_the_bounds_hold_and_cost_least() -> None:
+def test_the_bounds_hold() -> None:
     n = np.array([10.0, 20, 40, 80])
     bent_up = fit_curve(n, np.array([0.5, 0.6, 0.75, 0.99]))  # no ceiling in sight
     assert bent_up.c == 1 and 0 < bent_up.b <= 1 and bent_up.a > 0
-    rng = np.random.default_rng(0)
-    dice = np.array([0.5, 0.6, 0.75, 0.99])
-    least = ((dice - bent_up.at(n)) ** 2).sum()
-    for a, b, c in zip(rng.uniform(0, 5, 3000), rng.uniform(0.01, 1, 3000), rng.uniform(0, 1, 3000), strict=True):
-        assert ((dice - Curve(a, b, c).at(n)) ** 2).sum() >= least - 1e-9
     falling = fit_curve(n, np.array([0.8, 0.7, 0.6, 0.5]))
     assert falling.a == 0 and falling.c == pytest.approx(0.65)
     assert falling.needed(0.7) == math.inf and falling.needed(0.6) == 1
-
-
-def test_the_interval_covers(tmp_path: Path) -> None:
-    """The true number lies in its interval in nearly all of some repetitions (95 % with infinitely many runs)."""
-    true = Curve(1.5, 0.5, 0.92)
-    needed = true.needed(0.85)
-    hits = 0
-    for repetition in range(8):
-        folder = cells(tmp_path / str(repetition), noisy(true, 0.005, repetition))
-        found = budget_of([folder], 0.85, num_draws=60)["needed"]
-        hits += found["lo"] <= needed <= math.inf if found["hi"] is None else found["lo"] <= needed <= found["hi"]
-    assert hits >= 6
 
 
 def test_the_best_exponent_is_that_of_scipy() -> None:
@@ -111,6 +94,7 @@ def test_the_best_exponent_is_that_of_scipy() -> None:
     rng = np.random.default_rng(0)
     n = np.repeat([20.0, 50, 100, 200], 3)[None].repeat(5, axis=0)
     dice = 0.92 - 1.5 * n**-0.5 + 0.01 * rng.standard_normal(n.shape)
+    dice[0] = [0.5] * 3 + [0.6] * 3 + [0.75] * 3 + [0.99] * 3  # no ceiling in sight
     for counts, values, curve in zip(n, dice, fit_curves(n, dice), strict=True):
 
         def off(x: Any, counts: Any = counts, values: Any = values) -> Any:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from faults import refused
+from runs import assert_same
 
 from medvl.cli import app
 from medvl.config import config_dict, load_config
@@ -38,11 +38,6 @@ def write(folder: Path, recipe: Path, **keys: Any) -> Path:
     path = folder / "sweep.yaml"
     path.write_text("# medvl x sweep sweep.yaml --out runs/tiny\n" + yaml.safe_dump(sweep, sort_keys=False))
     return path
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints" / "last" / "state.pt", weights_only=True)
-    return dict(state["parts"]["module"])
 
 
 def planned(path: Path) -> list[str]:
@@ -246,23 +241,13 @@ def test_a_run_of_a_sweep_is_the_run_that_train_makes(swept: tuple[Path, Path], 
     path, out = swept
     words = ["train.epochs=2", "train.val_every=2", "train.lr=0.004", "train.seed=0"]
     alone = run_module.train(load_config(path.parent / "recipe.yaml", words), tmp_path / "alone")
-    first, second = weights(out / "text-lr_0_004-seed0"), weights(alone)
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_the_second_variant_started_from_the_first(swept: tuple[Path, Path]) -> None:
-    _, out = swept
-    assert load_config(out / "from_text-lr_0_004-seed0" / "config.yaml").init == str(out / "text-lr_0_004-seed0")
-
-
-def test_each_model_opened_test_once(swept: tuple[Path, Path]) -> None:
-    path, out = swept
-    assert {len((out / name / "test_log.jsonl").read_text().splitlines()) for name in planned(path)} == {1}
+    assert_same(out / "text-lr_0_004-seed0", alone)
 
 
 def test_finished_cells_are_neither_trained_nor_scored_again(swept: tuple[Path, Path], no_training: None) -> None:
     path, out = swept
     files = {file: file.stat().st_mtime_ns for file in (path.parent.parent / "results").iterdir()}
+    assert {len((out / name / "test_log.jsonl").read_text().splitlines()) for name in planned(path)} == {1}
     outcomes = run_sweep(path, out)
     assert {outcome.state for outcome in outcomes} == {"done"} and not any(outcome.note for outcome in outcomes)
     assert files == {file: file.stat().st_mtime_ns for file in files}
@@ -341,7 +326,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_bits(
     sweep.write_text(yaml.safe_dump(raw, sort_keys=False))
     original, calls = SegmentLearner.training_step, [0]
 
-    def interrupted(self: SegmentLearner, *args: object) -> dict[str, torch.Tensor]:
+    def interrupted(self: SegmentLearner, *args: object) -> dict[str, Any]:
         calls[0] += 1
         # One set of plan steps (on a copy) comes first; then the run is stopped in the midst of its four steps.
         if self.progress > 0.3:
@@ -364,8 +349,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_bits(
     monkeypatch.setattr(run_module, "train", listen)
     (outcome,) = run_sweep(sweep, tmp_path / "out", only=["text"])
     assert outcome.state == "done" and resumed == [True]
-    first, second = (weights(folder / "text-lr_0_004-seed0") for folder in (out, tmp_path / "out"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_same(out / "text-lr_0_004-seed0", tmp_path / "out" / "text-lr_0_004-seed0")
 
 
 def test_a_run_stopped_before_anything_was_saved_begins_anew(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -392,13 +376,9 @@ def test_a_cell_that_fails_does_not_stop_the_others(tiny_recipe: Path, tmp_path:
 def test_a_column_to_score_by_must_exist_before_anything_is_trained(
     tiny_recipe: Path, tmp_path: Path, no_training: None
 ) -> None:
-    (outcome,) = run_sweep(write(tmp_path, tiny_recipe, evaluate={"rows_by": ["knid"]}), tmp_path / "out")
-    assert "knid" in outcome.error
-    (outcome,) = run_sweep(write(tmp_path, tiny_recipe, evaluate={"split": "holdout"}), tmp_path / "out")
-    assert "holdout" in outcome.error
-
-
-def test_only_a_known_variant(tiny_recipe: Path, tmp_path: Path) -> None:
+    for evaluate, naming in (({"rows_by": ["knid"]}, "knid"), ({"split": "holdout"}, "holdout")):
+        (outcome,) = run_sweep(write(tmp_path, tiny_recipe, evaluate=evaluate), tmp_path / "out")
+        assert naming in outcome.error
     with refused("unknown"):
         run_sweep(write(tmp_path, tiny_recipe), tmp_path / "out", only=["txt"])
 
@@ -451,8 +431,7 @@ def test_a_run_that_is_only_a_result_here_is_trained_again_for_what_needs_it(tin
     first, second = run_sweep(path, tmp_path / "elsewhere")  # a fresh clone: the committed result, no run
     assert (first.state, second.state, second.error) == ("done", "done", "")
     assert result.read_bytes() == kept
-    own, again = (weights(tmp_path / where / "first-seed0") for where in ("here", "elsewhere"))
-    assert all(torch.equal(value, again[name]) for name, value in own.items())
+    assert_same(tmp_path / "here" / "first-seed0", tmp_path / "elsewhere" / "first-seed0")
 
 
 def test_absolute_paths_leave_a_result_file() -> None:

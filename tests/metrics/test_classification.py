@@ -92,6 +92,14 @@ def example(num: int = 80, seed: int = 3) -> tuple[np.ndarray, np.ndarray, list[
     return score, label, [f"p{i // 2}" for i in range(num)]
 
 
+def resampled_rows(patients: list[str], num: int) -> list[list[int]]:
+    """The rows of each draw of patients, from seed 1."""
+    names = sorted(set(patients))
+    rows = [[i for i, patient in enumerate(patients) if patient == name] for name in names]
+    picks = np.random.default_rng(1).integers(len(names), size=(num, len(names)))
+    return [[i for k in pick for i in rows[k]] for pick in picks]
+
+
 def test_threshold_metrics_and_calibration_by_hand() -> None:
     score, label, patients = example()
     found = c.binary_metrics(score, label, patients, 0.5)
@@ -130,13 +138,7 @@ def test_intervals_are_those_of_the_common_bootstrap() -> None:
 def test_the_interval_of_the_auc_is_that_of_resampled_patients() -> None:
     score, label, patients = example(40)
     found = c.binary_metrics(score, label, patients, num_draws=200, seed=1)
-    names = sorted(set(patients))
-    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
-    picked = np.random.default_rng(1).integers(len(names), size=(200, len(names)))
-    draws = []
-    for pick in picked:
-        again = [i for k in pick for i in rows[names[k]]]
-        draws.append((brute_auc(score[again], label[again]), brute_ap(score[again], label[again])))
+    draws = [(brute_auc(score[i], label[i]), brute_ap(score[i], label[i])) for i in resampled_rows(patients, 200)]
     lo, hi = np.nanpercentile(np.array(draws), [2.5, 97.5], axis=0)
     assert (found["auc"]["lo"], found["auc"]["hi"]) == pytest.approx((lo[0], hi[0]))
     assert (found["average_precision"]["lo"], found["average_precision"]["hi"]) == pytest.approx((lo[1], hi[1]))
@@ -193,12 +195,7 @@ def test_the_macro_interval_is_of_the_classes_that_have_one_and_they_are_named()
     some = found["macro_with_interval"]["auc"]
     assert some["classes"] == ["a", "d"] and some["num"] == 2
     assert some["mean"] == pytest.approx((areas["a"] + areas["d"]) / 2)
-    names = sorted(set(patients))
-    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
-    draws = []
-    for pick in np.random.default_rng(1).integers(len(names), size=(300, len(names))):
-        again = [i for k in pick for i in rows[names[k]]]
-        draws.append([brute_auc(scores[again, k], labels[again, k]) for k in (0, 3)])
+    draws = [[brute_auc(scores[i, k], labels[i, k]) for k in (0, 3)] for i in resampled_rows(patients, 300)]
     known = np.array(draws)[~np.isnan(draws).any(axis=1)].mean(axis=1)
     assert 200 < len(known) < 300  # where "d" has no positive the mean of "a" alone is no draw of this mean
     assert (some["lo"], some["hi"]) == pytest.approx(tuple(np.percentile(known, [2.5, 97.5])))
@@ -250,12 +247,7 @@ def test_the_mcc_of_several_classes_and_its_interval_of_resampled_patients() -> 
     patients = [f"p{i // 2}" for i in range(40)]
     found = multiclass_metrics(probs, true, patients, list("xyz"), num_draws=200, seed=1)["metrics"]
     assert found["mcc"]["mean"] == pytest.approx(correlation(true, predicted, 3)) and found["mcc"]["num"] == 40
-    names = sorted(set(patients))
-    rows = {name: [i for i, p in enumerate(patients) if p == name] for name in names}
-    draws = []
-    for pick in np.random.default_rng(1).integers(len(names), size=(200, len(names))):
-        again = [i for k in pick for i in rows[names[k]]]
-        draws.append(correlation(true[again], predicted[again], 3))
+    draws = [correlation(true[i], predicted[i], 3) for i in resampled_rows(patients, 200)]
     lo, hi = np.nanpercentile(draws, [2.5, 97.5])
     assert (found["mcc"]["lo"], found["mcc"]["hi"]) == pytest.approx((lo, hi))
     assert all(found[name]["lo"] < found[name]["mean"] for name in ("ece", "macro_average_precision", "macro_auc"))
