@@ -42,7 +42,8 @@ def evaluate(
     ] = Path("evaluation"),
     split: Annotated[str, typer.Option(help="split to score; test is logged in the model's folder")] = "val",
     threshold: Annotated[
-        str | None, typer.Option(help="0.5 unless said, or val: chosen on val by Dice per image")
+        str | None,
+        typer.Option(help="a number, or val: chosen there. Default: masks 0.5, boxes as trained"),
     ] = None,
     empty_mask: Annotated[EmptyMask, typer.Option(help="score of a case whose two masks are empty")] = EmptyMask.one,
     group_by: Annotated[list[str] | None, typer.Option(help="manifest column to tabulate by; repeat for more")] = None,

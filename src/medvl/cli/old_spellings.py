@@ -76,7 +76,7 @@ def classify(
     )
     from medvl.text.prompts import load_prompts
 
-    asked_family, values = options_of(
+    chosen_family, values = options_of(
         None if protocol is None else protocol.value,
         own_prompts=prompts is not None,
         family=family,
@@ -100,7 +100,7 @@ def classify(
     record = zero_shot_classification(
         model,
         records,
-        load_prompts(prompts, asked_family),
+        load_prompts(prompts, chosen_family),
         split=split,
         classes=None if classes is None else names_of(classes),
         out=out,

@@ -83,9 +83,7 @@ def text_sensitivity(
         InputError: a source that takes no text, or a split without annotated rows that have a text.
     """
     if isinstance(source, FolderSource) or not getattr(source, "uses_text", True):
-        raise InputError.unsupported(
-            "this source takes no text", expected="a text-guided model"
-        )
+        raise InputError.unsupported("this source takes no text", expected="a text-guided model")
     everything = manifest.split(split)
     records = [r for r in everything if r.text.strip() and any(ref is not None for ref in r.masks.values())]
     if not records:

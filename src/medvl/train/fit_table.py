@@ -139,11 +139,11 @@ def _reading(table: str | Path, overrides: Sequence[str]) -> DataConfig:
     return make_config({"data": {**given, "manifest": path}}, source="overrides").data
 
 
-def _begin(out: Path, data: DataConfig, asked: dict[str, Any]) -> None:
+def _begin(out: Path, data: DataConfig, options: dict[str, Any]) -> None:
     """Note what is fitted; InputError where the folder was begun with something else."""
     files = configured_manifest(data, check_files=False).file_hashes(HashStore(out / HASHES))
     content = configured_manifest(data, check_files=False).content_hash(files)
-    wanted = {"format": FORMAT, "table": data.manifest, "columns": data.columns, "content": content, **asked}
+    wanted = {"format": FORMAT, "table": data.manifest, "columns": data.columns, "content": content, **options}
     path = out / FIT / "fit.json"
     if not (path.is_file() and (path.parent / "audit.json").is_file()):  # nothing was made of it yet
         path.parent.mkdir(parents=True, exist_ok=True)
