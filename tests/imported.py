@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from medvl.data.images import image_size
 from medvl.data.masks import read_mask
 from medvl.data.record import Record
 from medvl.data.records import load_manifest
+from medvl.data.tables import write_table
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 10)) -> Path:
@@ -66,3 +68,30 @@ def area(rows: slice, columns: slice, size: tuple[int, int] = (8, 10)) -> np.nda
     mask = np.zeros(size, bool)
     mask[rows, columns] = True
     return mask
+
+
+FOLDERS = {"train": "Train_Folder", "val": "Val_Folder", "test": "Test_Folder"}  # of LViT's layout
+
+
+def lvit_layout(root: Path, rows: dict[str, list[tuple[str, str, str]]], combined: bool = False) -> Path:
+    """rows: split -> (image name, mask name, sentence). Every file is a link to one small picture."""
+    root.mkdir(exist_ok=True)
+    Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6)).save(root / "pixel.png")
+    tables: dict[Path, list[dict[str, str]]] = {}
+    for split, triples in rows.items():
+        folder = root / FOLDERS[split]
+        for kind in ("img", "labelcol"):
+            (folder / kind).mkdir(parents=True)
+        name = "Train_Val" if combined and split in ("train", "val") else split.capitalize()
+        table = (root / "Train_Folder" if combined and split == "val" else folder) / f"{name}_text.xlsx"
+        for image, mask, text in triples:
+            os.link(root / "pixel.png", folder / "img" / image)
+            os.link(root / "pixel.png", folder / "labelcol" / mask)
+            tables.setdefault(table, []).append({"Image": mask, "Description": text})
+    for table, lines in tables.items():
+        write_table(table, lines)
+    return root
+
+
+def lvit_rows(num: int, split: str) -> list[tuple[str, str, str]]:
+    return [(f"{split}{i}.jpg", f"{split}{i}.png", f"The nuclei are {split} {i}.") for i in range(num)]

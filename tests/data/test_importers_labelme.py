@@ -193,14 +193,19 @@ def test_masks_with_a_table_of_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["lung:200,0\n", "lung:200,0,0\nlung:0,0,200\n", "lung:1,1,1\nheart:1,1,1\n", ":1,1,1"]
-)
-def test_tables_of_colours_that_are_none(tmp_path: Path, table: str) -> None:
-    colours(tmp_path / "set" / "masks" / "a.png")
+    ("table", "naming"),
+    [("lung:200,0\n", ""), ("lung:200,0,0\nlung:0,0,200\n", ""), ("lung:1,1,1\nheart:1,1,1\n", ""), (":1,1,1", ""),
+     (LABELMAP, "#00c800")],
+)  # fmt: skip
+def test_tables_of_colours_that_do_not_fit(tmp_path: Path, table: str, naming: str) -> None:
+    """Four that are none, and one without a colour of the mask."""
+    colours(tmp_path / "set" / "masks" / "a.png", stray=bool(naming))
     picture(tmp_path / "set" / "images" / "a.png", SIZE)
     (tmp_path / "set" / "labelmap.txt").write_text(table)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         import_colour_masks(tmp_path / "set", tmp_path / "out" / "m.csv")
+    assert naming in str(caught.value)
+    assert not naming or {fault.kind for fault in caught.value.faults} == {"unknown"}
 
 
 def test_jpeg_is_named_as_the_cause_of_further_colours(tmp_path: Path) -> None:
@@ -214,11 +219,3 @@ def test_jpeg_is_named_as_the_cause_of_further_colours(tmp_path: Path) -> None:
     with refused("unknown", file=folder / "masks" / "a.jpg") as caught:
         import_colour_masks(folder, tmp_path / "out" / "m.csv")
     assert "PNG" in (caught.value.faults[0].remedy or "")
-
-
-def test_colours_that_the_table_does_not_have_are_a_fault(tmp_path: Path) -> None:
-    colours(tmp_path / "set" / "masks" / "a.png", stray=True)
-    picture(tmp_path / "set" / "images" / "a.png", SIZE)
-    (tmp_path / "set" / "labelmap.txt").write_text(LABELMAP)
-    with refused("unknown", naming="#00c800"):
-        import_colour_masks(tmp_path / "set", tmp_path / "out" / "m.csv")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults import refused
-from imported import data_import, picture
+from imported import FOLDERS, data_import, lvit_layout, lvit_rows, picture
 from typer.testing import CliRunner
 
 import medvl.data.importers
@@ -21,7 +21,6 @@ from medvl.cli import app
 from medvl.core.errors import InputError
 from medvl.data.importers.layouts import Layout, all_layouts, get_layout
 from medvl.data.records import load_manifest
-from medvl.data.tables import write_table
 
 LAYOUTS = all_layouts()
 
@@ -119,12 +118,7 @@ def test_a_description_that_is_wrong_is_refused(toy: Path, text: str) -> None:
 
 
 def lvit_set(root: Path) -> Path:
-    for split in ("Train", "Val", "Test"):
-        for kind in ("img", "labelcol"):
-            picture(root / f"{split}_Folder" / kind / f"{split}.png")
-        rows = [{"Image": f"{split}.png", "Description": f"nuclei of {split}"}]
-        write_table(root / f"{split}_Folder" / f"{split}_text.xlsx", rows)
-    return root
+    return lvit_layout(root, {split: lvit_rows(1, split) for split in FOLDERS})
 
 
 @pytest.mark.parametrize("name", ["qata", "mosmed", "monuseg"])
@@ -132,7 +126,7 @@ def test_the_sets_of_lvit(name: str, tmp_path: Path) -> None:
     result = LAYOUTS[name].run(lvit_set(tmp_path / "set"), tmp_path / "out" / "m.csv")
     assert result.num_records == {"train": 1, "val": 1, "test": 1} and result.counts["sentences"] == 3
     texts = {record.split: record.text for record in load_manifest(result.manifest, need_text=True).records}
-    assert texts["val"] == "nuclei of Val"
+    assert texts["val"] == "The nuclei are val 0."
 
 
 @pytest.fixture

@@ -10,41 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import refused
+from imported import FOLDERS, lvit_layout, lvit_rows
 from PIL import Image
 
 from medvl.data.importers.lvit import import_lvit
 from medvl.data.records import load_manifest
 from medvl.data.tables import write_table
 
-FOLDERS = {"train": "Train_Folder", "val": "Val_Folder", "test": "Test_Folder"}
-
-
-def lay_out(root: Path, rows: dict[str, list[tuple[str, str, str]]], combined: bool = False) -> Path:
-    """rows: split -> (image name, mask name, sentence). Every file is a link to one small picture."""
-    root.mkdir(exist_ok=True)
-    Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6)).save(root / "pixel.png")
-    tables: dict[Path, list[dict[str, str]]] = {}
-    for split, triples in rows.items():
-        folder = root / FOLDERS[split]
-        for kind in ("img", "labelcol"):
-            (folder / kind).mkdir(parents=True)
-        name = "Train_Val" if combined and split in ("train", "val") else split.capitalize()
-        table = (root / "Train_Folder" if combined and split == "val" else folder) / f"{name}_text.xlsx"
-        for image, mask, text in triples:
-            os.link(root / "pixel.png", folder / "img" / image)
-            os.link(root / "pixel.png", folder / "labelcol" / mask)
-            tables.setdefault(table, []).append({"Image": mask, "Description": text})
-    for table, lines in tables.items():
-        write_table(table, lines)
-    return root
-
-
-def small(num: int, split: str) -> list[tuple[str, str, str]]:
-    return [(f"{split}{i}.jpg", f"{split}{i}.png", f"The nuclei are {split} {i}.") for i in range(num)]
-
 
 def test_same_names_and_own_tables(tmp_path: Path) -> None:
-    root = lay_out(tmp_path / "set", {split: small(3, split) for split in FOLDERS})
+    root = lvit_layout(tmp_path / "set", {split: lvit_rows(3, split) for split in FOLDERS})
     result = import_lvit(root, tmp_path / "out" / "manifest.csv")
     assert result.num_records == {"train": 3, "val": 3, "test": 3} and result.counts["sentences"] == 9
     records = load_manifest(tmp_path / "out" / "manifest.csv", need_text=True).split("val")
@@ -59,14 +34,14 @@ def test_prefixed_masks_and_combined_table(tmp_path: Path) -> None:
     rows = {
         split: [(f"{split}{i}.png", f"mask_{split}{i}.png", "oneinfected area") for i in range(2)] for split in FOLDERS
     }
-    result = import_lvit(lay_out(tmp_path / "set", rows, combined=True), tmp_path / "m.csv")
+    result = import_lvit(lvit_layout(tmp_path / "set", rows, combined=True), tmp_path / "m.csv")
     assert result.num_records == {"train": 2, "val": 2, "test": 2}
     assert {record.text for record in load_manifest(tmp_path / "m.csv").records} == {"oneinfected area"}
 
 
 def test_names_in_two_splits_and_patients(tmp_path: Path) -> None:
     rows = {split: [("1.png", "1.png", "x"), (f"sub-S1_{split}.png", f"sub-S1_{split}.png", "y")] for split in FOLDERS}
-    result = import_lvit(lay_out(tmp_path / "set", rows), tmp_path / "m.csv")
+    result = import_lvit(lvit_layout(tmp_path / "set", rows), tmp_path / "m.csv")
     records = load_manifest(tmp_path / "m.csv").records
     assert {record.id for record in records} >= {"train-1", "val-1", "test-1"}
     assert Counter(record.patient for record in records)["S1"] == 3 and result.counts["named_patients"] == 3
@@ -74,7 +49,7 @@ def test_names_in_two_splits_and_patients(tmp_path: Path) -> None:
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
-    root = lay_out(tmp_path / "set", {split: small(4, split) for split in FOLDERS})
+    root = lvit_layout(tmp_path / "set", {split: lvit_rows(4, split) for split in FOLDERS})
     train, val, test = (root / name for name in FOLDERS.values())
     (train / "labelcol" / "train1.png").unlink()
     (train / "img" / "train2.jpg").unlink()
@@ -109,7 +84,7 @@ def test_layout_faults(tmp_path: Path) -> None:
         import_lvit(tmp_path / "gone", tmp_path / "m.csv")
     with refused("missing_file"):
         import_lvit(tmp_path, tmp_path / "m.csv")
-    root = lay_out(tmp_path / "set", {"train": small(1, "train"), "val": small(1, "val")})
+    root = lvit_layout(tmp_path / "set", {"train": lvit_rows(1, "train"), "val": lvit_rows(1, "val")})
     (root / "Val_Folder" / "Val_text.xlsx").unlink()
     write_table(root / "Train_Folder" / "Train_text.xlsx", [{"Image": "train0.png", "Descripton": "x"}])
     with refused("missing_file", "missing_column", "mismatch", file=root / "Val_Folder", naming="Descripton"):
@@ -123,7 +98,7 @@ def test_monuseg(shared_data: Path, tmp_path: Path) -> None:
     for record in source.records:
         name = record.id.removeprefix("mo-")
         rows.setdefault(record.split or "", []).append((f"{name}.jpg", f"{name}.png", record.text))
-    result = import_lvit(lay_out(tmp_path / "MoNuSeg", rows), tmp_path / "m.csv")
+    result = import_lvit(lvit_layout(tmp_path / "MoNuSeg", rows), tmp_path / "m.csv")
     assert result.num_records == {"train": 24, "val": 6, "test": 6} and result.counts["named_patients"] == 36
     imported = {record.id: record for record in load_manifest(tmp_path / "m.csv", need_text=True).records}
     for record in source.records:
@@ -139,7 +114,7 @@ def test_qata(shared_data: Path, tmp_path: Path) -> None:
         captions = list(csv.DictReader(stream))
     for row in captions:
         rows[row["split"]].append((row["Image"].removeprefix("mask_"), row["Image"], row["Description"]))
-    result = import_lvit(lay_out(tmp_path / "Covid19", rows, combined=True), tmp_path / "m.csv")
+    result = import_lvit(lvit_layout(tmp_path / "Covid19", rows, combined=True), tmp_path / "m.csv")
     assert result.num_records == {"train": 5716, "val": 1429, "test": 2113} and result.counts["sentences"] == 383
     records = load_manifest(tmp_path / "m.csv", check_files=False, need_text=True).records
     texts = {record.id: record.text for record in records}

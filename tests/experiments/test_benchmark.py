@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from faults import refused
+from imported import data_import
 from PIL import Image
 
 from medvl.cli import app
@@ -284,25 +285,16 @@ def published(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "table", "layouts"),
-    [
-        ("nih", "g2d-table3", ["nih"]),
-        ("chexpert and covidx", "g2d-table4", ["chexpert", "covidx"]),
-        ("object-cxr", "g2d-table1", ["object-cxr"]),
-    ],
+    ("table", "layouts"),
+    [("g2d-table3", ["nih"]), ("g2d-table4", ["chexpert", "covidx"]), ("g2d-table1", ["object-cxr"])],
 )
-def test_a_column_runs_on_the_manifest_that_the_importer_writes(
-    name: str, table: str, layouts: list[str], tmp_path: Path
-) -> None:
+def test_a_column_runs_on_the_manifest_that_the_importer_writes(table: str, layouts: list[str], tmp_path: Path) -> None:
     for layout in layouts:
         folder = published(tmp_path / "raw" / layout, layout)
-        assert (
-            call("data", "import", layout, str(folder), "--out", str(tmp_path / "sets" / layout / "manifest.csv")) == 0
-        ), name
+        out = tmp_path / "sets" / layout / "manifest.csv"
+        assert data_import(layout, folder, "--out", out).exit_code == 0
     words = (*SMALL, "model.size=nano")
-    given = Given(
-        data=tmp_path / "sets", out=tmp_path / "out", split="test", overrides=words, fractions=(1.0,), seeds=1
-    )
+    given = Given(data=tmp_path / "sets", out=tmp_path / "out", split="test", overrides=words, fractions=(1.0,))
     made = run_benchmark(published_table(table), given)
     assert made.failed == []
     there = [column for column in made.table.columns if column_of(made.table, column).layout in layouts]

@@ -180,28 +180,22 @@ def test_one_run_per_fraction_has_no_interval(tmp_path: Path) -> None:
 def test_what_cannot_be_fitted_is_one_error(tmp_path: Path) -> None:
     points = noisy(Curve(1.0, 0.5, 0.9), 0.001)
     few = cells(tmp_path / "few", [point for point in points if point[0] < 100])
-    with refused("empty"):
-        budget_of([few], 0.9)
-    folder = cells(tmp_path / "two", points)
+    both = cells(tmp_path / "two", points)
     cells(tmp_path / "two", points, "no text")
-    with refused("ambiguous"):
-        budget_of([folder], 0.9)
-    assert budget_of([folder], 0.85, variant="no text", num_draws=2)["num_runs"] == 24
-    with refused("unknown"):
-        budget_of([folder], 0.9, variant="txt")
-    with refused("out_of_range"):
-        budget_of([folder], 90)
-    with refused("mismatch"):
-        budget_of([cells(tmp_path / "test", points, split="test")], 0.9)
-    with refused("mismatch"):
-        budget_of([few, cells(tmp_path / "other", [(200, 0.8, 0)], split_hash="other")], 0.9)
+    assert budget_of([both], 0.85, variant="no text", num_draws=2)["num_runs"] == 24
+    other_split = cells(tmp_path / "other", [(200, 0.8, 0)], split_hash="other")
     config = {"data": {"label_fraction": 0.2}, "train": {"seed": 0, "lr": 0.2}}
-    with refused("mismatch"):
-        budget_of([few, cells(tmp_path / "lr", [(200, 0.8, 0)], config=config)], 0.9)
-    with refused("duplicate"):
-        budget_of([folder, cells(tmp_path / "copy", points[:1])], 0.9, variant="text")
-    with refused("missing_file"):
-        budget_of([str(tmp_path)], 0.9)
+    other_rate = cells(tmp_path / "lr", [(200, 0.8, 0)], config=config)
+    cases: list[tuple[str, list[str], float, dict[str, Any]]] = [
+        ("empty", [few], 0.9, {}), ("ambiguous", [both], 0.9, {}), ("unknown", [both], 0.9, {"variant": "txt"}),
+        ("out_of_range", [both], 90, {}), ("mismatch", [cells(tmp_path / "test", points, split="test")], 0.9, {}),
+        ("mismatch", [few, other_split], 0.9, {}), ("mismatch", [few, other_rate], 0.9, {}),
+        ("duplicate", [both, cells(tmp_path / "copy", points[:1])], 0.9, {"variant": "text"}),
+        ("missing_file", [str(tmp_path)], 0.9, {}),
+    ]  # fmt: skip
+    for kind, targets, target_dice, options in cases:
+        with refused(kind):
+            budget_of(targets, target_dice, **options)
 
 
 def test_older_cells_are_counted_again(tiny_recipe: Path, tiny_manifest: Path, tmp_path: Path) -> None:

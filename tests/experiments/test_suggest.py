@@ -171,16 +171,12 @@ def test_few_channels_are_pooled_to_cells() -> None:
 
 
 def test_bad_input_is_one_error(run: Path, tiny_recipe: Path, tmp_path: Path) -> None:
-    with refused("out_of_range"):
-        suggest(run, 6)
-    with refused("out_of_range"):
-        suggest(run, 0)
-    with refused("out_of_range"):
-        suggest(run, 1, diversity=-1)
-    with refused("missing_file"):
-        suggest(tmp_path / "nowhere", 1)
-    with refused("out_of_range"):
-        suggest("medvl:lvit_regions", 1)
+    for kind, model, num, options in (
+        ("out_of_range", run, 6, {}), ("out_of_range", run, 0, {}), ("out_of_range", run, 1, {"diversity": -1}),
+        ("missing_file", tmp_path / "nowhere", 1, {}), ("out_of_range", "medvl:lvit_regions", 1, {}),
+    ):  # fmt: skip
+        with refused(kind):
+            suggest(model, num, **options)
     records = load_manifest(tiny_recipe.parent / "manifest.csv").split("train")
     for text, kinds in (
         ("order,image\n1,a.png\n", ["missing_column"]),

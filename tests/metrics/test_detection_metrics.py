@@ -52,15 +52,6 @@ def test_the_threshold_is_met_from_the_iou_on() -> None:
     assert match(image([A], [(half, 0.9), (C, 0.2)]), (0.5,))[1].tolist() == [0.5, 0]
 
 
-def test_a_detection_takes_the_box_it_overlaps_most_of_its_class() -> None:
-    shifted = [2, 0, 12, 10]
-    both = image([A, shifted], [([2, 0, 12, 10], 0.5), (A, 0.9)])
-    assert match(both, (0.5,))[0].all()
-    other = image([A, shifted], [(shifted, 0.9)], kinds=(0, 1, 0))  # class 0 has only A: IoU 80 / 120
-    assert match(other, (0.5, 0.7))[0].tolist() == [[True], [False]]
-    assert ap([other], num_classes=2) == pytest.approx(0.5)  # class 0 found, class 1 not
-
-
 def test_images_without_boxes_count_in_one_convention_only() -> None:
     images = [
         image([A], [(A, 0.9)], "hit"),
