@@ -28,7 +28,7 @@ from medvl.evaluation.request import EvaluationRequest, run_request
 from medvl.experiments.localise import as_text, localisation
 from medvl.inference.model_folder import load_model
 from medvl.losses.contrastive import info_nce, retrieval
-from medvl.tasks.pretrain import task as pretrain
+from medvl.tasks.pretrain import learner as pretrain
 from medvl.tasks.pretrain.data import _grid_line
 from medvl.tasks.pretrain.grounding import grounding
 from medvl.tasks.pretrain.learner import PretrainLearner
@@ -516,7 +516,7 @@ def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> 
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (("semi.epi=labels",), "conflict"), (("model.options.size=3",), "unknown_key"),
+        (("semi.epi=labels",), "unknown_key"), (("model.options.size=3",), "unknown_key"),
         (("model.options.nonsense=3",), "unknown_key"), (("text.encoder=none",), "missing"),
         (("model.options.pool=average",), "conflict"),
         (("pretrain.mask.source=evidence", "pretrain.mask.domain=image"), "conflict"),
