@@ -42,9 +42,10 @@ soak: $(STAMP)
 golden-diff: $(STAMP)
 	$(BIN)/python benchmarks/golden_diff.py
 
-# docs/results.md from results/; fidelity.md, protocols.md and importers.md from the YAML files of medvl
+# docs/results.md from results/; fidelity.md, protocols.md and importers.md from the YAML files of medvl; architecture.md
 results: $(STAMP)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
 
 clean:

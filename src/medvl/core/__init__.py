@@ -1,1 +1,1 @@
-"""What every part stands on: files that are written whole or not at all."""
+"""What every part stands on: errors, files, devices, the protocol of a task."""
