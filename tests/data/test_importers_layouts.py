@@ -104,12 +104,10 @@ def test_an_importer_is_two_files_of_its_own(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "name: toy",
-        TOY_LAYOUT.replace("title", "titel"),
-        TOY_LAYOUT.replace("images,", "images, num: many,"),
+        "name: toy", TOY_LAYOUT.replace("title", "titel"), TOY_LAYOUT.replace("images,", "images, num: many,"),
         TOY_LAYOUT.replace("toy", "nih"),
     ],
-)
+)  # fmt: skip
 def test_a_description_that_is_wrong_is_refused(toy: Path, text: str) -> None:
     (toy / "toy.yaml").write_text(text)
     with pytest.raises(InputError) as caught:

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 from faults import refused
+from imported import data_import
 from PIL import Image
-from typer.testing import CliRunner
 
-from medvl.cli import app
 from medvl.data.importers.reports import import_reports
 from medvl.data.records import load_manifest, write_manifest
 
@@ -17,19 +16,14 @@ REPORTS = {
     "lines": "FINAL REPORT\nINDICATION: Cough.\nFINDINGS:\n1. Clear lungs, seen by Dr. ___.\nIMPRESSION: No change.",
     "joined": "INDICATION: Cough. FINDINGS: Large heart. IMPRESSION: Cardiomegaly, as before.",
     "small": "findings: the heart is large. impression: cardiomegaly is new.",
-    "plain": "The lungs are clear.\n\nNo effusion.",
-    "paragraph": "INDICATION: Cough.\n\nThe lungs are clear. Signed.",
-    "short": "IMPRESSION: Normal.",
-    "nothing": "FINDINGS: ___.",
-    "none": "",
-}
+    "plain": "The lungs are clear.\n\nNo effusion.", "paragraph": "INDICATION: Cough.\n\nThe lungs are clear. Signed.",
+    "short": "IMPRESSION: Normal.", "nothing": "FINDINGS: ___.", "none": "",
+}  # fmt: skip
 TEXTS = {
-    "lines": "No change. Clear lungs, seen by Dr.",
-    "joined": "Cardiomegaly, as before. Large heart.",
-    "small": "cardiomegaly is new. the heart is large.",
-    "plain": "The lungs are clear. No effusion.",
+    "lines": "No change. Clear lungs, seen by Dr.", "joined": "Cardiomegaly, as before. Large heart.",
+    "small": "cardiomegaly is new. the heart is large.", "plain": "The lungs are clear. No effusion.",
     "paragraph": "The lungs are clear.",
-}
+}  # fmt: skip
 
 
 def manifest(folder: Path, column: str, **more: str) -> Path:
@@ -45,9 +39,7 @@ def manifest(folder: Path, column: str, **more: str) -> Path:
 
 def test_the_command_line(tmp_path: Path) -> None:
     source, out = manifest(tmp_path / "in", "report"), tmp_path / "out" / "clean.csv"
-    done = CliRunner().invoke(
-        app, ["data", "import", "reports", str(source), "--text-column", "report", "--out", str(out), "--json"]
-    )
+    done = data_import("reports", source, "--text-column", "report", "--out", out, "--json")
     assert done.exit_code == 0, done.output
     counts = json.loads(done.stdout)["counts"]
     assert counts == {
@@ -94,7 +86,7 @@ def test_the_reports_as_typed_are_not_replaced(tmp_path: Path) -> None:
     for given, out in ((source, source), (source.parent, source), (source, link), (link, source)):
         with refused("exists"):
             import_reports(given, out)
-        assert CliRunner().invoke(app, ["data", "import", "reports", str(given), "--out", str(out)]).exit_code != 0
+        assert data_import("reports", given, "--out", out).exit_code != 0
     assert source.read_bytes() == before
 
 
@@ -103,8 +95,7 @@ def test_rows_that_lose_their_text_are_counted(tmp_path: Path) -> None:
     texts = [""] * 10 + ["___"] * 20 + ["Clear."] * 8 + ["The lungs are clear.", "A small left effusion."]
     rows = [{"id": f"r{i}", "image": "x.png", "text": text, "split": "train"} for i, text in enumerate(texts)]
     write_manifest(tmp_path / "raw.csv", rows)
-    words = ["data", "import", "reports", str(tmp_path / "raw.csv"), "--out", str(tmp_path / "out.csv")]
-    done = CliRunner().invoke(app, words)
+    done = data_import("reports", tmp_path / "raw.csv", "--out", tmp_path / "out.csv")
     assert done.exit_code == 0, done.output
     for line in ("train 40", "rows without text: 38", "distinct reports: 4", "empty: 1", "too short: 1"):
         assert line in done.stdout

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from faults import refused
-from imported import data_import
+from imported import data_import, picture
 from PIL import Image
 
 from medvl.cli import app
@@ -153,17 +153,15 @@ WIRED = {
     "RSNA segmentation": trained("rsna", "mgca_segmentation:rsna", "dice_mgca", "dice_per_image"),
     "RSNA detection": trained("rsna", "mgca_detection", "map_published", "map"),
     "Object-CXR detection": trained("object-cxr", "mgca_detection", "map_published", "map"),
-    "SIIM grounding": grounded("siim", "pneumothorax"),
-    "RSNA grounding": grounded("rsna", "pneumonia"),
-    "RSNA zero-shot": asked("rsna", "medklip", "max f1"),
-    "SIIM zero-shot": asked("siim", "medklip", "max f1"),
+    "SIIM grounding": grounded("siim", "pneumothorax"), "RSNA grounding": grounded("rsna", "pneumonia"),
+    "RSNA zero-shot": asked("rsna", "medklip", "max f1"), "SIIM zero-shot": asked("siim", "medklip", "max f1"),
     "CXR14 zero-shot": asked("nih", "kad", "max mcc"),
     "CheXpert zero-shot": asked("chexpert", "kad", "max mcc", classes=FIVE),
     "CXR14 fine-tuned": trained("nih", "kad_finetune", "macro_auc", "macro_auc"),
     "CheXpert linear": trained("chexpert", "mgca_linear:chexpert", "macro_auc", "macro_auc"),
     "RSNA linear": trained("rsna", "mgca_linear:rsna", "macro_auc", "macro_auc"),
     "COVIDx linear": trained("covidx", "mgca_linear:covidx", "accuracy", "accuracy"),
-}
+}  # fmt: skip
 WIRED_TABLE7 = WIRED | {
     "SIIM segmentation": trained("siim", "medklip_segmentation", "dice_mgca", "dice_per_image"),
     "RSNA segmentation": trained("rsna", "medklip_segmentation", "dice_mgca", "dice_per_image"),
@@ -240,10 +238,6 @@ def published(folder: Path, name: str) -> Path:
     """A set as its publisher lays it out, in miniature; -> its folder."""
     rng = np.random.default_rng(0)
 
-    def picture(path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8)).save(path)
-
     def table(path: Path, lines: list[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
@@ -258,7 +252,7 @@ def published(folder: Path, name: str) -> Path:
         table(folder / "train_val_list.txt", names[:20])
         table(folder / "test_list.txt", names[20:])
         for file in names:
-            picture(folder / "images_001" / "images" / file)
+            picture(folder / "images_001" / "images" / file, (32, 32))
     elif name == "chexpert":
         release = folder / "CheXpert-v1.0-small"
         for part, first, num in (("train", 0, 60), ("valid", 100, 6)):
@@ -268,19 +262,19 @@ def published(folder: Path, name: str) -> Path:
             head = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{','.join(chexpert.LABELS)}"
             table(release / f"{part}.csv", [head, *rows])
             for path in paths:
-                picture(folder / path)
+                picture(folder / path, (32, 32))
     elif name == "covidx":
         for part, num in (("train", 20), ("test", 6)):
             lines = [f"{i} {part}{i}.png {covidx.LABELS[i % 3]} rsna" for i in range(num)]
             table(folder / f"{part}_COVIDx9A.txt", lines)
             for i in range(num):
-                picture(folder / part / f"{part}{i}.png")
+                picture(folder / part / f"{part}{i}.png", (32, 32))
     else:
         for part, num in (("train", 20), ("dev", 6)):
             lines = [f"{i}.jpg,{'0 4 4 14 14' if i % 3 else ''}" for i in range(num)]
             table(folder / f"{part}.csv", ["image_name,annotation", *lines])
             for i in range(num):
-                picture(folder / part / f"{i}.jpg")
+                picture(folder / part / f"{i}.jpg", (32, 32))
     return folder
 
 

@@ -50,14 +50,12 @@ def cells(folder: Path, points: Sequence[tuple[int, float, int]], variant: str =
             "seed": seed,
             "config": {"init": "@prototype", "data": {"label_fraction": fraction}, "train": {"seed": seed, "lr": 0.1}},
             "labels": {
-                "label_fraction": fraction,
-                "labelled_images": n,
-                "labelled_patients": n // 2,
+                "label_fraction": fraction, "labelled_images": n, "labelled_patients": n // 2,
                 "labelled_records": 3 * n,
             },
             "metrics": {"dice_per_image": {"mean": dice}},
             **keys,
-        }
+        }  # fmt: skip
         (folder / f"{variant}-{n}-{seed}.json").write_text(json.dumps(cell))
     return str(folder)
 

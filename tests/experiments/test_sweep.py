@@ -59,22 +59,14 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_seeds_are_outermost_and_the_last_grid_key_turns_fastest(tiny_recipe: Path, tmp_path: Path) -> None:
     grid = {"train.lr": [0.001, 0.01], "data.p_empty_text": [0.0, 0.5]}
-    variants = {"attention, 4": {}, "no text (TW)": {"text.encoder": "none"}}
+    variants = {"attention, 4": None, "no text (TW)": {"text.encoder": "none"}}
     path = write(tmp_path, tiny_recipe, grid=grid, variants=variants, seeds={"attention, 4": 2, "no text (TW)": 1})
     names = planned(path)
     assert names[:4] == [
-        "attention__4-lr_0_001-p_empty_text_0_0-seed0",
-        "no_text__TW-lr_0_001-p_empty_text_0_0-seed0",
-        "attention__4-lr_0_001-p_empty_text_0_5-seed0",
-        "no_text__TW-lr_0_001-p_empty_text_0_5-seed0",
-    ]
-    assert len(names) == 12 and names[8:] == [name.replace("seed0", "seed1") for name in names[:8:2]]
-
-
-def test_a_sweep_without_grid_has_variants_and_seeds(tiny_recipe: Path, tmp_path: Path) -> None:
-    assert planned(write(tmp_path, tiny_recipe, variants={"b": {}, "a": None}, seeds=2)) == [
-        "b-seed0", "a-seed0", "b-seed1", "a-seed1",
+        "attention__4-lr_0_001-p_empty_text_0_0-seed0", "no_text__TW-lr_0_001-p_empty_text_0_0-seed0",
+        "attention__4-lr_0_001-p_empty_text_0_5-seed0", "no_text__TW-lr_0_001-p_empty_text_0_5-seed0",
     ]  # fmt: skip
+    assert len(names) == 12 and names[8:] == [name.replace("seed0", "seed1") for name in names[:8:2]]
 
 
 @pytest.mark.parametrize(
@@ -162,22 +154,19 @@ def test_data_stands_for_the_folder_of_the_sets(tiny_recipe: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("keys", "kinds", "naming"),
     [
-        ({"variant": {}}, "unknown_key", "variants"),
-        ({"evaluate": {"splt": "val"}}, "unknown_key", "evaluate.split"),
+        ({"variant": {}}, "unknown_key", "variants"), ({"evaluate": {"splt": "val"}}, "unknown_key", "evaluate.split"),
         ({"evaluate": {"overrides": {"train.lr": 1}}}, "unknown", "train.lr"),
         ({"variants": {"a": {"train.epoch": 1}}}, "unknown_key", "train.epochs"),
         ({"variants": {"a": {"recipe": "nowhere.yaml"}}}, "missing_file", "nowhere.yaml"),
-        ({"variants": {}}, "out_of_range", "variants"),
-        ({"grid": {"train.lr": []}}, "out_of_range", "grid.train.lr"),
+        ({"variants": {}}, "out_of_range", "variants"), ({"grid": {"train.lr": []}}, "out_of_range", "grid.train.lr"),
         ({"grid": {"train.lr": [1]}, "variants": {"a": {"train.lr": 2}}}, "conflict", "train.lr"),
         ({"variants": {"b": {"init": "@a"}, "a": {}}}, "conflict", "@a"),
         ({"variants": {"a": {}, "b": {"init": "@a"}}, "seeds": {"a": 1, "b": 2}}, "conflict", "@a"),
         ({"variants": {"a": {"train.seed": 3}}}, "conflict", "train.seed"),
         ({"variants": {"a b": {}, "a,b": {}}}, "duplicate", "a_b-seed0"),
-        ({"seeds": {"text": 1, "other": 1}}, "mismatch", "other"),
-        ({"seeds": 0}, "out_of_range malformed", "seeds"),
+        ({"seeds": {"text": 1, "other": 1}}, "mismatch", "other"), ({"seeds": 0}, "out_of_range malformed", "seeds"),
     ],
-)
+)  # fmt: skip
 def test_a_fault_of_a_sweep_is_found_when_it_is_read(
     tiny_recipe: Path, tmp_path: Path, keys: dict[str, Any], kinds: str, naming: str
 ) -> None:

@@ -312,20 +312,13 @@ def bilateral_by_hand(mask: np.ndarray, sigma: tuple[float, float], sigma_value:
 
 
 @pytest.mark.parametrize("sigma", [(1.5, 2.0), (0.6, 0.3), (8.0, 5.0)])
-@pytest.mark.parametrize("sigma_value", [0.3, 1.0, 10.0])
-@pytest.mark.parametrize("p_one", [0.05, 0.5])
+@pytest.mark.parametrize("sigma_value", [1e-12, 0.3, 1.0, 10.0, 1e6])
+@pytest.mark.parametrize("p_one", [0.0, 0.05, 0.5, 1.0])
 def test_closed_form_is_the_bilateral_filter(sigma: tuple[float, float], sigma_value: float, p_one: float) -> None:
     mask = (np.random.default_rng(3).random((11, 9)) < p_one).astype(np.float64)
     expected = bilateral_by_hand(mask, sigma, sigma_value)
     filtered = bilateral_mask(torch.from_numpy(mask)[None, None], sigma, sigma_value)[0, 0].numpy()
     np.testing.assert_allclose(filtered, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("sigma_value", [1e-12, 1.0, 1e6])
-def test_uniform_masks_stay(value: float, sigma_value: float) -> None:
-    mask = torch.full((1, 1, 9, 7), value)
-    torch.testing.assert_close(bilateral_mask(mask, (2.0, 2.0), sigma_value), mask)
 
 
 def test_smoothing_rounds_the_square_and_keeps_its_place() -> None:

@@ -199,18 +199,16 @@ def sentences(draw: st.DrawFn) -> Said:
         st.sampled_from(
             [
                 (f"{term} in the {side} {named} zones", [(side, zones)]),
-                (f"{term} of the {named} zones of the {side} lung", [(side, zones)]),
-                (f"{side} {term}", [(side, [])]),
+                (f"{term} of the {named} zones of the {side} lung", [(side, zones)]), (f"{side} {term}", [(side, [])]),
                 (f"there is {side} {named} {term}", [(side, zones)]),
                 (f"{term} in the {side} {named} and {other} {named_too} zones", [(side, zones), (other, others)]),
                 (f"{term} in the {named} {side} lung and {named_too} {other} lung", [(side, zones), (other, others)]),
                 (f"bilateral {term}, {named} {side} lung", [(side, zones)]),
                 (f"{term} in both {named} zones", [("bilateral", zones)]),
-                (f"{term} in the {named} zones", [(None, zones)]),
-                (f"{term}, unchanged", [(None, [])]),
+                (f"{term} in the {named} zones", [(None, zones)]), (f"{term}, unchanged", [(None, [])]),
             ]
         )
-    )
+    )  # fmt: skip
     count = draw(st.sampled_from([None, *COUNTS]))
     denied = draw(st.booleans())
     text = text if count is None else f"{count} {text}"
@@ -288,13 +286,11 @@ def test_shipped_phrases() -> None:
 @pytest.mark.parametrize(
     ("name", "columns", "num"),
     [
-        ("btxrd-lvit", ["text_derived"], 300),
-        ("monuseg-lvit", ["text"], 10),
-        ("cxr-notes", ["text", "text_imaging"], 200),
-        ("cxr-lesion", ["text", "text_derived"], 40),
+        ("btxrd-lvit", ["text_derived"], 300), ("monuseg-lvit", ["text"], 10),
+        ("cxr-notes", ["text", "text_imaging"], 200), ("cxr-lesion", ["text", "text_derived"], 40),
         ("openi-reports", ["text", "indication"], 5000),
     ],
-)
+)  # fmt: skip
 def test_real_texts(shared_data: Path, name: str, columns: list[str], num: int) -> None:
     texts = column(shared_data / name / "manifest.csv", *columns)
     assert len(texts) > num
