@@ -20,7 +20,7 @@ from medvl.data.importers.yolo import import_yolo, label_file
 from medvl.data.records import write_manifest
 
 
-def annotation(number: int, image: int, category: int, box: list[float], shape: Any, crowd: int = 0) -> dict[str, Any]:
+def annotation(number: int, image: int, category: Any, box: list[Any], shape: Any, crowd: int = 0) -> dict[str, Any]:
     item = {"id": number, "image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd}
     return item | {"segmentation": shape}
 
@@ -80,19 +80,15 @@ def written(coco: Path) -> tuple[Path, dict[str, Any]]:
 def test_coco_faults(coco: Path, tmp_path: Path) -> None:
     path, data = written(coco)
     data["annotations"] += [
-        annotation(10, 0, 8, [1, 1, 2, 2], []),
-        annotation(11, 5, 7, [1, 1, 2, 2], []),
-        annotation(13, 0, 7, [1, 1, 2, 2], [[1, 2, 3, 4, 5]]),
-        {"id": 14, "image_id": 0},
-        annotation(17, 0, 7, [1, 1, 2], []),
-        annotation(18, 0, 7, [1, 1, "x", 2], []),
+        annotation(10, 0, 8, [1, 1, 2, 2], []), annotation(11, 5, 7, [1, 1, 2, 2], []),
+        annotation(13, 0, 7, [1, 1, 2, 2], [[1, 2, 3, 4, 5]]), {"id": 14, "image_id": 0},
+        annotation(17, 0, 7, [1, 1, 2], []), annotation(18, 0, 7, [1, 1, "x", 2], []),
         annotation(19, 0, 7, [1, 1, 2, 2], {"size": [8, 10], "counts": [17, 2]}),
-        annotation(20, 0, [], [1, 1, 2, 2], []),  # type: ignore[arg-type]
-        annotation(21, 0, 7, [1, 1, 2, 2], "abc"),
+        annotation(20, 0, [], [1, 1, 2, 2], []), annotation(21, 0, 7, [1, 1, 2, 2], "abc"),
         annotation(22, 0, 7, [1, 1, 2, 2], {"size": [10**9, 10**9], "counts": "0"}),
         annotation(15, 0, 7, [9, 1, 5, 2], []),
         annotation(16, 2, 9, [1, 1, 2, 2], {"size": [4, 4], "counts": [1, 15]}),
-    ]
+    ]  # fmt: skip
     data["images"].append({"id": 9, "file_name": "gone.png", "width": 10, "height": 8})
     data["images"].append({"id": 10, "file_name": "a" * 300 + ".png", "width": 10, "height": 8})
     path.write_text(json.dumps(data))

@@ -64,12 +64,9 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     records = loaded(result.manifest)
     assert result.num_records == {"train": 2, "val": 0, "test": 0} and set(records) == {"a", "b"}
     first, second = records["a"], records["b"]
-    assert (
-        mask_of(first, "nodule") == area(slice(1, 3), slice(1, 4), SIZE) | area(slice(6, 8), slice(6, 9), SIZE)
-    ).all()
-    assert (
-        mask_of(first, "device") == area(slice(2, 5), slice(5, 9), SIZE) | area(slice(9, 12), slice(0, 2), SIZE)
-    ).all()
+    nodules = area(slice(1, 3), slice(1, 4), SIZE) | area(slice(6, 8), slice(6, 9), SIZE)
+    devices = area(slice(2, 5), slice(5, 9), SIZE) | area(slice(9, 12), slice(0, 2), SIZE)
+    assert (mask_of(first, "nodule") == nodules).all() and (mask_of(first, "device") == devices).all()
     clip = np.zeros((12, 16), bool)
     clip[3, 10] = clip[4, 10] = clip[4, 11] = True
     assert (mask_of(first, "clip") == clip).all() and not mask_of(first, "disc").any()

@@ -131,14 +131,8 @@ def trained(layout: str, protocol: str, published: str, ours: str, **options: ob
 
 
 def asked(layout: str, protocol: str, rule: str, **options: object) -> tuple[object, ...]:
-    numbers = [
-        [
-            "metrics.auc.mean",
-            f"decisions.{whose}.{rule}*.macro.f1.mean",
-            f"decisions.{whose}.{rule}*.macro.accuracy.mean",
-        ]
-        for whose in ("*published practice", "!published practice")
-    ]
+    rules = [f"{whose}.{rule}*.macro" for whose in ("*published practice", "!published practice")]
+    numbers = [["metrics.auc.mean", f"decisions.{r}.f1.mean", f"decisions.{r}.accuracy.mean"] for r in rules]
     return (layout, {"zero_shot": "classify", "protocol": protocol, **options}, *numbers, False)
 
 

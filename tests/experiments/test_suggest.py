@@ -16,7 +16,7 @@ from runs import medvl
 from medvl.config import load_config
 from medvl.data.labels import labelled_from, labelled_patients
 from medvl.data.records import load_manifest
-from medvl.experiments.suggest import COLUMNS, band_entropy, binary_entropy, choose, mixed_rank, suggest
+from medvl.experiments.suggest import COLUMNS, _pooled, band_entropy, binary_entropy, choose, mixed_rank, suggest
 from medvl.inference.predictor import Predictor
 from medvl.losses.pseudo_labels import PseudoLabelStore
 from medvl.train.run import train
@@ -163,8 +163,6 @@ def test_a_run_without_pseudo_labels_or_text(plain: Path) -> None:
 
 
 def test_few_channels_are_pooled_to_cells() -> None:
-    from medvl.experiments.suggest import _pooled
-
     assert _pooled((torch.rand(1, 64, 4, 4),)).shape == (64,)
     vector = _pooled((torch.rand(1, 1, 48, 40),))
     assert vector.shape == (64,) and np.linalg.norm(vector) == pytest.approx(1)

@@ -18,10 +18,11 @@ from faults import refused
 from runs import assert_same
 
 from medvl.cli import app
-from medvl.config import config_dict, load_config
+from medvl.config import config_dict, load_config, save_config
 from medvl.config.differences import differences, flat
 from medvl.experiments.sweep import load_sweep
 from medvl.experiments.sweep_run import POLL_S, as_table, run_sweep, without_machine_paths
+from medvl.tasks.segment.learner import SegmentLearner
 from medvl.train import run as run_module
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,11 +175,10 @@ def test_a_fault_of_a_sweep_is_found_when_it_is_read(
         load_sweep(write(tmp_path, tiny_recipe, **keys))
 
 
-def test_a_recipe_is_no_sweep(tiny_recipe: Path, tmp_path: Path) -> None:
-    with refused("malformed"):
-        load_sweep(tiny_recipe)
-    with refused("missing_file"):
-        load_sweep(tmp_path / "none.yaml")
+@pytest.mark.parametrize(("name", "kind"), [("recipe.yaml", "malformed"), ("none.yaml", "missing_file")])
+def test_a_recipe_is_no_sweep(tiny_recipe: Path, name: str, kind: str) -> None:
+    with refused(kind):
+        load_sweep(tiny_recipe.parent / name)
 
 
 # --- running
@@ -307,8 +307,6 @@ def test_overrides_of_the_command_line_are_another_experiment(
 def test_an_interrupted_cell_goes_on_to_the_same_bits(
     swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medvl.tasks.segment.learner import SegmentLearner
-
     path, out = swept
     raw = yaml.safe_load(path.read_text()) | {"results": str(tmp_path / "results"), "evaluate": {}}
     sweep = path.with_name("again.yaml")
@@ -346,8 +344,6 @@ def test_a_run_stopped_before_anything_was_saved_begins_anew(tiny_recipe: Path, 
     sweep = load_sweep(path)
     run = tmp_path / "out" / "text-seed0"
     run.mkdir(parents=True)
-    from medvl.config import save_config
-
     save_config(sweep.config(next(sweep.cells()), tmp_path / "out", None), run / "config.yaml")
     assert [outcome.state for outcome in run_sweep(path, tmp_path / "out")] == ["done"]
     assert (tmp_path / "out" / "results" / "text-seed0.json").is_file()

@@ -300,7 +300,6 @@ def test_deep_supervision_of_one_head_is_the_loss() -> None:
 
 def test_wrong_shapes() -> None:
     logits, target = example(0)
-    with refused("wrong_shape"):
-        dice_loss(logits, target[:, :1])
-    with refused("wrong_shape"):
-        dice_loss(logits, target, torch.ones(3, 1, dtype=torch.bool))
+    for wrong in ((target[:, :1],), (target, torch.ones(3, 1, dtype=torch.bool))):
+        with refused("wrong_shape"):
+            dice_loss(logits, *wrong)

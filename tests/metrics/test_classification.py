@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import xml.etree.ElementTree as ElementTree
 from itertools import product
 from pathlib import Path
 
@@ -280,8 +282,6 @@ def test_curves_end_where_they_must_and_enclose_the_area() -> None:
 
 
 def test_figures_are_whole_svg_files_with_a_panel_per_class(tmp_path: Path) -> None:
-    import xml.etree.ElementTree as ElementTree
-
     score, label, _ = example()
     scores = np.stack([score] * 6, axis=1)
     labels = np.stack([label] * 5 + [np.full_like(label, np.nan)], axis=1)
@@ -295,9 +295,6 @@ def test_figures_are_whole_svg_files_with_a_panel_per_class(tmp_path: Path) -> N
 
 
 def test_the_confusion_matrix_is_a_figure_with_every_count() -> None:
-    import re
-    import xml.etree.ElementTree as ElementTree
-
     table = np.array([[31, 2, 7], [1, 47, 4], [6, 0, 15]])
     found = c.confusion_at([0.5, 0.4, 0.9, 0.1, 0.2], [0, 0, 1, 1, np.nan], 0.5)
     assert found.tolist() == [[1, 1], [1, 1]]
