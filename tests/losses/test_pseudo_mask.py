@@ -70,6 +70,14 @@ def test_percentile_is_that_of_numpy_over_what_is_inside(data: st.DataObject, pe
         assert np.array_equal(above, (row > bound if strict else row >= bound) & selected)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_percentile_of_whole_maps_at_full_size(strict: bool) -> None:
+    values = torch.rand(2, 3, 224 * 224, generator=torch.Generator().manual_seed(0))
+    bound = np.quantile(values.double().numpy(), 0.85, axis=2, keepdims=True)
+    expected = values.numpy() > bound if strict else values.numpy() >= bound
+    assert np.array_equal(at_percentile(values, None, 85, strict=strict).numpy(), expected)
+
+
 def test_neighbours_that_no_float_separates_are_still_told_apart() -> None:
     """Interpolated in float32 the threshold would round to the lower one, and >= would take both."""
     low = torch.tensor(0.3)

@@ -65,6 +65,16 @@ def test_ratio_of_sums_by_hand() -> None:
     assert (found.lo, found.hi) == pytest.approx((0.0, 0.8))
 
 
+def test_the_coverage_is_near_its_name() -> None:
+    rng = np.random.default_rng(5)
+    hits = 0
+    for seed in range(200):
+        values = rng.normal(0.0, 1.0, 60)
+        found = mean_interval(values, [str(i) for i in range(60)], seed=seed, num_draws=400)
+        hits += found.lo <= 0.0 <= found.hi
+    assert 0.88 <= hits / 200 <= 0.99
+
+
 def test_a_paired_difference_is_tighter_than_its_parts() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(50)
