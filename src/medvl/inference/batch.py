@@ -17,7 +17,6 @@ from medvl.core.errors import Fault, InputError, UnfinishedError
 from medvl.core.progress import track
 from medvl.core.task import Answerer, Question, Row, find_task
 from medvl.data.context import Context
-from medvl.data.dataset import load_image
 from medvl.data.image import Image
 from medvl.data.images import SliceChoice
 from medvl.data.records import write_manifest
@@ -93,6 +92,8 @@ class RowFiles:
 
     def answer(self, image: InputImage) -> list[Row]:
         """The rows of one image. InputError where it cannot be read."""
+        from medvl.data.dataset import load_image  # what lists the images needs no torch
+
         self._out.mkdir(parents=True, exist_ok=True)
         rows = []
         for index in image.slices:
