@@ -187,11 +187,11 @@ class Config:
     else:
 
         def __getattr__(self, name: str) -> Any:
-            own = self.__dict__
-            kind = find_task(own["task"]).sections.get(name) if "sections" in own and name[0] != "_" else None
+            values = self.__dict__
+            kind = find_task(values["task"]).sections.get(name) if "sections" in values and name[0] != "_" else None
             if kind is None:
-                raise AttributeError(f"a run of task: {own.get('task')} has no section {name}")
-            return own["sections"].setdefault(name, kind())
+                raise AttributeError(f"a run of task: {values.get('task')} has no section {name}")
+            return values["sections"].setdefault(name, kind())
 
     def with_section(self, name: str, section: Any) -> Config:
         """A copy in which one of the task's sections is another one."""
