@@ -99,7 +99,8 @@ def fit_table(
     plan = _choose(data, task)
     if test and not find_task(plan.task).needs_labels:
         raise InputError.conflict(f"--test with task: {plan.task}, which is not scored", remedy="leave --test out")
-    _say("plan", *plan.lines)
+    given = [f"given, and wins over the plan: {', '.join(overrides)}"] if overrides else []
+    _say("plan", *plan.lines, *given)
     if plan.labelled_only and not any(word.startswith("init=") for word in overrides):
         stage = out / FIT / "labelled_only"
         _train(_configured(plan, data, overrides, seed, first_stage=True), stage, dry_run, command)
