@@ -178,16 +178,6 @@ def register_place(name: str, place: str) -> None:
     _tasks.setdefault(name, place)
 
 
-def forget(name: str) -> None:
-    """Take a task out of the registry."""
-    _tasks.pop(name, None)
-
-
-def task_names() -> tuple[str, ...]:
-    """Names of all tasks, in the order of registration."""
-    return tuple(_tasks)
-
-
 def find_task(name: str) -> Task:
     """The task of that name. InputError, with the nearest one, where there is none."""
     entry = _tasks.get(name)
