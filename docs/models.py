@@ -1,4 +1,7 @@
-"""Write docs/models.md from the code: `.venv/bin/python docs/models.py` (with `--check`: exit 1 if it is stale)."""
+"""Write docs/reference/models.md from the code: `.venv/bin/python docs/models.py`.
+
+With `--check`: exit 1 if it is stale.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from medvl.models.encoders.registry import ENCODERS, build_image_encoder
 from medvl.models.g2d import G2D
 from medvl.models.registry import MODELS, build_model, option_names
 
-PAGE = Path(__file__).with_name("models.md")
+PAGE = Path(__file__).parent / "reference" / "models.md"
 SIZES = ("nano", "mini", "T", "S", "B")
 TEXT_DIM = 768  # as BERT's, for which LViT's published counts hold
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -79,7 +82,7 @@ def main() -> int:
     text = page()
     if "--check" in sys.argv[1:]:
         fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("docs/models.md is up to date" if fresh else "docs/models.md is stale: run docs/models.py")
+        print(f"{PAGE.name} is up to date" if fresh else f"{PAGE.name} is stale: run docs/models.py")
         return 0 if fresh else 1
     PAGE.write_text(text, encoding="utf-8")
     return 0

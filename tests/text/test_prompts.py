@@ -79,7 +79,7 @@ def test_no_such_file_or_family(tmp_path: Path) -> None:
 
 
 def test_the_prompts_of_the_page_on_classification_are_read(tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "classification.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "classification.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "prompts.yaml").write_text(text)
     assert load_prompts(tmp_path / "prompts.yaml").name == "short"

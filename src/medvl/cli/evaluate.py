@@ -13,7 +13,7 @@ from medvl.cli.predict import SLICE_HELP, How, Temperature
 
 
 class ProtocolName(StrEnum):
-    """Published protocols of zero-shot classification; what each sets: docs/protocols.md."""
+    """Published protocols of zero-shot classification; what each sets: docs/reference/protocols.md."""
 
     chexzero = "chexzero"
     medklip = "medklip"

@@ -61,7 +61,7 @@ def benchmark(
     """Run a published table on whatever of its sets is here, beside the published rows.
 
     Sets are those that medvl data import wrote; absent ones are listed, never filled in. A finished cell is not run
-    again. None of these tables has been reproduced yet: no set was at hand whole (docs/benchmark.md).
+    again. None of these tables has been reproduced yet: no set was at hand whole (docs/howto/benchmark.md).
     """
     from medvl import __version__
     from medvl.core.errors import InputError

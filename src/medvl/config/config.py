@@ -72,7 +72,7 @@ class DataConfig:
     # siim: all training images with foreground, as many without, drawn by label_seed; before the fraction is taken
     balance: Literal["none", "siim"] = "none"
     also_labelled: str | None = None  # a table whose column patient names further labelled ones (medvl x suggest)
-    # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/context.md. Tried on
+    # Clinical variables beside the text, e.g. [age, sex] or {grade: category}; see docs/howto/context.md. Tried on
     # the lungs of adults and on 122 pairs: no gain over another patient's variables is shown (docs/results.md).
     context_columns: list[str] | dict[str, Literal["auto", "number", "category"]] = field(default_factory=list)
     context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
@@ -103,7 +103,7 @@ class ModelConfig:
     """The network. Options that a network does not have are an error of that network."""
 
     name: str = "lvit"
-    size: str | None = "mini"  # width: nano | mini | T ... (see docs/models.md); None = the network has one only
+    size: str | None = "mini"  # width: nano | mini | T ... (docs/reference/models.md); None = the network has one only
     # image encoder: resnet18_nano, resnet18_mini, resnet18, resnet50, efficientnet_lite0, ucnn (LViT's own path), ...,
     # hf:FOLDER-or-ID, timm:NAME; None = the network has none to choose
     encoder: str | None = "ucnn"

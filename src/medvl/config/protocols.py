@@ -174,7 +174,7 @@ def protocol_lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def markdown() -> str:
-    """The tables of docs/protocols.md."""
+    """The tables of docs/reference/protocols.md."""
     parts = []
     for protocol in all_protocols().values():
         names = [f"`{protocol.name}`", *(f"`{protocol.name}:{one}`" for one in protocol.sets)]

@@ -92,7 +92,7 @@ class SegmentationNetwork(ImageNetwork):
         uses_text: whether text features must be given, else they must be None.
         text_dim: D, where the network takes text.
         SIZES: name of each width -> what it stands for, or a tuple that begins with it.
-        ABOUT, SOURCE: what it is and who published it, for docs/models.md.
+        ABOUT, SOURCE: what it is and who published it, for docs/reference/models.md.
     """
 
     SIZES: ClassVar[Mapping[str, Any]] = {}

@@ -220,5 +220,5 @@ def check_layout(name: str, folder: str | Path | None = None) -> LayoutCheck:
 
 
 def markdown() -> str:
-    """What every layout consists of, for docs/importers.md."""
+    """What every layout consists of, for docs/reference/importers.md."""
     return "\n".join(f"## {name}\n\n```text\n{check_layout(name)}\n```\n" for name in all_layouts())
