@@ -1,4 +1,4 @@
-"""Hook of mkdocs (mkdocs.yml): the pages of the reference that are made of the code at each build, so that none is stale.
+"""Hook of mkdocs (mkdocs.yml): the pages of the reference that are made of the code at each build.
 
 `reference/cli.md`: the help of every verb, as `--help` prints it. `reference/config.md`: the keys of a recipe, from the
 sections' fields and the comments beside them. `reference/python.md`: the public names, for mkdocstrings.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -50,15 +51,17 @@ CONFIG_HEAD = """# Configuration keys
 Made at each build of this site from `src/medvl/config/`. A recipe is a YAML file of sections; on the command line every
 key is given as `section.key=value`. A wrong key is an error that names the nearest one.
 
-The defaults below hold where neither the recipe, nor the protocol (`protocol: NAME`), nor the run of `init`, nor a preset
-of `fidelity` says otherwise ([Fidelity](../fidelity.md), [Published protocols](protocols.md)). `medvl train RECIPE
---dry-run` shows the plan, and `RUN/config.yaml` keeps every value of a run.
+The defaults below hold where neither the recipe, nor the protocol (`protocol: NAME`), nor the run of `init`, nor a
+preset of `fidelity` says otherwise ([Fidelity](../fidelity.md), [Published protocols](protocols.md)). The plan
+(`medvl train RECIPE --dry-run`) says what was chosen, and `RUN/config.yaml` keeps every value of a run.
 """
 PYTHON_HEAD = """# Python
 
-`import medvl` gives these names. None of them is imported before it is used. Shapes: `B` batch, `N` rows (one text each),
-`C` channels, `H W` pixels, `h w` grid, `L` tokens, `D` width of a vector, `K` classes.
+`import medvl` gives these names. None of them is imported before it is used. Shapes: `B` batch, `N` rows (one text
+each), `C` channels, `H W` pixels, `h w` grid, `L` tokens, `D` width of a vector, `K` classes.
 """
+YAML = {"None": "null", "True": "true", "False": "false"}
+PYTHON_VALUE = re.compile(r"\b(None|True|False)\b")
 PYTHON_MORE = {  # what the verbs call; the heading -> its objects
     "Train, evaluate, compare": (
         "medvl.train.run.train",
@@ -216,7 +219,9 @@ def comments(kind: type) -> dict[str, str]:
             above.insert(0, source[line].strip()[2:])
             line -= 1
         behind = [row.partition("  # ")[2] for row in source[node.lineno - 1 : node.end_lineno]]
-        about[node.target.id] = " ".join(part for part in (*above, *behind) if part)
+        about[node.target.id] = PYTHON_VALUE.sub(
+            lambda value: YAML[value[0]], " ".join(filter(None, (*above, *behind)))
+        )
     return about
 
 

@@ -42,7 +42,7 @@ class DataConfig:
     manifest: str = ""  # path of the manifest, relative to the recipe; `medvl:cxr_regions` is the shipped set
     # medvl's name -> the table's, where they differ: {id: Filename, image: Path, patient: PatientID}
     columns: dict[str, str] = field(default_factory=dict)
-    text_column: str = "text"
+    text_column: str = "text"  # column of the texts
     constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
     # mask_NAME columns, or {name: values of a label map} such as {lung: [1, 2]} or, of a mask in colours, ["#ff0000"]
@@ -51,10 +51,10 @@ class DataConfig:
     empty_means_absent: list[str] = field(default_factory=list)  # classes whose empty mask cell is an empty mask
     boxes_from: Literal["boxes", "masks"] = "boxes"  # task: detect; masks: round the components of the masks
     image_size: tuple[Side, Side] = (224, 224)  # (H, W) at the model
-    resize: Literal["stretch", "letterbox"] = "stretch"
+    resize: Literal["stretch", "letterbox"] = "stretch"  # letterbox keeps the proportions and pads
     border: Border = "edge"  # beyond the picture (letterbox, augmentation): its edges repeated, or zero (black)
-    in_channels: Literal[1, 3] = 3
-    channel_order: Literal["rgb", "bgr"] = "rgb"
+    in_channels: Literal[1, 3] = 3  # of the image at the model: grey or colour
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # bgr: the order of OpenCV, as in the released LViT
     normalize: Literal["none", "zscore"] = "zscore"  # zscore: each image to mean 0, sd 1
     mask_rule: Literal["area", "any"] = "area"  # foreground at half the area, or (released) > 0 once resized
     window: tuple[float, Positive] | None = None  # DICOM / NIfTI: (centre, width)
@@ -78,7 +78,7 @@ class DataConfig:
     context_as: Literal["text", "tokens"] = "tokens"  # words before the text, or a token of its own per column
     context_missing: list[str] = field(default_factory=list)  # cells that mean missing beside the empty one, e.g. [n/a]
     context_shuffle: bool = False  # a control: every record gets the context of another patient of its split
-    num_workers: Annotated[int, Ge(0), Le(256)] = 0
+    num_workers: Annotated[int, Ge(0), Le(256)] = 0  # processes that read images; 0 = the training process itself
     # per image, slice or frame; larger ones are refused before they are decoded (raises 100, never lowers it)
     max_megapixels: Annotated[float, Ge(100), Le(100_000)] = 100.0
     cache_mb: Count = 1024  # decoded images and masks kept in memory
@@ -102,7 +102,7 @@ class TextConfig:
 class ModelConfig:
     """The network. Options that a network does not have are an error of that network."""
 
-    name: str = "lvit"
+    name: str = "lvit"  # of the table of networks (docs/reference/models.md)
     size: str | None = "mini"  # width: nano | mini | T ... (docs/reference/models.md); None = the network has one only
     # image encoder: resnet18_nano, resnet18_mini, resnet18, resnet50, efficientnet_lite0, ucnn (LViT's own path), ...,
     # hf:FOLDER-or-ID, timm:NAME; None = the network has none to choose
@@ -125,31 +125,32 @@ class ModelConfig:
 class TrainConfig:
     """The optimisation."""
 
-    epochs: AtLeastOne = 100
+    epochs: AtLeastOne = 100  # passes over the training images
     # None = one pass over the images; else so many batches, drawn over and over
     steps_per_epoch: AtLeastOne | None = None
     max_steps: AtLeastOne | None = None  # stop earlier; the schedule ends there
     batch_size: AtLeastOne = 8  # images; rows are phrases_per_image times as many
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    optimizer: Literal["adam", "adamw"] = "adamw"  # adamw: weight decay apart from the gradient
+    # of the two running means of the optimizer
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
-    lr: Weight = 1e-3
-    lr_min: Weight = 0.0
-    weight_decay: Weight = 1e-4
-    schedule: Literal["cosine", "warm_restarts", "constant"] = "cosine"
+    lr: Weight = 1e-3  # the highest learning rate
+    lr_min: Weight = 0.0  # the lowest learning rate, at the end of the schedule or of a cycle
+    weight_decay: Weight = 1e-4  # of weights of two or more dimensions, not of gains, biases and positions
+    schedule: Literal["cosine", "warm_restarts", "constant"] = "cosine"  # of the learning rate after the warm-up
     restart_epochs: AtLeastOne = 10  # length of one cycle of warm_restarts, whose rate then changes from epoch to epoch
     restart_steps: AtLeastOne | None = None  # its length in steps instead; the rate changes with each
-    warmup_steps: Count = 100
-    clip_norm: Positive | None = 1.0
+    warmup_steps: Count = 100  # in which the learning rate rises from 0
+    clip_norm: Positive | None = 1.0  # longest gradient, as a norm over all weights; None = any
     freeze_encoder: bool = False  # the image encoder keeps its weights and its BatchNorm statistics
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0  # evaluate and keep an exponential average of the weights; 0 = off
     choose_by: Literal["metric", "loss"] = "metric"  # best checkpoint: highest validation metric, or lowest loss
     patience: AtLeastOne | None = None  # epochs without a better one before training stops
     first_best_epoch: AtLeastOne = 1  # no best checkpoint before this epoch
     val_every: AtLeastOne = 1  # epochs
-    save_every_s: Weight = 60.0
-    seed: Seed = 0
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    devices: Annotated[int, Ge(1), Le(1024)] = 1
+    save_every_s: Weight = 60.0  # seconds between two saved states, from which --resume continues
+    seed: Seed = 0  # of the weights, the order of the images and the augmentation
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"  # auto: a GPU where there is one
+    devices: Annotated[int, Ge(1), Le(1024)] = 1  # how many
     # auto: mixed on a GPU (bf16 where it has it, else 16), 32-true elsewhere, where mixed is slower
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
 
@@ -163,8 +164,8 @@ class TrainConfig:
 class Config:
     """A whole run."""
 
-    task: str = "segment"
-    fidelity: Preset = "medvl"
+    task: str = "segment"  # segment | pretrain | classify | detect
+    fidelity: Preset = "medvl"  # column of the table of paper, released program and medvl (docs/fidelity.md)
     protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/config/protocols.py
     # A RUN or MODEL folder of the same network, or of task: pretrain (g2d:RUN insists on that), whose image encoder is
     # taken; weights:FILE, the image encoder of another program's checkpoint (see `medvl convert`).

@@ -68,7 +68,8 @@ class OldObjective:
 class ObjectiveConfig:
     """The loss on logits: the sum of the terms, each times its weight."""
 
-    mode: Mode = "binary"
+    mode: Mode = "binary"  # multilabel: one sigmoid a class; multiclass: one softmax with background
+    # name, weight and options of each term (docs/howto/losses.md)
     terms: list[TermConfig] = field(default_factory=lambda: [TermConfig(**term) for term in OldObjective().terms()])
 
 

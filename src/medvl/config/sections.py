@@ -22,14 +22,14 @@ class DetectConfig:
     # scaled to the image; by k-means; or nine [w, h] in pixels
     anchors: Literal["published", "fit"] | list[tuple[Positive, Positive]] = "published"
     assign: Literal["each_scale", "best"] = "each_scale"  # a box's anchor: the best of each map (MGCA), or of all nine
-    lambda_xy: Weight = 2.5
-    lambda_wh: Weight = 2.5
-    lambda_conf: Weight = 1.0
+    lambda_xy: Weight = 2.5  # of the loss of the centre
+    lambda_wh: Weight = 2.5  # of width and height
+    lambda_conf: Weight = 1.0  # of the objectness
     lambda_noobj: Weight = 0.5  # of the places without a box, within conf; from MGCA's program
-    lambda_cls: Weight = 1.0
+    lambda_cls: Weight = 1.0  # of the classes
     ignore_iou: Share = 0.5  # anchors at a box's cell that fit it better than this carry no no-object loss
     score_threshold: Share = 0.5  # a box is a prediction from here on (published protocol)
-    nms_iou: Share = 0.5
+    nms_iou: Share = 0.5  # of two boxes of a class that overlap more, the one of higher score is kept
 
 
 @dataclass(config=SECTION)
@@ -40,12 +40,12 @@ class PseudoMaskConfig:
     # attention does, and no better segmentation came of it (docs/results.md).
     source: Literal["attention", "evidence"] = "attention"
     aggregate: bool = True  # mean over the heads; False: one mask per head
-    upsample: Literal["bilinear", "nearest"] = "bilinear"
-    threshold: Literal["p95", "p85", "p75", "median", "mean", "gmm"] = "p85"
+    upsample: Literal["bilinear", "nearest"] = "bilinear"  # from the attention grid to the image
+    threshold: Literal["p95", "p85", "p75", "median", "mean", "gmm"] = "p85"  # p85: the 85th percentile
     strict: bool = False  # > threshold instead of >= (gmm: its posterior is > 0.5 in either case)
-    body_mask: bool = True
+    body_mask: bool = True  # nothing outside the body
     domain: Literal["body", "image"] = "body"  # threshold over the body's pixels, or over the image with 0 outside it
-    smooth: Literal["bilateral", "none"] = "bilateral"
+    smooth: Literal["bilateral", "none"] = "bilateral"  # the edges of the attention cells
     sigma_cells: Positive = 0.5  # spatial sigma in attention cells (the paper gives none)
     sigma_value: Positive = 1.0  # range sigma; well below 1 all that is left is `smooth_mask`'s resizing
     soft: bool = False  # keep the filter's values instead of cutting them at 0.5
@@ -62,7 +62,7 @@ class SemiConfig:
     """
 
     epi: Literal["none", "labels", "weights"] = "none"  # EMA of each pseudo label, or of the weights (teacher)
-    beta: Annotated[float, Ge(0), Lt(1)] = 0.99
+    beta: Annotated[float, Ge(0), Lt(1)] = 0.99  # weight of the past: P_t = beta P_{t-1} + (1 - beta) prediction
     beta_warmup: bool = True  # min(beta, 1 - 1 / (visits + 1)); else the first label weighs 60 % after 50 visits
     update: Literal["visit", "epoch"] = (
         "visit"  # by the training view's prediction, or by a plain one at each epoch's end
@@ -70,12 +70,13 @@ class SemiConfig:
     start: Literal["first_visit", "predict"] = (
         "first_visit"  # P_0: the first visit's prediction, or a pass before training
     )
-    storage: Literal["float16", "uint8"] = "float16"
-    weight: Weight = 1.0
+    storage: Literal["float16", "uint8"] = "float16"  # of a pixel of a pseudo label: two bytes or one
+    weight: Weight = 1.0  # of the loss against pseudo labels
     # Of the cross entropy against pseudo labels. `balanced` (LViT's own, for masks) calls foreground what is likelier
     # than its share: pseudo labels that are made of such predictions grow from visit to visit.
     ce_balance: Literal["plain", "balanced"] = "plain"
     lv_bank: Literal["none", "labelled", "captions"] = "none"  # the labelled records, or 14 drawn captions
+    # of two texts: cosine of their features, or which sides, zones and terms they share
     lv_similarity: Literal["encoder", "findings"] = "encoder"
     lv_alpha: Weight = 1.0  # the paper: 0.1; chosen on validation, see medvl/config/presets/lvit.yaml
     ramp: Fraction = 0.1  # of the steps over which the unlabelled loss comes in
@@ -93,9 +94,9 @@ class PretrainConfig:
     decoder: Literal["pseudo_mask", "reconstruction", "none"] = "pseudo_mask"  # the paper's figure 1
     mask: PseudoMaskConfig = field(default_factory=PseudoMaskConfig)
     shuffle_masks: bool = False  # table 8: every image gets another one's pseudo mask
-    decoder_weight: Weight = 1.0
+    decoder_weight: Weight = 1.0  # of the decoder's loss beside the alignment
     decoder_loss: Literal["paper", "released"] = "paper"  # (soft Dice + BCE) / 2, or Dice of raw logits + 0.2 BCE
-    sigma: Positive = 0.07
+    sigma: Positive = 0.07  # temperature of InfoNCE
     vla: Literal["mean", "sum"] = "mean"  # of the two directions
     same_is_no_negative: bool = True  # pairs of the same text or the same patient are no negatives of each other
     warmup_steps: Count = 200  # alignment alone; the decoder is not run
