@@ -14,7 +14,7 @@ import style
 
 FOLDER = Path(__file__).resolve().parent
 SHIPPED = ("readme", "text_sensitivity")  # they show the shipped model
-NAMES = (*SHIPPED, "left_right", "dice")
+NAMES = (*SHIPPED, "left_right", "double_u", "dice")
 
 
 def main(names: list[str]) -> None:
