@@ -74,8 +74,8 @@ def draw() -> Figure:
     axes.legend(loc="lower center", bbox_to_anchor=(0.48, 0.98), ncols=3, frameon=False, fontsize=style.SMALL)
     figure.subplots_adjust(left=0.08, right=0.99, top=0.955, bottom=0.145, wspace=0.08, hspace=0.32)
     words = (
-        f"One run, {len(history)} unlabelled images, both labels from the same predictions. Above: the image whose label "
-        "gains most; blue: its hidden mask."
+        f"One run, {len(history)} unlabelled images, both labels from the same predictions. Above: the image whose "
+        "label gains most; blue: its hidden mask."
     )
     style.footnote(figure, f"{words}\n{shipped.CREDIT} {shipped.MASK_CREDIT}")
     return figure
