@@ -1,8 +1,9 @@
 """Draw the pictures of README and docs: `python docs/pictures/make.py [NAME ...]`, all of them without a name.
 
 NAME is a file beside this one with a function `draw` (see NAMES). `shipped` stands for those that show the shipped
-model, which `make results` draws anew. The same code and the same versions give the same bytes. epi trains a small
-model first (two minutes on two cores) and keeps the run in runs/pictures/; delete it to train again.
+model, which `make results` draws anew. The same code and the same versions give the same bytes. epi and pseudo_mask
+train a small model first (two or three minutes each on two cores) and keep it in runs/pictures/; delete it to train
+again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import style
 
 FOLDER = Path(__file__).resolve().parent
 SHIPPED = ("readme", "text_sensitivity")  # they show the shipped model
-NAMES = (*SHIPPED, "left_right", "double_u", "epi", "dice")
+NAMES = (*SHIPPED, "left_right", "pseudo_mask", "double_u", "epi", "dice")
 
 
 def main(names: list[str]) -> None:

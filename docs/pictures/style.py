@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 DPI = 120
-COLOURS = 208  # of the palette of a file: keeps a radiograph in it below 200 kB
 MASK = "#f28e1c"  # orange, of what a model answers
 TRUTH = "#00b4e0"  # cyan, of what people drew
 DARK, LIGHT = "#333333", "#e6e6e6"
@@ -42,17 +41,19 @@ BoolArray = NDArray[np.bool_]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG with a palette and without a date."""
+    """Write a figure as a PNG without a date, with a palette of 256 colours that covers rare ones too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     plt.close(figure)
-    picture = PILImage.open(buffer).convert("RGB").quantize(COLOURS, dither=PILImage.Dither.NONE)
+    picture = PILImage.open(buffer).convert("RGB")
+    picture = picture.quantize(256, PILImage.Quantize.MAXCOVERAGE, kmeans=5, dither=PILImage.Dither.NONE)
     picture.save(path, format="PNG", optimize=True)
 
 
 def show(axes: Axes, pixels: NDArray[Any], title: str = "", **options: Any) -> None:
     """An image (H, W) without ticks or frame."""
     axes.imshow(pixels, **({"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "bilinear"} | options))
+    axes.autoscale(False)  # masks and lines over it do not change what is shown
     axes.set_axis_off()
     axes.set_title(title, pad=5)
 
