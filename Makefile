@@ -62,6 +62,7 @@ results: $(TEST)
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
+	$(BIN)/python docs/pictures/make.py shipped
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist site .pytest_cache .mypy_cache .ruff_cache
