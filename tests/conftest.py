@@ -21,6 +21,7 @@ for name, value in (("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ATEN_CPU_CAPABILITY", "avx
     os.environ.setdefault(name, value)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+NOT_THERE = "the shared data folder is not beside this checkout"
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,15 @@ def shared_data() -> Path:
         return folder
     if os.environ.get("MEDVL_REQUIRE_SHARED") == "1":
         pytest.fail(f"MEDVL_REQUIRE_SHARED is set, and there is no shared data folder at {folder}")
-    pytest.skip("the shared data folder is not beside this checkout")
+    pytest.skip(NOT_THERE)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The last lines count the tests that were skipped because the shared data are not there."""
+    skipped = [test for test in terminalreporter.getreports("skipped") if NOT_THERE in str(test.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"tests skipped: {len(skipped)}, as {NOT_THERE}")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import medvl
+from medvl.core.plain_yaml import read_yaml
 from medvl.data.records import load_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,3 +49,15 @@ def test_one_version_everywhere() -> None:
     assert f"\nversion: {medvl.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == "Unreleased" and headings[1].split()[0] == medvl.__version__
+
+
+def test_the_workflow_runs_make_test_on_every_python_of_the_classifiers(project: dict[str, Any]) -> None:
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    (job,) = read_yaml(ROOT / ".github" / "workflows" / "test.yml")["jobs"].values()
+    prefix = "Programming Language :: Python :: "
+    versions = [name.removeprefix(prefix) for name in project["classifiers"] if name.startswith(prefix)]
+    assert job["strategy"]["matrix"]["python"] == versions
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test PYTHON=python${{ matrix.python }}"]
+    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert actions and all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", name) for name in actions)
+    assert "secrets" not in text and "MEDVL_REQUIRE_SHARED:" not in text

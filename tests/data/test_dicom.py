@@ -480,7 +480,7 @@ def test_padding_is_no_part_of_the_window(tmp_path: Path) -> None:
     assert shown(write(tmp_path / "d.dcm", near, **limit)) == expected
     scaled = {"RescaleSlope": 2, "RescaleIntercept": -1000}  # padding is a stored value
     assert shown(write(tmp_path / "e.dcm", stored, **pad, **scaled)) == expected
-    signed = np.where(stored == 65535, -2000, stored).astype(np.int16)
+    signed = np.where(stored == 65535, -2000, stored.astype(np.int32)).astype(np.int16)
     assert shown(write(tmp_path / "f.dcm", signed, PixelPaddingValue=-2000, BitsStored=16)) == expected
     found = dataset(signed, BitsStored=16)
     found.add_new("PixelPaddingValue", "US", 65536 - 2000)  # as some write it

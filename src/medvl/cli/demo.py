@@ -12,6 +12,7 @@ RECIPE = Path(__file__).parents[1] / "assets" / "demo.yaml"
 SHIPPED = "medvl:lvit_regions"
 PHRASE = "right upper zone"
 PROBE_ROWS = 120
+QUICK_STEPS = 6
 COLUMNS = ["kind", "wording"]
 
 
@@ -41,12 +42,12 @@ def demo(
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / "demo.txt").write_text("made by medvl demo; the next demo replaces this folder\n", encoding="utf-8")
-    overrides = ["train.max_steps=6", "train.val_every=100", "data.val_phrases_per_image=1"] if quick else []
-    config = load_config(RECIPE, overrides)
+    few = [f"train.max_steps={QUICK_STEPS}", "train.val_every=100", "data.val_phrases_per_image=1"]
+    config = load_config(RECIPE, few if quick else [])
     manifest = manifest_path(config)
     _title(f"1/5 audit of the shipped set (real radiographs of children, CC BY 4.0)  {manifest}")
     audit(manifest)
-    _title("2/5 train a tiny text-guided model on it")
+    _title("2/5 train a tiny text-guided model on it" + (f": {QUICK_STEPS} steps, too few to learn" if quick else ""))
     run = train(config, out / "run", command="medvl demo")
     _title("3/5 evaluate it, and the shipped model of the same method trained longer, on the validation patients")
     table = _first_images(manifest, out / "val.csv", 2 if quick else 24)

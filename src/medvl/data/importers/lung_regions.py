@@ -104,7 +104,7 @@ def two_lungs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bo
 
     labels, num = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=num + 1)[1:]
-    large = [i + 1 for i in np.flatnonzero(areas >= SMALL * max(areas.sum(), 1))]
+    large = [i + 1 for i in np.flatnonzero(areas >= SMALL * max(int(areas.sum()), 1))]
     if len(large) != 2:
         raise InputError.malformed(f"the mask has {len(large)} large components", expected="2, one for each lung")
     columns = [float(x) for _, x in ndimage.center_of_mass(mask, labels, large)]
