@@ -155,6 +155,11 @@ def test_shuffling_gives_every_record_another_patients_context() -> None:
         assert found == add_context(manifest_of(cells, patients=patients), data, seed, needed=True).records
         draws.append(tuple(row.context["of"] for row in found))
     assert len(set(draws)) > 1
+    texts = replace(manifest_of(cells, patients=patients), records=tuple(
+        replace(row, text=row.patient) for row in manifest_of(cells, patients=patients).records
+    ))  # fmt: skip
+    shuffled = add_context(texts, DataConfig(text_shuffle=True), 0, needed=True).records
+    assert all(row.text != row.patient for row in shuffled)
     with refused("empty"):
         add_context(manifest_of(cells[:2], patients=patients[:2]), data, 0, needed=True)
     with refused("conflict", naming="context_shuffle"):

@@ -44,6 +44,7 @@ class DataConfig:
     columns: dict[str, str] = field(default_factory=dict)
     text_column: str = "text"  # column of the texts
     constant_text: str | None = None  # stands wherever a record has no text, e.g. "both lungs"
+    text_shuffle: bool = False  # a control: every record gets the text of another patient of its split
     laterality: Literal["patient", "viewer", "image"] | None = None  # whose left; mandatory once a text names a side
     # mask_NAME columns, or {name: values of a label map} such as {lung: [1, 2]} or, of a mask in colours, ["#ff0000"]
     classes: list[str] | dict[str, list[AtLeastOne | Colour]] | None = None

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +163,9 @@ def learn_rules(records: Sequence[Record], data: DataConfig, file: Path) -> Cont
     return rules
 
 
+_Cell = TypeVar("_Cell")
+
+
 def column_kinds(data: DataConfig) -> dict[str, str]:
     """{column: "auto" | "number" | "category"} of `data.context_columns`."""
     columns = data.context_columns
@@ -172,6 +175,8 @@ def column_kinds(data: DataConfig) -> dict[str, str]:
 def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool) -> Manifest:
     """The manifest whose records know their context; with `data.context_shuffle` that of another patient.
 
+    With `data.text_shuffle` each record has the text of another patient.
+
     Args:
         seed: of the shuffling.
         needed: a column that is not there is an error; else it is missing of every record, with a warning.
@@ -179,6 +184,11 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
     Raises:
         InputError: `data.context_shuffle` or `context_missing` without columns, or a split of one patient to shuffle.
     """
+    if data.text_shuffle:
+        warn(f"{manifest.path}: each record has the text of another patient (data.text_shuffle, a control)")
+        texts = _of_others(manifest, [record.text for record in manifest.records], seed, "data.text_shuffle")
+        rows = zip(manifest.records, texts, strict=True)
+        manifest = replace(manifest, records=tuple(replace(row, text=text) for row, text in rows))
     kinds = column_kinds(data)
     if not kinds:
         if data.context_shuffle or data.context_missing:
@@ -201,7 +211,7 @@ def add_context(manifest: Manifest, data: DataConfig, seed: int, *, needed: bool
     missing = {word.strip().casefold() for word in data.context_missing}
     cells: list[Context] = [{name: _cell(record, name, missing) for name in kinds} for record in manifest.records]
     if data.context_shuffle:
-        cells = _of_others(manifest, cells, seed)
+        cells = _of_others(manifest, cells, seed, "data.context_shuffle")
     return replace(
         manifest, records=tuple(replace(row, context=cell) for row, cell in zip(manifest.records, cells, strict=True))
     )
@@ -242,7 +252,7 @@ def _learn(name: str, kind: str, records: Sequence[Record], file: Path, faults: 
     return Column(name, "category", categories=tuple(kept))
 
 
-def _of_others(manifest: Manifest, cells: Sequence[Context], seed: int) -> list[Context]:
+def _of_others(manifest: Manifest, cells: Sequence[_Cell], seed: int, key: str) -> list[_Cell]:
     """Each record gets the cells of the next patient of its split, in an order that is drawn."""
     groups: dict[str | None, dict[str, list[int]]] = {}
     for i, record in enumerate(manifest.records):
@@ -251,7 +261,7 @@ def _of_others(manifest: Manifest, cells: Sequence[Context], seed: int) -> list[
     for split, patients in groups.items():
         if len(patients) < 2:
             raise InputError.empty(
-                f"data.context_shuffle and one patient in the {split} split",
+                f"{key} and one patient in the {split} split",
                 file=manifest.path,
                 expected="at least two patients in each split",
             )

@@ -21,8 +21,8 @@ from medvl.inference.model_folder import find_model, weights_hash
 
 # What may differ between training and evaluation without making another model of it.
 READING_KEYS = (
-    "columns", "text_column", "constant_text", "classes", "empty_means_absent", "window", "slice_index", "laterality",
-    "context_missing", "context_shuffle",
+    "columns", "text_column", "constant_text", "text_shuffle", "classes", "empty_means_absent", "window", "slice_index",
+    "laterality", "context_missing", "context_shuffle",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ class Inputs:
     data: DataConfig
     model_folder: Path | None
     training_manifest: Path | None
-    context_seed: int = 0  # of `data.context_shuffle`: the run's
+    context_seed: int = 0  # of `data.context_shuffle` and `data.text_shuffle`: the run's
 
     @property
     def mgca_batch(self) -> int:
