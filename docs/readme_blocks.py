@@ -46,41 +46,42 @@ class Result:
 
 
 REAL, PHANTOM = "children's radiographs", "PHANTOMS"
+LADDER, FOCAL = "medvl x sweep recipes/ladder.yaml", "medvl x sweep recipes/sweep_g2d_phantom_focal.yaml"
 TABLE = (
     Result(
-        "EPI and LV loss with 10 % of the masks, against these masks alone",
+        "EPI and LV loss beside 10 % of the masks",
         REAL,
         "ladder_regions/10_percent_of_the_masks_draws_1_to_4",
         "EPI and LV",
         "supervised",
-        "medvl x sweep recipes/ladder.yaml",
+        LADDER,
     ),
     Result(
-        "the same with 25 % of the masks",
+        "EPI and LV loss beside 25 % of the masks",
         REAL,
         "ladder_regions/25_percent_of_the_masks_draws_0_and_1",
         "EPI and LV",
         "supervised",
-        "medvl x sweep recipes/ladder.yaml",
+        LADDER,
     ),
     Result(
-        "G2D's pseudo masks before 50 steps on 1 % of the masks, against alignment alone",
+        "pseudo masks beside alignment, then 50 steps on 1 % of the masks",
         PHANTOM,
         "g2d_phantom_focal/in_50_steps",
         "pseudo masks",
         "alignment only",
-        "medvl x sweep recipes/sweep_g2d_phantom_focal.yaml",
+        FOCAL,
     ),
     Result(
-        "the same before 200 steps",
+        "pseudo masks beside alignment, then 200 steps on 1 % of the masks",
         PHANTOM,
         "g2d_phantom_focal/everything_updated",
         "pseudo masks",
         "alignment only",
-        "medvl x sweep recipes/sweep_g2d_phantom_focal.yaml",
+        FOCAL,
     ),
     Result(
-        "20 patients that `medvl x suggest` names for annotation, against 20 at random",
+        "masks of 20 patients named by `medvl x suggest`, not of 20 random ones",
         REAL,
         "suggestion/five_draws",
         "20 suggested",
@@ -134,15 +135,15 @@ def model() -> list[str]:
     lines = [
         f"`{shipped.MODEL}`: {card['summary']}",
         "",
-        f"| Dice per image of {metrics['val']['num_cases']:,} and {metrics['test']['num_cases']:,} prompts | validation "
-        f"| test, opened {'once' if opened == 1 else f'{opened} times'} |",
+        f"| Dice per image | validation, {metrics['val']['num_cases']:,} prompts "
+        f"| test, {metrics['test']['num_cases']:,} prompts, opened {'once' if opened == 1 else f'{opened} times'} |",
         "| --- | --- | --- |",
-        f"| all (pooled) | {_both(metrics['val'])} | {_both(metrics['test'])} |",
+        f"| all (all pixels together: Dice pooled) | {_both(metrics['val'])} | {_both(metrics['test'])} |",
     ]
     for name, words in GROUPS.items():
         values = [groups[split].get(name) for split in ("val", "test")]
         if any(values):
-            cells = [f"{one[METRIC]:.3f}" if one else "" for one in values]
+            cells = [f"{one[METRIC]:.3f}" if one else "–" for one in values]
             lines.append(f"| {words} | {' | '.join(cells)} |")
     return [*lines, "", "Limits, as its card says:", "", *(f"- {limit}" for limit in card["limits"])]
 
@@ -156,7 +157,7 @@ def card_opened() -> int:
 
 def results() -> list[str]:
     """The table of comparisons."""
-    lines = ["| question | data | Dice per image | difference [95 %] | runs each | command |", "| --- " * 6 + "|"]
+    lines = ["| what | data | Dice with | without | difference [95 %] | runs; interval | command |", "| --- " * 7 + "|"]
     return [*lines, *(_line(row) for row in TABLE)]
 
 
@@ -173,9 +174,9 @@ def _line(row: Result) -> str:
         values = (-gap["mean"], -gap["hi"], -gap["lo"])
     else:
         sys.exit(f"{path} compares neither {row.method} nor {row.baseline} with the others")
-    difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
-    runs = methods[row.method]["num_seeds"]
-    means = f"{first['mean']:.3f}, {second['mean']:.3f}"
+    difference = "{} [{}, {}]".format(*(f"{value:+.3f}".replace("-0.000", "0.000") for value in values))
+    runs = f"{methods[row.method]['num_seeds']}; by {compared['bootstrap']['unit']}"
+    means = f"{first['mean']:.3f} | {second['mean']:.3f}"
     return f"| {row.question} | {row.data} | {means} | {difference} | {runs} | `{row.command}` |"
 
 
