@@ -113,6 +113,9 @@ class ClassifyConfig:
 
     mode: Literal["linear", "finetune"] = "linear"  # the encoder frozen and its features computed once, or all trained
     labels: Literal["multilabel", "multiclass"] = "multilabel"  # any number of an image's classes, or exactly one
+    # labels: the column. text: the findings that a report names and does not deny, by the rules of `medvl.findings`;
+    # {consolidation: [consolidation, opacity]}: the same, and what counts as each class
+    labels_from: Literal["labels", "text"] | dict[str, list[str]] = "labels"
     classes: list[str] | None = None  # None = every label of the train split
     negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
     pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same
