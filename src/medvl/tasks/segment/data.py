@@ -152,7 +152,9 @@ def _loader(
     train: bool,
 ) -> DataLoader[Sample]:
     seed = config.train.seed
-    dataset = SegmentDataset(records, manifest.classes, as_read(config), seed=seed, train=train, hidden=hidden)
+    strong = config.semi.strong if train and config.semi.view == "strong" else None
+    data = as_read(config)
+    dataset = SegmentDataset(records, manifest.classes, data, seed=seed, train=train, hidden=hidden, strong=strong)
     if train and (config.semi.on or config.train.steps_per_epoch is not None):
         if fabric.world_size > 1:
             raise InputError.unsupported(
