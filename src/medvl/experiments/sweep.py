@@ -292,8 +292,7 @@ def _check_configs(sweep: Sweep) -> None:
         if cell.seed == 0:
             try:
                 config = sweep.config(cell, Path("OUT"), Path("DATA"))
-                kind = find_task(config.task)
-                if cell.query is not None and not (kind.gives_encoder and kind.takes_text):
+                if cell.query is not None and not find_task(config.task).gives_encoder:
                     what = f"variant {cell.variant} asks {cell.query.run}, which is of task: {config.task}"
                     faults.append(Fault.unsupported(what, file=sweep.path, expected="a variant of task: pretrain"))
             except InputError as error:
