@@ -63,6 +63,7 @@ results: $(TEST)
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/models.py
 	$(BIN)/python docs/pictures/make.py shipped
+	$(BIN)/python docs/readme_blocks.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -9,16 +9,14 @@ from matplotlib.figure import Figure
 
 import medvl
 
-PROMPTS = ("right upper zone", "lower zone of the left lung", "both lungs")
-
 
 def draw() -> Figure:
     """Five tiles in a row."""
     pixels, predictor = shipped.pixels(), shipped.predictor()
-    swapped = medvl.mirror_text(PROMPTS[0], left_right=True)
+    swapped = medvl.mirror_text(shipped.PROMPTS[0], left_right=True)
     figure, axes = plt.subplots(1, 5, figsize=(11.5, 2.75))
     style.show(axes[0], pixels, "the image")
-    for one, prompt in zip(axes[1:], (*PROMPTS, swapped), strict=True):
+    for one, prompt in zip(axes[1:], (*shipped.PROMPTS, swapped), strict=True):
         style.show(one, pixels, f"“{prompt}”")
         style.paint(one, predictor.segment(prompt).mask)
     axes[4].text(0.5, -0.04, "first prompt, side exchanged", transform=axes[4].transAxes, ha="center", va="top")

@@ -1,4 +1,4 @@
-"""The shipped model and the images that it is shown on. Another model: change MODEL."""
+"""The shipped model and the image that it is shown on, in pictures and README. Another model: change the constants."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ MODEL = "medvl:lvit_regions"
 DATA = "medvl:cxr_regions"
 SPLIT = "val"
 IMAGE = "pl0003"  # the first image of the validation split
+PROMPTS = ("right upper zone", "lower zone of the left lung", "both lungs")
 CREDIT = "Radiograph: Kermany et al., Mendeley Data 10.17632/rscbjbr9sj.2, CC BY 4.0."
 MASK_CREDIT = "Lung outlines: V7 Labs, CC BY 4.0."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from faults import refused
 from PIL import Image
 
 from medvl.config import ClassifyConfig, Config, DataConfig, make_config
-from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
+from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part, with_labels
 from medvl.data.dataset import collate
 from medvl.data.record import Record
 from medvl.data.records import load_manifest
@@ -41,6 +42,26 @@ def test_present_absent_and_unknown() -> None:
     expected_counts = {"same_image": 0, "not_labelled": 2, "empty_cells": 1, "without_any_class": 1}
     assert found.counts == {**expected_counts, "other_names": {"c": 1}}
     assert found.per_class()["a"] == {"positive": 2, "negative": 1, "unknown": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("labels", [("kept",), ("kept",), ("kept",)]),
+        ("text", [("edema", "opacity"), (), ()]),
+        ({"dense": ["opacity", "consolidation"]}, [("dense",), (), ()]),
+    ],
+)
+def test_labels_of_texts(
+    source: Literal["labels", "text"] | dict[str, list[str]], expected: list[tuple[str, ...]]
+) -> None:
+    """A denied finding is absent, an empty text is not annotated, `labels_unknown` is of the other labels."""
+    texts = ("Left opacification and oedema, no effusion.", "No consolidation.", " ")
+    rows = [replace(row, text=text) for row, text in zip(records("kept/a", "kept", "kept"), texts, strict=True)]
+    found = with_labels(rows, ClassifyConfig(labels_from=source))
+    assert [row.labels for row in found] == expected
+    assert [row.labels_absent for row in found] == [False, source != "labels", False]
+    assert bool(found[0].extra) == (source == "labels")
 
 
 def test_an_empty_cell_is_not_annotated_and_none_is_absent(tmp_path: Path) -> None:

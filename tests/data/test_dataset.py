@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medvl.config import DataConfig
-from medvl.config.augment import AugmentConfig
+from medvl.config.augment import AugmentConfig, StrongViewConfig
 from medvl.data.dataset import SegmentDataset, collate, fit_image
 from medvl.data.image import UPRIGHT
 from medvl.data.records import load_manifest
@@ -74,3 +74,21 @@ def test_letterbox_pads_training_as_validation(manifest: Path, border: str) -> N
         np.testing.assert_allclose(train[5, index].image, val[index].image, atol=1e-6)
     assert val[0].image[0, :, 0] == pytest.approx(0 if border == "zero" else 90 / 255)
     assert fit_image((40, 30), UPRIGHT, data).border == val[0].affine.border == train[0, 0].affine.border == border
+
+
+def test_strong_views_are_of_images_without_a_mask_and_change_nothing_else(manifest: Path) -> None:
+    Image.fromarray(np.tile(np.arange(30, dtype=np.uint8), (40, 1))).save(manifest.parent / "x.png")
+    found, hidden = load_manifest(manifest), frozenset({"x"})
+    with_views, plain, again = (
+        SegmentDataset(found.records, found.classes, config(), seed=0, train=True, hidden=hidden, strong=strong)
+        for strong in (StrongViewConfig(), None, StrongViewConfig())
+    )
+    for index, group in enumerate(plain.groups):
+        for epoch in (0, 1):
+            one, same = with_views[epoch, index], plain[epoch, index]
+            np.testing.assert_array_equal(one.image, same.image)
+            np.testing.assert_array_equal(one.affine.matrix, same.affine.matrix)
+            is_open = all(row.id in hidden for row in group)
+            assert one.strong is not None and np.array_equal(one.strong, one.image) != is_open
+            np.testing.assert_array_equal(one.strong, again[epoch, index].strong)
+    assert collate([with_views[0, 0]]).strong is not None and collate([plain[0, 0]]).strong is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medvl.config.augment import AugmentConfig
-from medvl.data.intensity import intensity, own_range
+from medvl.config.augment import AugmentConfig, StrongViewConfig
+from medvl.data.intensity import intensity, own_range, strong_view
 
 
 def old_intensity(config: AugmentConfig, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
@@ -77,3 +77,23 @@ def test_intensity_bounds() -> None:
     grey = np.repeat(pixels[:1], 3, axis=0)
     result = intensity(AugmentConfig(), np.random.default_rng(1), grey, own_range(grey))
     assert np.array_equal(result[0], result[1]) and np.array_equal(result[0], result[2])
+
+
+def test_what_a_strong_view_does_to_a_step() -> None:
+    """0.2 on the left, 0.8 on the right: blurred by at most 3 pixels, then a rectangle of at most 0.3 has one value."""
+    pixels = np.full((1, 60, 40), 0.2, np.float32)
+    pixels[..., 20:] = 0.8
+    still = {"max_gamma": 0.0, "max_contrast": 0.0, "max_brightness": 0.0, "max_noise": 0.0}
+    limits, areas, most_blurred = own_range(pixels), [], 0.0
+    for seed in range(40):
+        cut, blurred = (
+            strong_view(StrongViewConfig(**still, **one), np.random.default_rng(seed), pixels, limits)
+            for one in ({"max_blur_px": 0.0, "max_cut_out": 0.3}, {"max_blur_px": 3.0, "max_cut_out": 0.0})
+        )
+        changed = np.abs(cut - pixels)[0] > 1e-6
+        rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+        areas.append(changed.mean())
+        assert areas[-1] == pytest.approx(len(rows) * len(columns) / changed.size) and 0.2 < cut[0][changed].max() < 0.8
+        most_blurred = max(most_blurred, float(np.abs(blurred - pixels)[..., 22].max()))
+        assert np.abs(blurred - pixels)[..., :8].max() < 1e-3
+    assert 0.2 < max(areas) < 0.31 and most_blurred > 0.05

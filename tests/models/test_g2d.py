@@ -14,10 +14,11 @@ from torch import nn
 
 from medvl.core.errors import FaultKind, InputError
 from medvl.experiments.evidence import evidence_of
+from medvl.models.classifier import ImageClassifier
 from medvl.models.g2d import G2D
 from medvl.models.registry import build_model
 from medvl.text.huggingface import SplitLayers
-from medvl.weights.transfer import continue_from, start_from_g2d
+from medvl.weights.transfer import continue_from, start_from_encoder
 
 
 def make(encoder: str = "resnet18_nano", **options: Any) -> G2D:
@@ -208,7 +209,7 @@ def test_released_weights_name_what_is_wrong() -> None:
 def test_encoder_unet_starts_from_g2d(parts: Any) -> None:
     g2d, network = make(), build_model("encoder_unet", encoder="resnet18_nano", in_channels=1, num_classes=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    taken = start_from_g2d(network, g2d, parts, "run")
+    taken = start_from_encoder(network, g2d.unet, parts, "run")
     image = inputs()["image"]
     with torch.no_grad():
         same_maps = [
@@ -225,16 +226,27 @@ def test_encoder_unet_starts_from_g2d(parts: Any) -> None:
     assert taken.num_own == (0 if parts == "encoder_decoder" else sum(not n.startswith("encoder.") for n in before))
 
 
+def test_an_encoder_starts_from_a_classifier() -> None:
+    classifier = ImageClassifier("resnet18_nano", num_classes=2)
+    network = build_model("encoder_unet", encoder="resnet18_nano", in_channels=1)
+    taken = start_from_encoder(network, classifier, "encoder_decoder", "run")
+    assert all(
+        torch.equal(value, network.encoder.state_dict()[name])
+        for name, value in classifier.encoder.state_dict().items()
+    )
+    assert len(taken.taken) == len(network.encoder.state_dict())
+
+
 def test_another_number_of_classes_keeps_its_own_head() -> None:
     network = build_model("encoder_unet", encoder="resnet18_nano", in_channels=1, num_classes=3)
-    taken = start_from_g2d(network, make(), "encoder_decoder", "run")
+    taken = start_from_encoder(network, make().unet, "encoder_decoder", "run")
     assert set(taken.other_shape) == {"outc.weight", "outc.bias"} and "outc.weight" in str(taken)
 
 
 def test_lvit_starts_from_its_own_path_in_g2d() -> None:
     lvit = build_model("lvit", size="nano", in_channels=1, text_dim=12, text_merge="attention", image_size=64).eval()
     g2d = make("ucnn_nano", input_norm="none")
-    taken = start_from_g2d(lvit, g2d, "encoder_decoder", "run")
+    taken = start_from_encoder(lvit, g2d.unet, "encoder_decoder", "run")
     image = inputs()["image"]
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(lvit.encode_image(image), g2d.encode_image(image), strict=True))
@@ -244,7 +256,7 @@ def test_lvit_starts_from_its_own_path_in_g2d() -> None:
 
 def test_lvit_on_a_resnet_starts_from_g2d() -> None:
     lvit = build_model("lvit", size="nano", encoder="resnet18_nano", in_channels=1, text_dim=12, text_merge="attention")
-    start_from_g2d(lvit, make(), "encoder_decoder", "run")
+    start_from_encoder(lvit, make().unet, "encoder_decoder", "run")
     theirs = make().unet.encoder.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in lvit.encoder.backbone.state_dict().items())
 
@@ -258,10 +270,10 @@ def test_an_encoder_that_is_fed_otherwise_is_refused() -> None:
     }
     for name, options in networks.items():
         fed_otherwise = build_model(name, **options)  # type: ignore[arg-type]
-        fault = refused(lambda network=fed_otherwise: start_from_g2d(network, g2d, "encoder", "run"))
+        fault = refused(lambda network=fed_otherwise: start_from_encoder(network, g2d.unet, "encoder", "run"))
         assert fault.kind == FaultKind.MISMATCH and "options.input_norm=none" in str(fault.remedy)
         network = build_model(name, **options, input_norm="none").eval()  # type: ignore[arg-type]
-        start_from_g2d(network, g2d, "encoder", "run")
+        start_from_encoder(network, g2d.unet, "encoder", "run")
     lvit = build_model(
         "lvit", size="nano", encoder="resnet18_nano", in_channels=1, text_merge="none", input_norm="none"
     ).eval()
@@ -311,9 +323,9 @@ def test_another_encoder_is_refused() -> None:
         (lvit, "resnet18_nano", ["model.encoder=resnet18_nano"]),
         (lvit, "ucnn_mini", ["model.encoder=ucnn_mini", "model.size=mini"]),
     ):
-        fault = refused(lambda a=network, b=encoder: start_from_g2d(a, make(b), "encoder", "run"))
+        fault = refused(lambda a=network, b=encoder: start_from_encoder(a, make(b).unet, "encoder", "run"))
         assert fault.kind == FaultKind.MISMATCH and all(word in str(fault.expected) for word in words)
-    fault = refused(lambda: start_from_g2d(build_model("unet", size="nano"), make(), "encoder", "run"))
+    fault = refused(lambda: start_from_encoder(build_model("unet", size="nano"), make().unet, "encoder", "run"))
     assert fault.kind == FaultKind.UNSUPPORTED
 
 

@@ -1,4 +1,4 @@
-"""`data.augment`: what may happen to a training sample."""
+"""`data.augment`, what may happen to a training sample, and `semi.strong`, what may happen to its second view."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ class AugmentConfig:
     max_contrast: Fraction = 0.2  # factor from 1 - c to 1 + c
     max_brightness: Fraction = 0.1  # added or subtracted
     max_noise: Fraction = 0.02  # standard deviation
+
+
+@dataclass(config=SECTION)
+class StrongViewConfig:
+    """A second, harder view of an image: its geometry and text stay. Every amount is a bound; 0 switches it off."""
+
+    # Of the image's own range, as in `data.augment`, on top of what that drew:
+    max_gamma: Annotated[float, Ge(0), Le(1)] = 0.5  # exponent from 1 / (1 + g) to 1 + g
+    max_contrast: Fraction = 0.5  # factor from 1 - c to 1 + c
+    max_brightness: Fraction = 0.2  # added or subtracted
+    max_noise: Fraction = 0.1  # standard deviation
+    max_blur_px: Annotated[float, Ge(0), Le(100)] = 1.0  # standard deviation of a Gaussian, at the model's size
+    max_cut_out: Fraction = 0.1  # share of the area of one rectangle that becomes the image's mean

@@ -168,8 +168,8 @@ class Config:
     task: str = "segment"  # segment | pretrain | classify | detect
     fidelity: Preset = "medvl"  # column of the table of paper, released program and medvl (docs/fidelity.md)
     protocol: str | None = None  # a published downstream protocol, NAME or NAME:SET; see medvl/config/protocols.py
-    # A RUN or MODEL folder of the same network, or of task: pretrain (g2d:RUN insists on that), whose image encoder is
-    # taken; weights:FILE, the image encoder of another program's checkpoint (see `medvl convert`).
+    # A RUN or MODEL folder of the same network; one of another task, pretrain or classify, whose image encoder is taken
+    # (g2d:RUN insists on that); weights:FILE, the image encoder of another program's checkpoint (`medvl convert`).
     init: str | None = None
     init_parts: Literal["encoder", "encoder_decoder"] = "encoder_decoder"  # what is taken over from a pre-trained run
     data: DataConfig = field(default_factory=DataConfig)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Lt
 from pydantic.dataclasses import dataclass
 
+from medvl.config.augment import StrongViewConfig
 from medvl.config.ranges import SECTION, AtLeastOne, Count, Fraction, Positive, Share, Weight
 
 
@@ -57,6 +58,8 @@ class SemiConfig:
 
     Dice + CE stands for the terms of `objective`: their weights keep their ratios and have the mean `weight`.
     With `epi` and `lv_bank` none, records without a mask take no part.
+    A plain EMA teacher is `epi: weights`. Weak-to-strong consistency (FixMatch, arXiv 2001.07685) is `epi: labels,
+    beta: 0, view: strong, min_confidence: 0.95`.
     Measured: a gain with the masks of 5 % and 10 % of the shipped set's patients; none at 25 %, on bone tumours, or
     (EPI alone) on the lungs of adults (docs/results.md).
     """
@@ -72,6 +75,11 @@ class SemiConfig:
     )
     storage: Literal["float16", "uint8"] = "float16"  # of a pixel of a pseudo label: two bytes or one
     weight: Weight = 1.0  # of the loss against pseudo labels
+    # what the network is trained on for them: the view that they are made of, or a harder one of the same image
+    view: Literal["weak", "strong"] = "weak"
+    strong: StrongViewConfig = field(default_factory=StrongViewConfig)
+    # of a pixel, max(P, 1 - P) or the likeliest class: pixels below carry no loss
+    min_confidence: Annotated[float, Ge(0.5), Lt(1)] = 0.5
     # Of the cross entropy against pseudo labels. `balanced` (LViT's own, for masks) calls foreground what is likelier
     # than its share: pseudo labels that are made of such predictions grow from visit to visit.
     ce_balance: Literal["plain", "balanced"] = "plain"
@@ -113,6 +121,9 @@ class ClassifyConfig:
 
     mode: Literal["linear", "finetune"] = "linear"  # the encoder frozen and its features computed once, or all trained
     labels: Literal["multilabel", "multiclass"] = "multilabel"  # any number of an image's classes, or exactly one
+    # labels: the column. text: the findings that a report names and does not deny, by the rules of `medvl.findings`;
+    # {consolidation: [consolidation, opacity]}: the same, and what counts as each class
+    labels_from: Literal["labels", "text"] | dict[str, list[str]] = "labels"
     classes: list[str] | None = None  # None = every label of the train split
     negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
     pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same

@@ -4,7 +4,7 @@
 loss, not scored); every other class is absent. An empty cell is not annotated (NaN for every class); `none`, and a
 label that `classify.negative_names` lists, say that every class is absent. With `labels: multilabel` names like
 `No Finding` or `normal` are read so too, and that is said, unless `classify.classes` lists them; with `multiclass` they
-are classes of their own.
+are classes of their own. `classify.labels_from` takes them from the texts instead: `labels_of_text`.
 
 Shapes: n images, K classes, D features.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -27,6 +27,8 @@ from medvl.data.class_flips import ClassFlips
 from medvl.data.dataset import Sample, SegmentDataset
 from medvl.data.labels import label_units, labelled_patients
 from medvl.data.record import ABSENT, MaskRef, Record
+from medvl.data.reports import findings
+from medvl.data.reports.terms import canonical_term
 from medvl.data.sampler import REPEATED
 
 if TYPE_CHECKING:
@@ -71,6 +73,33 @@ class ClassLabels:
         """The images where `keep` (n,) is true."""
         records = tuple(row for row, kept in zip(self.records, keep, strict=True) if kept)
         return replace(self, records=records, values=self.values[keep])
+
+
+def with_labels(records: Sequence[Record], config: ClassifyConfig) -> Sequence[Record]:
+    """The records with the labels that `classify.labels_from` says: their own, or those of their texts."""
+    source = config.labels_from
+    if source == "labels":
+        return records
+    named = {term: name for name, terms in source.items() for term in terms} if isinstance(source, dict) else None
+    result = []
+    for record in records:
+        labels = labels_of_text(record.text, named)
+        absent = not labels and bool(record.text.strip())
+        extra = {key: value for key, value in record.extra.items() if key != UNKNOWN_COLUMN}
+        result.append(replace(record, labels=labels, labels_absent=absent, extra=extra))
+    return result
+
+
+def labels_of_text(text: str, named: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The findings that an English report names and does not deny, in canonical words, by name.
+
+    What it does not mention is absent, as in the usual labels of reports.
+
+    Args:
+        named: word -> the class that it counts as; other words count as none. None: each word is a class.
+    """
+    terms = {canonical_term(one.term) for one in findings(text) if one.term is not None and not one.negated}
+    return tuple(sorted(terms if named is None else {named[term] for term in terms if term in named}))
 
 
 def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str, ...]:

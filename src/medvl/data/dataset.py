@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medvl.config import Config, DataConfig
+from medvl.config.augment import StrongViewConfig
 from medvl.core.errors import InputError
 from medvl.core.limits import allow_megapixels
 from medvl.data.body_mask import body_mask
@@ -27,13 +29,14 @@ from medvl.data.class_flips import ClassFlips
 from medvl.data.geometry import Affine, draw, fit, require_laterality, warn_unmirrored
 from medvl.data.image import Image, Turn
 from medvl.data.images import read_image
-from medvl.data.intensity import intensity, own_range
+from medvl.data.intensity import intensity, own_range, strong_view
 from medvl.data.masks import read_mask
 from medvl.data.record import MaskRef, Record
 from medvl.data.sampler import REPEATED, BatchSampler, EpochSampler
 from medvl.data.workers import usable_workers
 
 FloatArray = NDArray[np.float32]
+STRONG = 1  # of the seed of strong views
 NO_BOX, MOVED_OUT = -1.0, -2.0  # in place of a box's class: padding; augmentation moved it out of the picture
 
 
@@ -49,6 +52,7 @@ class Sample:
     body: NDArray[np.bool_] | None = None  # (H, W), where the body is in the image as augmented
     boxes: FloatArray | None = None  # (m, 5) class, x0, y0, x1, y1 on the model's grid; see data/box_labels.py
     repeated: bool = False  # another rank validates it too: nothing of it is annotated here
+    strong: FloatArray | None = None  # (C, H, W), its harder view; of an image with a mask the image itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Batch:
     context: tuple[Mapping[str, str], ...] = ()  # one per row, as the records have it
     boxes: Tensor | None = None  # (B, M, 5) class (below 0: none), x0, y0, x1, y1
     repeated: Tensor | None = None  # (N,) bool, rows that another rank validates too: nothing of them is annotated
+    strong: Tensor | None = None  # (B, C, H, W) float32, the harder view of each image without a mask
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -85,6 +90,7 @@ class Batch:
             self.context,
             None if self.boxes is None else self.boxes.to(device, non_blocking=True),
             None if self.repeated is None else self.repeated.to(device, non_blocking=True),
+            None if self.strong is None else self.strong.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:
@@ -98,6 +104,7 @@ class Batch:
             body=None if self.body is None else self.body.pin_memory(),
             boxes=None if self.boxes is None else self.boxes.pin_memory(),
             repeated=None if self.repeated is None else self.repeated.pin_memory(),
+            strong=None if self.strong is None else self.strong.pin_memory(),
         )
 
 
@@ -146,12 +153,17 @@ class SegmentDataset(Dataset[Sample]):
         hidden: frozenset[str] = frozenset(),
         all_rows: bool = False,
         body: bool = False,
+        strong: StrongViewConfig | None = None,
     ) -> None:
-        """`body`: also find the body in each image as augmented (here, so that it runs in the loader's workers)."""
+        """
+        Args:
+            body: also find the body in each image as augmented (here, so that it runs in the loader's workers).
+            strong: also make a harder view of each training image of which no drawn row has a mask.
+        """
         if not records:
             raise InputError.empty("no records to read", expected="at least one record in this split")
         self.config, self.seed, self.train, self.hidden, self.all_rows = config, seed, train, hidden, all_rows
-        self.classes, self.body = tuple(classes), body
+        self.classes, self.body, self.strong = tuple(classes), body, strong
         self._flips = ClassFlips(self.classes, config.augment) if train else None
         groups: dict[Path, list[Record]] = {}
         for record in records:
@@ -200,6 +212,13 @@ class SegmentDataset(Dataset[Sample]):
         pixels = affine.apply_image(image.as_channels(self.config.in_channels))  # (C, H, W)
         if self.train:
             pixels = intensity(self.config.augment, rng, pixels, own_range(image.pixels))
+        strong = None
+        if self.strong is not None:
+            strong = pixels
+            if all(mask is None for row in masks for mask in row):  # of its own seed: the other draws stay as they were
+                own = np.random.default_rng([self.seed, epoch, name, STRONG])
+                strong = strong_view(self.strong, own, pixels, own_range(image.pixels))
+            strong = prepare(strong, self.config)
         target = np.full((len(rows), len(self.classes), *self.config.image_size), np.nan, dtype=np.float32)
         order = range(len(self.classes)) if self._flips is None else self._flips.order(affine)
         for n, row_masks in enumerate(masks):
@@ -209,7 +228,8 @@ class SegmentDataset(Dataset[Sample]):
                     target[n, k] = 0.0 if empty[n] else mask_on_grid(mask, affine, self.config)
         new_texts = tuple("" if empty[n] else affine.apply_text(text) for n, text in enumerate(texts))
         body = body_mask(pixels) if self.body else None
-        return Sample(prepare(pixels, self.config), rows, new_texts, target, affine, body, repeated=epoch == REPEATED)
+        shown = prepare(pixels, self.config)
+        return Sample(shown, rows, new_texts, target, affine, body, repeated=epoch == REPEATED, strong=strong)
 
     def _draw_rows(self, group: tuple[Record, ...], rng: np.random.Generator) -> tuple[Record, ...]:
         config = self.config
@@ -308,9 +328,9 @@ def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:
     return np.ascontiguousarray(pixels, dtype=np.float32)
 
 
-def _stack(masks: Sequence[NDArray[np.bool_] | None]) -> Tensor | None:
-    """(B, H, W), or None where the masks were not asked for."""
-    present = [mask for mask in masks if mask is not None]
+def _stack(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
+    """(B, ...), or None where they were not asked for."""
+    present = [array for array in arrays if array is not None]
     return torch.from_numpy(np.stack(present)) if present else None
 
 
@@ -346,6 +366,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         context=tuple(row.context for row in rows),
         boxes=_pad([sample.boxes for sample in samples]),
         repeated=repeated,
+        strong=_stack([sample.strong for sample in samples]),
     )
 
 

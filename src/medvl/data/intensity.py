@@ -6,10 +6,11 @@ file use a sixteenth of it.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl.config.augment import AugmentConfig
+from medvl.config.augment import AugmentConfig, StrongViewConfig
 
 FloatArray = NDArray[np.float32]
 
@@ -39,8 +40,38 @@ def intensity(
     Args:
         limits: the image's `own_range`, which all of it is relative to. A constant image has none, and stays.
     """
+    return pixels if config.scheme != "medvl" else _varied(config, rng, pixels, limits)
+
+
+def strong_view(
+    config: StrongViewConfig, rng: np.random.Generator, pixels: FloatArray, limits: tuple[float, float]
+) -> FloatArray:
+    """The harder view of (C, H, W) in [0, 1]: `intensity` with bounds of its own, blurred, and a rectangle cut out.
+
+    The rectangle has the aspect 1:2 to 2:1 and lies wholly in the picture; all of it has the image's mean.
+    """
+    result = _varied(config, rng, pixels, limits)
+    sigma, area, aspect = rng.uniform(0, config.max_blur_px), rng.uniform(0, config.max_cut_out), rng.uniform(-0.5, 0.5)
+    place = rng.random(2)
+    if sigma > 0:
+        result = np.stack([cv2.GaussianBlur(channel, (0, 0), sigma) for channel in result])
+    size = np.array(result.shape[1:])
+    height, width = np.minimum(size, np.rint(size * np.sqrt(area) * 2.0 ** np.array([aspect, -aspect])).astype(int))
+    top, left = np.rint(place * (size - (height, width))).astype(int)
+    if height * width:
+        result = result.copy()
+        result[:, top : top + height, left : left + width] = result.mean()
+    return result
+
+
+def _varied(
+    config: AugmentConfig | StrongViewConfig,
+    rng: np.random.Generator,
+    pixels: FloatArray,
+    limits: tuple[float, float],
+) -> FloatArray:
     low, span = np.float32(limits[0]), np.float32(limits[1] - limits[0])
-    if config.scheme != "medvl" or span <= 0:
+    if span <= 0:
         return pixels
     gamma = np.exp(rng.uniform(-1, 1) * np.log1p(config.max_gamma))
     contrast = 1 + rng.uniform(-config.max_contrast, config.max_contrast)

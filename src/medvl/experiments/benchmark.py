@@ -143,7 +143,7 @@ def _check_runs(given: Given) -> None:
         raise InputError.conflict(f"--run {taken[0]}=...: that row is there already", remedy="another name")
     for name, run in given.runs.items():
         task = load_config(find_model(run) / "config.yaml").task
-        if not find_task(task).gives_encoder:
+        if not (find_task(task).gives_encoder and find_task(task).takes_text):
             raise InputError.unsupported(
                 f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain"
             )

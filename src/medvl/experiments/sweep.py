@@ -292,7 +292,8 @@ def _check_configs(sweep: Sweep) -> None:
         if cell.seed == 0:
             try:
                 config = sweep.config(cell, Path("OUT"), Path("DATA"))
-                if cell.query is not None and not find_task(config.task).gives_encoder:
+                kind = find_task(config.task)
+                if cell.query is not None and not (kind.gives_encoder and kind.takes_text):
                     what = f"variant {cell.variant} asks {cell.query.run}, which is of task: {config.task}"
                     faults.append(Fault.unsupported(what, file=sweep.path, expected="a variant of task: pretrain"))
             except InputError as error:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medvl.core.errors import InputError
 from medvl.core.files import write_bytes, write_json
@@ -24,6 +26,7 @@ from medvl.core.files import write_bytes, write_json
 Storage = Literal["float16", "uint8"]
 FloatArray = NDArray[np.float32]
 UNKNOWN = 0.5  # of a pixel that no view has shown yet; it is not above the threshold, hence background
+CERTAIN = 30.0  # a logit whose cross entropy is 1e-13
 _DROP_PAGES_EVERY = 32  # updates; bounds the resident part of the file
 
 
@@ -234,3 +237,24 @@ class PseudoLabelStore:
             pages: mmap.mmap | None = getattr(held, "_mmap", None)
             if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
                 pages.madvise(mmap.MADV_DONTNEED)
+
+
+def is_confident(soft: Tensor, least: float, mode: str) -> Tensor:
+    """Where a pseudo label is at least `least` sure: (N, K, H, W) in [0, 1] -> the same shape, or (N, 1, H, W), bool.
+
+    One sigmoid per class: P or 1 - P; "multiclass": the likeliest of background and classes.
+    """
+    if mode == "multiclass":
+        return torch.maximum(soft.amax(dim=1, keepdim=True), 1 - soft.sum(dim=1, keepdim=True)) >= least
+    return torch.maximum(soft, 1 - soft) >= least
+
+
+def where_sure(logits: Tensor, target: Tensor, sure: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Logits and target in which the other pixels are background that the network knows: no loss, no gradient.
+
+    A mean over pixels still divides by all of them, as in FixMatch's equation 4.
+    """
+    known = torch.full_like(logits, -CERTAIN)
+    if mode == "multiclass":
+        known[:, 0] = CERTAIN
+    return torch.where(sure, logits, known), torch.where(sure, target, 0)

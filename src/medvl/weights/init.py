@@ -9,22 +9,25 @@ from medvl.core.errors import InputError
 from medvl.core.task import find_task
 from medvl.data.hashes import Stage, read_stages
 from medvl.inference.model_folder import find_model, load_model
+from medvl.models.classifier import ImageClassifier
+from medvl.models.encoder_unet import EncoderNetwork
 from medvl.models.g2d import G2D
 from medvl.models.module import NetworkModule
-from medvl.weights.transfer import load_foreign, start_from_g2d
+from medvl.weights.transfer import load_foreign, start_from_encoder
 
 Module = TypeVar("Module", bound=NetworkModule)
 
 
 def init_of(config: Config) -> tuple[str, str]:
-    """Prefix and path of `init`, see `split_init`: a run of task: pretrain is `g2d:` where the task is another one.
+    """Prefix and path of `init`, see `split_init`: a run of another task whose encoder is taken is `g2d:` too.
 
     Raises:
         InputError: no such run.
     """
     prefix, path = split_init(config.init or "")
-    if path and not prefix and not find_task(config.task).gives_encoder:
-        if find_task(load_config(find_model(path) / "config.yaml").task).gives_encoder:
+    if path and not prefix:
+        task = load_config(find_model(path) / "config.yaml").task
+        if task != config.task and find_task(task).gives_encoder:
             prefix = G2D_PREFIX
     return prefix, path
 
@@ -37,12 +40,16 @@ def stages_of_init(config: Config) -> tuple[Stage, ...]:
     return read_stages(find_model(path)) or ()
 
 
-def load_pretrained(path: str) -> G2D:
-    """The network of the pre-trained run at `path`; InputError for another one."""
+def load_pretrained(path: str) -> EncoderNetwork:
+    """The encoder, and what U-Net stands on it, of the run at `path`; InputError where that pre-trains none."""
     network = load_model(path, uses_text=False)[0].network
-    if not isinstance(network, G2D):
-        raise InputError.unsupported("not a pre-trained G2D", file=path, expected="a run of task: pretrain")
-    return network
+    if isinstance(network, G2D):
+        return network.unet
+    if isinstance(network, ImageClassifier):
+        return network
+    raise InputError.unsupported(
+        "no pre-trained image encoder", file=path, expected="a run of task: pretrain or classify"
+    )
 
 
 def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...]) -> tuple[Module, str | None]:
@@ -50,7 +57,7 @@ def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...])
     it (None without one).
 
     Raises:
-        InputError: no such run, no pre-trained G2D behind `g2d:`, a network of another task, size or other classes.
+        InputError: no such run, no pre-trained encoder behind `g2d:`, a network of another task, size or other classes.
     """
     prefix, path = init_of(config)
     if not path:
@@ -58,7 +65,7 @@ def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...])
     if prefix == WEIGHTS_PREFIX:
         return fresh, load_foreign(fresh.network, path)
     if prefix:
-        return fresh, str(start_from_g2d(fresh.network, load_pretrained(path), "encoder", path))
+        return fresh, str(start_from_encoder(fresh.network, load_pretrained(path), "encoder", path))
     module, _, own, card = load_model(path, uses_text=False)
     if not isinstance(module, type(fresh)) or own.model != config.model or tuple(card["classes"]) != classes:
         raise InputError.mismatch(

@@ -1,4 +1,4 @@
-"""From a pre-trained G2D, or another program's image encoder, into a network: `init: g2d:RUN`, `init: weights:FILE`.
+"""From a pre-trained image encoder into a network: `init: g2d:RUN` (G2D, classifier), `init: weights:FILE` (foreign).
 
 EncoderUNet                        <- encoder, and with it the decoder and its last convolution
 LViT with its own contracting path <- encoder and decoder of a G2D on `ucnn_*` of the same size
@@ -36,20 +36,21 @@ class Taken:
         return text + (f"; of another shape and not taken: {', '.join(self.other_shape)}" if self.other_shape else "")
 
 
-def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Taken:
-    """Copy what fits from `g2d` into `network`; text encoders and everything else stay as they are.
+def start_from_encoder(network: nn.Module, source: EncoderNetwork, parts: Parts, where: str) -> Taken:
+    """Copy what fits from `source` into `network`; text encoders and everything else stay as they are.
 
     Args:
+        source: the U-Net of a G2D, or a classifier, which gives its encoder alone.
         parts: "encoder", or "encoder_decoder" where the network has the same decoder.
-        where: the folder of `g2d`, for the message.
+        where: the folder of `source`, for the message.
 
     Raises:
-        InputError: a network that has no place for an image encoder, another image encoder than `g2d`'s, or one that is
-            fed otherwise.
+        InputError: a network that has no place for an image encoder, another image encoder than that of `source`, or
+            one that is fed otherwise.
     """
     before = network.state_dict()
     state: dict[str, Tensor] = {}
-    for name, value in g2d.unet.state_dict().items():
+    for name, value in source.state_dict().items():
         target = _target(network, name, parts)
         if target is not None:
             state[target] = value
@@ -60,11 +61,11 @@ def start_from_g2d(network: nn.Module, g2d: G2D, parts: Parts, where: str) -> Ta
         raise InputError.mismatch(
             f"the image encoder of init is another one ({len(wrong)} of {len(encoder)} tensors, e.g. {first})",
             file=where,
-            expected=f"{_key_of_encoder(network, g2d.unet.encoder_name)} and data.in_channels={g2d.in_channels}, "
+            expected=f"{_key_of_encoder(network, source.encoder_name)} and data.in_channels={source.in_channels}, "
             "as pre-trained",
         )
     reader = network.encoder if isinstance(network, LViT) else network
-    trained_with = g2d.unet.input_norm
+    trained_with = source.input_norm
     if (
         getattr(reader, "input_norm", trained_with) != trained_with
     ):  # not of LViT's own path: there it is data.normalize

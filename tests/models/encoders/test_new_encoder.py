@@ -20,7 +20,7 @@ from medvl.models.lvit import LViT
 from medvl.models.registry import configured_options
 from medvl.models.yolo import YOLO
 from medvl.weights.external import load_encoder, write_tensors
-from medvl.weights.transfer import load_foreign, start_from_g2d
+from medvl.weights.transfer import load_foreign, start_from_encoder
 
 
 class Toy(ImageEncoder):
@@ -83,7 +83,7 @@ def test_every_network_takes_it(task: str) -> None:
 def test_what_g2d_learned_in_it_goes_into_the_others(task: str, tmp_path: Path) -> None:
     g2d, network = build("pretrain"), build(task)
     torch.nn.init.normal_(g2d.unet.encoder.layers[0].weight)
-    start_from_g2d(network, g2d, "encoder", "run")
+    start_from_encoder(network, g2d.unet, "encoder", "run")
     expected = g2d.unet.encoder.state_dict()
     taken = next(module for module in network.modules() if isinstance(module, Toy)).state_dict()
     assert all(torch.equal(taken[name], value) for name, value in expected.items())

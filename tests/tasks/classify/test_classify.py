@@ -340,8 +340,10 @@ def test_init_of_other_classes_or_another_encoder_is_refused(films: Path, g2d: P
         train(config_of(films, "classify.classes=[bar]", f"init={tmp_path / 'run'}"), tmp_path / "next")
     with refused("mismatch", naming="model.encoder=resnet18_nano"):
         train(config_of(films, "model.encoder=resnet18_mini", f"init=g2d:{g2d}"), tmp_path / "next")
-    with refused("unsupported", naming="G2D"):
-        train(config_of(films, f"init=g2d:{tmp_path / 'run'}"), tmp_path / "next")
+    with refused("unsupported", naming="encoder"):
+        train(config_of(films, "init=g2d:medvl:lvit_regions"), tmp_path / "next")
+    run = train(config_of(films, "classify.classes=[bar]", f"init=g2d:{tmp_path / 'run'}"), tmp_path / "encoder alone")
+    assert "2 are the network's own" in json.loads((run / "plan.json").read_text())["init"]
     with refused("unsupported"):
         evaluate_classifier(g2d, films / "manifest.csv")
     with refused("unsupported"):

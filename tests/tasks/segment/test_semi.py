@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from medvl.data.records import load_manifest
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.losses import segmentation
+from medvl.losses.pseudo_labels import is_confident, where_sure
 from medvl.tasks.segment import semi as semi_segment
 from medvl.tasks.segment.lv_bank import record_mask
 from medvl.tasks.segment.model import build_segmenter
@@ -191,6 +193,51 @@ def test_the_teacher_gives_the_target_and_follows(tiny_recipe: Path, tmp_path: P
     assert (task._pseudo_labels(batch, student) - before).abs().min() > 0.01
 
 
+@pytest.mark.parametrize("options", [["semi.epi=labels", "semi.beta=0"], ["semi.epi=weights"]])
+def test_the_network_learns_of_the_strong_view_what_the_plain_one_shows(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Sequence[str]
+) -> None:
+    """Bright = foreground of what is shown: P is that of the plain views, the loss that of the strong ones."""
+    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, [*options, "semi.ramp=0"])
+    batch = replace(batch, strong=-batch.image)
+    by_brightness = lambda batch, module=None: 3 * batch.image[batch.image_index]  # noqa: E731
+    monkeypatch.setattr(task, "logits", by_brightness)
+    plain, is_open = by_brightness(batch), ~batch.annotated
+    losses = task.training_step(batch)
+    expected = segmentation.segmentation_loss(-plain, (plain > 0).float(), is_open, terms=task.terms_of_unlabelled)
+    torch.testing.assert_close(losses["unsup_loss"], expected["loss"])
+    with refused("conflict"):
+        load_config(tiny_recipe, ["semi.view=strong"])
+
+
+def test_pixels_that_are_not_sure_carry_no_loss(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P = .96, .9, .1, .04 in quarters, p = .8: sure at .95 are the first (true) and the last (false).
+
+    CE = (-ln .8 - ln .2 + 0 + 0) / 4 = .458145; Dice = 1 - 2 * .8 / (2 * .64 + 1) = .298246; half of each.
+    """
+    options = ["semi.epi=labels", "semi.min_confidence=0.95", "semi.ramp=0", "semi.weight=0.5"]
+    task, batch, _ = half_unlabelled(tiny_recipe, tmp_path, options)
+    label, logits = torch.empty_like(batch.target), torch.full_like(batch.target, math.log(4)).requires_grad_()
+    for part, value in zip(label.chunk(4, dim=2), (0.96, 0.9, 0.1, 0.04), strict=True):
+        part[:] = value
+    monkeypatch.setattr(task, "_pseudo_labels", lambda *_: label)
+    monkeypatch.setattr(task, "logits", lambda *_: logits)
+    losses = task.training_step(replace(batch, annotated=torch.zeros_like(batch.annotated)))
+    assert losses["unsup_loss"].item() == pytest.approx((0.458145 + 0.298246) / 2, abs=1e-5)
+    assert losses["confident_fraction"].item() == 0.5
+    losses["loss"].backward()
+    assert logits.grad is not None
+    assert [bool(part.any()) for part in logits.grad.chunk(4, dim=2)] == [True, False, False, True]
+    softmax = torch.tensor([0.2, 0.7, 0.1])[None, 1:, None, None]  # background .2
+    assert not is_confident(softmax, 0.75, "multiclass").any() and is_confident(softmax, 0.7, "multiclass").all()
+    moved, target = where_sure(
+        torch.zeros(1, 3, 1, 1), torch.ones(1, 2, 1, 1), torch.zeros(1, 1, 1, 1).bool(), "multiclass"
+    )
+    assert moved.softmax(dim=1).flatten().tolist() == pytest.approx([1, 0, 0]) and not target.any()
+
+
 @pytest.mark.parametrize("poison", ["other", "never opened"])
 def test_hidden_masks_do_not_reach_the_weights(
     finished: Path, tiny_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
@@ -295,6 +342,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
         ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multilabel"],
         ["semi.epi=labels", "semi.lv_bank=labelled", "data.classes={r: [1], l: [2]}", "objective.mode=multiclass"],
         ["semi.epi=labels", "model.name=dynunet"],
+        ["semi.epi=labels", "semi.beta=0", "semi.view=strong", "semi.min_confidence=0.95", "model.name=dynunet"],
     ],
 )
 def test_every_mode_trains_and_resumes_nothing(tiny_recipe: Path, tmp_path: Path, options: Sequence[str]) -> None:

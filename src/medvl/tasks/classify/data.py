@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset
 from medvl.config import Config
 from medvl.core.errors import InputError, warn
 from medvl.core.task import Prepared
-from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part
+from medvl.data.class_labels import ClassDataset, FeatureDataset, class_labels, find_classes, labelled_part, with_labels
 from medvl.data.dataset import Sample, epoch_loader
 from medvl.data.record import Manifest, Record
 from medvl.tasks.classify.feature_store import FeatureStore
@@ -44,6 +44,7 @@ def classification(
         InputError: what is wrong with the labels, or with `init`.
     """
     settings = config.classify
+    splits = {name: with_labels(rows, settings) for name, rows in splits.items()}
     classes = find_classes(splits["train"], settings)
     labels = {name: class_labels(rows, classes, settings, manifest.path) for name, rows in splits.items()}
     labels["train"], fraction = labelled_part(labels["train"], config)

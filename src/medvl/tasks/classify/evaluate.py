@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medvl.config import Config, config_dict
 from medvl.core.device import usable_device
 from medvl.core.errors import InputError, warn
-from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels
+from medvl.data.class_labels import ClassDataset, ClassLabels, class_labels, with_labels
 from medvl.data.record import Manifest
 from medvl.evaluation.model_inputs import read_as_trained
 from medvl.evaluation.record import CASES, EvaluationRecord
@@ -232,7 +232,7 @@ def _labels(manifest: Manifest, split: str, classes: tuple[str, ...], config: Co
     """The labelled images of a split, and how many records are of views that the model was not trained on."""
     rows = manifest.split(split)
     kept = [row for row in rows if config.data.views is None or row.view in config.data.views]
-    labels = class_labels(kept, classes, config.classify, manifest.path)
+    labels = class_labels(with_labels(kept, config.classify), classes, config.classify, manifest.path)
     if not labels.records:
         what = "a known label" if kept else f"a view of {', '.join(config.data.views or [])}"
         raise InputError.empty(

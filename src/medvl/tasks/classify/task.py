@@ -32,6 +32,7 @@ class ClassifyTask(Task):
     name = "classify"
     model_name = "classifier"
     takes_text = False
+    gives_encoder = True
     sections: ClassVar[Mapping[str, type]] = {"classify": ClassifyConfig}
     defaults: ClassVar[Mapping[str, Any]] = {"text.encoder": "none"}
     refused: ClassVar[Mapping[str, Any]] = {

@@ -19,7 +19,7 @@ from medvl.data.record import Manifest, Record
 from medvl.data.sampler import MixedSampler
 from medvl.data.text_input import TextInput, images_with_other_masks
 from medvl.inference.model_folder import load_model
-from medvl.models.g2d import G2D
+from medvl.models.encoder_unet import EncoderNetwork
 from medvl.models.module import SegmentModel
 from medvl.tasks.context import (
     context_differences,
@@ -31,7 +31,7 @@ from medvl.tasks.segment.model import build_segmenter
 from medvl.tasks.segment.semi import SemiLearner
 from medvl.text.base import TextEncoder
 from medvl.weights.init import init_of, load_pretrained
-from medvl.weights.transfer import load_foreign, start_from_g2d
+from medvl.weights.transfer import load_foreign, start_from_encoder
 
 
 def segmentation(
@@ -92,14 +92,14 @@ def segmentation(
     return Prepared(learner, encoder, manifest.classes, splits, loaders, plan)
 
 
-def _check_fed(config: Config, source: G2D, path: str) -> None:
+def _check_fed(config: Config, source: EncoderNetwork, path: str) -> None:
     """InputError where LViT's own contracting path would be fed otherwise than in the pre-training of `source`."""
     if config.model.name != "lvit" or not str(config.model.encoder).startswith("ucnn"):
-        return  # the network normalises by itself: `start_from_g2d`
-    wanted = "zscore" if source.unet.input_norm == "image" else "none"
+        return  # the network normalises by itself: `start_from_encoder`
+    wanted = "zscore" if source.input_norm == "image" else "none"
     if config.data.normalize != wanted:
         raise InputError.mismatch(
-            f"init was pre-trained with input_norm {source.unet.input_norm}, data.normalize is {config.data.normalize}",
+            f"init was pre-trained with input_norm {source.input_norm}, data.normalize is {config.data.normalize}",
             file=path, expected="images as in the pre-training", remedy=f"data.normalize={wanted}",
         )  # fmt: skip
 
@@ -123,7 +123,7 @@ def _build(
         source = load_pretrained(path)
         _check_fed(config, source, path)
         fresh, encoder = build()
-        return fresh, encoder, str(start_from_g2d(fresh.network, source, config.init_parts, path))
+        return fresh, encoder, str(start_from_encoder(fresh.network, source, config.init_parts, path))
     module, encoder, own, card = load_model(path)
     differences = [
         f"{name}: {getattr(own, name)} there, {getattr(config, name)} here"
@@ -152,7 +152,9 @@ def _loader(
     train: bool,
 ) -> DataLoader[Sample]:
     seed = config.train.seed
-    dataset = SegmentDataset(records, manifest.classes, as_read(config), seed=seed, train=train, hidden=hidden)
+    strong = config.semi.strong if train and config.semi.view == "strong" else None
+    data = as_read(config)
+    dataset = SegmentDataset(records, manifest.classes, data, seed=seed, train=train, hidden=hidden, strong=strong)
     if train and (config.semi.on or config.train.steps_per_epoch is not None):
         if fabric.world_size > 1:
             raise InputError.unsupported(

@@ -5,7 +5,8 @@
 (with `objective.mode: multiclass` against the most probable class). Dice + CE are the terms of the objective, see
 `unlabelled_terms`. The last two act on (row, class) pairs without a mask. The pseudo label P is read from the store,
 moved by the record's own affine, mixed with the prediction of this step, and used; what goes back into the store is the
-prediction moved back to the record's grid. Where a flip exchanges classes (`data/class_flips.py`), both ways do.
+prediction moved back to the record's grid. Where a flip exchanges classes (`data/class_flips.py`), both ways do. With
+`semi.view: strong` the network learns P on a harder view of the image, and P is still made of the plain one.
 
 Shapes: N rows, K classes, H W the model's grid.
 """
@@ -38,7 +39,7 @@ from medvl.data.geometry import Affine
 from medvl.data.record import Record
 from medvl.data.text_input import TextInput
 from medvl.losses.language_vision import ContrastiveBank, lv_loss
-from medvl.losses.pseudo_labels import PseudoLabelStore, beta_at
+from medvl.losses.pseudo_labels import PseudoLabelStore, beta_at, is_confident, where_sure
 from medvl.losses.segmentation import WeightedTerm, segmentation_loss, weighted_terms
 from medvl.models.ema import update_average
 from medvl.models.masks import class_masks, probs_from_logits
@@ -145,7 +146,8 @@ class SemiLearner(SegmentLearner):
         """`loss` with graph; `sup_loss`, `unsup_loss`, `lv_loss` detached."""
         self._flush()
         semi, objective = self.config.semi, self.config.objective
-        logits = self.logits(batch, module)
+        shown = batch if batch.strong is None else replace(batch, image=batch.strong)
+        logits = self.logits(shown, module)
         losses = self._loss(logits, batch)
         logits = logits[:, 0] if logits.ndim == 5 else logits  # of a deeply supervised network the full resolution
         open_pairs = ~batch.annotated  # (N, K)
@@ -153,11 +155,17 @@ class SemiLearner(SegmentLearner):
         total = losses["loss"]
         parts = {"sup_loss": losses["loss"].detach()}
         if semi.epi != "none":
-            soft = self._pseudo_labels(batch, logits.detach())  # (N, K, H, W)
-            target = class_masks(soft, objective.mode).to(logits.dtype)
-            unsup = segmentation_loss(logits, target, open_pairs, mode=objective.mode, terms=self.terms_of_unlabelled)[
-                "loss"
-            ]
+            needs_plain = batch.strong is not None and self._teacher is None
+            plain = self._plain_logits(batch, module) if needs_plain else logits.detach()
+            soft = self._pseudo_labels(batch, plain)  # (N, K, H, W)
+            target, learned = class_masks(soft, objective.mode).to(logits.dtype), logits
+            if semi.min_confidence > 0.5:
+                sure = is_confident(soft, semi.min_confidence, objective.mode)  # (N, K or 1, H, W)
+                learned, target = where_sure(learned, target, sure, objective.mode)
+                part = (sure.flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
+                parts["confident_fraction"] = part
+            terms = self.terms_of_unlabelled
+            unsup = segmentation_loss(learned, target, open_pairs, mode=objective.mode, terms=terms)["loss"]
             total = total + ramp * unsup
             parts["unsup_loss"] = unsup.detach()
             share = (target.flatten(2).float().mean(dim=2) * open_pairs).sum() / open_pairs.sum().clamp(min=1)
@@ -218,6 +226,15 @@ class SemiLearner(SegmentLearner):
         return twin
 
     # -- EPI
+
+    @torch.no_grad()
+    def _plain_logits(self, batch: Batch, module: nn.Module | None) -> Tensor:
+        """(N, K, H, W) of the plain view, as the network predicts: BatchNorm with its statistics, no dropout."""
+        network = module or self.module
+        was_training = network.training
+        logits = self.logits(batch, network.eval())
+        network.train(was_training)
+        return logits[:, 0] if logits.ndim == 5 else logits
 
     def _pseudo_labels(self, batch: Batch, logits: Tensor) -> Tensor:
         """(N, K, H, W) soft labels in the view of each unlabelled row (zeros for the others); queues the update."""

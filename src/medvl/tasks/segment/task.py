@@ -35,10 +35,14 @@ class SegmentTask(Task):
 
     def faults(self, config: Config, source: str) -> list[Fault]:
         """Values of its sections that are right alone and wrong together."""
-        if any(term.weight for term in config.objective.terms):
-            return []
-        what = "no term of objective.terms has a weight above 0"
-        return [Fault.conflict(what, file=source, expected="one at least: nothing would be learned")]
+        faults = []
+        if not any(term.weight for term in config.objective.terms):
+            what = "no term of objective.terms has a weight above 0"
+            faults.append(Fault.conflict(what, file=source, expected="one at least: nothing would be learned"))
+        if config.semi.view == "strong" and config.semi.epi == "none":
+            what = "semi.view: strong without pseudo labels"
+            faults.append(Fault.conflict(what, file=source, expected="semi.epi: labels or weights"))
+        return faults
 
     def check_context(self, config: Config, num_columns: int) -> None:
         """InputError where the network cannot take so many clinical variables."""

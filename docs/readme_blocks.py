@@ -1,0 +1,188 @@
+"""Fill the generated blocks of README.md: `python docs/readme_blocks.py` (with `--check`: exit 1 if one is stale).
+
+A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. The model and its example are those of
+docs/pictures/shipped.py, the numbers those of its card and of the comparisons under results/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "pictures"))
+
+import shipped
+
+ROOT = Path(__file__).resolve().parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "results"
+METRIC = "dice_per_image"
+# what of the card's groups is shown, in words; a group that a card lacks is left out
+GROUPS = {
+    "lung": "one lung",
+    "both": "both lungs",
+    "zone": "one third of a lung",
+    "mixed": "different thirds of the two lungs",
+    "heldout": "unions that never stood in training",
+    "probe: shuffled": "another patient's text, scored against the true mask",
+    "probe: side_swapped": "left and right exchanged, likewise",
+    "probe: negated": "the text denied, likewise (should be 0)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table: a comparison of `medvl compare`, and what it says."""
+
+    question: str
+    data: str
+    folder: str  # under results/
+    method: str
+    baseline: str
+    command: str
+
+
+REAL, PHANTOM = "children's radiographs", "PHANTOMS"
+LADDER, FOCAL = "medvl x sweep recipes/ladder.yaml", "medvl x sweep recipes/sweep_g2d_phantom_focal.yaml"
+TABLE = (
+    Result(
+        "EPI and LV loss beside 10 % of the masks",
+        REAL,
+        "ladder_regions/10_percent_of_the_masks_draws_1_to_4",
+        "EPI and LV",
+        "supervised",
+        LADDER,
+    ),
+    Result(
+        "EPI and LV loss beside 25 % of the masks",
+        REAL,
+        "ladder_regions/25_percent_of_the_masks_draws_0_and_1",
+        "EPI and LV",
+        "supervised",
+        LADDER,
+    ),
+    Result(
+        "pseudo masks beside alignment, then 50 steps on 1 % of the masks",
+        PHANTOM,
+        "g2d_phantom_focal/in_50_steps",
+        "pseudo masks",
+        "alignment only",
+        FOCAL,
+    ),
+    Result(
+        "pseudo masks beside alignment, then 200 steps on 1 % of the masks",
+        PHANTOM,
+        "g2d_phantom_focal/everything_updated",
+        "pseudo masks",
+        "alignment only",
+        FOCAL,
+    ),
+    Result(
+        "masks of 20 patients named by `medvl x suggest`, not of 20 random ones",
+        REAL,
+        "suggestion/five_draws",
+        "20 suggested",
+        "20 at random",
+        "python benchmarks/suggestion.py",
+    ),
+)
+
+
+def main() -> int:
+    """Fill the blocks, or with `--check` compare them; the exit status."""
+    text = README.read_text(encoding="utf-8")
+    filled = text
+    for name, lines in (("first", first_mask()), ("model", model()), ("results", results())):
+        pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+        if len(pattern.findall(filled)) != 1:
+            sys.exit(f"README.md has no block {name}, or more than one")
+        body = "\n".join(lines)
+        filled = pattern.sub(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", filled)
+    if "--check" in sys.argv[1:]:
+        print("README.md is up to date" if filled == text else "README.md is stale: run docs/readme_blocks.py")
+        return int(filled != text)
+    README.write_text(filled, encoding="utf-8")
+    return 0
+
+
+def first_mask() -> list[str]:
+    """The first mask on the command line and in Python."""
+    folder = shipped.DATA.removeprefix("medvl:").removeprefix("cxr_")
+    image, prompts = f"{folder}/images/{shipped.IMAGE}.jpg", shipped.PROMPTS
+    return [
+        "```sh",
+        f"medvl data unpack {shipped.DATA} --out {folder}      # real radiographs to try it on",
+        f'medvl predict {shipped.MODEL} {image} --text "{prompts[0]}" --text "{prompts[-1]}" --out masks',
+        "```",
+        "",
+        "```python",
+        "import medvl",
+        "",
+        f'predictor = medvl.load("{shipped.MODEL}").set_image("{image}")  # or your own image',
+        f'answer = predictor.segment("{prompts[1]}")  # as many prompts as you like',
+        "answer.mask, answer.probs, answer.warnings  # (H, W) bool, (H, W) in [0, 1], what you must know",
+        "```",
+    ]
+
+
+def model() -> list[str]:
+    """What the shipped model is good for and what not, from its card."""
+    card = shipped.card()
+    metrics, groups, opened = card["metrics"], card["groups"], card_opened()
+    lines = [
+        f"`{shipped.MODEL}`: {card['summary']}",
+        "",
+        f"| Dice per image | validation, {metrics['val']['num_cases']:,} prompts "
+        f"| test, {metrics['test']['num_cases']:,} prompts, opened {'once' if opened == 1 else f'{opened} times'} |",
+        "| --- | --- | --- |",
+        f"| all (all pixels together: Dice pooled) | {_both(metrics['val'])} | {_both(metrics['test'])} |",
+    ]
+    for name, words in GROUPS.items():
+        values = [groups[split].get(name) for split in ("val", "test")]
+        if any(values):
+            cells = [f"{one[METRIC]:.3f}" if one else "–" for one in values]
+            lines.append(f"| {words} | {' | '.join(cells)} |")
+    return [*lines, "", "Limits, as its card says:", "", *(f"- {limit}" for limit in card["limits"])]
+
+
+def card_opened() -> int:
+    """How often the model's test split was opened."""
+    from medvl.inference.model_folder import find_model, times_test_opened
+
+    return times_test_opened(find_model(shipped.MODEL))
+
+
+def results() -> list[str]:
+    """The table of comparisons."""
+    lines = ["| what | data | Dice with | without | difference [95 %] | runs; interval | command |", "| --- " * 7 + "|"]
+    return [*lines, *(_line(row) for row in TABLE)]
+
+
+def _line(row: Result) -> str:
+    path = RESULTS / row.folder / "compare.json"
+    compared = json.loads(path.read_text(encoding="utf-8"))
+    methods = {one["name"]: one for one in compared["methods"]}
+    first, second = (methods[name]["metrics"][METRIC] for name in (row.method, row.baseline))
+    if compared["reference"] == row.baseline:
+        gap = first["difference"]
+        values = (gap["mean"], gap["lo"], gap["hi"])
+    elif compared["reference"] == row.method:
+        gap = second["difference"]
+        values = (-gap["mean"], -gap["hi"], -gap["lo"])
+    else:
+        sys.exit(f"{path} compares neither {row.method} nor {row.baseline} with the others")
+    difference = "{} [{}, {}]".format(*(f"{value:+.3f}".replace("-0.000", "0.000") for value in values))
+    runs = f"{methods[row.method]['num_seeds']}; by {compared['bootstrap']['unit']}"
+    means = f"{first['mean']:.3f} | {second['mean']:.3f}"
+    return f"| {row.question} | {row.data} | {means} | {difference} | {runs} | `{row.command}` |"
+
+
+def _both(metrics: dict[str, Any]) -> str:
+    return f"{metrics[METRIC]:.3f} ({metrics['dice_pooled']:.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
