@@ -35,7 +35,6 @@ HIDDEN = (
 MADE = re.compile(r"medvl (?:train|fit) (?:[^`]|\\\n)*?--out (\S+)")
 TABLES = ("manifest.csv", "split.csv", "masks.csv", "notes.csv")
 SOAK = (  # pages of many trainings
-    "README.md",
     "docs/howto/annotations.md",
     "docs/howto/compare.md",
     "docs/howto/train.md",
