@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST = {"From a phrase to its logits": 7, "From a report to InfoNCE": 9, "From a mask to its Dice term": 8}
+LONGEST = {"From a text to its logits": 7, "From a report to InfoNCE": 9, "From a mask to its Dice term": 8}
 STEP = re.compile(r"^\d+\. `([\w/]+\.py)`: ((?:`[\w.]+`,?\s+)*`[\w.]+`)\. ", re.MULTILINE)
 
 

@@ -27,7 +27,6 @@ LOADED = re.compile(
 STYLE = re.compile(r"(?:@import|url\()\s*[\"']?((?:https?:)?//[^\"')]*)")
 OVERRIDE = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*=[^`]+)`")
 HIDDEN_VERBS = {"classify", "ground", "detect"}  # spellings of earlier releases
-pytest.importorskip("mkdocs", reason="the extra docs is not installed")
 
 
 @pytest.fixture(scope="module")
