@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from medvl.core.errors import FaultKind, InputError
+from medvl.core.errors import Fault, FaultKind, InputError
 
 
 @contextmanager
@@ -34,3 +34,15 @@ def refused(
         and (record is None or fault.record == record)
     ]
     assert places, error
+
+
+def fault_of(
+    function: Callable[..., object], path: Path, *args: object, remedy: bool = True, **options: object
+) -> Fault:
+    """The only fault of a call, in one line: it names the file, what was expected and a remedy, never the patient."""
+    with pytest.raises(InputError) as caught:
+        function(path, *args, **options)
+    (fault,) = caught.value.faults
+    assert fault.file == path and fault.expected and (fault.remedy or not remedy)
+    assert "\n" not in str(fault) and "Jane" not in str(fault)
+    return fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -26,20 +27,39 @@ def picture(path: Path, size: tuple[int, int] = (8, 10)) -> Path:
     return path
 
 
+def dicom_dataset(pixels: np.ndarray, bits: int = 12, **tags: Any) -> pydicom.FileDataset:
+    """A small data set: (H, W), (H, W, 3) or with `NumberOfFrames`, frames first."""
+    data = pydicom.FileDataset(None, {}, file_meta=pydicom.FileMetaDataset(), preamble=b"\0" * 128)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data.PatientName = "Doe^Jane"
+    colour = pixels.ndim > 2 and pixels.shape[-1] == 3
+    data.SamplesPerPixel = 3 if colour else 1
+    data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        data.PlanarConfiguration = 0
+    data.Rows, data.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
+    data.BitsAllocated = 8 * pixels.dtype.itemsize
+    data.BitsStored = 8 if pixels.dtype.itemsize == 1 else bits
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(data, name, value)
+    return data
+
+
+def write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
+    dicom_dataset(pixels, **tags).save_as(path, enforce_file_format=True)
+    return path
+
+
 def dicom(path: Path, pixels: np.ndarray, *, uid: str = "1.2.3", patient: str = "p", orientation: str = "L\\F") -> Path:
     """Write an 8-bit radiograph (H, W) as DICOM, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.SOPClassUID, data.SOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, uid
-    data.PatientID, data.PatientOrientation = patient, orientation
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
-    data.PixelData = pixels.astype(np.uint8).tobytes()
-    data.save_as(path, enforce_file_format=True)
-    return path
+    tags = {"SOPInstanceUID": uid, "PatientID": patient, "PatientOrientation": orientation}
+    return write_dicom(path, pixels.astype(np.uint8), **tags)
 
 
 def data_import(*words: object) -> Result:

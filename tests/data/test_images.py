@@ -11,12 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from faults import refused
+from faults import fault_of, refused
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from medvl.core import limits
-from medvl.core.errors import Fault, InputError
 from medvl.data.image import Image
 from medvl.data.images import image_size, num_slices, read_image, resample_map
 from medvl.data.masks import read_labels, read_mask
@@ -35,15 +34,6 @@ def read(path: Path, **options: Any) -> Image:
     assert pixels.min() >= 0 and pixels.max() <= 1
     assert image_size(path) == pixels.shape[:2] and image.path == path and image.spacing_mm is None
     return image
-
-
-def fault_of(function: Callable[[Path], object], path: Path) -> Fault:
-    """The only fault, which names the file, what was expected and a remedy."""
-    with pytest.raises(InputError) as caught:
-        function(path)
-    (fault,) = caught.value.faults
-    assert fault.file == path and fault.expected and fault.remedy and "\n" not in str(fault)
-    return fault
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:

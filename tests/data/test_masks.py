@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import nibabel
 import numpy as np
-import pydicom
 import pytest
+from faults import fault_of
+from imported import write_dicom
 from PIL import Image as PILImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import SegmentationStorage
 
-from medvl.core.errors import Fault, InputError
 from medvl.data.geometry import fit
 from medvl.data.images import image_size
 from medvl.data.masks import read_labels, read_mask, read_meaning
@@ -40,14 +39,6 @@ def save_palette(path: Path, indices: np.ndarray, colours: list[tuple[int, int, 
 
 def painted(mask: np.ndarray, colour: tuple[int, ...], background: tuple[int, ...]) -> np.ndarray:
     return np.where(mask[:, :, None], colour, background).astype(np.uint8)
-
-
-def fault_of(function: Callable[..., object], *args: object, **options: object) -> Fault:
-    with pytest.raises(InputError) as caught:
-        function(*args, **options)
-    (fault,) = caught.value.faults
-    assert fault.file == args[0] and fault.expected and fault.remedy
-    return fault
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "deep.png", "deep.tif", "float.tif", "palette.png", "grey_rgb.png"])
@@ -363,16 +354,8 @@ def test_slices_are_read_as_their_volume_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("full", [255, 100])
 def test_fractional_segmentation(tmp_path: Path, full: int) -> None:
     values = np.array([[0, full // 4, full // 2 + 1], [full, 1, full // 2 - 1]], np.uint8)
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, "1.2.3"
-    dataset.Rows, dataset.Columns = values.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-    dataset.SegmentationType, dataset.MaximumFractionalValue = "FRACTIONAL", full
-    dataset.PixelData = values.tobytes()
-    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    tags = {"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": full}
+    write_dicom(tmp_path / "a.dcm", values, SOPClassUID=SegmentationStorage, **tags)
     assert read_mask(tmp_path / "a.dcm").tolist() == [[False, False, True], [True, False, False]]
 
 

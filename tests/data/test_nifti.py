@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults
 import nibabel
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from medvl.core.errors import Fault, InputError
 from medvl.data.image import Image
 from medvl.data.images import image_size, read_image
 from medvl.data.masks import read_labels, read_mask
@@ -20,6 +20,7 @@ from medvl.data.masks import read_labels, read_mask
 VOLUME = np.arange(24).reshape(2, 3, 4)  # x to the patient's right, y to the front, z up: 12 x + 4 y + z
 WINDOW = (11.5, 23)  # makes 0..23 of it 0..1
 RAS = np.diag([2.0, 3.0, 5.0, 1.0])
+fault_of = partial(faults.fault_of, remedy=False)
 
 
 def write(path: Path, volume: np.ndarray, affine: np.ndarray = RAS, unit: str | None = None) -> Path:
@@ -47,15 +48,6 @@ def values(path: Path, index: int | None, axis: int = 2) -> list[list[int]]:
     shown = np.rint(pixels * 23)
     np.testing.assert_allclose(shown / 23, pixels, atol=1e-6)
     return [[int(value) for value in row] for row in shown]
-
-
-def fault_of(function: Callable[..., object], path: Path, **options: Any) -> Fault:
-    """The only fault, which names the file and what was expected."""
-    with pytest.raises(InputError) as caught:
-        function(path, **options)
-    (fault,) = caught.value.faults
-    assert fault.file == path and fault.expected and "\n" not in str(fault)
-    return fault
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK
 from faults import refused
+from imported import write_dicom
 from PIL import Image
 
 from medvl.core.errors import InputError
@@ -60,7 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "images" / "a.npz", image=deep)
     row("a.npy", mask="none", labels="none", age="64", split="test")
     row("a.npz", split="holdout", licence="CC0", view="PA", study="s1")
-    write_dicom(folder / "images" / "no_suffix", deep)
+    tags = {"PatientOrientation": ["P", "F"], "PixelSpacing": [0.2, 0.3]}
+    write_dicom(folder / "images" / "no_suffix", deep, bits=16, **tags)
     row("no_suffix", text="DICOM", split="train")
     image = SimpleITK.GetImageFromArray(VOXELS)
     image.SetSpacing((0.5, 0.7, 3.0))
@@ -78,19 +79,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "boxes.csv").write_text(f"id,cls,x0,y0,x1,y1\n{rows[2]['id']},y,0,0,4,4\n", encoding="utf-8")
     write_manifest(folder / "labels.csv", [{"id": "r.2 é", "image": "images/a.png", "patient": "p", "labels": "c"}])
     return folder
-
-
-def write_dicom(path: Path, pixels: np.ndarray) -> None:
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.SamplesPerPixel, dataset.PixelRepresentation = 15, 1, 0
-    dataset.PhotometricInterpretation, dataset.PatientOrientation = "MONOCHROME2", ["P", "F"]
-    dataset.PixelSpacing = [0.2, 0.3]
-    dataset.PixelData = pixels.tobytes()
-    dataset.save_as(path, enforce_file_format=False)
 
 
 @pytest.fixture

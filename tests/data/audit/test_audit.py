@@ -10,9 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from imported import write_dicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from runs import medvl
 
 from medvl.data.audit.audit import audit_manifest, audit_text
@@ -151,17 +150,8 @@ def test_columns(tmp_path: Path, rows: list[dict[str, str]]) -> None:
 
 def test_how_dicom_images_lie(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     for i, orientation in enumerate((None, ["R", "F"], ["A", "F"])):
-        found = Dataset()
-        found.file_meta = FileMetaDataset()
-        found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-        found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.{i}")
-        found.Rows = found.Columns = found.BitsAllocated = found.BitsStored = 8
-        found.HighBit, found.PixelRepresentation, found.SamplesPerPixel = 7, 0, 1
-        found.PhotometricInterpretation, found.PixelData = "MONOCHROME2", bytes(range(i, i + 64))
-        if orientation:
-            found.PatientOrientation = orientation
-        found.save_as(tmp_path / f"i{i}.dcm", enforce_file_format=True)
+        tags = {"PatientOrientation": orientation} if orientation else {}
+        write_dicom(tmp_path / f"i{i}.dcm", np.arange(i, i + 64, dtype=np.uint8).reshape(8, 8), **tags)
         rows[i]["image"] = f"i{i}.dcm"
     found_kinds = kinds(write(tmp_path, rows))
     assert found_kinds["no_orientation"] == ("r0",)
