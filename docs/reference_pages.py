@@ -12,8 +12,8 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
 import click
 import typer.main
@@ -23,15 +23,10 @@ from pydantic import TypeAdapter
 
 import medvl
 from medvl.cli import app
-from medvl.config.augment import AugmentConfig
-from medvl.config.config import Config, DataConfig, ModelConfig, TextConfig, TrainConfig
-from medvl.config.sections import PseudoMaskConfig
+from medvl.config.config import Config
 from medvl.core.task import all_tasks
 
 WIDTH = 100  # of the help
-COMMON = {"data": DataConfig, "data.augment": AugmentConfig, "text": TextConfig, "model": ModelConfig}
-COMMON |= {"train": TrainConfig}
-INNER = {"pretrain": {"pretrain.mask": PseudoMaskConfig}}  # sections within the sections of tasks
 CLI_HEAD = """# Command line
 
 Made at each build of this site from the program itself: the text of `medvl VERB --help`.
@@ -66,6 +61,7 @@ PYTHON_MORE = {  # what the verbs call; the heading -> its objects
     "Train, evaluate, compare": (
         "medvl.train.run.train",
         "medvl.evaluation.request.EvaluationRequest",
+        "medvl.evaluation.request.run_request",
         "medvl.evaluation.record.EvaluationRecord",
         "medvl.evaluation.text_sensitivity.text_sensitivity",
         "medvl.evaluation.compare.compare",
@@ -106,13 +102,10 @@ def verbs(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 def config_page() -> str:
     """One table for each section: key, values, default and meaning."""
     lines = [CONFIG_HEAD, *tasks_table(), "## Top level", "", *section_table(Config, "")]
-    for name, kind in COMMON.items():
+    for name, kind in inner_sections(Config, ""):
         lines += [f"## {name}", "", inspect.getdoc(kind) or "", "", *section_table(kind, name)]
     for task in all_tasks():
-        sections: dict[str, Any] = dict(task.sections)
-        for name in task.sections:
-            sections |= INNER.get(name, {})
-        for name, kind in sections.items():
+        for name, kind in task.sections.items():
             lines += [
                 f"## {name}",
                 "",
@@ -120,7 +113,17 @@ def config_page() -> str:
                 "",
                 *section_table(kind, name),
             ]
+            for inner, part in inner_sections(kind, f"{name}."):
+                lines += [f"## {inner}", "", inspect.getdoc(part) or "", "", *section_table(part, inner)]
     return "\n".join(lines)
+
+
+def inner_sections(kind: type, prefix: str) -> Iterator[tuple[str, type]]:
+    """(name, section) of the sections within one, each followed by its own."""
+    for name, part in get_type_hints(kind).items():
+        if is_dataclass(part) and name in {field.name for field in fields(kind)}:
+            yield f"{prefix}{name}", part
+            yield from inner_sections(part, f"{prefix}{name}.")
 
 
 def tasks_table() -> list[str]:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 import medvl
-from medvl.config import make_config
+from medvl.config import config_dict, make_config
+from medvl.config.differences import flat
 from medvl.config.overrides import apply_override
+from medvl.core.task import all_tasks
 from medvl.models.g2d import G2D
 from medvl.models.registry import option_names
 
@@ -81,13 +83,16 @@ def test_every_verb_stands_in_the_reference(pages: ModuleType) -> None:
 
 def test_every_key_has_a_meaning(pages: ModuleType) -> None:
     rows = re.findall(
-        r"^\| `([a-z_.]+)` \| (.*) \| (`.*`) \| (.*) \|$",
+        r"^\| `([a-z0-9_.]+)` \| (.*) \| (`.*`) \| (.*) \|$",
         pages.config_page().partition("## Top level")[2],
         re.MULTILINE,
     )
     assert len(rows) > 120 and {"train.lr", "data.augment.scale", "pretrain.mask.smooth"} <= {row[0] for row in rows}
     assert not [key for key, _, _, meaning in rows if not meaning.strip()]
     values = {key: (kind, default) for key, kind, default, _ in rows}
+    for task in all_tasks():
+        keys = flat(config_dict(make_config({"task": task.name})))
+        assert not [key for key in keys if not any(key == row or key.startswith(f"{row}.") for row in values)]
     assert values["train.lr"] == ("number 0 or more", "`0.001`") and values["data.resize"][1] == "`stretch`"
 
 
