@@ -59,27 +59,22 @@ def raw_png(path: Path, size: tuple[int, int], bits: int, kind: int, rows: bytes
     return path
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.TIFF", "a.bmp", "named_otherwise.dat"])
-def test_grey_of_8_bit(tmp_path: Path, name: str) -> None:
-    image = read(save(tmp_path / name, GREY, format="PNG" if name.endswith("dat") else None))
-    np.testing.assert_allclose(image.pixels, FIFTHS, atol=1e-7)
-    assert image.bits == 8 and image.format in ("png", "tiff", "bmp")
+# 16 bits are scaled by their full range, not by what a file happens to hold: 12-bit data stay below 1 / 16.
+DEEP = np.array([[0, 4095, 32768], [13107, 65534, 65535]], np.uint16)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "big_endian.tif"])
-def test_grey_of_16_bit(tmp_path: Path, name: str) -> None:
-    # 16 bits are scaled by their full range, not by what a file happens to hold: 12-bit data stay below 1 / 16.
-    array = np.array([[0, 4095, 32768], [13107, 65534, 65535]], np.uint16)
-    image = read(save(tmp_path / name, array.astype(">u2") if "big" in name else array))
-    np.testing.assert_allclose(image.pixels, array / 65535, atol=1e-7)
-    assert image.bits == 16 and image.pixels[1, 0] == pytest.approx(0.2)
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
-def test_colour_of_8_bit(tmp_path: Path, name: str) -> None:
-    image = read(save(tmp_path / name, COLOUR))
-    assert image.bits == 8 and image.pixels.shape == (2, 3, 3)
-    np.testing.assert_allclose(image.pixels, COLOUR / 255, atol=1e-7)
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        *((name, GREY) for name in ("a.png", "a.tif", "a.TIFF", "a.bmp", "named_otherwise.dat")),
+        ("a.png", DEEP), ("a.tif", DEEP), ("big_endian.tif", DEEP.astype(">u2")),
+        *((name, COLOUR) for name in ("a.png", "a.tif", "a.bmp")),
+    ],
+)  # fmt: skip
+def test_values_of_8_and_16_bit(tmp_path: Path, name: str, array: np.ndarray) -> None:
+    image = read(save(tmp_path / name, array, format="PNG" if name.endswith("dat") else None))
+    np.testing.assert_allclose(image.pixels, array / np.iinfo(array.dtype).max, atol=1e-7)
+    assert image.bits == 8 * array.dtype.itemsize and image.format in ("png", "tiff", "bmp")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

@@ -82,14 +82,10 @@ def test_labelme_shapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_path", "place"),
-    [
-        ("..\\images\\a.png", "images/a.png"),
-        ("C:\\Users\\me\\Desktop\\set\\a.png", "labels/a.png"),
-        ("/home/me/x/a.PNG", "elsewhere/a.png"),
-        ("renamed.jpg", "labels/a.png"),  # called like the JSON
-    ],
-)
+    ("image_path", "place"),  # the last is called like the JSON
+    [("..\\images\\a.png", "images/a.png"), ("C:\\Users\\me\\Desktop\\set\\a.png", "labels/a.png"),
+     ("/home/me/x/a.PNG", "elsewhere/a.png"), ("renamed.jpg", "labels/a.png")],
+)  # fmt: skip
 def test_labelme_finds_the_image(tmp_path: Path, image_path: str, place: str) -> None:
     labelme(tmp_path / "set" / "labels" / "a.json", [shape("x", "rectangle", [[1, 1], [3, 3]])], imagePath=image_path)
     picture(tmp_path / "set" / place, SIZE)

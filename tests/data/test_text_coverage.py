@@ -63,20 +63,16 @@ def test_unknown_words_are_counted_over_rows() -> None:
 
 def test_texts_that_are_the_same_to_the_encoder_with_other_masks() -> None:
     encoder = BuiltinEncoder(("[PAD]", "[UNK]", "[EMPTY]", "lung", "upper", "lower"), dim=8)
-    sides = [
-        record(2 * n + k, f"{side} lung", k + 1, image=n) for n in range(5) for k, side in enumerate(("right", "left"))
-    ]
-    with refused("ambiguous"):
-        check_told_apart(encoder, sides, [row.text for row in sides])
+
+    def pairs(first: str, second: str) -> list[Record]:
+        """Two texts an image, each of another mask."""
+        return [record(2 * n + k, text, k + 1, image=n) for n in range(5) for k, text in enumerate((first, second))]
+
     images = [record(n, ("right lung", "left lung")[n % 2], 1) for n in range(6)]  # one row an image: the sides tell
-    with refused("ambiguous"):
-        check_told_apart(encoder, images, [row.text for row in images])
-    names = [record(2 * n + k, f"{name} lung", k + 1, image=n) for n in range(5) for k, name in enumerate(("ab", "cd"))]
-    with refused("ambiguous"):
-        check_told_apart(encoder, names, [row.text for row in names])
-    fine = [
-        record(2 * n + k, f"{zone} lung", k + 1, image=n) for n in range(5) for k, zone in enumerate(("upper", "lower"))
-    ]
+    for rows in (pairs("right lung", "left lung"), images, pairs("ab lung", "cd lung")):
+        with refused("ambiguous"):
+            check_told_apart(encoder, rows, [row.text for row in rows])
+    fine = pairs("upper lung", "lower lung")
     check_told_apart(encoder, fine, [row.text for row in fine])
 
 
@@ -89,12 +85,7 @@ def test_a_rare_confusion_is_said_and_does_not_stop(capsys: pytest.CaptureFixtur
 
 
 def test_images_that_only_a_text_tells_apart() -> None:
-    rows = [
-        record(0, "a", 1, image=0),
-        record(1, "b", 2, image=0),
-        record(2, "a", 1, image=1),
-        record(3, "b", 1, image=1),
-    ]
+    rows = [record(n, "ab"[n % 2], mask, image=n // 2) for n, mask in enumerate((1, 2, 1, 1))]
     assert images_with_other_masks(rows) == 1
 
 

@@ -80,10 +80,8 @@ def test_colours_in_a_manifest(tmp_path: Path) -> None:
     audit = audited(tmp_path, {"a.png": picture}, mask_values="#FF0000")
     assert audit.exit_code == 0 and audit.counts["masks"]["mask"]["foreground"]["mean"] == pytest.approx(DISC.mean())
     table = load_manifest(tmp_path / "manifest.csv", classes={"disc": ["#ff0000"], "ring": ["#00ff00"]}).records[0]
-    assert {name: mask and mask.values for name, mask in table.masks.items()} == {
-        "disc": ("#ff0000",),
-        "ring": ("#00ff00",),
-    }
+    values = {name: mask and mask.values for name, mask in table.masks.items()}
+    assert values == {"disc": ("#ff0000",), "ring": ("#00ff00",)}
     assert audited(tmp_path, {"a.png": picture}).num_faults == 1  # several colours and no table
     for cell in ("red", "1|#ff0000", "#ff00", "0"):
         assert audited(tmp_path, {"a.png": picture}, mask_values=cell).num_faults >= 1, cell

@@ -412,13 +412,10 @@ def test_the_text_of_headings_within_a_line(report: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     "addendum",
-    [
-        "ADDENDUM: Small left pneumothorax.",
-        "Addendum #1 dated 3/4/2019:\nSmall left pneumothorax.",
-        "ADDENDUM 03/04/2019 10:15 AM:\nIMPRESSION: Small left pneumothorax.\nSigned by: Dr. Roe",
-        "NACHTRAG: Small left pneumothorax.",
-    ],
-)
+    ["ADDENDUM: Small left pneumothorax.", "Addendum #1 dated 3/4/2019:\nSmall left pneumothorax.",
+     "ADDENDUM 03/04/2019 10:15 AM:\nIMPRESSION: Small left pneumothorax.\nSigned by: Dr. Roe",
+     "NACHTRAG: Small left pneumothorax."],
+)  # fmt: skip
 def test_addenda_are_kept(addendum: str) -> None:
     clean = report_text(parse_sections(f"FINDINGS: Clear lungs.\nIMPRESSION: Normal.\n\n{addendum}"))
     assert clean.text == "Normal. Clear lungs. Small left pneumothorax." and clean.impression == "Normal."

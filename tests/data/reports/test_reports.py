@@ -64,9 +64,6 @@ def check_mirror(text: str) -> bool:
     return same
 
 
-# --- single words -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -128,9 +125,6 @@ def test_the_middle_and_both_sides_have_no_other_side() -> None:
     assert names_side("right lung") and not names_height("right lung")
     assert names_side("RML") and not names_height("RML")
     assert names_side("all leff lung") and names_height("lowerl zone")
-
-
-# --- what findings says -----------------------------------------------------------------------------------------------
 
 
 def say(text: str) -> list[tuple[str | None, str]]:
@@ -266,9 +260,6 @@ def test_any_text(text: str) -> None:
     is_english(text)
 
 
-# --- texts as people wrote them ---------------------------------------------------------------------------------------
-
-
 def column(path: Path, *names: str) -> list[str]:
     """The distinct texts of some columns of a table."""
     with path.open(newline="", encoding="utf-8") as stream:
@@ -372,9 +363,6 @@ def test_qata_captions(shared_data: Path) -> None:
     assert len(right) > 300 and set(right) <= set(same)
     (leff,) = (text for text in texts if "all leff" in text)
     assert mirror_text(mirror_text(leff, left_right=True), left_right=True) == leff.replace("leff", "left")
-
-
-# --- denial and language ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
