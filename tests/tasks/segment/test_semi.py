@@ -20,7 +20,7 @@ from runs import assert_same, logged, weights
 
 from medvl.config import Config, load_config
 from medvl.core import errors
-from medvl.data.dataset import Batch, SegmentDataset, collate
+from medvl.data.dataset import Batch, Sample, SegmentDataset, collate
 from medvl.data.geometry import fit
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest, Record
@@ -28,7 +28,7 @@ from medvl.data.records import load_manifest
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
 from medvl.losses import segmentation
-from medvl.losses.pseudo_labels import is_confident, where_sure
+from medvl.losses.pseudo_labels import PseudoLabelStore, is_confident, where_sure
 from medvl.tasks.segment import semi as semi_segment
 from medvl.tasks.segment.lv_bank import record_mask
 from medvl.tasks.segment.model import build_segmenter
@@ -40,6 +40,9 @@ SEMI = [
     "data.label_fraction=0.4", "semi.epi=labels", "semi.lv_bank=labelled", "train.epochs=2",
     "train.steps_per_epoch=3",
 ]  # fmt: skip
+
+
+SIDES = {"right_lung": [1], "left_lung": [2]}
 
 
 def make_task(
@@ -55,6 +58,26 @@ def make_task(
     return task, manifest, hidden
 
 
+def begun(
+    tiny_recipe: Path, folder: Path, options: Sequence[str], classes: dict[str, list[int]] | None = None
+) -> tuple[SemiLearner, PseudoLabelStore, SegmentDataset, SegmentDataset]:
+    """A task that has begun, its store, and the unlabelled images as augmented views and plain, with their masks."""
+    task, manifest, hidden = make_task(
+        load_config(tiny_recipe, [*SEMI, "data.p_empty_text=0", *options]), folder, classes
+    )
+    task.begin(None, 0)
+    assert task._store is not None
+    records = [record for record in manifest.split("train") if record.id in hidden]
+    data = task.config.data
+    views, plain = (SegmentDataset(records, task.classes, data, seed=0, train=train) for train in (True, False))
+    return task, task._store, views, plain
+
+
+def unlabelled(sample: Sample) -> Batch:
+    """A batch of one image whose masks are hidden."""
+    return collate([replace(sample, target=np.full_like(sample.target, np.nan))])
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A semi-supervised run trained without interruption."""
@@ -63,25 +86,19 @@ def finished(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_a_view_updates_the_right_pixels(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flipped and turned view that predicts "bright pixels" must leave the bright pixels in the store."""
-    options = [*SEMI, "data.augment.p_flip_lr=1", "data.augment.max_rotate_deg=15", "data.normalize=none"]
-    quiet = ["data.augment.max_gamma=0", "data.augment.max_contrast=0", "data.augment.max_brightness=0"]
-    config = load_config(tiny_recipe, [*options, *quiet, "data.augment.max_noise=0", "data.p_empty_text=0"])
-    task, manifest, hidden = make_task(config, tmp_path)
-    task.begin(None, 0)
-    records = [r for r in manifest.split("train") if r.id in hidden]
-    views = SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)
-    plain = SegmentDataset(records, ("mask",), config.data, seed=0, train=False)
+    moved = ["p_flip_lr=1", "max_rotate_deg=15", "max_gamma=0", "max_contrast=0", "max_brightness=0", "max_noise=0"]
+    options = ["data.normalize=none", *(f"data.augment.{one}" for one in moved)]
+    task, store, views, plain = begun(tiny_recipe, tmp_path, options)
     for index in range(3):
-        batch = collate([views[0, index]])
-        assert not batch.annotated.any() and all(affine.left_right for affine in batch.affines)
+        batch = unlabelled(views[0, index])
+        assert all(affine.left_right for affine in batch.affines)
         logits = 40 * (batch.image[batch.image_index] - 0.5)  # bright = foreground
         monkeypatch.setattr(task, "logits", lambda batch, module=None, logits=logits: logits)
         task.training_step(batch)
         task._flush()
-        assert task._store is not None
         bright = plain[index].image[0] > 0.5
         for ident in batch.ids:
-            stored = task._store.read(ident)[0]
+            stored = store.read(ident)[0]
             certain = np.abs(stored - 0.5) > 0.3
             assert certain.mean() > 0.7
             assert ((stored > 0.5) == bright)[certain].mean() > 0.97
@@ -91,15 +108,9 @@ def test_pseudo_labels_of_a_flipped_view_are_those_of_the_other_side(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flipped views that predict the true masks leave them in the store, and get them back, each under its name."""
-    sides = {"right_lung": [1], "left_lung": [2]}
-    still = ["data.augment.max_rotate_deg=0", "data.augment.max_shift=0", "data.augment.scale=[1, 1]"]
-    mode = ["objective.mode=multilabel", "data.p_empty_text=0", "data.augment.p_flip_lr=1"]
-    config = load_config(tiny_recipe, [*SEMI, *still, *mode])
-    task, manifest, hidden = make_task(config, tmp_path, sides)
-    task.begin(None, 0)
-    assert task._store is not None and task.classes == tuple(sides)
-    records = [r for r in manifest.split("train") if r.id in hidden]
-    views, plain = (SegmentDataset(records, task.classes, config.data, seed=0, train=train) for train in (True, False))
+    still = [f"data.augment.{one}" for one in ("max_rotate_deg=0", "max_shift=0", "scale=[1, 1]", "p_flip_lr=1")]
+    task, store, views, plain = begun(tiny_recipe, tmp_path, [*still, "objective.mode=multilabel"], SIDES)
+    assert task.classes == tuple(SIDES)
     batch, still_batch = collate([views[0, 0]]), collate([plain[0]])
     assert all(affine.left_right for affine in batch.affines)
     true, flipped = still_batch.target, batch.target  # (N, 2, H, W): the right lung is on the picture's left
@@ -109,7 +120,7 @@ def test_pseudo_labels_of_a_flipped_view_are_those_of_the_other_side(
         task._flush()
         torch.testing.assert_close(target, flipped, atol=2e-3, rtol=0)
     for n, ident in enumerate(batch.ids):
-        np.testing.assert_allclose(task._store.read(ident), true[n], atol=2e-3)
+        np.testing.assert_allclose(store.read(ident), true[n], atol=2e-3)
     target = task._pseudo_labels(still_batch, 40 * (true - 0.5))
     torch.testing.assert_close(target, true, atol=2e-3, rtol=0)
     assert task._bank is not None
@@ -119,58 +130,33 @@ def test_pseudo_labels_of_a_flipped_view_are_those_of_the_other_side(
 
 def test_pseudo_labels_of_one_class_a_pixel_are_the_likeliest(tiny_recipe: Path, tmp_path: Path) -> None:
     """Softmax .3 background, .3, .4: no class is above one half, and the second is the likeliest."""
-    sides = {"right_lung": [1], "left_lung": [2]}
-    config = load_config(tiny_recipe, [*SEMI, "objective.mode=multiclass", "semi.ramp=0", "semi.lv_bank=none"])
-    task, manifest, hidden = make_task(config, tmp_path, sides)
-    task.begin(None, 0)
-    records = [r for r in manifest.split("train") if r.id in hidden]
-    batch = collate([SegmentDataset(records, task.classes, config.data, seed=0, train=True, hidden=hidden)[0, 0]])
+    options = ["objective.mode=multiclass", "semi.ramp=0", "semi.lv_bank=none"]
+    task, _, views, _ = begun(tiny_recipe, tmp_path, options, SIDES)
+    batch = unlabelled(views[0, 0])
     logits = torch.tensor([0.3, 0.3, 0.4]).log()[None, :, None, None].expand(len(batch.ids), 3, 32, 32)
     task.logits = lambda *_: logits  # type: ignore[method-assign, assignment]
     assert task.training_step(batch)["pseudo_fraction"].item() == pytest.approx(0.5)  # all of one class of two
 
 
-def test_the_target_is_the_mixture_in_the_view(tiny_recipe: Path, tmp_path: Path) -> None:
-    config = load_config(tiny_recipe, [*SEMI, "semi.beta_warmup=false", "semi.beta=0.75", "data.augment.scheme=none"])
-    task, manifest, hidden = make_task(config, tmp_path)
-    task.begin(None, 0)
-    assert task._store is not None
-    records = [r for r in manifest.split("train") if r.id in hidden]
-    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 0]])
-    size = (len(batch.ids), 1, *config.data.image_size)
-    for number, probs in enumerate((0.8, 0.2, 0.4)):
-        target = task._pseudo_labels(batch, torch.full(size, float(np.log(probs / (1 - probs)))))
-        task._flush()
-        # 0.8; 0.75 * 0.8 + 0.25 * 0.2 = 0.65; 0.75 * 0.65 + 0.25 * 0.4 = 0.5875
-        want = (0.8, 0.65, 0.5875)[number]
-        assert torch.allclose(target, torch.full(size, want), atol=2e-3)
-        assert task._store.read(batch.ids[0]).mean() == pytest.approx(want, abs=2e-3)
-
-
-def test_pixels_outside_the_view_keep_their_label(tiny_recipe: Path, tmp_path: Path) -> None:
-    """A view moved to the right by a quarter does not show the record's right quarter."""
-    still = ["data.augment.scheme=none", "data.p_empty_text=0"]
-    config = load_config(tiny_recipe, [*SEMI, "semi.beta_warmup=false", "semi.beta=0.75", *still])
-    task, manifest, hidden = make_task(config, tmp_path)
-    task.begin(None, 0)
-    assert task._store is not None
-    records = [r for r in manifest.split("train") if r.id in hidden]
-    batch = collate([SegmentDataset(records, ("mask",), config.data, seed=0, train=True, hidden=hidden)[0, 0]])
-    height, width = config.data.image_size
+def test_the_label_is_the_mixture_of_what_each_view_shows(tiny_recipe: Path, tmp_path: Path) -> None:
+    """0.8; 0.75 * 0.8 + 0.25 * 0.2 = 0.65; 0.75 * 0.65 + 0.25 * 0.4 = 0.5875. A last view, moved to the right by a
+    quarter, predicts 0.2 (0.75 * 0.5875 + 0.25 * 0.2 = 0.490625) and does not show the record's right quarter."""
+    options = ["semi.beta_warmup=false", "semi.beta=0.75", "data.augment.scheme=none"]
+    task, store, views, _ = begun(tiny_recipe, tmp_path, options)
+    batch = unlabelled(views[0, 0])
+    height, width = task.config.data.image_size
     step = np.array([[1, 0, width // 4], [0, 1, 0], [0, 0, 1.0]])
-    moved = []
-    for affine in batch.affines:
-        plain = fit(affine.source_size, (height, width), config.data.resize)
-        moved.append(replace(plain, matrix=(step @ np.vstack([plain.matrix, (0, 0, 1)]))[:2]))
-    for view, probs in ((batch, 0.8), (replace(batch, affines=tuple(moved)), 0.2)):
+    plain = [fit(affine.source_size, (height, width), task.config.data.resize) for affine in batch.affines]
+    moved = tuple(replace(one, matrix=(step @ np.vstack([one.matrix, (0, 0, 1)]))[:2]) for one in plain)
+    for probs, expected in (0.8, 0.8), (0.2, 0.65), (0.4, 0.5875):
         logits = torch.full((len(batch.ids), 1, height, width), float(np.log(probs / (1 - probs))))
-        task._pseudo_labels(view, logits)
+        assert torch.allclose(task._pseudo_labels(batch, logits), torch.tensor(expected), atol=2e-3)
         task._flush()
+    task._pseudo_labels(replace(batch, affines=moved), torch.full_like(logits, float(np.log(0.25))))
+    task._flush()
     for ident in batch.ids:
-        stored = task._store.read(ident)[0]
-        # 0.75 * 0.8 + 0.25 * 0.2 = 0.65 where it was seen; 0.8 where it was not
-        np.testing.assert_allclose(stored[:, : 3 * width // 4], 0.65, atol=2e-3)
-        np.testing.assert_allclose(stored[:, 3 * width // 4 :], 0.8, atol=2e-3)
+        np.testing.assert_allclose(store.read(ident)[0, :, : 3 * width // 4], 0.490625, atol=2e-3)
+        np.testing.assert_allclose(store.read(ident)[0, :, 3 * width // 4 :], 0.5875, atol=2e-3)
 
 
 def test_the_teacher_gives_the_target_and_follows(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -319,7 +305,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         train(load_config(tiny_recipe, SEMI), tmp_path / "run")
     # What a kill leaves behind: labels newer than the saved state.
-    store = semi_segment.PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", number=1)
+    store = PseudoLabelStore.open(tmp_path / "run/semi/pseudo_labels", number=1)
     for ident in store.ids:
         store.update(ident, np.ones(store.shape, np.float32), None, 0.5, warmup=True)
     monkeypatch.setattr(SemiLearner, "training_step", original)
@@ -595,10 +581,9 @@ def test_pseudo_labels_are_trained_with_the_terms_of_the_objective(
     torch.testing.assert_close(losses["loss"], sup + unsup)
 
 
-def test_a_semi_supervised_run_with_focal_tversky(
+def test_a_run_keeps_the_terms_that_it_is_trained_with(
     tiny_recipe: Path, tmp_path: Path, focal_tversky: Callable[..., torch.Tensor]
 ) -> None:
-    """The loss of the pseudo labels changes with its options."""
     last = []
     for alpha in (0.7, 0.2):
         terms = f"objective.terms=[{{name: focal_tversky, alpha: {alpha}}}]"
