@@ -17,7 +17,7 @@ import tempfile
 RECIPES = (
     "recipes/lvit_regions.yaml train.max_steps=60",
     "recipes/lvit_regions.yaml model.size=mini train.max_steps=20",
-    "recipes/unet_regions.yaml train.max_steps=60",
+    "recipes/lvit_regions.yaml model.name=unet model.options={} train.max_steps=60",
 )
 PROGRAM = """
 import json, resource, sys, time

@@ -1,7 +1,7 @@
 """Measure and publish the shipped model.
 
     medvl train recipes/lvit_regions.yaml --out runs/lvit_regions
-    python benchmarks/shipped.py val runs/lvit_regions       # validation -> results/shipped/val.json
+    python benchmarks/shipped.py val runs/lvit_regions       # validation -> runs/shipped/val.json
     python benchmarks/shipped.py publish runs/lvit_regions   # opens test, once -> src/medvl/assets/lvit_regions
 
 `publish` refuses a model whose test split was opened before.
@@ -33,7 +33,7 @@ from medvl.inference.model_folder import find_model, times_test_opened, update_c
 from medvl.tasks.segment.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "shipped"
+RESULTS = ROOT / "runs" / "shipped"
 MODEL = ROOT / "src" / "medvl" / "assets" / "lvit_regions"
 SET = "medvl:cxr_regions"
 ATTRIBUTION = "images: Kermany et al., Mendeley Data 10.17632/rscbjbr9sj.2; lung masks: V7 Labs; both CC BY 4.0"

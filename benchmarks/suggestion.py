@@ -1,4 +1,4 @@
-"""Do the cases of `medvl x suggest` help more than random ones? One JSON per finished cell in results/suggestion.
+"""Do the cases of `medvl x suggest` help more than random ones? One JSON per finished cell in runs/suggestion/results.
 
     python benchmarks/suggestion.py [SEED ...]
 
@@ -19,7 +19,8 @@ from medvl.experiments.sweep_score import score_segmentation
 from medvl.train.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, RUNS = ROOT / "results" / "suggestion", ROOT / "runs" / "suggestion"
+RUNS = ROOT / "runs" / "suggestion"
+RESULTS = RUNS / "results"
 RECIPE = ROOT / "recipes" / "lvit_semi.yaml"
 NUM = 20
 COMMON = ["semi.epi=none", "semi.lv_bank=none", "train.epochs=8", "data.label_fraction=0.05"]
@@ -46,7 +47,7 @@ def cell(variant: str, seed: int, run: Path, words: list[str]) -> None:
         resume = (run / "checkpoints" / "last" / "state.pt").exists()
         config = None if resume else load_config(RECIPE, [*COMMON, f"train.seed={seed}", *words])
         train(config, run, resume=resume, command="python benchmarks/suggestion.py")
-    found = score_segmentation(run, load_sweep(ROOT / "recipes" / "ladder.yaml"), None)
+    found = score_segmentation(run, load_sweep(ROOT / "recipes" / "sweep_lvit.yaml"), None)
     found |= {"variant": variant, "seed": seed, "recipe": RECIPE.name, "command": "python benchmarks/suggestion.py"}
     write_json(path, without_machine_paths(found, {ROOT: ".", Path.home(): "~"}))
     print(path.name, "written", file=sys.stderr)

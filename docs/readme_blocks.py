@@ -1,7 +1,7 @@
 """Fill the generated blocks of README.md: `python docs/readme_blocks.py` (with `--check`: exit 1 if one is stale).
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. The model and its example are those of
-docs/pictures/shipped.py, the numbers those of its card and of the comparisons under results/.
+docs/pictures/shipped.py, the numbers those of its card and of docs/tables/.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "pictures"))
 import shipped
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "results"
+README, TABLES = ROOT / "README.md", ROOT / "docs" / "tables"
 METRIC = "dice_per_image"
 # what of the card's groups is shown, in words; a group that a card lacks is left out
 GROUPS = {
@@ -35,59 +35,19 @@ GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table: a comparison of `medvl compare`, and what it says."""
+    """One line of the table: a row of docs/tables/NAME.json against another one, of which one is the reference."""
 
     question: str
-    data: str
-    folder: str  # under results/
+    table: str
     method: str
     baseline: str
-    command: str
+    grid_point: tuple[Any, ...] = ()  # values of the grid, in order
 
 
-REAL, PHANTOM = "children's radiographs", "PHANTOMS"
-LADDER, FOCAL = "medvl x sweep recipes/ladder.yaml", "medvl x sweep recipes/sweep_g2d_phantom_focal.yaml"
-TABLE = (
-    Result(
-        "EPI and LV loss beside 10 % of the masks",
-        REAL,
-        "ladder_regions/10_percent_of_the_masks_draws_1_to_4",
-        "EPI and LV",
-        "supervised",
-        LADDER,
-    ),
-    Result(
-        "EPI and LV loss beside 25 % of the masks",
-        REAL,
-        "ladder_regions/25_percent_of_the_masks_draws_0_and_1",
-        "EPI and LV",
-        "supervised",
-        LADDER,
-    ),
-    Result(
-        "pseudo masks beside alignment, then 50 steps on 1 % of the masks",
-        PHANTOM,
-        "g2d_phantom_focal/in_50_steps",
-        "pseudo masks",
-        "alignment only",
-        FOCAL,
-    ),
-    Result(
-        "pseudo masks beside alignment, then 200 steps on 1 % of the masks",
-        PHANTOM,
-        "g2d_phantom_focal/everything_updated",
-        "pseudo masks",
-        "alignment only",
-        FOCAL,
-    ),
-    Result(
-        "masks of 20 patients named by `medvl x suggest`, not of 20 random ones",
-        REAL,
-        "suggestion/five_draws",
-        "20 suggested",
-        "20 at random",
-        "python benchmarks/suggestion.py",
-    ),
+RESULTS = (
+    Result("the text of the image beside another patient's", "sweep_lvit", "LViT as it is", "text of another patient"),
+    Result("LViT beside a U-Net without text", "sweep_networks", "LViT", "U-Net"),
+    Result("pseudo masks beside alignment alone", "sweep_g2d", "G2D as it is", "no decoder (alignment only)"),
 )
 
 
@@ -157,27 +117,27 @@ def card_opened() -> int:
 
 def results() -> list[str]:
     """The table of comparisons."""
-    lines = ["| what | data | Dice with | without | difference [95 %] | runs; interval | command |", "| --- " * 7 + "|"]
-    return [*lines, *(_line(row) for row in TABLE)]
+    lines = ["| what | data | Dice with | without | difference [95 %] | command |", "| --- " * 6 + "|"]
+    return [*lines, *(_line(row) for row in RESULTS if _path(row).is_file())]
+
+
+def _path(row: Result) -> Path:
+    return TABLES / f"{row.table}.json"
 
 
 def _line(row: Result) -> str:
-    path = RESULTS / row.folder / "compare.json"
-    compared = json.loads(path.read_text(encoding="utf-8"))
-    methods = {one["name"]: one for one in compared["methods"]}
-    first, second = (methods[name]["metrics"][METRIC] for name in (row.method, row.baseline))
-    if compared["reference"] == row.baseline:
-        gap = first["difference"]
-        values = (gap["mean"], gap["lo"], gap["hi"])
-    elif compared["reference"] == row.method:
-        gap = second["difference"]
-        values = (-gap["mean"], -gap["hi"], -gap["lo"])
-    else:
-        sys.exit(f"{path} compares neither {row.method} nor {row.baseline} with the others")
-    difference = "{} [{}, {}]".format(*(f"{value:+.3f}".replace("-0.000", "0.000") for value in values))
-    runs = f"{methods[row.method]['num_seeds']}; by {compared['bootstrap']['unit']}"
-    means = f"{first['mean']:.3f} | {second['mean']:.3f}"
-    return f"| {row.question} | {row.data} | {means} | {difference} | {runs} | `{row.command}` |"
+    table = json.loads(_path(row).read_text(encoding="utf-8"))
+    group = next(one for one in table["groups"] if tuple(one["grid_point"].values()) == row.grid_point)
+    rows = {one["name"]: one["metrics"][METRIC] for one in group["rows"]}
+    first, second = rows[row.method], rows[row.baseline]
+    sign = 1 if group["reference"] == row.baseline else -1
+    gap = (first if sign == 1 else second)["difference"]
+    low, high = sorted((sign * gap["lo"], sign * gap["hi"]))
+    noise = ", within noise" if low <= 0 <= high else ""
+    difference = f"{sign * gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]{noise}"
+    data = "PHANTOM" if "PHANTOM" in table["title"] else "REAL"
+    values = [row.question, data, f"{first['mean']:.3f}", f"{second['mean']:.3f}", difference, f"`{table['command']}`"]
+    return f"| {' | '.join(values)} |"
 
 
 def _both(metrics: dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ def test_train_without_a_recipe_says_what_to_do() -> None:
         assert isinstance(done.exception, InputError) and done.exception.exit_code == 2
         message = str(done.exception)
         assert "medvl fit TABLE" in message and all(name in message for name in recipe_names())
-    assert {"lvit_semi", "g2d", "detect"} <= set(recipe_names()) and "ladder" not in recipe_names()
+    assert {"lvit_semi", "g2d", "detect"} <= set(recipe_names()) and "sweep_lvit" not in recipe_names()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from medvl.config import config_dict, load_config, save_config
 from medvl.config.differences import differences, flat
 from medvl.experiments.sweep import load_sweep
 from medvl.experiments.sweep_run import POLL_S, as_table, run_sweep, without_machine_paths
+from medvl.experiments.sweep_table import outcome
 from medvl.tasks.segment.learner import SegmentLearner
 from medvl.train import run as run_module
 
@@ -115,10 +116,10 @@ def test_paths_are_relative_to_the_sweep_file(tiny_recipe: Path, tmp_path: Path)
         "a": {"data.manifest": "sets/m.csv", "text.cache_dir": "c"},
         "b": {"data.manifest": "medvl:cxr_regions"},
     }
-    sweep = load_sweep(write(tmp_path / "deep", tiny_recipe, variants=variants, results="../kept"))
+    sweep = load_sweep(write(tmp_path / "deep", tiny_recipe, variants=variants))
     a, b = (sweep.config(cell, tmp_path, None) for cell in sweep.cells())
     assert a.data.manifest == str(tmp_path / "deep" / "sets" / "m.csv") and a.text.cache_dir == str(tmp_path / "deep/c")
-    assert b.data.manifest == "medvl:cxr_regions" and sweep.results_folder == tmp_path / "kept"
+    assert b.data.manifest == "medvl:cxr_regions"
 
 
 @pytest.mark.parametrize("place", ["recipe", "sweep", "scoring"])
@@ -191,7 +192,7 @@ def swept(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     path = write(
         folder / "recipes", tiny_recipe, overrides={"train.epochs": 2, "train.val_every": 2},
         grid={"train.lr": [0.004]}, variants={"text": {}, "from text": {"init": "@text", "train.epochs": 1}},
-        evaluate={"split": "test", "rows_by": ["kind"], "probe": 4}, results="../results",
+        evaluate={"split": "test", "rows_by": ["kind"], "probe": 4},
     )  # fmt: skip
     outcomes = run_sweep(path, folder / "out")
     assert [outcome.state for outcome in outcomes] == ["done"] * 2 and not any(o.error for o in outcomes)
@@ -199,10 +200,10 @@ def swept(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_result_files_hold_what_the_table_needs(swept: tuple[Path, Path]) -> None:
-    path, _ = swept
-    files = sorted((path.parent.parent / "results").iterdir())
+    path, out = swept
+    files = sorted((out / "results").iterdir())
     assert [file.stem for file in files] == sorted(planned(path))
-    cell = json.loads((path.parent.parent / "results" / "from_text-lr_0_004-seed0.json").read_text())
+    cell = json.loads((out / "results" / "from_text-lr_0_004-seed0.json").read_text())
     assert (cell["variant"], cell["seed"], cell["recipe"]) == ("from text", 0, "recipe.yaml")
     assert cell["grid_point"] == {"train.lr": 0.004} and cell["grid"] == "native"
     assert cell["overrides"] == ["train.epochs=1", "train.val_every=2", "train.lr=0.004", "init=@text"]
@@ -217,8 +218,8 @@ def test_result_files_hold_what_the_table_needs(swept: tuple[Path, Path]) -> Non
 
 
 def test_result_files_name_no_place_on_this_machine(swept: tuple[Path, Path]) -> None:
-    path, _ = swept
-    for file in (path.parent.parent / "results").iterdir():
+    path, out = swept
+    for file in (out / "results").iterdir():
         text = file.read_text()
         places = (str(path.parent.parent), str(Path.home()), str(Path.cwd()), str(Path(sys.prefix)), "pytest-of")
         assert not any(place in text for place in places)
@@ -235,7 +236,7 @@ def test_a_run_of_a_sweep_is_the_run_that_train_makes(swept: tuple[Path, Path], 
 
 def test_finished_cells_are_neither_trained_nor_scored_again(swept: tuple[Path, Path], no_training: None) -> None:
     path, out = swept
-    files = {file: file.stat().st_mtime_ns for file in (path.parent.parent / "results").iterdir()}
+    files = {file: file.stat().st_mtime_ns for file in (out / "results").iterdir()}
     assert {len((out / name / "test_log.jsonl").read_text().splitlines()) for name in planned(path)} == {1}
     outcomes = run_sweep(path, out)
     assert {outcome.state for outcome in outcomes} == {"done"} and not any(outcome.note for outcome in outcomes)
@@ -244,7 +245,7 @@ def test_finished_cells_are_neither_trained_nor_scored_again(swept: tuple[Path, 
 
 def test_a_finished_run_without_result_is_only_scored(swept: tuple[Path, Path], no_training: None) -> None:
     path, out = swept
-    file = path.parent.parent / "results" / "text-lr_0_004-seed0.json"
+    file = out / "results" / "text-lr_0_004-seed0.json"
     content = file.read_text()
     file.unlink()
     (listed,) = (o for o in run_sweep(path, out, dry_run=True, only=["text"]) if o.state == "open")
@@ -259,7 +260,7 @@ def test_a_damaged_result_file_is_named_and_stops_no_other_cell(
     content: str, swept: tuple[Path, Path], no_training: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = swept
-    file = path.parent.parent / "results" / "text-lr_0_004-seed0.json"
+    file = out / "results" / "text-lr_0_004-seed0.json"
     whole = file.read_text()
     file.write_text(whole[: len(whole) // 2] if content == "half" else content)
     try:
@@ -282,11 +283,11 @@ def test_a_changed_sweep_says_so_of_its_old_results(
     outcomes = run_sweep(changed, out)
     assert {outcome.state for outcome in outcomes} == {"done"}
     assert all("train.val_every" in outcome.note for outcome in outcomes)
-    for file in (path.parent.parent / "results").iterdir():
+    for file in (out / "results").iterdir():
         file.rename(tmp_path / file.name)
     failed = run_sweep(changed, out, only=["text"])
     for file in tmp_path.glob("*.json"):
-        file.rename(path.parent.parent / "results" / file.name)
+        file.rename(out / "results" / file.name)
     assert len(failed) == 1 and "train.val_every" in failed[0].error
 
 
@@ -300,15 +301,15 @@ def test_overrides_of_the_command_line_are_another_experiment(
     cell = json.loads((tmp_path / "trial" / "results" / f"{first.cell.name}.json").read_text())
     assert cell["overrides"][-3:] == [*words[:2], "text.cache_dir=cache"] and cell["config"]["train"]["max_steps"] == 1
     assert str(tmp_path) not in json.dumps(cell)
-    (same,) = run_sweep(path, tmp_path / "trial", only=["text"], overrides=["data.num_workers=0"], dry_run=True)
-    assert same.state == "done"  # those of the sweep's own results folder
+    (same,) = run_sweep(path, tmp_path / "trial", only=["text"], overrides=[*words, "data.num_workers=0"], dry_run=True)
+    assert (same.state, same.note) == ("done", "")
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_bits(
     swept: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = swept
-    raw = yaml.safe_load(path.read_text()) | {"results": str(tmp_path / "results"), "evaluate": {}}
+    raw = yaml.safe_load(path.read_text()) | {"evaluate": {}}
     sweep = path.with_name("again.yaml")
     sweep.write_text(yaml.safe_dump(raw, sort_keys=False))
     original, calls = SegmentLearner.training_step, [0]
@@ -408,15 +409,33 @@ def test_a_cell_waits_for_the_run_that_another_process_is_at(
     assert "@first" in second.error and "@second" in third.error
 
 
-def test_a_run_that_is_only_a_result_here_is_trained_again_for_what_needs_it(tiny_recipe: Path, tmp_path: Path) -> None:
-    path = write(tmp_path, tiny_recipe, variants={"first": {}, "second": {"init": "@first"}}, results="results")
-    run_sweep(path, tmp_path / "here", only=["first"])
-    result = tmp_path / "results" / "first-seed0.json"
-    kept = result.read_bytes()
-    first, second = run_sweep(path, tmp_path / "elsewhere")  # a fresh clone: the committed result, no run
-    assert (first.state, second.state, second.error) == ("done", "done", "")
-    assert result.read_bytes() == kept
-    assert_same(tmp_path / "here" / "first-seed0", tmp_path / "elsewhere" / "first-seed0")
+def test_a_finished_sweep_has_a_table_of_differences(swept: tuple[Path, Path]) -> None:
+    _, out = swept
+    table = json.loads((out / "table.json").read_text())
+    (group,) = table["groups"]
+    first, second = group["rows"]
+    assert (first["name"], second["name"], group["reference"]) == ("text", "from text", "text")
+    dice = [row["metrics"]["dice_per_image"] for row in group["rows"]]
+    files = [out / "results" / f"{name}-lr_0_004-seed0.json" for name in ("text", "from_text")]
+    stored = [json.loads(file.read_text()) for file in files]
+    means = [result["metrics"]["dice_per_image"]["mean"] for result in stored]
+    assert [one["mean"] for one in dice] == pytest.approx(means)
+    gap = dice[1]["difference"]
+    assert dice[0]["difference"] is None and gap["mean"] == pytest.approx(means[1] - means[0])
+    lines = (out / "table.md").read_text().splitlines()
+    assert len(lines) == 4 and "| reference |" in lines[2] and f"{means[1]:.3f}" in lines[3]
+    assert ("within noise" in lines[3]) == (gap["lo"] <= 0 <= gap["hi"])
+    assert str(out) not in json.dumps(table)
+
+
+def test_outcome_names_what_is_within_noise() -> None:
+    def row(name: str, gap: tuple[float, float, float] | None) -> dict[str, Any]:
+        difference = gap and dict(zip(("mean", "lo", "hi"), gap, strict=True))
+        return {"name": name, "metrics": {"dice": {"difference": difference}}}
+
+    rows = [row("a", None), row("b", (0.1, 0.05, 0.2)), row("c", (-0.1, -0.2, -0.05)), row("d", (0.01, 0.0, 0.02))]
+    group = {"reference": "a", "tested": ["dice"], "grid_point": {"data.label_fraction": 0.05}, "rows": rows}
+    assert outcome(group) == "Against a at label fraction 0.05: better: b. worse: c. within noise: d."
 
 
 def test_absolute_paths_leave_a_result_file() -> None:
@@ -432,7 +451,7 @@ def test_absolute_paths_leave_a_result_file() -> None:
 
 def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     variants = {"text": {}, "bad": {"data.laterality": None}}
-    path = write(tmp_path, tiny_recipe, variants=variants, results="kept")
+    path = write(tmp_path, tiny_recipe, variants=variants)
 
     def medvl(*words: str) -> tuple[int, list[list[str]]]:
         """The exit code, and the words of each line."""
@@ -440,10 +459,10 @@ def test_the_command_line_runs_a_sweep(tiny_recipe: Path, tmp_path: Path, capsys
         return int(code or 0), [line.split() for line in capsys.readouterr().out.splitlines()]
 
     assert medvl("--dry-run") == (0, [["open", "text-seed0"], ["open", "bad-seed0"], "0 of 2 cells done".split()])
-    assert not (tmp_path / "out").exists() and not (tmp_path / "kept").exists()
+    assert not (tmp_path / "out").exists()
     code, lines = medvl("train.accelerator=cpu")
     assert code == 2 and [line[:2] for line in lines[:2]] == [["done", "text-seed0"], ["open", "bad-seed0"]]
-    assert (tmp_path / "kept" / "text-seed0.json").is_file()
+    assert (tmp_path / "out" / "results" / "text-seed0.json").is_file()
 
 
 def test_differences_of_configurations() -> None:
@@ -451,14 +470,3 @@ def test_differences_of_configurations() -> None:
     here = {"train": {"lr": 2, "devices": 4, "new": 5}, "model": {"options": {}}}
     assert differences(there, here) == {"train.lr": (1, 2), "model.options.plam": ("avg", None)}
     assert flat({"a": {"b": {"c": 1}}, "d": [2]}) == {"a.b.c": 1, "d": [2]}
-
-
-def test_the_ladder_at_mini_is_the_ladder() -> None:
-    plain, mini = (load_sweep(ROOT / "recipes" / f"{name}.yaml") for name in ("ladder", "ladder_mini"))
-    assert [cell.name for cell in mini.cells()] == [cell.name for cell in plain.cells()]
-    first = [[cell for cell in sweep.cells() if cell.seed == 0] for sweep in (plain, mini)]
-    for one, other in zip(*first, strict=True):
-        found = differences(*(config_dict(s.config(c, Path("OUT"), None)) for s, c in ((plain, one), (mini, other))))
-        assert found == {
-            "model.size": ("nano", "mini"), "data.image_size": ([64, 64], [128, 128]), "text.dim": (64, 128),
-        }  # fmt: skip

@@ -29,8 +29,8 @@ TASKS: dict[str, tuple[str, list[str]]] = {
     "pretrain, cached": ("g2d_phantom", ["data.manifest=PHANTOMS", "pretrain.warmup_steps=1", "pretrain.accumulate=2"]),
     "segment by encoder": ("segment_phantom", ["data.manifest=PHANTOMS", "data.label_fraction=1.0"]),
     "detect": (
-        "detect_lungs",
-        ["data.manifest=PHANTOMS", "data.views=null", "data.classes=null", "data.image_size=[96,96]"],
+        "detect",
+        ["data.manifest=PHANTOMS", "data.image_size=[96,96]", "model.encoder=resnet18_nano"],
     ),
     "classify": ("classify_finetune", ["data.manifest=PHANTOMS", "data.image_size=[96,96]", "model.size=nano"]),
 }

@@ -19,7 +19,7 @@ MAX_NAMED = 10  # cases that an error names
 MAX_KEYS = 4  # differing keys of which a method's name is made
 WITHOUT_SEED = MACHINE_KEYS | SEED_KEYS
 WITHOUT_FOLD = WITHOUT_SEED | {"data.manifest"}
-READ_FROM = ("data.text_column", "data.constant_text")  # where texts come from; runs may differ in it
+READ_FROM = ("data.text_column", "data.constant_text", "data.text_shuffle")  # runs may differ in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
         differing = _scored_otherwise(first, run)
         if "manifest_hash" in differing and _same_truth(first, run) and _texts_from(first) != _texts_from(run):
             del differing["manifest_hash"]
-            notes.append("texts come from different columns of the manifest; masks, patients and split are the same")
+            notes.append("texts come from different columns or patients; masks, patients and split are the same")
         if differing:
             faults.append(
                 Fault.mismatch(

@@ -65,7 +65,7 @@ class Sweep:
     grid: dict[str, Annotated[list[Any], MinLen(1)]] = field(default_factory=dict)
     seeds: Annotated[int, Ge(1)] | dict[str, Annotated[int, Ge(1)]] = 1
     evaluate: Scoring = field(default_factory=Scoring)
-    results: str | None = None  # folder of the committed result files; None = OUT/results
+    reference: str | None = None  # the variant that the others are compared with; None = the first that is scored
 
     @property
     def planned(self) -> dict[str, int]:
@@ -77,11 +77,6 @@ class Sweep:
         """How to run it: the file's first line, where that is a `# medvl x sweep ...`."""
         first = self.path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip()
         return first if first.startswith(("medvl x sweep ", "medvl sweep ")) else f"medvl x sweep {self.path.name}"
-
-    @property
-    def results_folder(self) -> Path | None:
-        """Where the result files of its cells are kept, if the file says so."""
-        return None if self.results is None else (self.path.parent / self.results).resolve()
 
     def grid_points(self) -> list[dict[str, Any]]:
         """Every combination of grid values; one empty point without a grid."""
@@ -245,6 +240,9 @@ def _check(sweep: Sweep) -> None:
         odd = sorted(set(sweep.seeds) ^ set(sweep.variants))
         raise InputError.mismatch(f"seeds and variants do not name the same: {', '.join(odd)}", file=sweep.path)
     order = list(sweep.variants)
+    if sweep.reference is not None and sweep.reference not in order:
+        like = nearest(sweep.reference, order)
+        fault(f"reference: {sweep.reference} is no variant", f"did you mean {like}?" if like else None)
     for name, keys in sweep.variants.items():
         asks = ZERO_SHOT in keys
         if asks:

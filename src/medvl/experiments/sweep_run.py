@@ -19,6 +19,7 @@ from medvl.core.files import alone, write_json
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.sweep import Cell, Sweep, load_sweep
 from medvl.experiments.sweep_score import score_zero_shot, scorer_of
+from medvl.experiments.sweep_table import write_table
 
 FEATURES = ".features"  # in the folder of a sweep: features of frozen encoders, which its cells share
 POLL_S = 3.0  # between two looks at what another process is at
@@ -46,7 +47,8 @@ def run_sweep(
 ) -> list[Outcome]:
     """Run every open cell of a sweep file and say of each where it stands at the end.
 
-    A cell that has its result file is not run again. An unfinished run continues, a finished one is only scored. A cell
+    A cell that has its run and its result file (`out`/results) is not run again. When every cell is done, `out` gets
+    table.json and table.md, see `sweep_table`. An unfinished run continues, a finished one is only scored. A cell
     that fails on its input (`Outcome.error`) does not keep the others from running. Several processes may work at the
     same sweep: a cell that another one is at is left to it, and one that needs its run waits for it.
 
@@ -55,7 +57,7 @@ def run_sweep(
         data: the folder that `$DATA` in the sweep or its recipes stands for.
         only: names of variants; the others are left out.
         overrides: `key=value` for every cell. What changes more than how and where a run is computed is another
-            experiment, whose result files go to `out`/results.
+            experiment, and needs another `out`.
         dry_run: nothing is run or written.
     """
     sweep = load_sweep(path)
@@ -70,7 +72,7 @@ def run_sweep(
         raise InputError.missing_file(
             "no such folder", file=data, expected="the folder that holds the data sets (--data)"
         )
-    results = _results_folder(sweep, out, overrides)
+    results = out / "results"
     work = _Work(sweep, out, results, data, tuple(overrides))
     cells = [cell for cell in sweep.cells() if not only or cell.variant in only]
     if dry_run:
@@ -87,8 +89,15 @@ def run_sweep(
             if cell.name not in outcomes or outcomes[cell.name].waits:
                 outcomes[cell.name] = work.run(cell, f"[{number}/{len(cells)}] {cell.name}")
         if not any(outcome.waits for outcome in outcomes.values()):
-            return [outcomes[cell.name] for cell in cells]
+            break
         time.sleep(POLL_S)
+    if all(work.standing(cell).state == "done" for cell in sweep.cells()):
+        try:
+            write_table(sweep, out, data)
+            _say(f"{out / 'table.md'} written")
+        except InputError as error:
+            _say(f"no table: {error}")
+    return [outcomes[cell.name] for cell in cells]
 
 
 def as_table(outcomes: Sequence[Outcome]) -> str:
@@ -124,13 +133,13 @@ class _Work:
 
     def standing(self, cell: Cell) -> Outcome:
         """Where a cell stands, without doing anything."""
-        if self.result(cell).exists():
+        run = self.out / cell.name
+        if self.result(cell).exists() and (cell.query is not None or _finished(run)):
             try:
                 stored = _read_result(self.result(cell))
             except InputError as error:
                 return Outcome(cell, "open", error=str(error))
             return Outcome(cell, "done", self._made_otherwise(cell, stored))
-        run = self.out / cell.name
         if cell.query is not None:
             return Outcome(cell, "open", f"to ask @{self.sweep.needs(cell)[0].variant}")
         if _finished(run):
@@ -150,7 +159,7 @@ class _Work:
         if (other := self._awaited(cell)) is not None:
             return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
         with alone(self.out / ".locks" / cell.name) as mine:
-            if not mine or self.result(cell).exists():
+            if not mine or self.standing(cell).state == "done":
                 return Outcome(cell, "open", "another process is at it") if not mine else self.standing(cell)
             _say(f"{label}: {standing.note or 'to run'}")
             try:
@@ -179,21 +188,12 @@ class _Work:
 
         config, run = self.config(cell), self.out / cell.name
         for other in self.sweep.needs(cell):
-            if _finished(self.out / other.name):
-                continue
-            if not self.result(other).exists():
+            if not _finished(self.out / other.name):
                 raise InputError.missing(
                     f"{cell.name} needs the run @{other.variant}, which is not finished",
                     file=self.out / other.name,
                     remedy="run that variant first",
                 )
-            with alone(self.out / ".locks" / other.name) as mine:
-                if not mine:
-                    raise InputError.busy(
-                        f"another process is at the run @{other.variant}", remedy="the same sweep again"
-                    )
-                _say(f"{other.name}: has its result but no run here; trained again for {cell.name}, the result stays")
-                self._train(other)
         if cell.query is not None:
             return
         if (run / "config.yaml").is_file():
@@ -288,16 +288,6 @@ def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:
         value = re.sub(re.escape(str(root.resolve())) + r"(?![\w.-])", roots[root], value)
     before, mark, path = value.rpartition("=") if "=/" in value else value.rpartition("hf:")  # key=/a/b, hf:/a/b
     return f"{before}{mark}{Path(path).name}" if Path(path).is_absolute() else value
-
-
-def _results_folder(sweep: Sweep, out: Path, overrides: Sequence[str]) -> Path:
-    committed = sweep.results_folder
-    changed = [word for word in overrides if word.partition("=")[0] not in MACHINE_KEYS]
-    if committed is None or changed:
-        if committed is not None:
-            _say(f"with {' '.join(changed)} this is another experiment: results go to {out / 'results'}")
-        return out / "results"
-    return committed
 
 
 def _read_result(path: Path) -> dict[str, Any]:
