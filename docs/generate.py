@@ -1,6 +1,6 @@
 """Write docs/results.md from docs/tables/, fidelity.md, protocols.md and importers.md from the YAML files of medvl.
 
-Run by `make results`. A table is the table.json that `medvl x sweep` writes when every cell of an experiment is done,
+Run by `make results`. A table is the NAME.json that `medvl x sweep` writes when every cell of an experiment is done,
 under the name of the sweep; docs/tables/notes.md holds what smaller experiments showed.
 """
 

@@ -411,7 +411,7 @@ def test_a_cell_waits_for_the_run_that_another_process_is_at(
 
 def test_a_finished_sweep_has_a_table_of_differences(swept: tuple[Path, Path]) -> None:
     _, out = swept
-    table = json.loads((out / "table.json").read_text())
+    table = json.loads((out / "sweep.json").read_text())
     (group,) = table["groups"]
     first, second = group["rows"]
     assert (first["name"], second["name"], group["reference"]) == ("text", "from text", "text")
@@ -422,7 +422,7 @@ def test_a_finished_sweep_has_a_table_of_differences(swept: tuple[Path, Path]) -
     assert [one["mean"] for one in dice] == pytest.approx(means)
     gap = dice[1]["difference"]
     assert dice[0]["difference"] is None and gap["mean"] == pytest.approx(means[1] - means[0])
-    lines = (out / "table.md").read_text().splitlines()
+    lines = (out / "sweep.md").read_text().splitlines()
     assert len(lines) == 4 and "| reference |" in lines[2] and f"{means[1]:.3f}" in lines[3]
     assert ("within noise" in lines[3]) == (gap["lo"] <= 0 <= gap["hi"])
     assert str(out) not in json.dumps(table)

@@ -48,7 +48,7 @@ def run_sweep(
     """Run every open cell of a sweep file and say of each where it stands at the end.
 
     A cell that has its run and its result file (`out`/results) is not run again. When every cell is done, `out` gets
-    table.json and table.md, see `sweep_table`. An unfinished run continues, a finished one is only scored. A cell
+    NAME.json and NAME.md (of the sweep), see `sweep_table`. An unfinished run continues, a finished one is only scored. A cell
     that fails on its input (`Outcome.error`) does not keep the others from running. Several processes may work at the
     same sweep: a cell that another one is at is left to it, and one that needs its run waits for it.
 
@@ -94,7 +94,7 @@ def run_sweep(
     if all(work.standing(cell).state == "done" for cell in sweep.cells()):
         try:
             write_table(sweep, out, data)
-            _say(f"{out / 'table.md'} written")
+            _say(f"{out / sweep.path.stem}.md written")
         except InputError as error:
             _say(f"no table: {error}")
     return [outcomes[cell.name] for cell in cells]

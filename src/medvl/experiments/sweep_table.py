@@ -1,7 +1,7 @@
 """The table of a finished sweep: each variant with its interval and its difference from the reference.
 
-`medvl x sweep` writes it when no cell is open: table.json, which docs/tables/ keeps of published experiments, and
-table.md, which a person reads.
+`medvl x sweep` writes it when no cell is open, under the name of the sweep: NAME.json, which docs/tables/ keeps of
+published experiments, and NAME.md, which a person reads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEPT = (
 
 
 def write_table(sweep: Sweep, out: Path, data: Path | None) -> dict[str, Any]:
-    """Compare the runs of a sweep whose cells are all done; write `out`/table.json and table.md.
+    """Compare the runs of a sweep whose cells are all done; write `out`/NAME.json and NAME.md.
 
     The variants that are evaluated are compared by grid point, seeds of a variant as one method (see
     `medvl.evaluation.compare`). A pre-training has no row; its minutes are counted.
@@ -62,8 +62,8 @@ def write_table(sweep: Sweep, out: Path, data: Path | None) -> dict[str, Any]:
         "versions": first["versions"],
         "groups": groups,
     }
-    write_json(out / "table.json", table)
-    write_text(out / "table.md", "\n".join(as_markdown(table)) + "\n")
+    write_json(out / f"{sweep.path.stem}.json", table)
+    write_text(out / f"{sweep.path.stem}.md", "\n".join(as_markdown(table)) + "\n")
     return table
 
 
