@@ -25,8 +25,8 @@ def sweep(
     """Train and score every cell of an experiment: grid x variants x seeds. One result file per finished cell.
 
     A finished cell is not run again, an interrupted one continues, one that fails on its input does not stop the
-    others (exit code 2 at the end). Several processes may work at one sweep. When every cell is done, OUT/NAME.md (of the
-    sweep) compares the variants.
+    others (exit code 2 at the end). Several processes may work at one sweep. When every cell is done, a table in OUT
+    compares the variants.
     """
     from medvl.experiments.sweep_run import as_table, run_sweep
 

@@ -48,9 +48,9 @@ def run_sweep(
     """Run every open cell of a sweep file and say of each where it stands at the end.
 
     A cell that has its run and its result file (`out`/results) is not run again. When every cell is done, `out` gets
-    NAME.json and NAME.md (of the sweep), see `sweep_table`. An unfinished run continues, a finished one is only scored. A cell
-    that fails on its input (`Outcome.error`) does not keep the others from running. Several processes may work at the
-    same sweep: a cell that another one is at is left to it, and one that needs its run waits for it.
+    NAME.json and NAME.md (of the sweep), see `sweep_table`. An unfinished run continues, a finished one is only scored.
+    A cell that fails on its input (`Outcome.error`) does not keep the others from running. Several processes may work
+    at the same sweep: a cell that another one is at is left to it, and one that needs its run waits for it.
 
     Args:
         out: one run folder per cell.
