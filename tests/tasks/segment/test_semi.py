@@ -601,10 +601,10 @@ def test_several_labels_of_real_lesions_train_with_epi_and_lv(shared_data: Path,
     recipe = Path(__file__).resolve().parents[3] / "recipes" / "lvit_semi.yaml"
     manifest = shared_data / "cxr-lesion" / "manifest.csv"
     words = [
-        f"data.manifest={manifest}", "data.classes=[ggo,consolidation,left_lung,right_lung,heart]", "train.batch_size=4",
+        f"data.manifest={manifest}", "data.classes=[ggo,consolidation,left_lung,right_lung,heart]",
         "data.empty_means_absent=[ggo,consolidation]", "data.rows_per_image=null", "data.phrases_per_image=1",
-        "data.val_phrases_per_image=null", "data.label_fraction=0.5", "objective.mode=multilabel",
-        "train.max_steps=3", "semi.lv_similarity=encoder", "train.accelerator=cpu",
+        "data.val_phrases_per_image=null", "data.label_fraction=0.5", "objective.mode=multilabel", "train.batch_size=4",
+        "semi.lv_similarity=encoder", "train.max_steps=3", "train.accelerator=cpu",
     ]  # fmt: skip
     config = load_config(recipe, words)
     run = train(config, tmp_path / "run")
