@@ -77,7 +77,7 @@ def test_links_and_hidden_files(tmp_path: Path) -> None:
     folder = files(tmp_path / "set", "data.yaml", ".hidden/images/x.png", "images/.y.png")
     (folder / "train").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(folder)
-    counts = {part.part.what: part.num_found for part in check_layout("yolo", folder).parts}
+    counts = {part.part.what: part.num_present for part in check_layout("yolo", folder).parts}
     assert counts == {"classes and parts": 1, "labels": 1, "images": 1}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvl.config.augment import AugmentConfig, StrongViewConfig
-from medvl.data.intensity import intensity, own_range, strong_view
+from medvl.data.intensity import intensity, intensity_range, strong_view
 
 
 def old_intensity(config: AugmentConfig, rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
@@ -31,9 +31,9 @@ def radiograph(size: int = 64) -> np.ndarray:
 
 def test_images_that_use_the_whole_range_are_changed_as_before() -> None:
     pixels, config = radiograph(), AugmentConfig()
-    assert own_range(pixels) == (0, 1)
+    assert intensity_range(pixels) == (0, 1)
     for seed in range(5):
-        new = intensity(config, np.random.default_rng(seed), pixels, own_range(pixels))
+        new = intensity(config, np.random.default_rng(seed), pixels, intensity_range(pixels))
         assert np.array_equal(new, old_intensity(config, np.random.default_rng(seed), pixels))
 
 
@@ -44,8 +44,8 @@ def test_dark_images_are_changed_as_others_are(scale: float, offset: float) -> N
     dark = scale * pixels + np.float32(offset)
     correlations = []
     for seed in range(30):
-        found = intensity(config, np.random.default_rng(seed), dark, own_range(dark))
-        bright = intensity(config, np.random.default_rng(seed), pixels, own_range(pixels))
+        found = intensity(config, np.random.default_rng(seed), dark, intensity_range(dark))
+        bright = intensity(config, np.random.default_rng(seed), pixels, intensity_range(pixels))
         same = (bright > 0) & (bright < 1)
         np.testing.assert_allclose(found[same], scale * bright[same] + offset, atol=scale * 2e-4)
         correlations.append(np.corrcoef(found.ravel(), pixels.ravel())[0, 1])
@@ -55,14 +55,14 @@ def test_dark_images_are_changed_as_others_are(scale: float, offset: float) -> N
 def test_the_range_of_an_image_is_that_of_nearly_all_its_pixels() -> None:
     pixels = np.linspace(0.2, 0.3, 10_000, dtype=np.float32).reshape(100, 100)
     pixels[0, :10] = 1.0  # a label burnt in: 0.1 % of the pixels
-    low, high = own_range(pixels)
+    low, high = intensity_range(pixels)
     assert (low, high) == pytest.approx((0.2005, 0.2995), abs=2e-4)
-    assert own_range(np.kron(pixels, np.ones((5, 5), np.float32))) == pytest.approx((low, high), abs=2e-3)
+    assert intensity_range(np.kron(pixels, np.ones((5, 5), np.float32))) == pytest.approx((low, high), abs=2e-3)
     spot = np.zeros((100, 100), dtype=np.float32)
     spot[50, 50] = 0.5
-    assert own_range(spot) == (0, 0.5)
+    assert intensity_range(spot) == (0, 0.5)
     flat = np.full((1, 8, 8), 0.3, np.float32)
-    assert intensity(AugmentConfig(), np.random.default_rng(0), flat, own_range(flat)) is flat
+    assert intensity(AugmentConfig(), np.random.default_rng(0), flat, intensity_range(flat)) is flat
 
 
 def test_intensity_bounds() -> None:
@@ -75,7 +75,7 @@ def test_intensity_bounds() -> None:
         result = intensity(strong, np.random.default_rng(seed), pixels, (0.1, 0.9))
         assert result.dtype == np.float32 and result.min() >= 0 and result.max() <= 1
     grey = np.repeat(pixels[:1], 3, axis=0)
-    result = intensity(AugmentConfig(), np.random.default_rng(1), grey, own_range(grey))
+    result = intensity(AugmentConfig(), np.random.default_rng(1), grey, intensity_range(grey))
     assert np.array_equal(result[0], result[1]) and np.array_equal(result[0], result[2])
 
 
@@ -84,7 +84,7 @@ def test_what_a_strong_view_does_to_a_step() -> None:
     pixels = np.full((1, 60, 40), 0.2, np.float32)
     pixels[..., 20:] = 0.8
     still = {"max_gamma": 0.0, "max_contrast": 0.0, "max_brightness": 0.0, "max_noise": 0.0}
-    limits, areas, most_blurred = own_range(pixels), [], 0.0
+    limits, areas, most_blurred = intensity_range(pixels), [], 0.0
     for seed in range(40):
         cut, blurred = (
             strong_view(StrongViewConfig(**still, **one), np.random.default_rng(seed), pixels, limits)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medvl.config import load_config
 from medvl.data.record import MaskRef, Record
-from medvl.data.text_input import check_readable, check_told_apart, images_with_other_masks, text_coverage
+from medvl.data.text_input import check_distinguishable, check_readable, images_with_other_masks, text_coverage
 from medvl.text.builtin import BuiltinEncoder, learn_vocabulary
 from medvl.text.tokenizer import word_patients
 from medvl.train.run import train
@@ -71,16 +71,16 @@ def test_texts_that_are_the_same_to_the_encoder_with_other_masks() -> None:
     images = [record(n, ("right lung", "left lung")[n % 2], 1) for n in range(6)]  # one row an image: the sides tell
     for rows in (pairs("right lung", "left lung"), images, pairs("ab lung", "cd lung")):
         with refused("ambiguous"):
-            check_told_apart(encoder, rows, [row.text for row in rows])
+            check_distinguishable(encoder, rows, [row.text for row in rows])
     fine = pairs("upper lung", "lower lung")
-    check_told_apart(encoder, fine, [row.text for row in fine])
+    check_distinguishable(encoder, fine, [row.text for row in fine])
 
 
 def test_a_rare_confusion_is_said_and_does_not_stop(capsys: pytest.CaptureFixture[str]) -> None:
     encoder = BuiltinEncoder(("[PAD]", "[UNK]", "[EMPTY]", "lung", "upper", "lower"), dim=8)
     rows = [record(n, f"{('upper', 'lower')[n % 2]} lung", 1) for n in range(398)]
     rows += [record(398, "left lung", 1), record(399, "right lung", 2)]
-    check_told_apart(encoder, rows, [row.text for row in rows])
+    check_distinguishable(encoder, rows, [row.text for row in rows])
     assert "2 of 400" in capsys.readouterr().err
 
 

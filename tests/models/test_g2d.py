@@ -223,7 +223,7 @@ def test_encoder_unet_starts_from_g2d(parts: Any) -> None:
         if name.startswith("decoder") and not torch.equal(value, before[name])
     ]
     assert bool(changed) == (parts == "encoder_decoder")
-    assert taken.num_own == (0 if parts == "encoder_decoder" else sum(not n.startswith("encoder.") for n in before))
+    assert taken.num_new == (0 if parts == "encoder_decoder" else sum(not n.startswith("encoder.") for n in before))
 
 
 def test_an_encoder_starts_from_a_classifier() -> None:

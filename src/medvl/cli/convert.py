@@ -31,10 +31,10 @@ def convert(
 
     if out.resolve() == source.resolve():
         raise InputError.exists("--out is the source itself", file=out, remedy="choose another file")
-    own = _own_folder(source)
-    if own is not None and out.exists() and own in out.resolve().parents:
+    source_folder = _folder_of(source)
+    if source_folder is not None and out.exists() and source_folder in out.resolve().parents:
         raise InputError.exists(
-            f"--out is a file of the source's own folder {own}", file=out, remedy="choose another file"
+            f"--out is a file of the source's own folder {source_folder}", file=out, remedy="choose another file"
         )
     network, tensors, report = convert_encoder(source, to)
     write_tensors(out, tensors)
@@ -57,7 +57,7 @@ def convert(
         raise typer.Exit(code=1)
 
 
-def _own_folder(source: Path) -> Path | None:
+def _folder_of(source: Path) -> Path | None:
     """The RUN folder that the source lies in, or else its MODEL folder; None for a file of another program."""
     from medvl.inference.model_folder import find_model
 

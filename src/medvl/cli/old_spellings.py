@@ -78,7 +78,7 @@ def classify(
 
     chosen_family, values = options_of(
         None if protocol is None else protocol.value,
-        own_prompts=prompts is not None,
+        has_custom_prompts=prompts is not None,
         family=family,
         threshold_from=None if threshold_from is None else threshold_from.value,
         temperature=None if temperature is None else temperature.value,

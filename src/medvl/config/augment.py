@@ -27,7 +27,7 @@ class AugmentConfig:
     max_shift: Annotated[float, Ge(0), Le(0.5)] = 0.05  # of the side
     scale: tuple[Positive, Positive] = (0.9, 1.1)  # lowest and highest factor of the size
     flip_text: Literal["rewrite", "keep"] = "rewrite"  # keep: what the released programs do; only for ablations
-    # Of the image's own range (`own_range`), so that dark images and 12 bits in 16 are changed as others are:
+    # Of the image's own range (`intensity_range`), so that dark images and 12 bits in 16 are changed as others are:
     max_gamma: Annotated[float, Ge(0), Le(1)] = 0.2  # exponent from 1 / (1 + g) to 1 + g
     max_contrast: Fraction = 0.2  # factor from 1 - c to 1 + c
     max_brightness: Fraction = 0.1  # added or subtracted

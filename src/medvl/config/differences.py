@@ -54,14 +54,14 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], ignore: Collection[str] = MACHINE_KEYS
+    other: Mapping[str, Any], this: Mapping[str, Any], ignore: Collection[str] = MACHINE_KEYS
 ) -> dict[str, tuple[Any, Any]]:
-    """{key: (value there, value here)} of two configurations (nested or flat).
+    """{key: (value of the other, value of this)} of two configurations (nested or flat).
 
     A key that only one of them has is no difference (an older version of medvl did not know it), except an option of
     the network or of a term of the objective.
     """
-    first, second = flat(there), flat(here)
+    first, second = flat(other), flat(this)
     pairs = {key: (first.get(key, _SINCE.get(key)), second.get(key, _SINCE.get(key))) for key in {*first, *second}}
     both_have_terms = all(any(key.startswith(_TERMS) for key in one) for one in (first, second))
     any_keys = (_OPTIONS, _TERMS) if both_have_terms else _OPTIONS
@@ -74,6 +74,6 @@ def differences(
     }
 
 
-def said(found: Mapping[str, tuple[Any, Any]]) -> str:
+def differences_text(pairs: Mapping[str, tuple[Any, Any]]) -> str:
     """Differences as a person reads them."""
-    return "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in found.items())
+    return "; ".join(f"{key}: {other} there, {this} here" for key, (other, this) in pairs.items())

@@ -17,15 +17,15 @@ def usable_device(name: str | torch.device, option: str = "--device") -> torch.d
         name: cpu, cuda, cuda:0, mps.
         option: what named it, for the message.
     """
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    names += ["mps"] if torch.backends.mps.is_available() else []
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    kinds = {torch.device(one).type for one in here}
-    if device is None or device.type not in kinds or (device.type == "cuda" and str(device) not in ("cuda", *here)):
-        raise InputError.no_resource(f"{option} {name} is not here", expected=f"one of {', '.join(here)}")
+    kinds = {torch.device(each).type for each in names}
+    if device is None or device.type not in kinds or (device.type == "cuda" and str(device) not in ("cuda", *names)):
+        raise InputError.no_resource(f"{option} {name} is not here", expected=f"one of {', '.join(names)}")
     return device
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 def versions() -> dict[str, str]:
     """Versions of medvl, Python and the libraries that decide numbers."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("medvl", "torch", "numpy", "transformers", "opencv-python-headless", "scipy"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def machine() -> dict[str, Any]:

@@ -29,7 +29,7 @@ from medvl.data.class_flips import ClassFlips
 from medvl.data.geometry import Affine, draw, fit, require_laterality, warn_unmirrored
 from medvl.data.image import Image, Turn
 from medvl.data.images import read_image
-from medvl.data.intensity import intensity, own_range, strong_view
+from medvl.data.intensity import intensity, intensity_range, strong_view
 from medvl.data.masks import read_mask
 from medvl.data.record import MaskRef, Record
 from medvl.data.sampler import REPEATED, BatchSampler, EpochSampler
@@ -211,13 +211,13 @@ class SegmentDataset(Dataset[Sample]):
             empty = (rng.random(len(rows)) < self.config.p_empty_text) & has_mask  # an unlabelled text stays its own
         pixels = affine.apply_image(image.as_channels(self.config.in_channels))  # (C, H, W)
         if self.train:
-            pixels = intensity(self.config.augment, rng, pixels, own_range(image.pixels))
+            pixels = intensity(self.config.augment, rng, pixels, intensity_range(image.pixels))
         strong = None
         if self.strong is not None:
             strong = pixels
             if all(mask is None for row in masks for mask in row):  # of its own seed: the other draws stay as they were
-                own = np.random.default_rng([self.seed, epoch, name, STRONG])
-                strong = strong_view(self.strong, own, pixels, own_range(image.pixels))
+                strong_rng = np.random.default_rng([self.seed, epoch, name, STRONG])
+                strong = strong_view(self.strong, strong_rng, pixels, intensity_range(image.pixels))
             strong = prepare(strong, self.config)
         target = np.full((len(rows), len(self.classes), *self.config.image_size), np.nan, dtype=np.float32)
         order = range(len(self.classes)) if self._flips is None else self._flips.order(affine)

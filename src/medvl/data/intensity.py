@@ -18,7 +18,7 @@ RANGE_TAIL = 0.005  # of the pixels at either end that are no part of an image's
 RANGE_PIXELS = 65536  # that a range is read off, at most
 
 
-def own_range(pixels: FloatArray) -> tuple[float, float]:
+def intensity_range(pixels: FloatArray) -> tuple[float, float]:
     """The range that an image (any shape) uses: percentiles 0.5 and 99.5, of a grid of its pixels where it is large.
 
     Of an image that is constant but for fewer pixels than that, the lowest and the highest value.
@@ -38,7 +38,7 @@ def intensity(
     """Gamma, contrast, brightness and noise on (C, H, W) in [0, 1]; what leaves [0, 1] saturates, as exposure does.
 
     Args:
-        limits: the image's `own_range`, which all of it is relative to. A constant image has none, and stays.
+        limits: the image's `intensity_range`, which all of it is relative to. A constant image has none, and stays.
     """
     return pixels if config.scheme != "medvl" else _varied(config, rng, pixels, limits)
 

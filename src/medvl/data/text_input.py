@@ -174,7 +174,7 @@ def check_readable(coverage: TextCoverage) -> None:
         )
 
 
-def check_told_apart(encoder: TextEncoder, records: Sequence[Record], texts: Sequence[str]) -> None:
+def check_distinguishable(encoder: TextEncoder, records: Sequence[Record], texts: Sequence[str]) -> None:
     """Different texts that are the same to the encoder, though their answers differ: an InputError, or, where hardly
     any row is concerned, a warning with the count.
 

@@ -148,7 +148,7 @@ def _compare(
         "tested": list(measures.tested),
         "split": split,
         "manifest": first["manifest"],
-        **{key: first[key] for key in kind.alike if key != "threshold"},
+        **{key: first[key] for key in kind.same_keys if key != "threshold"},
         "threshold": _threshold(runs),
         "num_cases": len(keys),
         "num_patients": num_patients,
@@ -240,12 +240,12 @@ def _difference_over(seeds: Sequence[str], base: Sequence[str]) -> str:
     return "patients and seeds" if sorted(seeds) == sorted(base) else "patients, and the seeds of each method apart"
 
 
-def _intervals(methods: Sequence[Method], base: int, tests_alike: bool) -> list[str]:
+def _intervals(methods: Sequence[Method], base: int, same_tests: bool) -> list[str]:
     """What the intervals are over, in words."""
     counts = [len(method.runs) for method in methods]
     if max(counts) == 1:
         return ["intervals and tests are over patients"]
-    tests = "tests likewise" if tests_alike else "tests are over patients and take the seeds as they are"
+    tests = "tests likewise" if same_tests else "tests are over patients and take the seeds as they are"
     notes = [
         "intervals are over patients and seeds (two-level bootstrap: each draw takes patients, the same under every "
         f"seed and method, and seeds), of a single run over patients; {tests}; the sd is over the seeds alone"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl.config import ASSET_PREFIX, config_dict, load_config
-from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, flat, said
+from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, differences_text, flat
 from medvl.core.errors import Fault, InputError
 from medvl.evaluation.scored_runs import ScoredRun
 
@@ -61,7 +61,9 @@ def _pooled(group: Sequence[ScoredRun]) -> ScoredRun:
     for run in group[1:]:
         differing = _scored_otherwise(first, run)
         if rest := {key: value for key, value in differing.items() if key not in ("manifest_hash", "split_hash")}:
-            faults.append(Fault.mismatch(f"not scored as {first.target} was: {said(rest)}", file=run.target))
+            faults.append(
+                Fault.mismatch(f"not scored as {first.target} was: {differences_text(rest)}", file=run.target)
+            )
         shared = [key for key in run.cases if key in cases]
         if shared:
             faults.append(Fault.leak(f"{len(shared)} cases are in another fold too: {_named(shared)}", file=run.target))
@@ -99,8 +101,8 @@ def join_kinds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
         names = [run.kind.name for run in members]
         if len(set(names)) < 2:
             continue
-        is_alike = all(run.summary[key] == members[0].summary[key] for run in members for key in joined.alike)
-        if is_alike or not all(names.count(name) > 1 for name in names):
+        is_same = all(run.summary[key] == members[0].summary[key] for run in members for key in joined.same_keys)
+        if is_same or not all(names.count(name) > 1 for name in names):
             result = [replace(run, kind=joined) if run.kind.joined is joined else run for run in result]
     return result
 
@@ -116,7 +118,7 @@ def check_comparable(runs: Sequence[ScoredRun]) -> list[str]:
         if differing:
             faults.append(
                 Fault.mismatch(
-                    f"not scored as {first.target} was: {said(differing)}",
+                    f"not scored as {first.target} was: {differences_text(differing)}",
                     file=run.target,
                     remedy="medvl evaluate RUN MANIFEST --split SPLIT --out FOLDER for both, with the same MANIFEST "
                     "and options; then medvl compare FOLDER FOLDER",
@@ -187,7 +189,7 @@ def setting_table(methods: Sequence[Method]) -> dict[str, list[str]]:
 
 def _scored_otherwise(first: ScoredRun, run: ScoredRun) -> dict[str, Any]:
     one, other = first.summary, run.summary
-    keys = list(first.kind.alike)
+    keys = list(first.kind.same_keys)
     both_have_one = one["threshold"] is not None and other["threshold"] is not None  # masks of a program have none
     if first.kind.threshold == "own" and both_have_one:
         keys.append("threshold_source")
@@ -267,7 +269,7 @@ def _not_one_method(method: Method) -> list[Fault]:
                 Fault.mismatch(f"named {method.name} as {first.target} is, but only one is a model", file=run.target)
             )
         elif differing := _settings_differ(first, run):
-            what = f"named {method.name} as {first.target} is, with other settings ({said(differing)})"
+            what = f"named {method.name} as {first.target} is, with other settings ({differences_text(differing)})"
             faults.append(Fault.mismatch(what, file=run.target))
     return faults
 

@@ -56,13 +56,13 @@ class EvaluationKind:
     unit: str  # what a case is
     truth: str  # what cases have as truth, in words
     quality: str  # by what they are ordered, in words
-    alike: tuple[str, ...]  # keys of the summary that must be the same in all runs
+    same_keys: tuple[str, ...]  # keys of the summary that must be the same in all runs
     # The cases of a folder, and what of the summary only they say.
     read: Callable[[Path], tuple[Mapping[Key, Case], dict[str, Any]]]
     # The metrics of these cases, given the summary and the truth and patient of each.
     measures: Callable[[Mapping[str, Any], Sequence[Truth], Sequence[str]], Measures]
     queries: tuple[str, ...] = ()  # keys of the summary that make a method, beside the configuration of its training
-    # none: no metric has one; own: a run may have its own if it was chosen on val; free: see `alike`
+    # none: no metric has one; own: a run may have its own if it was chosen on val; free: see `same_keys`
     threshold: Literal["none", "own", "free"] = "free"
     is_poolable: bool = True  # whether cases of several models have a common order, so that folds can be pooled
     joined: EvaluationKind | None = None  # as what runs of this kind and of others with the same are compared

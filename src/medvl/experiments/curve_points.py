@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl.config import ASSET_PREFIX, config_dict, load_config, make_config
-from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, flat, said
+from medvl.config.differences import MACHINE_KEYS, SEED_KEYS, differences, differences_text, flat
 from medvl.core.errors import Fault, InputError, nearest
 from medvl.data.labels import training_records
 from medvl.data.record import Manifest
@@ -188,13 +188,17 @@ def _check_one_method(points: Sequence[Point]) -> None:
     first, faults = points[0], []
     for point in points[1:]:
         if changed := differences(first.settings, point.settings):
-            faults.append(Fault.mismatch(f"another method than {first.source} ({said(changed)})", file=point.source))
+            faults.append(
+                Fault.mismatch(f"another method than {first.source} ({differences_text(changed)})", file=point.source)
+            )
         elif changed := {
             key: (first.scored[key], point.scored[key])
             for key in SCORED_ALIKE
             if first.scored[key] != point.scored[key]
         }:
-            faults.append(Fault.mismatch(f"not scored as {first.source} was: {said(changed)}", file=point.source))
+            faults.append(
+                Fault.mismatch(f"not scored as {first.source} was: {differences_text(changed)}", file=point.source)
+            )
     seen: dict[tuple[float, str], str] = {}
     for point in points:
         other = seen.setdefault((point.fraction, point.seed), point.source)

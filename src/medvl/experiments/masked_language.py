@@ -111,7 +111,7 @@ def pretrain_text(
     if not lr > 0:
         raise InputError.out_of_range(f"lr is {lr}", expected="above 0")
     new_folder(out)
-    train_texts, val_texts, told_by = corpus.train_and_val()
+    train_texts, val_texts, distinguished_by = corpus.train_and_val()
     where = usable_device(device)
     start = time.monotonic()
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
@@ -136,7 +136,7 @@ def pretrain_text(
         result: dict[str, Any] = {
             "train_texts": len(train_rows),
             "val_texts": len(val_rows),
-            "told_apart_by": told_by,
+            "told_apart_by": distinguished_by,
             "texts_cut": num_cut,
             "vocabulary": len(encoder.vocabulary),
             "unknown_val_tokens": _share_unknown(val_rows),

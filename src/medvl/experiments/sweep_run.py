@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medvl.config import Config, config_dict, load_config, make_config
-from medvl.config.differences import MACHINE_KEYS, PATH_KEYS, differences, said
+from medvl.config.differences import MACHINE_KEYS, PATH_KEYS, differences, differences_text
 from medvl.core.errors import InputError, nearest
 from medvl.core.files import alone, write_json
 from medvl.evaluation.model_inputs import parse_overrides
@@ -200,7 +200,7 @@ class _Work:
             changed = differences(config_dict(load_config(run / "config.yaml")), config_dict(config))
             if changed:
                 raise InputError.exists(
-                    f"the run folder holds a run of other settings ({said(changed)})",
+                    f"the run folder holds a run of other settings ({differences_text(changed)})",
                     file=run,
                     remedy="choose another --out, or remove that folder",
                 )
@@ -272,7 +272,11 @@ class _Work:
         changed = differences(stored.get("config") or {}, config, {*MACHINE_KEYS, *PATH_KEYS, *idle})
         if cell.query is not None:
             changed |= differences(stored.get("asked") or {}, asdict(cell.query))
-        return f"made with other settings ({said(changed)}): remove the file to run it again" if changed else ""
+        return (
+            f"made with other settings ({differences_text(changed)}): remove the file to run it again"
+            if changed
+            else ""
+        )
 
 
 def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:

@@ -51,7 +51,7 @@ class ClassQuery:
 
         family, options = options_of(
             self.protocol,
-            own_prompts=self.prompts is not None,
+            has_custom_prompts=self.prompts is not None,
             family=self.family,
             threshold_from=self.threshold_from,
             temperature=self.temperature,

@@ -124,8 +124,8 @@ def _images_of(
         return _kept(str(path), _walk(path, out), faults, "with all folders below")
     if not path.exists() and any(mark in str(source) for mark in "*?["):
         files: list[Path] = []
-        for found in sorted(glob.glob(str(source), recursive=True)):
-            files += _walk(Path(found), out) if Path(found).is_dir() else [Path(found)]
+        for name in sorted(glob.glob(str(source), recursive=True)):
+            files += _walk(Path(name), out) if Path(name).is_dir() else [Path(name)]
         if not files:
             raise InputError.missing_file(
                 "no file matches", file=str(source), expected="a glob of images", remedy="quote it as is"

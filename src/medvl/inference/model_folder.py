@@ -197,9 +197,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError.damaged(f"damaged ({error})", file=path, expected=expected, remedy=_WHOLE) from None
 
 
-def _check_values(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def _check_values(path: Path, weights: Mapping[str, Tensor], module_weights: Mapping[str, Tensor]) -> None:
     """InputError for weights that are no numbers, or whole numbers in the place of weights."""
-    whole = [name for name in weights if name in own and own[name].is_floating_point()]
+    whole = [name for name in weights if name in module_weights and module_weights[name].is_floating_point()]
     whole = [name for name in whole if not weights[name].is_floating_point()]
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     for names, error, what in (
@@ -287,8 +287,8 @@ def write_card(folder: Path) -> None:
     lines.append(f"- test split opened: {times_test_opened(folder)} time(s)")
     listed = {split: row for split, row in card.get("metrics", {}).items() if not _OWN_LINE.isdisjoint(row)}
     for split, row in listed.items():
-        told = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float)]
-        lines += ["", f"{split}: {', '.join(told)}"]
+        values = [f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float)]
+        lines += ["", f"{split}: {', '.join(values)}"]
     if card.get("metrics") and not listed:
         lines += ["", "| split | grid | cases | Dice per image | Dice pooled | IoU per image | IoU pooled |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]

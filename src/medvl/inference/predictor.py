@@ -173,7 +173,7 @@ class Predictor:
                 mask = class_masks(native, self.config.objective.mode, threshold)  # (K, H, W)
                 if len(self.classes) == 1:
                     native, mask = native[0], mask[0]
-                notes = self._notes(phrase, row, bool(mask.any()))
+                notes = self._notes(phrase, row, not mask.any())
                 results.append(Segmentation(mask, native, self._image.spacing_mm, phrase, self.classes, notes))
         return results
 
@@ -186,7 +186,7 @@ class Predictor:
         logits = self.module.network.decode(self._features, features, mask, index, size=self.config.data.image_size)
         return probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
 
-    def _notes(self, phrase: str, context: Context, found: bool) -> tuple[str, ...]:
+    def _notes(self, phrase: str, context: Context, is_empty: bool) -> tuple[str, ...]:
         notes = []
         if self.uses_text and self.encoder is not None:
             if not phrase.strip():
@@ -200,7 +200,7 @@ class Predictor:
         lacking = [] if self.context is None else self.context.lacking(context)
         if lacking:
             notes.append(f"taken as missing beside the phrase: {', '.join(lacking)}")
-        if not found:
+        if is_empty:
             notes.append("nothing was found for this phrase")
         return tuple(notes)
 

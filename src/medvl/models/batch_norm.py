@@ -128,12 +128,12 @@ class _BatchNormOverRanks(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        num_own = x.numel() // x.shape[1]
-        if num_own:
-            own_variance, own_mean = torch.var_mean(exact, dim=_all_but_channels(x), correction=0)  # (C,) each
+        num_values = x.numel() // x.shape[1]
+        if num_values:
+            rank_variance, rank_mean = torch.var_mean(exact, dim=_all_but_channels(x), correction=0)  # (C,) each
         else:
-            own_variance = own_mean = exact.new_zeros(x.shape[1])
-        stats = stack_over_ranks(torch.stack([own_mean, own_variance, torch.full_like(own_mean, num_own)]))
+            rank_variance = rank_mean = exact.new_zeros(x.shape[1])
+        stats = stack_over_ranks(torch.stack([rank_mean, rank_variance, torch.full_like(rank_mean, num_values)]))
         means, variances, nums = stats.unbind(dim=1)  # (W, C) each
         num = nums[:, 0].sum()
         mean = (means * nums).sum(dim=0) / num  # (C,)

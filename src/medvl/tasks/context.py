@@ -37,13 +37,13 @@ def context_rules(config: Config, manifest: Manifest, splits: Mapping[str, Seque
     return rules
 
 
-def context_differences(own: Config, config: Config) -> list[str]:
-    """What differs between the context of a run (`own`) and of one that continues it."""
+def context_differences(saved: Config, config: Config) -> list[str]:
+    """What differs between the context of a run (`saved`) and of one that continues it."""
     return [
-        f"data.{name}: {getattr(own.data, name)} there, {getattr(config.data, name)} here"
+        f"data.{name}: {getattr(saved.data, name)} in the saved run, {getattr(config.data, name)} in this one"
         for name in ("context_columns", "context_as")
-        if getattr(own.data, name) != getattr(config.data, name)
-        and (own.data.context_columns or config.data.context_columns)
+        if getattr(saved.data, name) != getattr(config.data, name)
+        and (saved.data.context_columns or config.data.context_columns)
     ]
 
 

@@ -75,8 +75,10 @@ def load_state(path: Path) -> tuple[Progress, dict[str, dict[str, Any]], dict[st
             f"the saved state is damaged ({first})", file=path, expected=expected, remedy=_ANEW
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise InputError.unsupported(f"the saved state is of format {found}", file=path, expected=FORMAT, remedy=_ANEW)
+        stored_format = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise InputError.unsupported(
+            f"the saved state is of format {stored_format}", file=path, expected=FORMAT, remedy=_ANEW
+        )
     if state.pop("sha256", None) != _digest(state):
         what = "the saved state is damaged (its checksum differs)"
         raise InputError.damaged(what, file=path, expected=expected, remedy=_ANEW)

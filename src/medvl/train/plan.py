@@ -78,10 +78,11 @@ def _label_lines(labels: dict[str, Any]) -> list[str]:
     """What of the training split is labelled, where not all of it is."""
     lines = []
     if "balance" in labels:
-        found = labels["balance"]
+        balance = labels["balance"]
         lines.append(
-            f"  balance siim: {found['positive_images']} images with foreground, {found['negative_images']} without, "
-            f"{found['left_out_images']} without left out (draw {labels['label_seed']}); val is as it is"
+            f"  balance siim: {balance['positive_images']} images with foreground, "
+            f"{balance['negative_images']} without, {balance['left_out_images']} without left out "
+            f"(draw {labels['label_seed']}); val is as it is"
         )
     if labels["label_fraction"] == 1 and not labels["unlabelled_records"] and not labels["left_out_records"]:
         return lines
@@ -124,10 +125,10 @@ def _context_lines(context: dict[str, Any]) -> list[str]:
     for name, column in context["columns"].items():
         kind = "number" if column["kind"] == "number" else f"one of {', '.join(column['categories'])}"
         splits = [
-            f"{split} {own['missing']} of {own['records']} missing"
-            + (f" and {own['unknown']} unknown" if own["unknown"] else "")
-            for split, own in column.items()
-            if isinstance(own, dict)
+            f"{split} {part['missing']} of {part['records']} missing"
+            + (f" and {part['unknown']} unknown" if part["unknown"] else "")
+            for split, part in column.items()
+            if isinstance(part, dict)
         ]
         lines.append(f"         {name}: {kind}; {', '.join(splits)}")
     return lines

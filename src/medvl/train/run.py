@@ -31,7 +31,7 @@ from medvl.data.context import ContextRules, add_context
 from medvl.data.hashes import HashStore, count_seen, image_hashes, stage_of
 from medvl.data.record import Manifest, Record
 from medvl.data.records import configured_manifest
-from medvl.data.text_input import check_readable, check_told_apart, text_coverage
+from medvl.data.text_input import check_distinguishable, check_readable, text_coverage
 from medvl.data.workers import clear_worker_errors
 from medvl.evaluation.seen_images import say_seen
 from medvl.inference.model_folder import save_model
@@ -126,12 +126,12 @@ def _run(config: Config, manifest: Manifest, out: Path, resume: bool, command: s
         write_json(out / "plan.json", plan)
 
     images = image_hashes(ready.splits["train"], HashStore(out / HASHES))
-    own = stage_of(config.task, config.data.manifest, images.values())
+    stage = stage_of(config.task, config.data.manifest, images.values())
 
     def save_best(best: nn.Module, progress: Progress) -> None:
         if fabric.is_global_zero:
             card = _card(config, manifest, data, plan, progress, command)
-            save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card, (*earlier, own))  # type: ignore[arg-type]  # the loop sees nn.Module
+            save_model(out / "checkpoints" / "best", config, ready.classes, best, encoder, card, (*earlier, stage))  # type: ignore[arg-type]  # the loop sees nn.Module
 
     progress = fit(
         fabric, learner, loaders["train"], loaders["val"], config.train, monitor, save_best=save_best, resume=resume
@@ -190,7 +190,7 @@ def _check_texts(ready: Prepared, context: ContextRules | None) -> None:
     texts = {name: written_texts(rows, context) for name, rows in ready.splits.items()}
     coverage = {name: text_coverage(ready.encoder, rows) for name, rows in texts.items()}
     check_readable(coverage["train"])
-    check_told_apart(ready.encoder, ready.splits["train"], texts["train"])
+    check_distinguishable(ready.encoder, ready.splits["train"], texts["train"])
     ready.plan["texts"] = {name: part.as_dict() for name, part in coverage.items()}
     lines = [f"  text   {part.line(name)}" for name, part in coverage.items()]
     ready.plan["lines"] = [*ready.plan.get("lines", ()), *lines]

@@ -42,8 +42,8 @@ def open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> C
                 expected="a run folder with config.yaml",
                 remedy="train anew with the recipe; a folder without config.yaml needs another --out",
             )
-        own = load_config(stored)
-        if config is not None and config_dict(config) != config_dict(own):
+        stored_config = load_config(stored)
+        if config is not None and config_dict(config) != config_dict(stored_config):
             raise InputError.conflict(
                 "the recipe differs from the run's configuration", file=stored, remedy="resume without a recipe"
             )
@@ -52,7 +52,7 @@ def open_run(config: Config | None, out: Path, resume: bool, dry_run: bool) -> C
             raise InputError.missing_file(
                 "nothing to resume: no step is saved here", file=out / _STATE, remedy=done or NOTHING_SAVED
             )
-        return own
+        return stored_config
     if config is None:
         raise InputError.missing("no recipe", expected="medvl train RECIPE.yaml, or --resume --out RUN")
     if out.exists() and not out.is_dir():

@@ -66,8 +66,8 @@ def start_image_network(config: Config, fresh: Module, classes: tuple[str, ...])
         return fresh, load_foreign(fresh.network, path)
     if prefix:
         return fresh, str(start_from_encoder(fresh.network, load_pretrained(path), "encoder", path))
-    module, _, own, card = load_model(path, uses_text=False)
-    if not isinstance(module, type(fresh)) or own.model != config.model or tuple(card["classes"]) != classes:
+    module, _, saved, card = load_model(path, uses_text=False)
+    if not isinstance(module, type(fresh)) or saved.model != config.model or tuple(card["classes"]) != classes:
         raise InputError.mismatch(
             "init is another network",
             file=path,

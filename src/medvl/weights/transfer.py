@@ -29,10 +29,10 @@ class Taken:
 
     taken: tuple[str, ...]
     other_shape: tuple[str, ...]
-    num_own: int
+    num_new: int
 
     def __str__(self) -> str:
-        text = f"{len(self.taken)} tensors taken over, {self.num_own} are the network's own"
+        text = f"{len(self.taken)} tensors taken over, {self.num_new} are the network's own"
         return text + (f"; of another shape and not taken: {', '.join(self.other_shape)}" if self.other_shape else "")
 
 

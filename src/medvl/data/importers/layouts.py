@@ -143,13 +143,13 @@ class PartCount:
     """How many files of a part a folder has; None: no folder was looked at."""
 
     part: Part
-    num_found: int | None
+    num_present: int | None
 
     @property
     def num_missing(self) -> int:
         """Files that are wanting; of a part without a published number 1 when there is none."""
         expected = 1 if self.part.num is None else self.part.num
-        return 0 if self.num_found is None else max(expected - self.num_found, 0)
+        return 0 if self.num_present is None else max(expected - self.num_present, 0)
 
     @property
     def complete(self) -> bool:
@@ -160,17 +160,17 @@ class PartCount:
         """Plain JSON types."""
         part = self.part
         values = {"what": part.what, "files": part.patterns, "expected": part.num, "required": part.required}
-        counts = {} if self.num_found is None else {"found": self.num_found, "missing": self.num_missing}
+        counts = {} if self.num_present is None else {"found": self.num_present, "missing": self.num_missing}
         return {**values, **counts}
 
     def __str__(self) -> str:
         part = self.part
         expected = "at least one" if part.num is None else f"{part.num:,} files"
         text = f"{part.what}: {expected}{'' if part.required else ', optional'} ({' or '.join(part.patterns)})"
-        if self.num_found is None:
+        if self.num_present is None:
             return text
         missing = f"{self.num_missing:,} MISSING" if part.required else "absent"
-        return f"{text}: {self.num_found:,} found, {missing if self.num_missing else 'ok'}"
+        return f"{text}: {self.num_present:,} found, {missing if self.num_missing else 'ok'}"
 
 
 @plain_dataclass(frozen=True, slots=True)

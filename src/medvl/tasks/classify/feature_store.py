@@ -62,8 +62,8 @@ class FeatureStore:
             if digest not in known:
                 missing.setdefault(digest, i)
         if missing:
-            found = compute(list(missing.values()))
-            known |= dict(zip(missing, found, strict=True))
+            computed = compute(list(missing.values()))
+            known |= dict(zip(missing, computed, strict=True))
             self._write(known)
         return np.stack([known[digest] for digest in digests])
 
@@ -90,14 +90,14 @@ class FeatureStore:
 def encoder_key(module: Classifier, config: Config, data: DataConfig) -> str:
     """Hex digest of everything but the image that a pooled feature is computed from."""
     digest = hashlib.sha256()
-    told = {
+    properties = {
         "format": FORMAT,
         "model": asdict(config.model),
         "data": {key: value for key, value in asdict(data).items() if key not in NOT_PIXELS},
         "image_size": config.data.image_size,
         "versions": versions(),
     }
-    digest.update(json.dumps(told, sort_keys=True).encode())
+    digest.update(json.dumps(properties, sort_keys=True).encode())
     for name, tensor in sorted(module.network.state_dict().items()):
         if not name.startswith(HEAD):
             values = tensor.detach().cpu().contiguous()

@@ -83,14 +83,14 @@ class ClassifyLearner(Learner):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}  # ranks are padded with repetitions
         keep = sorted(first.values())
         logits, target = logits[keep], target[keep]
-        found = {"loss": float(totals["loss_sum"]) / max(float(totals["num"]), 1e-12)}
+        measures = {"loss": float(totals["loss_sum"]) / max(float(totals["num"]), 1e-12)}
         scores = logits
         if self.config.classify.labels == "multiclass":
             scores = torch.from_numpy(logits).softmax(dim=1).numpy()
-            found["accuracy"] = float((logits.argmax(axis=1) == target.argmax(axis=1)).mean())
+            measures["accuracy"] = float((logits.argmax(axis=1) == target.argmax(axis=1)).mean())
         areas = np.array([auc(scores[:, k], target[:, k]) for k in range(len(self.classes))])
-        found["macro_auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else float("nan")
-        return {self.metric: found.pop(self.metric), **found}
+        measures["macro_auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else float("nan")
+        return {self.metric: measures.pop(self.metric), **measures}
 
     def twin(self, module: nn.Module) -> ClassifyLearner:
         """A learner of this kind round `module`, to time steps with; what it does leaves no trace in this one."""
@@ -155,11 +155,11 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
     counts, val_counts = train.per_class(), val.per_class()
     width = max(map(len, train.classes[:MAX_LINES]))
     for name in train.classes[:MAX_LINES]:
-        told = []
+        counts_text = []
         for part in (counts[name], val_counts[name]):
             unknown = f" ({part['unknown']} unknown)" if part["unknown"] else ""
-            told.append(f"{part['positive']} of {part['positive'] + part['negative']}{unknown}")
-        lines.append(f"         {name:<{width}}  {told[0]}, {told[1]}")
+            counts_text.append(f"{part['positive']} of {part['positive'] + part['negative']}{unknown}")
+        lines.append(f"         {name:<{width}}  {counts_text[0]}, {counts_text[1]}")
     if len(train.classes) > MAX_LINES:
         lines.append(f"         and {len(train.classes) - MAX_LINES} more, in plan.json")
     rare = [name for name in train.classes if not counts[name]["positive"]]

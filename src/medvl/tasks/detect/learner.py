@@ -44,15 +44,15 @@ def detections(network: YOLO, logits: Tensor, size: tuple[int, int], nms_iou: fl
     """Logits (B, P, 5 + K) of pictures of (H, W) -> the detections of each, suppressed, in pixels of that picture."""
     boxes, scores = network.decode_boxes(logits.float(), *size)
     result = []
-    for own_boxes, own_scores in zip(boxes, scores, strict=True):
-        place, kind = torch.nonzero(own_scores >= SCORE_FLOOR, as_tuple=True)  # (c,)
-        score = own_scores[place, kind]
+    for image_boxes, image_scores in zip(boxes, scores, strict=True):
+        place, kind = torch.nonzero(image_scores >= SCORE_FLOOR, as_tuple=True)  # (c,)
+        score = image_scores[place, kind]
         order = torch.sort(score, descending=True, stable=True).indices[:MAX_CANDIDATES]
         place, kind, score = place[order], kind[order], score[order]
-        kept = nms(own_boxes[place], score, kind, nms_iou)[:MAX_DETECTIONS]
+        kept = nms(image_boxes[place], score, kind, nms_iou)[:MAX_DETECTIONS]
         result.append(
             Detections(
-                own_boxes[place[kept]].cpu().double().numpy(),
+                image_boxes[place[kept]].cpu().double().numpy(),
                 score[kept].cpu().double().numpy(),
                 kind[kept].cpu().numpy(),
             )
@@ -76,15 +76,15 @@ class DetectLearner(Learner):
         """`loss` (scalar, with graph) and its parts (see `detection_loss`)."""
         assert batch.boxes is not None
         size = (batch.image.shape[2], batch.image.shape[3])
-        found = self._loss((module or self.module)(batch.image), batch.boxes, size)
+        terms = self._loss((module or self.module)(batch.image), batch.boxes, size)
         kinds = batch.boxes[..., 0]
         counts = {
             "boxes": (kinds >= 0).sum(),
             "boxes_out_of_picture": (kinds == MOVED_OUT).sum(),
-            "boxes_at_taken_places": found.pop("num_taken"),
+            "boxes_at_taken_places": terms.pop("num_taken"),
         }
         self._counts = {name: self._counts.get(name, 0) + value for name, value in counts.items()}
-        return found
+        return terms
 
     def begin(self, state: dict[str, Any] | None, number: int) -> None:
         """Go on with the counts of an epoch that was interrupted."""
@@ -104,10 +104,10 @@ class DetectLearner(Learner):
         """Keeps the boxes, for mAP is of all images; -> sums `loss_sum` and `num`."""
         logits = (module or self.module)(batch.image)
         size = (batch.image.shape[2], batch.image.shape[3])
-        found = detections(self.module.network, logits, size, self.config.detect.nms_iou)
+        predictions = detections(self.module.network, logits, size, self.config.detect.nms_iou)
         assert batch.boxes is not None
         truth = batch.boxes.cpu().double().numpy()
-        for i, own in enumerate(found):
+        for i, prediction in enumerate(predictions):
             true = truth[i][truth[i, :, 0] >= 0]
             self._images.append(
                 ImageBoxes(
@@ -115,9 +115,9 @@ class DetectLearner(Learner):
                     batch.patients[i],
                     true[:, 1:],
                     true[:, 0].astype(np.int64),
-                    own.boxes,
-                    own.scores,
-                    own.classes,
+                    prediction.boxes,
+                    prediction.scores,
+                    prediction.classes,
                 )
             )
         boxes, keep = batch.boxes, slice(None) if batch.repeated is None else ~batch.repeated
@@ -161,16 +161,16 @@ def detect_lines(
     counts, val_counts = train.per_class(), val.per_class()
     width = max(map(len, train.classes))
     for name in train.classes:
-        told = [f"{part['boxes']} on {part['images']} images" for part in (counts[name], val_counts[name])]
-        lines.append(f"         {name:<{width}}  {told[0]}, {told[1]}")
+        counts_text = [f"{part['boxes']} on {part['images']} images" for part in (counts[name], val_counts[name])]
+        lines.append(f"         {name:<{width}}  {counts_text[0]}, {counts_text[1]}")
     for name, split in labels.items():
         left = []
-        for key, said in (
+        for key, reason in (
             ("same_image", "further records of an image, whose boxes count for it"),
             ("not_annotated", "images without annotation, not used"),
             ("small_components", f"components below {config.detect.min_component_px} px, no boxes"),
         ):
-            left += [f"{split.counts[key]} {said}"] if split.counts[key] else []
+            left += [f"{split.counts[key]} {reason}"] if split.counts[key] else []
         if split.counts["other_names"]:
             others = ", ".join(f"{key} {num}" for key, num in split.counts["other_names"].items())
             left.append(f"boxes that are no class: {others}")
@@ -184,9 +184,9 @@ def detect_lines(
             f"{fraction['labelled_patients']} patients (draw {fraction['label_seed']}), "
             f"{fraction['left_out_images']} images left out"
         )
-    said = " ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors)
+    sizes = " ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors)
     kind = config.detect.anchors if isinstance(config.detect.anchors, str) else "of the recipe"
-    lines.append(f"  anchors {kind}: {said}")
+    lines.append(f"  anchors {kind}: {sizes}")
     frozen = "frozen (eval mode, no gradient)" if config.train.freeze_encoder else "trained too"
     lines.append(f"  encoder {frozen}; augmentation {config.data.augment.scheme}")
     return lines

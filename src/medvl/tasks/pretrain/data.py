@@ -61,12 +61,12 @@ def pretraining(
     if prefix == WEIGHTS_PREFIX:
         taken["init"] = load_foreign(module.network.unet, path)
     elif path:
-        other, other_encoder, own, _ = load_model(path)
-        if not isinstance(other, G2DModel) or other_encoder is None or own.text != config.text:
+        other, other_encoder, other_config, _ = load_model(path)
+        if not isinstance(other, G2DModel) or other_encoder is None or other_config.text != config.text:
             raise InputError.mismatch(
                 "init is another network", file=path, expected="a run of task: pretrain with the same text encoder"
             )
-        if others := context_differences(own, config):
+        if others := context_differences(other_config, config):
             raise InputError.mismatch(f"init has another context ({'; '.join(others)})", file=path, expected="the same")
         encoder = other_encoder
         taken["init"] = continue_from(module.network, other.network, path)
@@ -90,7 +90,7 @@ def pretraining(
         words = [
             text.written([row.text for row in rows], [row.context for row in rows]) for rows in datasets["train"].groups
         ]
-        lengths = [max(length_of[one] for one in own) for own in words]
+        lengths = [max(length_of[word] for word in text_words) for text_words in words]
     size, seed = config.train.batch_size, config.train.seed
     place = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     lengths, negatives = _spread(config, datasets["train"], lengths, fabric.world_size)
@@ -164,7 +164,7 @@ def _spread(config: Config, dataset: SegmentDataset, lengths: list[int], world_s
     """
     if not config.pretrain.same_is_no_negative:
         return lengths, ""
-    rows = [own[0] for own in dataset.groups]
+    rows = [group[0] for group in dataset.groups]
     codes: dict[str, int] = {}
     keys = np.array(
         [[codes.setdefault(name, len(codes)) for name in (f"t {plain_text(r.text)}", f"p {r.patient}")] for r in rows]

@@ -99,7 +99,7 @@ def requested(request: EvaluationRequest) -> tuple[dict[str, Any], str]:
     prompts = how.pop("prompts", None)
     family, values = options_of(
         how.pop("protocol", None),
-        own_prompts=prompts is not None,
+        has_custom_prompts=prompts is not None,
         family=how.pop("family", None),
         threshold_from=threshold_from,
         temperature=how.pop("temperature", None),
@@ -122,7 +122,7 @@ GROUNDING = EvaluationKind(
     unit="record with a mask of the target",
     truth="true mask or phrase",
     quality="Dice",
-    alike=(*SAME_SET, "grid", "target", "phrase"),
+    same_keys=(*SAME_SET, "grid", "target", "phrase"),
     queries=("sigma_cells", "how"),
     read=TABLE.read,
     measures=TABLE.measures,
@@ -137,7 +137,7 @@ PROMPTED = EvaluationKind(
     unit="image",
     truth="set of labels",
     quality="mean |score - label|",
-    alike=(*SAME_SET, "classes"),
+    same_keys=(*SAME_SET, "classes"),
     queries=("prompts", "temperature"),
     read=read_labelled,
     measures=area_measures,

@@ -174,25 +174,25 @@ class PretrainLearner(Learner):
         codes = {words: i for i, words in enumerate(dict.fromkeys(texts))}
         code = torch.tensor([codes[texts[i]] for i in keep], device=image.device)
         same_text = code[:, None] == code[None]
-        found = retrieval(image, text, same_text)
+        measures = retrieval(image, text, same_text)
         loss = info_nce(image, text, sigma=self.config.pretrain.sigma, same=same_text)
-        recalls = [value for name, value in found.items() if not name.startswith("chance")]
-        found["mean_recall"] = sum(recalls) / len(recalls)
-        found["alignment_loss"] = float(loss["loss"])
-        found["num_pairs"], found["num_texts"] = float(len(keep)), float(len(codes))
+        recalls = [value for name, value in measures.items() if not name.startswith("chance")]
+        measures["mean_recall"] = sum(recalls) / len(recalls)
+        measures["alignment_loss"] = float(loss["loss"])
+        measures["num_pairs"], measures["num_texts"] = float(len(keep)), float(len(codes))
         if "mask_sum" in totals:
             num_valid, num_masks = int(totals["valid_sum"]), int(totals["mask_sum"])
-            found["valid_masks"] = num_valid / max(1, num_masks)
+            measures["valid_masks"] = num_valid / max(1, num_masks)
             if num_valid:
-                found["decoder_loss"] = float(totals["decoder_loss_sum"]) / num_valid
+                measures["decoder_loss"] = float(totals["decoder_loss_sum"]) / num_valid
             else:
                 warn(
                     f"none of the {num_masks} pseudo masks of the validation pairs is a target: attention without "
                     "contrast, or too few cells (model.options.pool_stride); the decoder learns nothing"
                 )
         elif "decoder_loss_sum" in totals:
-            found["decoder_loss"] = float(totals["decoder_loss_sum"]) / max(1.0, float(totals["num"]))
-        return found
+            measures["decoder_loss"] = float(totals["decoder_loss_sum"]) / max(1.0, float(totals["num"]))
+        return measures
 
     def validation_panels(self) -> Mapping[str, Panel]:
         """One picture per pair: image, attention, body, raw and smoothed mask, the decoder's answer; with the text."""

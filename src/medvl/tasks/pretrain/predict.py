@@ -56,8 +56,8 @@ class GroundFiles:
             )
 
     def _texts(self, image: InputImage) -> list[str]:
-        own_text = [image.record.text] if image.record is not None and image.record.text.strip() else []
-        return self.texts or own_text
+        record_text = [image.record.text] if image.record is not None and image.record.text.strip() else []
+        return self.texts or record_text
 
     def answer(self, image: InputImage) -> list[dict[str, Any]]:
         """Write the files of one image; a row per text. InputError where it cannot be read."""
@@ -66,10 +66,10 @@ class GroundFiles:
         for index in image.slices:
             native = load_image(image.path, replace(self.reader.config.data, slice_index=index))
             self.reader.set_image(native)
-            for own_parts, text in zip(parts, texts, strict=True):
-                own_parts.append((index, native, self.reader.ground(text, **self.options)))
+            for text_parts, text in zip(parts, texts, strict=True):
+                text_parts.append((index, native, self.reader.ground(text, **self.options)))
         self.out.mkdir(parents=True, exist_ok=True)
-        return [_write(self.out, image, own_parts) for own_parts in parts]
+        return [_write(self.out, image, text_parts) for text_parts in parts]
 
 
 class ClassFiles:

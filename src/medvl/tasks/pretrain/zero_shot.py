@@ -187,11 +187,11 @@ class ZeroShot:
             self._vector = F.normalize(pooled.float(), dim=0)  # (d,)
         self.text_vectors([text for pair in prompts.values() for text in (*pair.positive, *pair.negative)])
         divisor = self.config.pretrain.sigma if temperature == "model" else 1.0
-        found = {}
+        probs = {}
         for name, pair in prompts.items():
             positive, negative = (float(self._vector @ self.ensemble(side)) for side in (pair.positive, pair.negative))
-            found[name] = float(expit((positive - negative) / divisor))
-        return found
+            probs[name] = float(expit((positive - negative) / divisor))
+        return probs
 
     def ensemble(self, texts: Sequence[str]) -> Tensor:
         """The mean of the texts' normalised vectors, normalised again: (d,)."""

@@ -148,7 +148,7 @@ def split_of(manifest: Manifest) -> str:
 def options_of(
     protocol: str | None,
     *,
-    own_prompts: bool = False,
+    has_custom_prompts: bool = False,
     family: str | None = None,
     threshold_from: ThresholdFrom | None = None,
     temperature: Temperature | None = None,
@@ -163,7 +163,7 @@ def options_of(
     published = values.pop("family", None)
     values |= {"threshold_from": threshold_from} if threshold_from else {}
     values |= {"temperature": temperature} if temperature else {}
-    return family if family or own_prompts else published, {**values, "protocol": protocol}
+    return family if family or has_custom_prompts else published, {**values, "protocol": protocol}
 
 
 def as_text(summary: Mapping[str, Any], out: Path | None = None) -> str:
@@ -294,7 +294,7 @@ def _chosen(
     classes = list(prompts)
     if threshold_from == "fixed":
         return {"threshold 0.5": {"0.5": _decisions(probs, labels, patients, classes, [0.5] * len(classes), seed)}}
-    found_rules = {}
+    rules_on_val = {}
     if split != "val":
         if not any(record.split == "val" for record in manifest.records):
             raise InputError.empty(
@@ -305,8 +305,8 @@ def _chosen(
         val_probs = _probs(reader, groups, prompts, temperature, "choose thresholds on val")
         for rule in rules:
             thresholds = [best_threshold(val_probs[:, k], known[:, k], rule) for k in range(len(classes))]
-            found_rules[f"max {rule}"] = _decisions(probs, labels, patients, classes, thresholds, seed)
-        return {f"threshold chosen on val ({len(groups)} images)": found_rules}
+            rules_on_val[f"max {rule}"] = _decisions(probs, labels, patients, classes, thresholds, seed)
+        return {f"threshold chosen on val ({len(groups)} images)": rules_on_val}
     first = patient_halves(patients, seed, remedy="--threshold-from fixed: 0.5")
     for rule in rules:
         pairs = [
@@ -319,8 +319,8 @@ def _chosen(
         made = _decisions((probs >= cut).astype(np.float64), labels, patients, classes, usable, seed)
         for name, pair in zip(classes, pairs, strict=True):
             made["by_class"][name]["threshold"] = list(pair)
-        found_rules[f"max {rule}"] = made
-    return {"threshold chosen on the other half of the val patients": found_rules}
+        rules_on_val[f"max {rule}"] = made
+    return {"threshold chosen on the other half of the val patients": rules_on_val}
 
 
 def _published(

@@ -124,15 +124,17 @@ def _build(
         _check_fed(config, source, path)
         fresh, encoder = build()
         return fresh, encoder, str(start_from_encoder(fresh.network, source, config.init_parts, path))
-    module, encoder, own, card = load_model(path)
+    module, encoder, saved, card = load_model(path)
     differences = [
-        f"{name}: {getattr(own, name)} there, {getattr(config, name)} here"
+        f"{name}: {getattr(saved, name)} in the saved run, {getattr(config, name)} in this one"
         for name in ("task", "model", "text")
-        if getattr(own, name) != getattr(config, name)
+        if getattr(saved, name) != getattr(config, name)
     ]
-    differences += context_differences(own, config)
+    differences += context_differences(saved, config)
     if tuple(card["classes"]) != manifest.classes:
-        differences.append(f"classes: {', '.join(card['classes'])} there, {', '.join(manifest.classes)} here")
+        differences.append(
+            f"classes: {', '.join(card['classes'])} in the saved run, {', '.join(manifest.classes)} in this one"
+        )
     if differences or not isinstance(module, SegmentModel):
         raise InputError.mismatch(
             f"init is another network ({'; '.join(differences)})",

@@ -75,7 +75,7 @@ class MaskFiles:
     def answer(self, image: InputImage) -> list[dict[str, Any]]:
         """Write the files of one image; a row per phrase and class. InputError where it cannot be read."""
         texts = self.texts or [image.record.text if image.record and self.predictor.uses_text else ""]
-        context = {**self._own_context(image), **self.context}
+        context = {**self._context_of(image), **self.context}
         parts: dict[tuple[str, str], _Part] = {}
         for index in image.slices:
             native = self._open(image.path, index)
@@ -95,7 +95,7 @@ class MaskFiles:
             self.predictor.set_image(self._image)
         return self._image
 
-    def _own_context(self, image: InputImage) -> Context:
+    def _context_of(self, image: InputImage) -> Context:
         """Clinical variables in columns of the manifest."""
         if image.record is None:
             return {}
