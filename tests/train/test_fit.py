@@ -205,6 +205,15 @@ def test_a_leak_or_a_fault_stops_before_training(make: Make, tmp_path: Path) -> 
     assert result.report is None and not (tmp_path / "run" / "model").exists()
 
 
+def test_a_plan_may_be_changed_before_training(make: Make, tmp_path: Path) -> None:
+    """Another key, then another seed, into the folder of a dry run: the splits follow the seed."""
+    table, split, seen = make("mask"), tmp_path / "run" / "fit" / "split.csv", []
+    for seed, words in ((0, ()), (0, ("train.lr=1e-2",)), (1, ())):
+        fit_table(table, tmp_path / "run", overrides=(*SHORT, *words), seed=seed, dry_run=True)
+        seen.append(split.read_bytes())
+    assert seen[0] == seen[1] != seen[2]
+
+
 def test_what_may_be_one_of_several_columns_is_asked(tmp_path: Path) -> None:
     write_manifest(tmp_path / "t.csv", [{"id": "a", "image": "a.png", "caption": "x", "report": "y"}])
     with refused("ambiguous") as caught:

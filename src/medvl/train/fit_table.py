@@ -33,6 +33,7 @@ from medvl.train.run_data import HASHES
 from medvl.train.run_folder import FIT, can_resume
 
 FORMAT = "medvl-fit/1"
+AUDIT, SPLIT = "audit.json", "split.csv"  # in RUN/fit
 FRACTIONS = (0.7, 0.1, 0.2)
 FEW_PATIENTS, TWO_PARTS = 20, (0.75, 0.25)  # of fewer a test split would hold next to nobody
 # Keys of `data` by which a table is read, in the audit as in training.
@@ -141,24 +142,26 @@ def _reading(table: str | Path, overrides: Sequence[str]) -> DataConfig:
 
 
 def _begin(out: Path, data: DataConfig, options: dict[str, Any]) -> None:
-    """Note what is fitted; InputError where the folder was begun with something else."""
+    """Note what is fitted; InputError where a training was begun with something else. A plan may be changed."""
     files = configured_manifest(data, check_files=False).file_hashes(HashStore(out / HASHES))
     content = configured_manifest(data, check_files=False).content_hash(files)
     wanted = {"format": FORMAT, "table": data.manifest, "columns": data.columns, "content": content, **options}
     path = out / FIT / "fit.json"
-    if not (path.is_file() and (path.parent / "audit.json").is_file()):  # nothing was made of it yet
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
-        return
-    begun = read_json(path)
+    begun = read_json(path) if path.is_file() else {}  # after an earlier plan or training
     differences = [key for key, value in wanted.items() if begun.get(key) != value]
-    if differences:
+    if not differences:
+        return
+    if any((run / "config.yaml").is_file() for run in (out, out / FIT / "labelled_only")):
         raise InputError.mismatch(
-            f"the folder was begun with another {', '.join(differences)}",
+            f"the training was begun with another {', '.join(differences)}",
             file=path,
             expected="the same table and options, with which the command goes on",
             remedy="another --out",
         )
+    for name in (AUDIT, SPLIT):  # of an earlier plan, after which nothing was trained
+        (path.parent / name).unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, wanted)
 
 
 def _audit(data: DataConfig, out: Path) -> None:
@@ -167,7 +170,7 @@ def _audit(data: DataConfig, out: Path) -> None:
     Raises:
         LeakError, InputError: what the audit found.
     """
-    path = out / FIT / "audit.json"
+    path = out / FIT / AUDIT
     if path.is_file():
         _say("audit", f"done before, without leak or fault: {path}")
         return
@@ -206,7 +209,7 @@ def _with_splits(data: DataConfig, out: Path, seed: int) -> DataConfig:
             manifest.split(name)
         _say("splits", f"those of the table: {', '.join(sorted(splits))}")
         return data
-    target = out / FIT / "split.csv"
+    target = out / FIT / SPLIT
     if not target.is_file():
         few = len({record.patient for record in manifest.records}) < FEW_PATIENTS
         split_manifest(
