@@ -14,7 +14,7 @@ import medvl
 from medvl.core.errors import InputError
 from medvl.data.image import Orientation, Turn
 from medvl.data.images import read_image
-from medvl.inference.predictor import EMPTY_PHRASE, Predictor
+from medvl.inference.predictor import EMPTY_PROMPT, Predictor
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_many_phrases_equal_one_by_one_and_encode_the_image_once(
 
 def test_it_says_when_the_phrase_is_empty_or_unknown(tiny_run: Path, image: Path) -> None:
     predictor = Predictor.load(tiny_run).set_image(image)
-    assert EMPTY_PHRASE in predictor.segment("").warnings
+    assert EMPTY_PROMPT in predictor.segment("").warnings
     assert any("pancreas" in note for note in predictor.segment("left pancreas").warnings)
 
 

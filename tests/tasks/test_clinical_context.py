@@ -245,7 +245,7 @@ def test_the_command_line_in_both_modes(
     image = str(recipe.parent / next(csv.DictReader(manifest.open()))["image"])
     words = ["predict", str(run), image, "--text", "the left lung", "--out", str(tmp_path / "masks")]
     done = call(app, words, catch_exceptions=False)
-    assert done.exit_code == 0 and "taken as missing beside the phrase: age, sex" in done.output
+    assert done.exit_code == 0 and "taken as missing beside the prompt: age, sex" in done.output
     done = call(app, [*words, "--context", "age=50", "--context", "sex=M"], catch_exceptions=False)
     assert done.exit_code == 0 and "taken as missing" not in done.output
     assert isinstance(call(app, [*words, "--context", "age=old"]).exception, (InputError, SystemExit))

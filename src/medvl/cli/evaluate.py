@@ -157,7 +157,7 @@ def compare(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="draw the same cases under all methods")
     ] = True,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="show phrases in the pictures")] = True,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="show prompts in the pictures")] = True,
     seed: Annotated[int, typer.Option(help="of the bootstrap, the permutations, and cases of equal quality")] = 0,
     device: Device = "cpu",
     as_json: AsJson = False,

@@ -1,7 +1,7 @@
 """Records -> Sample -> Batch. Every random draw is a pure function of (seed, epoch, image), so that workers, ranks and
 resuming cannot change it.
 
-Shapes: B images, N rows (one phrase each, N >= B), C channels, K classes, H W the model's grid.
+Shapes: B images, N rows (one prompt each, N >= B), C channels, K classes, H W the model's grid.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NO_BOX, MOVED_OUT = -1.0, -2.0  # in place of a box's class: padding; augmentati
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image with the rows (phrases) drawn for it, after the sample's affine."""
+    """One image with the rows (prompts) drawn for it, after the sample's affine."""
 
     image: FloatArray  # (C, H, W), normalised
     rows: tuple[Record, ...]  # n rows

@@ -65,7 +65,7 @@ def compare(
         folds: pool runs that differ in their manifest alone (see `pool_folds`); names are then of the pooled ones.
         reference: the method that the others are compared with; default the first (of each task that has not this one).
         pictures: draw cases.png (see `side_by_side`) where images and predictions are at hand; not of pooled folds.
-        include_text: False leaves phrases out of the pictures.
+        include_text: False leaves prompts out of the pictures.
         seed: of the bootstrap and of the permutations.
 
     Raises:

@@ -69,7 +69,7 @@ class FolderSource:
     """Masks as files. For a record and class the first of these that exists is taken, with any of `IMAGE_SUFFIXES`:
 
     one class: `<id>__<phrase-slug>`, `<id>`, `<id>__<class>`; several: `<id>__<phrase-slug>__<class>`, `<id>__<class>`.
-    The stem of the image's file name may stand for the id (as `medvl predict` writes it); without a phrase or class
+    The stem of the image's file name may stand for the id (as `medvl predict` writes it); without a prompt or class
     after it only where that image has one record. What a file means is decided as for true
     masks, in `data/mask_meaning.py`.
     """
@@ -187,7 +187,7 @@ class PredictorSource:
 
     @property
     def uses_text(self) -> bool:
-        """Whether the model takes a phrase at all."""
+        """Whether the model takes a prompt at all."""
         return self.predictor.uses_text
 
     @property
@@ -230,7 +230,7 @@ class PredictorSource:
         missing = [key for key in dict.fromkeys(keys) if key not in self._answers]
         if missing:
             if len(self._answers) + len(missing) > 64:
-                self._answers.clear()  # bounds memory on images with very many phrases
+                self._answers.clear()  # bounds memory on images with very many prompts
                 missing = list(dict.fromkeys(keys))
             answers = self.predictor.segment_many(
                 [text for text, _ in missing], contexts=[dict(zip(names, cells, strict=True)) for _, cells in missing]

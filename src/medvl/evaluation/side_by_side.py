@@ -1,7 +1,7 @@
 """The same cases under several methods, side by side: one picture of the worst, the median and the best ones.
 
 Rows are chosen by the reference method (its first run), so that the choice favours no other; columns are the image, the
-truth, and each method's first run. Masks and phrases: contours, with Dice. Labels: a bar for each score. Boxes: boxes.
+truth, and each method's first run. Masks and prompts: contours, with Dice. Labels: a bar for each score. Boxes: boxes.
 
 Images are shown in standard display; masks and boxes are in stored pixels and turned with them.
 
@@ -43,7 +43,7 @@ def draw_cases(
 
     Args:
         base: index of the reference among `methods`.
-        include_text: False leaves phrases out; ids, labels and names of methods stay.
+        include_text: False leaves prompts out; ids, labels and names of methods stay.
         seed: of the choice among cases of equal quality.
     """
     reference = methods[base].runs[0]

@@ -53,7 +53,7 @@ By = Literal["patient", "image"]
 
 PARTS = ("epi", "disagreement", "label_entropy", "entropy")  # of an image
 COLUMNS = ("order", "ids", "image", "patient", "score", "uncertainty", "distance", *PARTS)
-ROWS_AT_ONCE = 8  # phrases decoded in one pass; bounds memory
+ROWS_AT_ONCE = 8  # prompts decoded in one pass; bounds memory
 BAND = 0.02  # half width of the band about an outline, in longer sides of the grid; at least one pixel
 MIN_FEATURES = 64  # fewer channels are pooled to a grid of cells instead of one
 

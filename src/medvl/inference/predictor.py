@@ -1,7 +1,7 @@
-"""Set an image once, then ask it many phrases.
+"""Set an image once, then segment it by many prompts.
 
-predictor = Predictor.load("runs/regions").set_image("film.dcm")
-predictor.segment("right upper zone").mask      # (H, W) bool on the native grid of film.dcm
+predictor = Predictor.load("runs/regions").set_image("image.dcm")
+predictor.segment("right upper zone").mask      # (H, W) bool on the native grid of image.dcm
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from medvl.models.module import NetworkModule, SegmentModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
 
-EMPTY_PHRASE = "the phrase is empty: nothing was asked for"
+EMPTY_PROMPT = "the prompt is empty: it names nothing"
 PHRASES_AT_ONCE = 8  # rows decoded in one pass; bounds memory
 
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """The answer to one phrase on the native grid of the image.
+    """The answer to one prompt on the native grid of the image.
 
     `mask` (H, W) bool and `probs` (H, W) float32 in [0, 1]; for a model of several classes both are (K, H, W), in the
     order of `classes`. Of exclusive classes (`objective.mode: multiclass`) each pixel has the likeliest one or none,
-    and no threshold decides. `warnings` says what a user must know (empty phrase, unknown words, cut text, empty mask).
+    and no threshold decides. `warnings` says what a user must know (empty prompt, unknown words, cut text, empty mask).
     """
 
     mask: NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Segmentation:
 
 
 class Predictor:
-    """A trained model that answers phrases about one image at a time.
+    """A trained model that segments one image at a time by prompts.
 
     The part of the network that does not depend on the text runs once per image.
     """
@@ -94,7 +94,7 @@ class Predictor:
 
     @property
     def uses_text(self) -> bool:
-        """Whether the model takes a phrase at all."""
+        """Whether the model takes a prompt at all."""
         return self.module.uses_text
 
     @property
@@ -123,16 +123,16 @@ class Predictor:
 
     @property
     def context(self) -> ContextRules | None:
-        """How the clinical variables beside the phrase are read; None where the model takes none."""
+        """How the clinical variables beside the prompt are read; None where the model takes none."""
         return self.module.context
 
     @property
     def context_columns(self) -> tuple[str, ...]:
-        """The clinical variables that the model takes beside the phrase, e.g. ("age", "sex")."""
+        """The clinical variables that the model takes beside the prompt, e.g. ("age", "sex")."""
         return () if self.context is None else self.context.names
 
     def segment(self, phrase: str = "", threshold: float = 0.5, context: Context | None = None) -> Segmentation:
-        """The mask that `phrase` names in the current image; a model without text ignores the phrase.
+        """The mask that `phrase` names in the current image; a model without text ignores the prompt.
 
         Args:
             context: values of `context_columns`, as a manifest's cells would say them: {"age": "63", "sex": "m"}. What
@@ -146,12 +146,12 @@ class Predictor:
     def segment_many(
         self, phrases: Sequence[str], threshold: float = 0.5, contexts: Sequence[Context] | None = None
     ) -> list[Segmentation]:
-        """`segment` for several phrases, each with its own context; the image is not encoded again."""
+        """`segment` for several prompts, each with its own context; the image is not encoded again."""
         contexts = [{}] * len(phrases) if contexts is None else contexts
         unknown = sorted({name for row in contexts for name in row} - set(self.context_columns))
         if unknown:
             raise InputError.unknown(
-                f"the model takes no {', '.join(unknown)} beside the phrase",
+                f"the model takes no {', '.join(unknown)} beside the prompt",
                 expected=", ".join(self.context_columns) or "no clinical variables at all",
             )
         missing = {word.strip().casefold() for word in self.config.data.context_missing}
@@ -182,7 +182,7 @@ class Predictor:
         tokens, mask = self._text(phrases, self.device, contexts)
         values = self._text.context_values(len(phrases), contexts, self.device)
         features, mask = self.module.text_features(tokens, mask, values)  # (n, k + L, D)
-        index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)  # every phrase asks the one image
+        index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)  # every prompt is of the one image
         logits = self.module.network.decode(self._features, features, mask, index, size=self.config.data.image_size)
         return probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
 
@@ -190,18 +190,18 @@ class Predictor:
         notes = []
         if self.uses_text and self.encoder is not None:
             if not phrase.strip():
-                notes.append(EMPTY_PHRASE)
+                notes.append(EMPTY_PROMPT)
             unknown = self.encoder.unknown_words([phrase])
             if unknown:
                 notes.append(f"words the model has never seen: {', '.join(sorted(unknown))}")
             tokens = self.encoder.tokenize(self._text.written([phrase], [context]))
             if tokens.num_truncated:
-                notes.append(f"the phrase was cut to {self.encoder.max_tokens} tokens")
+                notes.append(f"the prompt was cut to {self.encoder.max_tokens} tokens")
         lacking = [] if self.context is None else self.context.lacking(context)
         if lacking:
-            notes.append(f"taken as missing beside the phrase: {', '.join(lacking)}")
+            notes.append(f"taken as missing beside the prompt: {', '.join(lacking)}")
         if is_empty:
-            notes.append("nothing was found for this phrase")
+            notes.append("nothing was found for this prompt")
         return tuple(notes)
 
 

@@ -25,10 +25,10 @@ MIN_OVERLAY = 512  # smaller images are enlarged so that contours and caption ca
 
 
 def slug(phrase: str) -> str:
-    """A short file-name part for a phrase: lower case, hyphens for what is not a letter or digit.
+    """A short file-name part for a prompt: lower case, hyphens for what is not a letter or digit.
 
-    Two phrases share a slug only if they differ in nothing but case and single spaces; where more was changed or cut, a
-    hash of the phrase follows.
+    Two prompts share a slug only if they differ in nothing but case and single spaces; where more was changed or cut, a
+    hash of the prompt follows.
     """
     simple = re.sub(r"[^a-z0-9]+", "-", phrase.lower()).strip("-")
     if simple.replace("-", " ") == phrase.lower() and 0 < len(simple) <= SLUG_LENGTH:

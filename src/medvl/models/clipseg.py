@@ -1,6 +1,6 @@
 """CLIPSeg (Lüddecke & Ecker, CVPR 2022), by transformers, from weights in a local folder that the user names.
 
-CLIP's image tower (frozen, as published) and a light decoder whose features are scaled and shifted by the phrase's
+CLIP's image tower (frozen, as published) and a light decoder whose features are scaled and shifted by the prompt's
 embedding. The text comes through the text encoder `hf:FOLDER` of the same folder.
 
 Shapes: B images, N rows, C channels, H W pixels, S the folder's own image size, P its patches plus one, D text width.
@@ -20,7 +20,7 @@ from medvl.models.base import ImageFeatures, SegmentationNetwork, expand_rows
 
 
 class CLIPSeg(SegmentationNetwork):
-    """One phrase, one mask: (B, C, H, W) and token features (N, L, D) -> logits (N, 1, H, W).
+    """One prompt, one mask: (B, C, H, W) and token features (N, L, D) -> logits (N, 1, H, W).
 
     Images of any size are resized to the folder's (S, S) and the logits back; grey ones are repeated to three channels.
     They come normalised as `data.normalize: zscore` does it, which is CLIP's own scale to within its constants. The
@@ -29,7 +29,7 @@ class CLIPSeg(SegmentationNetwork):
     Args:
         folder: a local folder of CLIPSegForImageSegmentation (config.json, weights). Never looked up on the hub.
         in_channels: 1 or 3.
-        num_classes: 1; the phrase says what is meant.
+        num_classes: 1; the prompt says what is meant.
         text_dim: width of the text features; must be that of the folder's text tower.
         image_size: kept as an attribute; any size can be fed.
 
@@ -53,7 +53,7 @@ class CLIPSeg(SegmentationNetwork):
         super().__init__(in_channels=in_channels, image_size=image_size)
         if num_classes != 1:
             raise InputError.unsupported(
-                f"clipseg with {num_classes} classes", expected="one; the phrase says what is meant"
+                f"clipseg with {num_classes} classes", expected="one; the prompt says what is meant"
             )
         if in_channels not in (1, 3):
             raise InputError.unsupported(f"clipseg with {in_channels} channels", expected="1 or 3")
@@ -90,7 +90,7 @@ class CLIPSeg(SegmentationNetwork):
         text_mask: Tensor | None,
         image_index: Tensor | None,
     ) -> Tensor:
-        """Maps of the image tower -> logits (N, 1, S, S). The last real token is the phrase's, as CLIP reads it."""
+        """Maps of the image tower -> logits (N, 1, S, S). The last real token is the prompt's, as CLIP reads it."""
         assert text_features is not None
         num_rows, length, _ = text_features.shape
         if text_mask is None:

@@ -1,6 +1,6 @@
 """LViT: a U-shaped CNN and a U-shaped ViT side by side, guided by text (Li et al., arXiv 2206.14718, IEEE TMI 2024).
 
-Shapes: B images, N rows (one phrase each; N >= B where phrases share an image), C channels, H W pixels, K classes,
+Shapes: B images, N rows (one prompt each; N >= B where prompts share an image), C channels, H W pixels, K classes,
 L text tokens, D text width, h w token grid, P = h*w patch tokens.
 Level k = 0..3 has stride 2**k and patch `patch / 2**k`, so that every level has the same token grid.
 """

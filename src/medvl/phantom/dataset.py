@@ -1,9 +1,9 @@
-"""Phantoms: seeded synthetic chest films with report, masks, boxes and labels. For mechanisms and tests only.
+"""Phantoms: seeded synthetic chest images with report, masks, boxes and labels. For mechanisms and tests only.
 
 No patient stands behind a phantom and nothing measured on one says anything about patients; every row says
 `source=phantom`. A phantom is a pure function of (seed, index, size, kinds): a set of 100 is the beginning of a set of
 2,000.
-Indices 3k + 1 and 3k + 2 are two films of one patient, 3k is one of another.
+Indices 3k + 1 and 3k + 2 are two images of one patient, 3k is one of another.
 
 Sides are the patient's (`data.laterality: patient`): the patient's left is on the viewer's right.
 """
@@ -24,7 +24,7 @@ from medvl.core.files import whole_folder
 from medvl.data.box_table import Box
 from medvl.data.record import ABSENT
 from medvl.data.records import write_manifest
-from medvl.phantom.image import SIDES, Film, Lesion, Mask, draw_anatomy
+from medvl.phantom.image import SIDES, Lesion, Mask, Radiograph, draw_anatomy
 from medvl.phantom.report import KINDS, Fact, Kind, Size, report
 
 SPLITS = ("train", "val", "test")
@@ -37,23 +37,23 @@ _COLUMNS = (
     "id", "image", "text", "mask", *(f"mask_{kind}" for kind in KINDS), "mask_left_lung", "mask_right_lung",
     "mask_body", "labels", "lesions", "patient", "study", "view", "split", "licence", "source",
 )  # fmt: skip
-_README = """# Phantoms: synthetic chest films, no patients
+_README = """# Phantoms: synthetic chest images, no patients
 
 {num} drawn pictures with made-up reports (`{command}`). They test mechanisms. Nothing
 that is measured on them says anything about patients, and they are not for clinical use.
 
 Sides are the patient's: `data.laterality: patient`. Licence: {licence}.
 
-- `manifest.csv`: one row per film. `mask` = all lesions the report names, `mask_KIND` = those of one kind ({kinds}), `none` where there is none.
+- `manifest.csv`: one row per image. `mask` = all lesions the report names, `mask_KIND` = those of one kind ({kinds}), `none` where there is none.
   `mask_left_lung`, `mask_right_lung`: the visible lungs, with what lies in them, without the part behind the heart. `mask_body`: the patient. `lesions`: kind,
   side, thirds of the visible lung that hold a quarter of it or more (effusion and pneumothorax: three quarters), size.
-- `boxes.csv`: one box per lesion; cls `none` of a film without any.
+- `boxes.csv`: one box per lesion; cls `none` of an image without any.
 """  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """One film and all that is known of it. Masks are (H, W) bool, H = W = size."""
+    """One image and all that is known of it. Masks are (H, W) bool, H = W = size."""
 
     id: str
     patient: str
@@ -89,7 +89,7 @@ class Phantom:
 
 
 def draw_phantom(index: int, *, size: int = 96, seed: int = 0, kinds: Sequence[Kind] = KINDS) -> Phantom:
-    """The phantom of one index. Words and lesions are drawn apart from the grain of the film.
+    """The phantom of one index. Words and lesions are drawn apart from the grain of the image.
 
     0 to 3 lesions (`LESION_COUNTS`) of the `kinds`; one that finds no room in 40 tries is not drawn and not named, and
     of few kinds there may be fewer (`_draw_kinds`). The report is made from what was drawn.
@@ -97,26 +97,26 @@ def draw_phantom(index: int, *, size: int = 96, seed: int = 0, kinds: Sequence[K
     patient = index // 3 * 2 + min(index % 3, 1)
     anatomy = draw_anatomy(np.random.default_rng([seed, 1, patient]))
     plan_rng = np.random.default_rng([seed, 2, index])
-    film = Film(anatomy, plan_rng, size)
+    radiograph = Radiograph(anatomy, plan_rng, size)
     drawn = _draw_kinds(np.random.default_rng([seed, 3, index]), kinds)
     sizes: tuple[Size, ...] = ("small", "moderate", "large")
     enlarged = sizes[int(plan_rng.integers(3))]
-    film.set_heart(enlarged=enlarged if "cardiomegaly" in drawn else None)
+    radiograph.set_heart(enlarged=enlarged if "cardiomegaly" in drawn else None)
     for kind in drawn:
         if kind != "cardiomegaly":
-            film.add(kind)
-    image, device = film.expose(np.random.default_rng([seed, 4, index]))
-    facts = [Fact(lesion.kind, lesion.side, lesion.zones, lesion.size) for lesion in film.lesions]
+            radiograph.add(kind)
+    image, device = radiograph.expose(np.random.default_rng([seed, 4, index]))
+    facts = [Fact(lesion.kind, lesion.side, lesion.zones, lesion.size) for lesion in radiograph.lesions]
     text = report(facts, np.random.default_rng([seed, 5, index]), device=device, first=index % 3 != 2)
     return Phantom(
         id=f"phantom{index:06d}",
         patient=f"phantom-patient{patient:06d}",
         image=image,
         text=text,
-        lesions=tuple(film.lesions),
-        lungs={side: film.lungs[side] for side in SIDES},
-        zones=film.zones,
-        body=(film.body() > 0.5) & film.visible,
+        lesions=tuple(radiograph.lesions),
+        lungs={side: radiograph.lungs[side] for side in SIDES},
+        zones=radiograph.zones,
+        body=(radiograph.body() > 0.5) & radiograph.visible,
     )
 
 

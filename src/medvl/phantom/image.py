@@ -1,7 +1,7 @@
-"""The picture of a phantom: a schematic frontal chest film with its masks, drawn from numbers alone.
+"""The picture of a phantom: a schematic frontal chest image with its masks, drawn from numbers alone.
 
-H W pixels (H = W); points are (N, 2) in chest units: x to the patient's left (the viewer's right), y down, the film is
-about [-1, 1] in both. Attenuation is a float map, 0 air to about 1 bone; the film is made from it at the end.
+H W pixels (H = W); points are (N, 2) in chest units: x to the patient's left (the viewer's right), y down, the image is
+about [-1, 1] in both. Attenuation is a float map, 0 air to about 1 bone; the image is made from it at the end.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Lesion:
     weight_map: Map
 
 
-class Film:
+class Radiograph:
     """One picture: projection, anatomy, then lesions one after the other, then exposure."""
 
     def __init__(self, anatomy: Anatomy, rng: np.random.Generator, size: int) -> None:
@@ -160,7 +160,7 @@ class Film:
         return False
 
     def expose(self, noise_rng: np.random.Generator) -> tuple[NDArray[np.uint8], Device | None]:
-        """(H, W) uint8 film with everything that was added, and the device that lies on or in the patient.
+        """(H, W) uint8 image with everything that was added, and the device that lies on or in the patient.
 
         Args:
             noise_rng: for what varies by pixel, so that the lesions are the same at every size.

@@ -89,7 +89,7 @@ class PretrainTask(Task):
         return G2DModel(G2D(**g2d_options(config, encoder)), encoder, context)
 
     def load(self, folder: str | Path, device: str) -> ZeroShot:
-        """A pre-trained model: `set_image` once, then `ground` a phrase or `classify` by prompts."""
+        """A pre-trained model: `set_image` once, then `ground` a prompt or `classify` by prompts."""
         from medvl.tasks.pretrain.zero_shot import ZeroShot
 
         return ZeroShot.load(folder, device)

@@ -1,7 +1,7 @@
-"""What a pre-trained G2D answers without further training: where a phrase is, and whether a finding is there.
+"""A pre-trained G2D without further training: where a prompt is in an image, and whether a finding is present.
 
-    model = ZeroShot.load("runs/g2d").set_image("film.dcm")
-    model.ground("right upper zone", threshold=0.3).mask            # (H, W) bool on the native grid of film.dcm
+    model = ZeroShot.load("runs/g2d").set_image("image.dcm")
+    model.ground("right upper zone", threshold=0.3).mask            # (H, W) bool on the native grid of image.dcm
     model.classify(load_prompts().prompts(["pneumonia"]))           # {"pneumonia": 0.71}
 
 Shapes: H W native pixels, h w the model's cells, P = h*w, d joint width.
@@ -31,7 +31,7 @@ from medvl.data.image import Image
 from medvl.data.intensity import as_picture
 from medvl.data.text_input import TextInput
 from medvl.inference.model_folder import load_model
-from medvl.inference.predictor import EMPTY_PHRASE, as_image, on_grid
+from medvl.inference.predictor import EMPTY_PROMPT, as_image, on_grid
 from medvl.tasks.pretrain.model import G2DModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
@@ -47,9 +47,9 @@ BoxTuple = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """Where a phrase is, on the native grid of the image.
+    """Where a prompt is, on the native grid of the image.
 
-    `similarity_map` (H, W) float32 in [-1, 1]: cosine of the place with the phrase. `mask` (H, W) bool: where it is
+    `similarity_map` (H, W) float32 in [-1, 1]: cosine of the place with the prompt. `mask` (H, W) bool: where it is
     above the threshold; None without one. `box` (x0, y0, x1, y1): the pixels' edges (x1, y1 exclusive) round the
     largest 8-connected component of the mask; None without one. `warnings` says what a user must know.
     """
@@ -79,7 +79,7 @@ class ZeroShot:
         cache = FeatureCache(encoder) if encoder.prefix_frozen else None
         if module.context is not None:
             names = ", ".join(module.context.names)
-            warn(f"this model was trained with {names} beside its texts: they are taken as missing of every phrase")
+            warn(f"this model was trained with {names} beside its texts: they are taken as missing of every prompt")
         self._text = TextInput(encoder, cache, True, context=module.context)
         self._texts: dict[str, Tensor] = {}  # normalised vectors (d,)
         self._image: Image | None = None
@@ -131,7 +131,7 @@ class ZeroShot:
     ) -> Grounding:
         """Where `phrase` is in the current image.
 
-        Cosine of each cell with the phrase, Gaussian smoothing on the grid, bilinear to the model's size, and back to
+        Cosine of each cell with the prompt, Gaussian smoothing on the grid, bilinear to the model's size, and back to
         native pixels (reference: G2D, A.4.2 after BioViL; neither says how cells get into the joint space, see `how`).
 
         Args:
@@ -229,12 +229,12 @@ class ZeroShot:
     def _notes(self, phrase: str) -> list[str]:
         notes = []
         if not phrase.strip():
-            notes.append(EMPTY_PHRASE)
+            notes.append(EMPTY_PROMPT)
         unknown = self.encoder.unknown_words([phrase])
         if unknown:
             notes.append(f"words the model has never seen: {', '.join(sorted(unknown))}")
         if self.encoder.tokenize([phrase]).num_truncated:
-            notes.append(f"the phrase was cut to {self.encoder.max_tokens} tokens")
+            notes.append(f"the prompt was cut to {self.encoder.max_tokens} tokens")
         return notes
 
 

@@ -1,4 +1,4 @@
-"""Masks of images and phrases -> files at native size, one row each."""
+"""Masks of images and prompts -> files at native size, one row each."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MaskFiles:
             warn(f"--text is asked of every image; the texts of {with_text} rows of the manifest are not")
 
     def answer(self, image: InputImage) -> list[dict[str, Any]]:
-        """Write the files of one image; a row per phrase and class. InputError where it cannot be read."""
+        """Write the files of one image; a row per prompt and class. InputError where it cannot be read."""
         texts = self.texts or [image.record.text if image.record and self.predictor.uses_text else ""]
         context = {**self._context_of(image), **self.context}
         parts: dict[tuple[str, str], _Part] = {}
@@ -103,7 +103,7 @@ class MaskFiles:
         return {name: cells[name] for name in self.predictor.context_columns if name in cells}
 
     def _write(self, image: InputImage, text: str, label: str, part: _Part) -> dict[str, Any]:
-        # One class: the phrase names the file. Several: the class does too.
+        # One class: the prompt names the file. Several: the class does too.
         names = [slug(text)] if text.strip() else []
         names += [slug(label)] if label != "mask" or not names else []
         stem = "__".join([image.name, *names])
@@ -137,7 +137,7 @@ class MaskFiles:
 
 @dataclass
 class _Part:
-    """The masks of one phrase and class, of one slice or of all."""
+    """The masks of one prompt and class, of one slice or of all."""
 
     masks: dict[int | None, NDArray[np.bool_]] = field(default_factory=dict)
     pred_px: int = 0
