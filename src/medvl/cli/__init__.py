@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from medvl.cli import convert, data, demo, evaluate, experiments, old_spellings, predict, train
+from medvl.cli import convert, data, demo, evaluate, experiments, metric, old_spellings, predict, train
 from medvl.cli.options import VerbGroup
 from medvl.core.errors import InputError, hold_warnings, print_warnings
 from medvl.data.workers import clear_worker_errors
@@ -60,6 +60,7 @@ app.add_typer(
     ),
     name="data",
 )
+app.add_typer(_group("Say what the numbers of a table mean: explain.", explain=metric.explain), name="metric")
 app.add_typer(
     _group(
         "Run experiments: sweep, benchmark, label-budget, suggest, localise, pretrain-text.",
