@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import medvl
+from medvl.experiments.sweep import load_sweep
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "pictures"
@@ -18,6 +19,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_numbers_of_the_readme_are_those_of_the_card_and_the_results():
     found = subprocess.run([sys.executable, "docs/readme_blocks.py", "--check"], cwd=ROOT, capture_output=True)
     assert found.returncode == 0, found.stdout.decode() + found.stderr.decode()
+
+
+def test_the_results_of_the_readme_are_rows_of_the_sweeps(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import readme_blocks
+
+    for row in readme_blocks.RESULTS:
+        sweep = load_sweep(ROOT / "recipes" / f"{row.table}.yaml")
+        assert {row.method, row.baseline} <= set(sweep.variants), row
+        assert row.grid_point in [tuple(point.values()) for point in sweep.grid_points()], row
+        reference = sweep.reference or next(name for name, keys in sweep.variants.items() if "recipe" not in keys)
+        assert reference in (row.method, row.baseline), row
 
 
 def test_the_readme_fits_and_its_links_lead_somewhere():
