@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -15,10 +16,11 @@ from PIL import Image
 
 from medvl.data.tables import read_table, write_table
 from medvl.phantom.dataset import make_phantoms
+from medvl.train import estimate
 
 # `<!-- not run: REASON -->` above a block; how many there are.
 NOT_RUN = {
-    "needs a data set that its owners do not let us ship": 6,
+    "needs data sets that are not in the package": 6,
     "needs a checkpoint of the released programs, which nobody published": 1,
     "needs an interrupted run": 1,
 }
@@ -40,6 +42,14 @@ SOAK = (  # pages of many trainings
     "docs/howto/train.md",
     "docs/start/few_masks.md",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plans_without_flops() -> Iterator[None]:
+    """Counting the FLOPs of a plan takes half of the time here; tests/train/test_estimate.py does it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "count_cost", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
