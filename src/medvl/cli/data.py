@@ -99,7 +99,7 @@ def audit(
 ) -> None:
     """Audit a manifest: faults, patients or images in two splits, texts, masks, classes and licences.
 
-    Columns of other usual names (Filename, PatientID, Report ...) are guessed, and that is said. Exit code 2 when the
+    Columns of other usual names (Filename, PatientID, Report ...) are guessed, with a note. Exit code 2 when the
     manifest has faults, 1 when patients or images leak between splits, else 0.
     """
     from medvl.core.files import write_text

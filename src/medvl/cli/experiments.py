@@ -142,9 +142,9 @@ def label_budget(
 ) -> None:
     """Say how many more masks a target Dice would take, by the learning curve of runs at 3 or more label fractions.
 
-    The curve is c - a n^-b. A run without an evaluation in RUN/report/val is evaluated first. The answer has a 95 %
+    The curve is c - a n^-b. A run without an evaluation in RUN/report/val is evaluated first. The estimate has a 95 %
     interval over seeds and label draws, and says where it is an extrapolation or where the fitted ceiling lies below
-    the target. How often such intervals hold is simulated for the fitted curve; no answer has been checked by
+    the target. How often such intervals hold is simulated for the fitted curve; no estimate has been checked by
     annotating more masks.
     """
     from medvl.experiments.label_budget import as_text
@@ -271,7 +271,7 @@ def pretrain_text(
     )
     lines = [
         f"{out}: {result['train_texts']} training and {result['val_texts']} validation texts "
-        f"(told apart by {result['told_apart_by']}), vocabulary {result['vocabulary']}, {result['minutes']} min",
+        f"(distinguished by {result['told_apart_by']}), vocabulary {result['vocabulary']}, {result['minutes']} min",
         "masked validation tokens  perplexity  accuracy",
     ]
     for name in ("unigram", "before", "after"):

@@ -76,7 +76,7 @@ def predict(
     Segmentation: masks as PNG (and NIfTI with spacing), overlays, predictions.csv; of all slices of a volume one NIfTI
     mask of its shape. Detector: overlays and detections.csv. Classifier: predictions.csv. Pre-trained model: with
     --text a map of where each text is, with --threshold also its mask and box; with --classes probabilities by prompts.
-    Rows of a manifest are asked with their own texts unless --text is given. Images of the same name are told apart by
+    Rows of a manifest are given their own texts unless --text is given. Images of the same name are distinguished by
     their folders. Exit code 1 when some images could not be read.
     """
     from medvl.core.limits import allow_megapixels
@@ -120,7 +120,7 @@ def _pairs(words: list[str]) -> dict[str, str]:
 
 
 def lines_of(rows: Sequence[dict[str, Any]], model: str, threshold: float | None) -> list[str]:
-    """The rows for a terminal, and how to come by a threshold where a pre-trained model was asked without one.
+    """The rows for a terminal, and how to come by a threshold where a pre-trained model was given none.
 
     A cosine means something only for one model, set and `--how`.
     """

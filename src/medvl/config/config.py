@@ -61,7 +61,7 @@ class DataConfig:
     window: tuple[float, Positive] | None = None  # DICOM / NIfTI: (centre, width)
     slice_index: Count | None = None  # NIfTI volumes and multi-frame DICOM
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    # how often a training row is asked with an empty prompt, whose answer is an empty mask
+    # how often a training row is given an empty prompt, whose target is an empty mask
     p_empty_text: Fraction = 0.0
     phrases_per_image: AtLeastOne = 1  # training rows drawn per image and epoch; they share the image encoder
     rows_per_image: AtLeastOne | None = None  # a fixed choice of an image's training rows; None = all
@@ -215,7 +215,7 @@ def manifest_path(config: Config) -> Path:
 
 
 def as_read(config: Config) -> DataConfig:
-    """`data` for reading samples: whose side a text names is not asked for where no text is read."""
+    """`data` for reading samples: the side that a text names plays no part where no text is read."""
     unread = config.text.encoder == "none" and config.data.laterality is None
     return replace(config.data, laterality="image") if unread else config.data
 

@@ -57,7 +57,7 @@ def method_of(name: str) -> Method:
 
 
 def preset_values(preset: str, source: str = "configuration", method: str = "lvit") -> dict[str, Any]:
-    """The keys and values that a preset sets where a recipe says nothing."""
+    """The keys and values that a preset sets where a recipe sets nothing."""
     names = get_args(Preset)
     if preset not in names:
         like = nearest(str(preset), names)

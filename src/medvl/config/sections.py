@@ -66,7 +66,7 @@ class SemiConfig:
 
     epi: Literal["none", "labels", "weights"] = "none"  # EMA of each pseudo label, or of the weights (teacher)
     beta: Annotated[float, Ge(0), Lt(1)] = 0.99  # weight of the past: P_t = beta P_{t-1} + (1 - beta) prediction
-    beta_warmup: bool = True  # min(beta, 1 - 1 / (visits + 1)); else the first label weighs 60 % after 50 visits
+    beta_warmup: bool = True  # min(beta, 1 - 1 / (visits + 1)); else the first label keeps 60 % after 50 visits
     update: Literal["visit", "epoch"] = (
         "visit"  # by the training view's prediction, or by a plain one at each epoch's end
     )
@@ -126,5 +126,5 @@ class ClassifyConfig:
     labels_from: Literal["labels", "text"] | dict[str, list[str]] = "labels"
     classes: list[str] | None = None  # None = every label of the train split
     negative_names: list[str] = field(default_factory=list)  # labels that say that there is none, e.g. [No Finding]
-    pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class weigh the same
+    pos_weight: Literal["none", "balanced"] = "none"  # balanced: both kinds of a class have the same weight
     cache_dir: str | None = None  # features of frozen encoders, shared between runs; None = computed by every run

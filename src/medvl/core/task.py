@@ -49,7 +49,7 @@ class Question:
     """What `medvl predict` asks a model about each image; what a task does not take is refused by its `answerer`.
 
     Args:
-        texts: prompts, each asked of every image.
+        texts: prompts, each applied to every image.
         threshold: a probability from 0 to 1; None = the task's own.
         context: values of clinical variables beside the texts.
         classes: of zero-shot classification.
@@ -86,7 +86,7 @@ class Question:
 
 
 class Answerer(Protocol):
-    """A model of one task that writes its answers about one image at a time."""
+    """A model of one task that writes its predictions for one image at a time."""
 
     table: str  # name of the file with a line for each row
     columns: tuple[str, ...]
@@ -140,11 +140,11 @@ class Task(Protocol):
         return config
 
     def load(self, folder: str | Path, device: str) -> Any:
-        """The object that answers about images from Python (`medvl.load`)."""
+        """The object that predicts images from Python (`medvl.load`)."""
         ...
 
     def answerer(self, model: str | Path, images: Sequence[InputImage], out: Path, question: Question) -> Answerer:
-        """What writes the answers of `medvl predict`. InputError where something in `question` does not fit."""
+        """What writes the predictions of `medvl predict`. InputError where something in `question` does not fit."""
         ...
 
     def evaluations(self) -> tuple[EvaluationKind, ...]:
@@ -152,7 +152,7 @@ class Task(Protocol):
         return ()
 
     def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        """Score a model as `medvl evaluate` does: the summary, and as a text."""
         raise InputError.unsupported(f"task: {self.name} has no evaluation", file=request.source)
 
     def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
@@ -160,8 +160,8 @@ class Task(Protocol):
         raise InputError.unsupported(f"there is no page of task: {self.name}", file=request.target)
 
     def usage(self, folder: str | Path) -> str:
-        """The command that asks a model of this task about an image: the remedy of a verb that it is not for."""
-        return f"medvl predict {folder} IMAGE --out DIR asks it"
+        """The command that applies a model of this task to an image: the remedy of a verb that it is not for."""
+        return f"medvl predict {folder} IMAGE --out DIR applies it"
 
 
 _tasks: dict[str, Task | str] = {}  # the object, or the place `module:NAME` that it is loaded from

@@ -3,7 +3,7 @@
 `labels` holds what is there (`|` separates), the further column `labels_unknown` what nothing is known of (NaN: no
 loss, not scored); every other class is absent. An empty cell is not annotated (NaN for every class); `none`, and a
 label that `classify.negative_names` lists, say that every class is absent. With `labels: multilabel` names like
-`No Finding` or `normal` are read so too, and that is said, unless `classify.classes` lists them; with `multiclass` they
+`No Finding` or `normal` are read so too, with a warning, unless `classify.classes` lists them; with `multiclass` they
 are classes of their own. `classify.labels_from` takes them from the texts instead: `labels_of_text`.
 
 Shapes: n images, K classes, D features.
@@ -105,7 +105,8 @@ def labels_of_text(text: str, named: Mapping[str, str] | None = None) -> tuple[s
 def find_classes(records: Sequence[Record], config: ClassifyConfig) -> tuple[str, ...]:
     """The classes of a training split: `classify.classes`, or every label seen there, by name.
 
-    A label that says that there is none (`No Finding`) is no class of several labels unless it is listed; that is said.
+    A label that says that there is none (`No Finding`) is no class of several labels unless it is listed, with
+    a warning.
 
     Raises:
         InputError: no labels at all; a class or negative name that no record has; a name that is both.

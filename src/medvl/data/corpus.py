@@ -64,7 +64,7 @@ class Corpus:
         return any(split for _, split in self.rows)
 
     def train_and_val(self) -> tuple[list[str], list[str], str]:
-        """Distinct training and validation texts without overlap, and how they were told apart.
+        """Distinct training and validation texts without overlap, and how they were distinguished.
 
         By the manifest's splits train and val; where there is no val, one in `VAL_ONE_IN` of the texts (of the split
         train, if there are splits), by their hash. Rows of other splits take no part. A text counts as the same

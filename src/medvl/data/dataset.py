@@ -133,7 +133,7 @@ class SizedCache:
 
 
 class SegmentDataset(Dataset[Sample]):
-    """One item per distinct image; the item is asked as (epoch, index) so that it needs no state.
+    """One item per distinct image; an item is indexed by (epoch, index) so that it needs no state.
 
     With `train=True` an item draws `phrases_per_image` of the image's rows (evenly over the values of `draw_by`), an
     affine and intensities. Otherwise it gives the first `val_phrases_per_image` rows of a fixed shuffle (all rows with
@@ -329,7 +329,7 @@ def prepare(pixels: FloatArray, config: DataConfig) -> FloatArray:
 
 
 def _stack(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
-    """(B, ...), or None where they were not asked for."""
+    """(B, ...), or None where they were not requested."""
     present = [array for array in arrays if array is not None]
     return torch.from_numpy(np.stack(present)) if present else None
 

@@ -139,8 +139,8 @@ def _open(path: Path, *, pixels: bool) -> Any:
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """pydicom converts a value when it is asked for, and raises whatever that does. Only the type is told: the message,
-    like those of its warnings, may quote the patient's data."""
+    """pydicom converts a value when it is asked for, and raises whatever that does. Only the type is reported:
+    the message, like those of its warnings, may quote the patient's data."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -208,7 +208,7 @@ def _spacing_mm(tags: Tags) -> tuple[float, float] | None:
 def _orientation(tags: Tags) -> Orientation:
     """PatientOrientation, or ImageOrientationPatient where it is absent.
 
-    Tags such as FieldOfViewHorizontalFlip say how the stored pixels came about; what they show is said by these two.
+    Tags such as FieldOfViewHorizontalFlip say how the stored pixels came about; what they show is given by these two.
     """
     with _damage_named(tags.path):
         words = tags.words("PatientOrientation")

@@ -32,7 +32,7 @@ DRAWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """A map from the native grid to the model's grid that remembers itself, so that answers return to native pixels.
+    """A map from the native grid to the model's grid, kept with the sample: predictions return to native pixels.
 
     `matrix` (2, 3) takes source (x, y) to target (x, y). `left_right` and `up_down` say whether words must be swapped;
     `turn`, which is part of the matrix, brings the stored pixels to the standard display and swaps no words.
@@ -228,7 +228,7 @@ def draw(
 
 
 def require_laterality(texts: Sequence[str], laterality: Laterality | None) -> None:
-    """InputError when a text names a side and nobody has said whose."""
+    """InputError when a text names a side and the configuration does not say whose."""
     if laterality is not None:
         return
     for text in texts:

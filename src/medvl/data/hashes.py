@@ -100,7 +100,7 @@ def file_hash(path: Path) -> str:
 
 FILE = "trained_on.json"
 FORMAT = "medvl-trained-on/1"
-DIGITS = 16  # of a hash: 64 bits tell the images of any set apart
+DIGITS = 16  # of a hash: 64 bits distinguish the images of any set
 
 
 @dataclass(frozen=True, slots=True)

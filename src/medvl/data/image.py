@@ -87,7 +87,7 @@ UPRIGHT = Turn()
 class Orientation:
     """What a file says about its rows and columns.
 
-    `kind`: standard (a frontal or axial picture, `turn` brings it to the standard display), absent (it says nothing: as
+    `kind`: standard (a frontal or axial picture, `turn` brings it to the standard display), absent (not known: as
     stored), none (the format has no such statement) or sideless (a lateral or oblique picture: its left and right are
     not the patient's, and nothing is turned). `source` is the statement itself, e.g. `R\\F`.
     """

@@ -28,7 +28,7 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 ARRAY_SUFFIXES = (".npy", ".npz")
 # by which a file claims to be an image
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *ARRAY_SUFFIXES, ".dcm", ".dicom")
-HEAD = 400  # bytes that tell the formats apart
+HEAD = 400  # bytes that distinguish the formats
 
 
 def read_image(

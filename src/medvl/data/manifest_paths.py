@@ -1,7 +1,7 @@
 """Paths as people write them in a manifest -> files of this machine.
 
-A backslash is read as a slash, and capitals and small letters are not told apart, where the path as it is written does
-not exist: both are counted and told. An absolute path of another kind of system is a fault.
+A backslash is read as a slash, and capitals and small letters are not distinguished, where the path as it is
+written does not exist: both are counted and reported. An absolute path of another kind of system is a fault.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _of_palette(
         )
     colours = palette[used]  # (n, 4)
     if len(used) > 1 and (colours == colours[0]).all():
-        return indices, "indices"  # the colours tell nothing apart
+        return indices, "indices"  # the colours do not distinguish labels
     grey = bool((colours[:, :3] == colours[:, :1]).all())
     if declared is not None and not (grey and set(declared) & set(colours[:, 0].tolist())):
         return indices, "indices"

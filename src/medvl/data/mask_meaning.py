@@ -25,7 +25,7 @@ Note = Literal["alpha", "colour", "palette", "void", "labels", "grey", "jpeg", "
 JPEG_NOISE = 8  # the largest value of a JPEG mask that is still empty
 CLASS_NUMBERS = 32  # whole numbers up to here are labels, however thin their areas are
 _OVERSHOOT = 1.6  # how far JPEG raises the edges of an area above its value
-_APART_IN_JPEG = 16  # declared values that are nearer to each other cannot be told apart in a JPEG
+_APART_IN_JPEG = 16  # declared values that are nearer to each other cannot be distinguished in a JPEG
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,7 @@ class RecordReader:
         return values
 
     def _patients(self, records: list[Record]) -> None:
-        """Without a patient every row is its own one; that can hide a leak, so it is said."""
+        """Without a patient every row is its own one; that can hide a leak, so a warning is printed."""
         alone = [i for i, record in enumerate(records) if not record.patient]
         for i in alone:
             object.__setattr__(records[i], "patient", records[i].id)  # still being built

@@ -71,7 +71,7 @@ class TextInput:
 
 
 MAX_UNKNOWN = 0.75  # share of unknown words above which an encoder can hardly read the texts
-MAX_CONFUSED = 0.01  # share of rows that are the same to the encoder as others with another answer
+MAX_CONFUSED = 0.01  # share of rows that are the same to the encoder as others with another mask
 LISTED = 5
 
 
@@ -175,7 +175,7 @@ def check_readable(coverage: TextCoverage) -> None:
 
 
 def check_distinguishable(encoder: TextEncoder, records: Sequence[Record], texts: Sequence[str]) -> None:
-    """Different texts that are the same to the encoder, though their answers differ: an InputError, or, where hardly
+    """Different texts that are the same to the encoder, though their masks differ: an InputError, or, where hardly
     any row is concerned, a warning with the count.
 
     Answers differ where one image has another mask for each text, or where the texts name other sides, zones or
@@ -217,19 +217,19 @@ def check_distinguishable(encoder: TextEncoder, records: Sequence[Record], texts
         return
     message = (
         f"{len(confused)} of {len(texts)} training rows have texts that are the same to the text encoder as others "
-        f"with another answer, e.g. {example[0]!r} and {example[1]!r}"
+        f"with another mask, e.g. {example[0]!r} and {example[1]!r}"
     )
     if len(confused) > MAX_CONFUSED * len(texts):
         raise InputError.ambiguous(
             message,
-            expected="texts that the encoder can tell apart",
+            expected="texts that the encoder can distinguish",
             remedy="text.encoder=minilm, which knows every word; a larger text.max_tokens; or more training rows",
         )
     warn(message)
 
 
 def images_with_other_masks(records: Sequence[Record]) -> int:
-    """The number of images whose rows have different masks, which only a text tells apart."""
+    """The number of images whose rows have different masks, which only a text distinguishes."""
     answers: dict[object, set[object]] = defaultdict(set)
     for record in records:
         if any(mask is not None for mask in record.masks.values()):

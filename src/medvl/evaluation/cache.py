@@ -24,7 +24,7 @@ from medvl.inference.model_folder import find_model, weights_hash
 
 
 def stored_kind(task: str, target: str | Path) -> EvaluationKind:
-    """The kind of evaluation that runs of a task have without being asked anything. InputError where there is none."""
+    """The kind of evaluation that runs of a task have without any option. InputError where there is none."""
     for kind in find_task(task).evaluations():
         if kind.stored is not None:
             return kind

@@ -281,7 +281,7 @@ class RatioCase:
 
     @property
     def text(self) -> str:
-        """What the model was asked."""
+        """The query that the model was given."""
         return str(self.truth[1])
 
 

@@ -93,7 +93,7 @@ def join_kinds(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """Runs of kinds that can be compared as one (trained and prompted classifiers), of the same set and classes,
     become runs of that one; others stay as they are.
 
-    A run that is the only one of its kind is joined in any case: what differs is then said by `check_comparable`.
+    A run that is the only one of its kind is joined in any case: what differs is then reported by `check_comparable`.
     """
     result = list(runs)
     for joined in {run.kind.joined.name: run.kind.joined for run in runs if run.kind.joined}.values():

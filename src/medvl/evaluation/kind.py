@@ -43,7 +43,7 @@ class Case(Protocol):
 
     @property
     def text(self) -> str:
-        """What the model was asked; "" where it takes no text."""
+        """The query that the model was given; "" where it takes no text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ class MaskSource(Protocol):
         """Raise one InputError with every fault of these records, before anything is scored."""
 
     def masks(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, BoolArray]]:
-        """Per record {class: (H, W) bool}. All records share one image; `texts[i]` is what record i is asked with."""
+        """Per record {class: (H, W) bool}. All records share one image; `texts[i]` is the text of record i."""
 
     def spacing_mm(self, record: Record) -> tuple[float, ...] | None:
         """(row, column) size of a pixel of the record's image, of a volume (slice, row, column); None where unknown."""
@@ -167,7 +167,7 @@ class FolderSource:
 
 
 class PredictorSource:
-    """A medvl model. The image is encoded once, each distinct text is asked once.
+    """A medvl model. The image is encoded once, each distinct text is used once.
 
     A model of fixed classes on rows whose mask is a selection of label values (`mask_values`) answers with the union of
     the classes whose values are selected; the union's probability is the sum of exclusive classes, else the maximum.
@@ -216,7 +216,7 @@ class PredictorSource:
             raise InputError(faults)
 
     def probs(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, ProbArray]]:
-        """Probabilities on the native grid; the answers about the current image are kept."""
+        """Probabilities on the native grid; the predictions of the current image are kept."""
         answers = self._ask(records, texts)
         return [self._by_class(record, answer) for record, answer in zip(records, answers, strict=True)]
 
@@ -316,7 +316,7 @@ class PredictorSource:
 def _selection_fault(
     selected: tuple[LabelValue, ...] | None, absent: bool, values: Mapping[str, Sequence[LabelValue]]
 ) -> str | None:
-    """Why the classes of a model cannot answer a selection of label values, or None."""
+    """Why the classes of a model cannot give a selection of label values, or None."""
     if selected is None:
         return "absent, and no mask_values say what was looked for" if absent else None
     known = {value for group in values.values() for value in group}

@@ -70,7 +70,7 @@ class EvaluationRequest:
         return value
 
     def logged(self, record: EvaluationRecord) -> None:
-        """Log that test was opened, and write the metrics into the card if that was asked for."""
+        """Log that test was opened, and write the metrics into the card if that was requested."""
         if self.split == "test":
             log_test(self.source, record)
         if self.updates_card:

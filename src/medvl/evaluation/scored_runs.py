@@ -123,7 +123,7 @@ def read_run(target: str, folder: Path) -> ScoredRun:
 
 
 def _query(summary: Mapping[str, Any], key: str) -> Any:
-    """What a zero-shot evaluation was asked with; prompts by their family and a hash of all of them."""
+    """The query of a zero-shot evaluation; prompts by their family and a hash of all of them."""
     if key != "prompts":
         return summary[key]
     text = json.dumps(summary[key], sort_keys=True)

@@ -21,7 +21,7 @@ Array = TypeVar("Array", bound=NDArray[Any])
 
 
 class VolumeSource:
-    """A folder of mask volumes, asked slice by slice. A `MaskSource`."""
+    """A folder of mask volumes, read slice by slice. A `MaskSource`."""
 
     def __init__(self, source: FolderSource | PredictorSource) -> None:
         self.source = source
@@ -60,7 +60,7 @@ class VolumeSource:
 
 
 class VolumeProbSource(VolumeSource):
-    """A medvl model, asked slice by slice. A `ProbSource`."""
+    """A medvl model, read slice by slice. A `ProbSource`."""
 
     source: PredictorSource
 

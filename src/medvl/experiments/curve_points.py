@@ -159,7 +159,7 @@ def _recount(path: Path, cell: Mapping[str, Any], given: Path | None, opened: di
     if key not in opened:
         # A count needs no pixels, and the table may be here without its images.
         opened[key] = configured_manifest(data, given, check_files=False)
-    same = cell.get("manifest") == name  # else it was scored on another manifest, whose hash says nothing here
+    same = cell.get("manifest") == name  # else it was scored on another manifest, whose hash has no meaning here
     if same and opened[key].content_hash() != cell["manifest_hash"]:
         raise InputError.mismatch(
             f"not the manifest that {path.name} was trained on",

@@ -38,7 +38,7 @@ FloatArray = NDArray[np.float64]
 
 FORMAT = "medvl-learning-curve/1"
 MIN_FRACTIONS = 3  # the curve has three unknowns
-FAR = 4  # beyond so many times the largest n the answer is an extrapolation, and says so
+FAR = 4  # beyond so many times the largest n the estimate is an extrapolation, and says so
 FEW_RUNS = 3  # per fraction; with fewer the interval is too narrow
 MANY = 1e9  # no longer a number of masks
 NUM_DRAWS = 1000
@@ -166,7 +166,7 @@ def as_csv(result: Mapping[str, Any]) -> str:
 
 
 def as_text(result: Mapping[str, Any], out: Path) -> str:
-    """Table, curve and answer, for a terminal."""
+    """Table, curve and estimate, for a terminal."""
     curve = result["curve"]
     lines = [
         f"{result['num_runs']} runs at {len(result['fractions'])} label fractions; Dice per image on "

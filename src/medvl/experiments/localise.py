@@ -1,6 +1,6 @@
 """Where a pre-trained G2D looks: attention (or evidence), pseudo mask and decoder against masks it never saw.
 
-Every case is scored on the model's grid. What is asked of each method: overlap (Dice, IoU), the pointing game (is the
+Every case is scored on the model's grid. Measured for each method: overlap (Dice, IoU), the pointing game (is the
 highest place inside the mask?) and the area under the ROC curve of the map over the pixels of the image. Beside them:
 `shuffled`, the pseudo mask of another image (the next one in a seeded order), which has the same size and habits and
 only lacks this image; `lungs`, the lung field where the manifest has one; and `chance`, what a map without knowledge

@@ -1,8 +1,8 @@
 """Masked language modelling: the built-in text encoder learns the language of reports before it sees an image.
 
-BERT's scheme (Devlin et al. 2019, section 3.1): 15 % of the tokens are to be told from the rest of the report; of
+BERT's scheme (Devlin et al. 2019, section 3.1): 15 % of the tokens are to be predicted from the rest of the report; of
 these 80 % are hidden, 10 % replaced by another token, 10 % left. Hidden means [UNK]: the entry that the encoder meets
-later for words it does not know then already means "tell it from the context".
+later for words it does not know then already means "predict it from the context".
 
 Shapes: N texts, L tokens, M masked tokens, D width, V vocabulary without the special entries.
 """
@@ -63,9 +63,9 @@ class MaskedLanguageModel(nn.Module):
 
 
 def mask_tokens(ids: Tensor, num_entries: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """ids (N, L) -> what the encoder reads (N, L), and the targets (N, L): the true id where asked, else `IGNORED`.
+    """ids (N, L) -> what the encoder reads (N, L), and the targets (N, L): the true id where masked, else `IGNORED`.
 
-    Special entries (padding, unknown, empty) are never asked. Each text with a word is asked at least one.
+    Special entries (padding, unknown, empty) are never masked. Each text with a word has at least one masked.
 
     Args:
         num_entries: size of the vocabulary with its special entries.

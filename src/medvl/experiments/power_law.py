@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-B_MIN = 0.01  # nearly a logarithm: slower curves cannot be told from it
+B_MIN = 0.01  # nearly a logarithm: slower curves cannot be distinguished from it
 CONFIDENCE = 0.95
 GOLDEN = (math.sqrt(5) - 1) / 2
 NUM_SIMULATIONS, SIMULATED_DRAWS = 200, 200

@@ -8,7 +8,7 @@ Active learning in two parts. How unsure is the model: the mean of the ranks of
 entropies are binary, in bits, so all of these lie in [0, 1] or [0, 2]. And how unlike what is labelled or chosen
 already: the distance d between the pooled deepest image features (greedy k-centre; Sener & Savarese, "Active learning
 for convolutional neural networks: a core-set approach", ICLR 2018). Cases are taken one by one by the largest
-rank * d^w, with w = 1 unless said; w = 0 is uncertainty alone.
+rank * d^w, with w = 1 by default; w = 0 is uncertainty alone.
 
 No mask is read, neither hidden nor visible: records lose their masks before anything is opened. Images are seen as in
 validation: one plain view, no flips.
@@ -98,7 +98,7 @@ def suggest(
     """The `num` cases to annotate next, in order: one row (of `COLUMNS`) per image and patient; with `out` written.
 
     Args:
-        run: a finished RUN; its unlabelled training images are asked about.
+        run: a finished RUN; its unlabelled training images are the candidates.
         by: suggest whole patients, as label fractions do, or single images.
         diversity: the exponent w of the distance.
         random: instead draw as many cases at random with this seed, to compare with; no score is computed.
@@ -113,7 +113,7 @@ def suggest(
     module, encoder, config, card = load_model(run)
     if not isinstance(module, SegmentModel):
         raise InputError.unsupported(
-            f"a model of task: {config.task} has no masks to ask for",
+            f"a model of task: {config.task} has no masks to choose",
             file=run,
             expected="a run of task: segment",
             remedy=find_task(config.task).usage(run),
@@ -122,7 +122,7 @@ def suggest(
     cases, labelled = find_cases(manifest, config, by)
     if num > len(cases):
         raise InputError.out_of_range(
-            f"{num} cases are asked for and {len(cases)} are unlabelled",
+            f"{num} cases were requested and {len(cases)} are unlabelled",
             file=manifest.path,
             expected=f"--num up to {len(cases)}, by {by}"
             if cases
@@ -218,8 +218,8 @@ def choose(
 def band_entropy(probs: FloatArray) -> float:
     """Mean binary entropy in bits of (H, W) probabilities over the band about the outline of p > 0.5.
 
-    The band has the width of `BAND` on either side, so that large and small regions weigh the same. Where nothing is
-    predicted, the outline is that of half the highest probability: what was almost found counts, a confident "not
+    The band has the width of `BAND` on either side, so that large and small regions have the same weight. Where nothing
+    is predicted, the outline is that of half the highest probability: what was almost found counts, a confident "not
     there" stays near 0.
     """
     import cv2
@@ -229,7 +229,7 @@ def band_entropy(probs: FloatArray) -> float:
     width = 2 * max(1, round(BAND * max(probs.shape))) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     band = (cv2.dilate(region, kernel) - cv2.erode(region, kernel)) > 0
-    # A region that fills the image has no outline, and then its pixels are asked.
+    # A region that fills the image has no outline, and then its pixels are used.
     return float(binary_entropy(probs[band] if band.any() else probs).mean())
 
 

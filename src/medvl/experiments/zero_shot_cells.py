@@ -1,4 +1,4 @@
-"""Cells of a sweep that train nothing: they ask the run of another cell, a pre-training, and score its answers.
+"""Cells of a sweep that train nothing: they use the run of another cell, a pre-training, and score its predictions.
 
     prompts, pseudo masks: {zero_shot: classify, run: "@pseudo masks", manifest: $DATA/nih64/manifest.csv}
     lesions, pseudo masks: {zero_shot: ground, run: "@pseudo masks", manifest: $DATA/x/manifest.csv, target: lesion}
@@ -133,7 +133,7 @@ def read_query(name: str, keys: Mapping[str, Any], file: Path) -> Query:
             f"variant {name}: run: {query.run}",
             file=file,
             expected='"@NAME" of a variant that pre-trains',
-            remedy="medvl evaluate asks any other run",
+            remedy="medvl evaluate takes any other run",
         )
     return query
 
@@ -141,7 +141,7 @@ def read_query(name: str, keys: Mapping[str, Any], file: Path) -> Query:
 def score_query(query: Query, run: Path, out: Path, device: str) -> dict[str, Any]:
     """The summary of a cell, with its files in `out`; what is there of the same weights and options is taken as it is.
 
-    `asked`: with paths that can be opened. Raises InputError where the run cannot be asked.
+    `asked`: with paths that can be opened. Raises InputError where the run cannot be used.
     """
     options = asdict(query)
     same = {"model_hash": weights_hash(run), "manifest_hash": _manifest(query.manifest).content_hash()}

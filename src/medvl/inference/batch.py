@@ -43,7 +43,7 @@ def predict_files(
     """Ask a model about every image of `sources` (see `list_images`); returns the rows of the table that is written.
 
     Args:
-        texts: what to segment, asked of every image; without any, each row of a manifest is asked with its own text.
+        texts: what to segment, for every image; without any, each row of a manifest has its own text.
         threshold: None = 0.5 for masks and classes, `detect.score_threshold` for boxes.
         context: the clinical variables beside the texts, {"age": "63"}, of all images; a manifest has its own columns.
         choice: of volumes and files of several frames, `--slice`: a number, or "all" for one mask volume each.
@@ -123,7 +123,7 @@ def answer_each(
 
     Args:
         label: of the progress.
-        place: where the answers are, for the error.
+        place: where the predictions are, for the error.
         write: is called with the rows whatever ends the loop, once anything is done.
 
     Raises:

@@ -61,7 +61,7 @@ def list_images(
     """The images of files, folders, globs and manifests, in that order, each once.
 
     Folders are read with all folders below them; files that are no images are passed over and counted, and so are the
-    `._` files of macOS. Images of the same name get the folders that tell them apart: study1-1-1 and study2-1-1.
+    `._` files of macOS. Images of the same name get the folders that distinguish them: study1-1-1 and study2-1-1.
 
     Args:
         choice: `--slice`, see `medvl.data.images`.
@@ -197,7 +197,7 @@ def _is_without_pixels(path: Path) -> bool:
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
         return "Rows" not in header and kind is not None and "Image" not in pydicom.uid.UID(kind).name
-    except Exception:  # damaged: whoever reads it says how
+    except Exception:  # damaged: the reader reports how
         return False
 
 

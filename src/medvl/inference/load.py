@@ -11,9 +11,9 @@ from medvl.inference.model_folder import find_model
 
 
 def load(folder: str | Path, device: str = "cpu") -> Any:
-    """A trained model, by its task, to be asked about images:
+    """A trained model, by its task, to be applied to images:
 
-    | task | object | how it is asked |
+    | task | object | how it is used |
     | --- | --- | --- |
     | segment | `Predictor` | `.set_image(image).segment(text)` |
     | pretrain | `ZeroShot` | `.set_image(image).ground(text)`, `.classify(prompts)` |

@@ -87,7 +87,7 @@ def load_model(
 ) -> tuple[NetworkModule, TextEncoder | None, Config, dict[str, Any]]:
     """-> the module in eval mode, its text encoder, its configuration and its card.
 
-    `uses_text` False, where only images are asked about: the text encoder is loaded without a progress bar.
+    `uses_text` False, where only images are used: the text encoder is loaded without a progress bar.
     """
     from safetensors import SafetensorError
 

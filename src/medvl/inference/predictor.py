@@ -39,7 +39,7 @@ PHRASES_AT_ONCE = 8  # rows decoded in one pass; bounds memory
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """The answer to one prompt on the native grid of the image.
+    """The mask of one prompt on the native grid of the image.
 
     `mask` (H, W) bool and `probs` (H, W) float32 in [0, 1]; for a model of several classes both are (K, H, W), in the
     order of `classes`. Of exclusive classes (`objective.mode: multiclass`) each pixel has the likeliest one or none,
@@ -136,7 +136,7 @@ class Predictor:
 
         Args:
             context: values of `context_columns`, as a manifest's cells would say them: {"age": "63", "sex": "m"}. What
-                is not given is missing, which the answer's warnings say.
+                is not given is missing, which the warnings of the result say.
 
         Raises:
             InputError: no image yet, a threshold outside [0, 1], or a context that the model does not take.
@@ -206,7 +206,7 @@ class Predictor:
 
 
 class ImagePredictor:
-    """A trained model that takes images alone, asked about one image at a time."""
+    """A trained model that takes images alone, applied to one image at a time."""
 
     task: ClassVar[str | None] = None  # of the models; None = any
 
@@ -274,7 +274,7 @@ def as_image(image: str | Path | NDArray[Any] | Image, config: Config) -> Image:
 
 
 def report_notes(results: Sequence[Segmentation], name: str) -> None:
-    """Say what a user must know of the answers about one image."""
+    """Print what a user must know about the predictions of one image."""
     for result in results:
         for note in result.warnings:
             warn(note, place=f"{name}: {result.phrase!r}")

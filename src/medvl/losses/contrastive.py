@@ -203,7 +203,7 @@ class CachedEmbeddings:
         self._replayed = index
 
     def surrogate(self, index: int, embeddings: Tensor | Sequence[Tensor]) -> Tensor:
-        """A scalar with the gradient of the whole batch's loss through micro-batch `index`; its value says nothing.
+        """A scalar with the gradient of the whole batch's loss through micro-batch `index`; its value has no meaning.
 
         Args:
             embeddings: (B_i, D) each, computed again under `replay(index)`, as many as `embed` returned.

@@ -34,7 +34,7 @@ def beta_at(beta: float, num_visits: NDArray[np.integer[Any]], *, warmup: bool) 
     """The weight of the past of pixels that were seen `num_visits` times (any shape; 0 = never: they have no past).
 
     With `warmup` it is min(beta, 1 - 1 / (visits + 1)): a plain mean of the predictions so far, until beta is reached.
-    Without it, at beta 0.99, the first label still weighs 60 % after 50 visits.
+    Without it, at beta 0.99, the first label still has 60 % of the weight after 50 visits.
     """
     past = 1 - 1 / (num_visits.astype(np.float64) + 1)  # 0 of what was never seen
     return np.asarray(np.minimum(beta, past) if warmup else np.where(num_visits > 0, beta, 0), dtype=np.float32)

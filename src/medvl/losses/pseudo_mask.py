@@ -25,7 +25,7 @@ from medvl.core.device import full_precision
 from medvl.core.errors import InputError
 
 PERCENTILES = {"p95": 95, "p85": 85, "p75": 75, "median": 50}
-CONSTANT = 1e-6  # relative range of a map below which it says nothing: a few units of float32
+CONSTANT = 1e-6  # relative range of a map below which it has no information: a few units of float32
 EM_STEPS = 40
 EM_SMALLEST_SD = 0.02  # of a component, as a share of the map's range: no component shrinks onto one cell
 SMOOTHING_SCALE = 4  # the bilateral filter runs at 1/4 of the image's size, or nearer to it where cells are small

@@ -220,10 +220,10 @@ def cross_entropy_loss(
     over the batch of all ranks, the released WeightedBCE, then averaged over the classes that are annotated anywhere in
     it (without foreground half of the mean remains). "plain": the mean over the pixels of the annotated pairs.
 
-    One softmax, "balanced": background and every class present in the batch (of all ranks) weigh the same. "plain":
-    every pixel does. Where classes of a row are not annotated, a pixel outside the annotated ones is background or one
-    of them, and nobody knows which: its loss is -log of their summed probability (the marginal loss of partly labelled
-    sets). A row without any annotated class counts nothing.
+    One softmax, "balanced": background and every class present in the batch (of all ranks) have the same weight.
+    "plain": every pixel does. Where classes of a row are not annotated, a pixel outside the annotated ones is
+    background or one of them, and nobody knows which: its loss is -log of their summed probability (the
+    marginal loss of partly labelled sets). A row without any annotated class counts nothing.
 
     Args:
         focal_gamma: above 0 each pixel weighs (1 - p_t) ** gamma, p_t the (summed) probability of what is true: the

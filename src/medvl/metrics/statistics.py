@@ -1,7 +1,7 @@
 """Intervals by patient: rows of one patient are not independent, so patients are resampled, not rows.
 
 A method that was trained with several seeds has intervals over patients and seeds: a two-level bootstrap that draws
-both with replacement. The seeds answer about the same patients, so that a draw of patients holds for all of them.
+both with replacement. The seeds predict the same patients, so that a draw of patients holds for all of them.
 
 Every metric is a ratio of sums over rows (a mean is the sum of values over their number, a pooled Dice twice the common
 pixels over all pixels), hence one bootstrap serves them all. Percentile bootstrap, 95 %, seeded.

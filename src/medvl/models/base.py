@@ -135,7 +135,7 @@ class SegmentationNetwork(ImageNetwork):
             image_features: the maps of B images.
             text_features: (N, L, D), or None for a network without text.
             text_mask: (N, L) bool, True = real token; None = all are.
-            image_index: (N,) int64, the image of each row; None when row n asks image n.
+            image_index: (N,) int64, the image of each row; None when row n is of image n.
             size: (H, W) of the image given to `encode_image`; None = the logits stay padded.
 
         Raises:
@@ -238,7 +238,7 @@ def check_text(text_features: Tensor | None, text_mask: Tensor | None, num_rows:
         raise InputError.wrong_shape(
             f"text features of shape {tuple(text_features.shape)}",
             expected=expected,
-            remedy="one text per row; pass image_index where several rows ask one image",
+            remedy="one text per row; pass image_index where several rows share an image",
         )
     if text_mask is not None and text_mask.shape != text_features.shape[:2]:
         raise InputError.wrong_shape(

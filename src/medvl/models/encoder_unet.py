@@ -1,6 +1,6 @@
 """A U-Net on any image encoder: what G2D pre-trains, and what segmentation starts from.
 
-Shapes: B images, N rows (N >= B where several rows ask the same image), C channels, H W pixels, K classes.
+Shapes: B images, N rows (N >= B where several rows share an image), C channels, H W pixels, K classes.
 Two decoders, by the encoder's finest map: stride 2 or 4 (ResNet and its kin) has the layout of the usual U-Net decoder
 (reference: G2D, section 1: 256, 128, 64, 32, 16 channels, nearest upsampling, the upsampled map before the skip, no
 skip at full resolution); stride 1 (LViT's contracting path) has LViT's, so that LViT can start from it.

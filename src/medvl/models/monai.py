@@ -1,6 +1,6 @@
 """Published networks without text to compare with: UNet++, Attention U-Net, nnU-Net's network, Swin UNETR; by MONAI.
 
-Shapes: B images, N rows (N >= B where several rows ask the same image), C channels, H W pixels, H' W' pixels padded to
+Shapes: B images, N rows (N >= B where several rows share an image), C channels, H W pixels, H' W' pixels padded to
 the network's stride, K classes, S heads of deep supervision.
 MONAI is an optional dependency and takes seconds to import, so it is imported when a network is built.
 """

@@ -1,4 +1,4 @@
-"""How LViT's patch tokens are told the text: the released token slots, or masked cross-attention for any text and grid.
+"""How LViT's patch tokens receive the text: the released token slots, or masked cross-attention for any text and grid.
 
 Shapes: N rows, L tokens, D text width, C channels of a level, h w token grid, P = h*w patch tokens.
 """
@@ -80,7 +80,7 @@ class TextSummary(nn.Module):
 
 
 class AttentionMerge(nn.Module):
-    """Patches attend to tokens, and the text as a whole speaks to every place of the grid in its own way.
+    """Patches attend to tokens, and the text as a whole acts on every place of the grid in its own way.
 
     1. Cross-attention: queries are the normalised patch tokens plus learned positions (a patch must know where it is
        to know whether "upper" means it); masked tokens do not count; a learned null token lets it attend to nothing.

@@ -1,4 +1,4 @@
-"""The plain U-Net, and one whose deepest pixels attend to the words: the plainest way to tell a CNN the text.
+"""The plain U-Net, and one whose deepest pixels attend to the words: the plainest way to give a CNN the text.
 
 Shapes: B images, N rows (one text each; N >= B where texts share an image), C channels, H W pixels, K classes,
 L text tokens, D text width, h w grid of a level, P = h*w its pixels.
@@ -102,7 +102,7 @@ class UNet(_UShaped):
 
 
 class PixelTextAttention(nn.Module):
-    """x + Attention(LN(x) W_q + p(place), LN(text) W_kv) W_o: the pixels of one level ask the tokens.
+    """x + Attention(LN(x) W_q + p(place), LN(text) W_kv) W_o: the pixels of one level attend to the tokens.
 
     Pre-norm multi-head cross-attention (Vaswani et al., arXiv 1706.03762). The queries carry the pixel's place as
     sines and cosines of its relative coordinates, mapped linearly: without it "upper" and "left" mean nothing to a
@@ -161,7 +161,7 @@ class TextUNet(_UShaped):
     """`UNet` with cross-attention from the pixels of its deepest levels to the text tokens. Ours, not published.
 
     The layers of `UNet`, under the same names, and on each of the `text_levels` deepest maps of the contracting path a
-    `PixelTextAttention`; the expanding path then works with what the pixels were told. The contracting path does not
+    `PixelTextAttention`; the expanding path then works with what the pixels received. The contracting path does not
     see the text and is computed once per image. Any image size and any number of tokens; a row without a real token is
     told nothing.
 

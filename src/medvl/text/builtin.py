@@ -146,8 +146,8 @@ class BuiltinEncoder(TextEncoder):
     ) -> BuiltinEncoder:
         """The pretrained encoder in `folder` as a start, to be trained on.
 
-        Words of `texts` that it does not know are appended to its vocabulary with new vectors, and counted aloud; word
-        pieces need no new entries.
+        Words of `texts` that it does not know are appended to its vocabulary with new vectors and counted in a note;
+        word pieces need no new entries.
 
         Raises:
             InputError: not a built-in encoder, or of another width, depth or tokenizer than asked for.

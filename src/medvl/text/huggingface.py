@@ -360,7 +360,7 @@ class SplitLayers:
 
     def _cannot(self, why: str) -> InputError:
         return InputError.unsupported(
-            f"text.train_layers: {self._check}: this model's layers cannot be told apart ({why})",
+            f"text.train_layers: {self._check}: this model's layers cannot be distinguished ({why})",
             expected="BERT, RoBERTa, ELECTRA, DistilBERT or a CLIP text tower",
             remedy="text.train_layers: 0 (wholly frozen)",
         )

@@ -36,7 +36,7 @@ class PromptPair:
 
 @dataclass(frozen=True, slots=True)
 class PromptFamily:
-    """One way to ask: pairs of named classes, and templates for every other class."""
+    """One set of prompts: pairs of named classes, and templates for every other class."""
 
     name: str
     file: Path

@@ -37,7 +37,7 @@ class Progress:
     best_epoch: int = -1
     elapsed_s: float = 0.0
     last_val: dict[str, float] | None = None
-    num_saves: int = 0  # tells two saves of the same step apart
+    num_saves: int = 0  # distinguishes two saves of the same step
 
 
 def save_state(path: Path, progress: Progress, parts: dict[str, dict[str, Any]]) -> None:

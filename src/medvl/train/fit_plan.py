@@ -30,7 +30,7 @@ STEPS = {False: 600, True: 6000}  # of a run, on a CPU and on a GPU
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """Counts of the training records of a table, in images where nothing else is said."""
+    """Counts of the training records of a table, in images where nothing else is stated."""
 
     path: Path
     num_images: int
@@ -193,7 +193,7 @@ def _classify(facts: TableFacts, on_gpu: bool) -> FitPlan:
     lines.append(
         "every image has exactly one label: classes that exclude each other"
         if facts.one_label_each
-        else "any number of labels an image: each class is asked for itself"
+        else "any number of labels an image: each class is predicted for itself"
     )
     settings: dict[str, Any] = {
         "data": {"normalize": "none", "augment": {"max_rotate_deg": 5}},

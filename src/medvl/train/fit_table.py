@@ -79,7 +79,7 @@ def fit_table(
     """Audit a table, split it if it has no splits, train what fits it, evaluate on val, and write the report.
 
     Args:
-        table: CSV, JSONL, XLSX or Parquet, or `medvl:cxr_regions`; columns of other names are guessed, and said.
+        table: CSV, JSONL, XLSX or Parquet, or `medvl:cxr_regions`; columns of other names are guessed, with a note.
         out: the run folder.
         task: segment, pretrain, classify or detect; None = chosen by `fit_plan`.
         overrides: `key=value`, as in `medvl train`; they win over the plan.

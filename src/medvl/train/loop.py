@@ -180,7 +180,7 @@ def check_patience(config: TrainConfig, learner: Learner) -> None:
 def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
     """Whether a validation found `train.patience` epochs passed since the best one.
 
-    They are counted from where a best one may be. An epoch without validation tells nothing.
+    They are counted from where a best one may be. An epoch without validation does not count.
     """
     if config.patience is None or progress.epoch == 0 or progress.epoch % config.val_every:
         return False

@@ -183,7 +183,7 @@ def _check_texts(ready: Prepared, context: ContextRules | None) -> None:
     """Count what the text encoder makes of the texts, for the plan.
 
     Raises:
-        InputError: the encoder knows too few of the words, or confuses texts whose answers differ.
+        InputError: the encoder knows too few of the words, or confuses texts whose masks differ.
     """
     if ready.encoder is None or not ready.learner.text.uses_text:
         return

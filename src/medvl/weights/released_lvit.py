@@ -116,7 +116,7 @@ def convert_released(state_dict: Mapping[str, Any], network: type[LViT]) -> tupl
 
 
 def _options(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Constructor options that the tensors' shapes tell; where a tensor is missing or odd, the released value."""
+    """Constructor options by the tensors' shapes; where a tensor is missing or odd, the released value."""
 
     def length(name: str, axis: int, default: int) -> int:
         shape = state[name].shape if name in state else ()

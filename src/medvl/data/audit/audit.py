@@ -104,7 +104,7 @@ def audit_manifest(
         max_tokens: also count the texts longer than this.
         slices, window, mask_rule: how volumes and masks are read, as in training: `data.slice_index` (or "all"),
             `data.window`, `data.mask_rule`.
-        columns: names of the table's columns, as `data.columns`; None = guessed by the usual names, and said.
+        columns: names of the table's columns, as `data.columns`; None = guessed by the usual names, with a note.
     """
     guess = None
     if columns is None:

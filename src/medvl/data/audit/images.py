@@ -118,7 +118,7 @@ _MESSAGES: dict[Note, tuple[Severity, str]] = {  # note -> severity, message aft
     "picture": ("warning", "are grey in over a quarter of their pixels: are these images, not masks?"),
     "faint": ("warning", "hold shares or probabilities of which none reaches one half: they are read as empty"),
     "nan": ("warning", "hold NaN, which is read as background"),
-    "labels": ("info", "hold several labels, which all count as mask; mask_values or data.classes tell them apart"),
+    "labels": ("info", "hold several labels, which all count as mask; mask_values or data.classes distinguish them"),
     "palette": ("info", "are palette images: their colours count, not their indices"),
     "alpha": ("info", "are of one colour: the mask is read from their alpha channel"),
     "colour": ("info", "are one colour on black or white"),

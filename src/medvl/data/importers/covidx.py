@@ -4,7 +4,7 @@ A line is "PATIENT FILE CLASS SOURCE" with spaces between; the classes are norma
 COVID-Net repository (docs/COVIDx.md, labels/); the first lines of the training list were read there, the images never.
 
 Split (MGCA, G2D: 23,988 / 5,998 / 400): test as published; train_test_split(train_size=0.8, random_state=0) over the
-lines of the training list. That is a split of images: patients who stand in both parts are counted and said.
+lines of the training list. That is a split of images: patients who stand in both parts are counted and reported.
 """
 
 from __future__ import annotations

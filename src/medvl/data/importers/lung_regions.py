@@ -2,7 +2,7 @@
 
 The rule: the two components of a lung mask are the lungs (in standard display the patient's right lung is on the
 viewer's left); each is cut into equal thirds of its own height. Nothing else is known about the image, so the phrase
-alone decides the answer. Wordings: `region_phrases`.
+alone decides the mask. Wordings: `region_phrases`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMALL = 0.01  # a component below this part of the mask's area is a speck, not a
 T = TypeVar("T")
 
 # Rows per image. Training: (regions of the kind that are drawn, wordings each). Validation and test: regions drawn and
-# whether each is asked in a seen and in an unseen wording (True) or in turn in one of the two (False).
+# whether each occurs in a seen and in an unseen wording (True) or in turn in one of the two (False).
 _TRAIN_ROWS = {"zone": (6, 2), "lung": (2, 2), "both": (1, 2), "pair": (5, 1), "bilateral": (5, 1), "mixed": (10, 1)}
 _EVAL_ROWS = {
     "zone": (6, True),
@@ -217,7 +217,7 @@ def _write(
 
 
 def _short_names(records: Sequence[Record]) -> list[str]:
-    """Ids up to the first "-" where that tells all records apart, else the whole ids."""
+    """Ids up to the first "-" where that distinguishes all records, else the whole ids."""
     short = [record.id.split("-")[0].replace(" ", "_") for record in records]
     return short if len(set(short)) == len(short) and all(short) else [record.id for record in records]
 

@@ -4,8 +4,8 @@ data.yaml names the classes (`names`, a list or a mapping) and the parts (`train
 images, relative to `path`, else to data.yaml). The labels of images/a/b.png are labels/a/b.txt: the last "images" of
 the path is replaced. A line is "CLASS cx cy w h" (a box) or "CLASS x y x y x y ..." (a polygon of at least three
 points), all as fractions of the image. An image without a label file or with an empty one shows no object: that is the
-format's rule; images without a file are counted and said. Polygons give masks; a box alone gives none. What has no area
-is left out and counted.
+format's rule; images without a file are counted and reported. Polygons give masks; a box alone gives none. What has
+no area is left out and counted.
 Source: the Ultralytics documentation, "Object detection" and "Instance segmentation" datasets. Layout from description,
 never met real files.
 """

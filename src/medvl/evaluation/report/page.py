@@ -1,4 +1,4 @@
-"""What all pages share: what is asked for, the template, and the facts that every record has."""
+"""What all pages share: the request, the template, and the facts that every record has."""
 
 from __future__ import annotations
 

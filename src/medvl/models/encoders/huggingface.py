@@ -14,7 +14,7 @@ from torch import Tensor
 from medvl.core.errors import InputError, warn
 from medvl.models.encoders.base import ImageEncoder
 
-PROBE_SIDE = 224  # of the image that tells the strides, where the configuration names none
+PROBE_SIDE = 224  # of the image that shows the strides, where the configuration names none
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 

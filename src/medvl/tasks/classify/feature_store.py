@@ -1,4 +1,4 @@
-"""Pooled features of frozen encoders on disk: once per encoder and image, whatever run, fraction or seed asks.
+"""Pooled features of frozen encoders on disk: once per encoder and image, for every run, fraction and seed.
 
 A feature's name is made of all that it is computed from: the encoder's tensors, its network's options, how pixels are
 read, the versions of the libraries, and the bytes of the image file. What differs in any of them has another name, so

@@ -190,7 +190,7 @@ def classify_lines(config: Config, labels: Mapping[str, ClassLabels], fraction: 
             f"{fraction['left_out_images']} images left out"
         )
     if settings.pos_weight == "balanced":
-        lines.append("         the loss weighs both kinds of a class alike (classify.pos_weight)")
+        lines.append("         positives and negatives of a class have the same weight (classify.pos_weight)")
     if settings.mode == "linear":
         lines.append(
             "  mode   linear: the encoder is frozen (eval mode), its features are computed once, without augmentation"

@@ -27,7 +27,7 @@ class ImageClasses:
 
 
 class ClassPredictor(ImagePredictor):
-    """A trained classifier that is asked about one image at a time."""
+    """A trained classifier that is applied to one image at a time."""
 
     task = "classify"
 

@@ -84,7 +84,7 @@ class ClassifyTask(Task):
         return config.with_section("classify", replace(config.classify, cache_dir=folder))
 
     def load(self, folder: str | Path, device: str) -> ClassPredictor:
-        """A trained classifier, asked about one image at a time."""
+        """A trained classifier, applied to one image at a time."""
         from medvl.tasks.classify.predict import ClassPredictor
 
         return ClassPredictor.load(folder, device)
@@ -104,7 +104,7 @@ class ClassifyTask(Task):
         return KINDS
 
     def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        """Score a model as `medvl evaluate` does: the summary, and as a text."""
         from medvl.tasks.classify.kinds import requested
 
         return requested(request)
@@ -116,7 +116,7 @@ class ClassifyTask(Task):
         return page(request)
 
     def usage(self, folder: str | Path) -> str:
-        """The command that asks a model of this task about an image."""
+        """The command that applies a model of this task to an image."""
         return f"medvl predict {folder} IMAGE --out DIR gives probabilities with it"
 
 

@@ -1,7 +1,7 @@
 """Evaluation of a trained detector on one split: summary.json, cases.csv (one row an image), detections.csv.
 
-Beside the model stands a fixed guess, evaluated alike: of each class one box with score 1, the median of the training
-boxes as shares of the picture. Where boxes lie in much the same place on every image, a model must beat it.
+A fixed guess is evaluated in the same way: of each class one box with score 1, the median of the training boxes as
+shares of the image. Where boxes lie in nearly the same place on every image, a model must beat it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ COLUMNS: tuple[str, ...] = ("id", "image", "slice", "class", "score", "x0", "y0"
 
 
 class BoxPredictor(ImagePredictor):
-    """A trained detector that is asked about one image at a time."""
+    """A trained detector that is applied to one image at a time."""
 
     task = "detect"
 

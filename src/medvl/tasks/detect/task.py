@@ -76,7 +76,7 @@ class DetectTask(Task):
         return Detector(YOLO(**detector_options(config, num_classes)))
 
     def load(self, folder: str | Path, device: str) -> BoxPredictor:
-        """A trained detector, asked about one image at a time."""
+        """A trained detector, applied to one image at a time."""
         from medvl.tasks.detect.predict import BoxPredictor
 
         return BoxPredictor.load(folder, device)
@@ -96,7 +96,7 @@ class DetectTask(Task):
         return KINDS
 
     def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        """Score a model as `medvl evaluate` does: the summary, and as a text."""
         from medvl.tasks.detect.kinds import requested
 
         return requested(request)
@@ -108,7 +108,7 @@ class DetectTask(Task):
         return page(request)
 
     def usage(self, folder: str | Path) -> str:
-        """The command that asks a model of this task about an image."""
+        """The command that applies a model of this task to an image."""
         return f"medvl predict {folder} IMAGE --out DIR finds boxes with it"
 
 

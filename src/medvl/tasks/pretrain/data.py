@@ -41,7 +41,7 @@ def pretraining(
     """Model, learner and loaders of `task: pretrain`.
 
     Raises:
-        InputError: pairs that cannot be told apart, or an `init` that does not fit.
+        InputError: pairs that cannot be distinguished, or an `init` that does not fit.
     """
     num_without = {name: sum(not row.text.strip() for row in rows) for name, rows in splits.items()}
     for name, rows in splits.items():
@@ -130,7 +130,7 @@ def _grid_line(network: G2D) -> str | None:
 
 
 def _check_contrast(config: Config, rows: Sequence[Record], world_size: int, path: Path) -> None:
-    """InputError where a step holds one pair, or nothing tells the training pairs apart."""
+    """InputError where a step holds one pair, or the training pairs are all the same."""
     size, parts = config.train.batch_size, config.pretrain.accumulate
     smallest = size // min(parts, size)  # of the parts of a batch
     if smallest * world_size < 2:
@@ -187,7 +187,7 @@ def _spread(config: Config, dataset: SegmentDataset, lengths: list[int], world_s
 
 
 def _negatives(config: Config, world_size: int) -> str:
-    """Among how many pairs each pair is told apart, in words."""
+    """Among how many pairs each pair is distinguished, in words."""
     pretrain, whole = config.pretrain, config.train.batch_size * world_size
     if pretrain.accumulate > 1 and pretrain.accumulate_mode == "micro":
         part = -(-whole // pretrain.accumulate)

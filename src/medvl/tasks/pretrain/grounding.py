@@ -7,7 +7,7 @@ Only records whose mask has pixels are scored (positives; reference: G2D, A.4.2)
   without the bars, which is negative where the map is lower inside.
 
 Controls: `shuffled phrase` asks the same image with another phrase of the set; `chance` is what as many pixels as the
-phrase got would score if they were drawn at random; `everything` is the whole image as the answer.
+phrase got would score if they were drawn at random; `everything` is the whole image as the mask.
 
 Shapes: H W native pixels, T thresholds (`medvl.metrics.grounding`).
 """
@@ -74,7 +74,7 @@ def grounding(
     Args:
         model: RUN or MODEL folder of `task: pretrain`.
         manifest: read so that `target` is among its classes; its texts are the phrases.
-        phrase: asked of every record instead of its own text.
+        phrase: used for every record instead of its own text.
         threshold: None chooses it by Dice per case: on the val split, and where val itself is scored each half of its
             patients gets the one that is best on the other half.
         sigma, how: see `ZeroShot.ground`.
@@ -247,7 +247,7 @@ def _withheld(cases: Sequence[GroundingCase], at: Sequence[int], seed: int) -> s
     whole = np.array([case.measured.num_px for case in cases], dtype=np.float64)
     pred = np.array([case.measured.pred_px[level] for case, level in zip(cases, at, strict=True)], dtype=np.float64)
     for name, control in (
-        ("the whole image as the answer", 2 * true / (whole + true)),
+        ("the whole image as the mask", 2 * true / (whole + true)),
         ("as many pixels at random", 2 * pred * true / whole / (pred + true)),
     ):
         difference = paired_difference(dice, control, patients, seed=seed)

@@ -39,7 +39,7 @@ TABLE = RatioTable(
 
 
 def phrase_cells(run: ScoredRun, device: str) -> Cell:
-    """Contours of a pre-trained model asked for the phrase, at the threshold that the case was scored with."""
+    """Contours of a pre-trained model given the phrase, at the threshold that the case was scored with."""
     reader = ZeroShot.load(run.summary["model"], device)
     records = {record.id: record for record in manifest_as_written(run).records}
     with (run.folder / CASES).open(encoding="utf-8", newline="") as file:

@@ -195,7 +195,7 @@ class PretrainLearner(Learner):
         return measures
 
     def validation_panels(self) -> Mapping[str, Panel]:
-        """One picture per pair: image, attention, body, raw and smoothed mask, the decoder's answer; with the text."""
+        """One picture per pair: image, attention, body, raw and smoothed mask, the decoder's output; with the text."""
         panels, self._panels = self._panels, {}
         return panels
 

@@ -1,4 +1,4 @@
-"""Images -> answers of a pre-trained model: where texts are, and the probabilities of classes by prompts."""
+"""Images -> predictions of a pre-trained model: where texts are, and the probabilities of classes by prompts."""
 
 from __future__ import annotations
 

@@ -356,7 +356,7 @@ def _panel_notes(
             "each image: colours do not compare between images."
         )
     if "decoder" in tiles:
-        notes.append("The decoder's answer runs from 0 (dark) to 1 (yellow); the mask is what it is taught.")
+        notes.append("The decoder's output runs from 0 (dark) to 1 (yellow); the mask is what it is taught.")
     if config.pretrain.shuffle_masks:
         notes.append("Masks are each image's own; in this run the decoder was taught those of other images.")
     step = card.get("step")

@@ -1,4 +1,4 @@
-"""`task: pretrain`: G2D on image-report pairs, and what it answers without any label."""
+"""`task: pretrain`: G2D on image-report pairs, and its use without any label."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class PretrainTask(Task):
         return KINDS
 
     def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        """Score a model as `medvl evaluate` does: the summary, and as a text."""
         from medvl.tasks.pretrain.kinds import requested
 
         return requested(request)
@@ -127,7 +127,7 @@ class PretrainTask(Task):
         return page(request)
 
     def usage(self, folder: str | Path) -> str:
-        """The command that asks a model of this task about an image."""
+        """The command that applies a model of this task to an image."""
         return (
             f'medvl predict {folder} IMAGE --text "PHRASE" --out DIR shows where it is, or train task: segment with '
             f"init={folder}"

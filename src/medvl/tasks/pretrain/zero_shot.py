@@ -62,7 +62,7 @@ class Grounding:
 
 
 class ZeroShot:
-    """A pre-trained G2D that is asked about one image at a time. Texts are encoded once per distinct text."""
+    """A pre-trained G2D that is applied to one image at a time. Texts are encoded once per distinct text."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ZeroShot:
         return self._image
 
     def set_image(self, image: str | Path | NDArray[Any] | Image) -> ZeroShot:
-        """Read an image; it is encoded once for grounding and once for classification, when first asked.
+        """Read an image; it is encoded once for grounding and once for classification, on first use.
 
         An array is (H, W) or (H, W, 3), uint8, uint16 or float in [0, 1].
 

@@ -219,7 +219,7 @@ def _classes(manifest: Manifest, family: PromptFamily, wanted: Sequence[str] | N
     repeated = sorted({name for name in wanted if list(wanted).count(name) > 1})
     if repeated or not wanted:
         raise InputError(
-            f"classes named twice: {', '.join(repeated)}" if repeated else "no classes to ask for",
+            f"classes named twice: {', '.join(repeated)}" if repeated else "no classes given",
             kind=FaultKind.DUPLICATE if repeated else FaultKind.EMPTY,
         )
     for name in wanted:
@@ -313,7 +313,7 @@ def _chosen(
             tuple(best_threshold(probs[half, k], labels[half, k], rule) for half in (~first, first))
             for k in range(len(classes))
         ]
-        # Each case is decided by the other half's threshold; asked at 0.5, decisions of 0 and 1 are themselves.
+        # Each case is decided by the other half's threshold: at 0.5, decisions of 0 and 1 are themselves.
         cut = np.array([np.where(first, a, b) for a, b in pairs]).T  # (n, K)
         usable = [0.5 if not any(map(math.isnan, pair)) else math.nan for pair in pairs]
         made = _decisions((probs >= cut).astype(np.float64), labels, patients, classes, usable, seed)

@@ -92,7 +92,7 @@ def evaluate(
         slice_index: of volumes: the slice that is scored, or "all", where a source of `volumes_of` gives all slices and
             a case is a volume.
         mgca_batch: cases of a batch of `dice_mgca` (see `summary.metrics_of`).
-        text_of: what a record is asked with, if not its own text; `text_name` says so in the summary.
+        text_of: the text of a record, if not its own; `text_name` says so in the summary.
 
     A mask that is not annotated is not scored, and counted; one that is absent (`none`) is an empty mask.
     """
@@ -288,7 +288,7 @@ def as_text(summary: Mapping[str, Any], out: Path) -> str:
         shown = {name: condition["dice"] for name, condition in probe["conditions"].items() if condition["num"]}
         if probe["side_swap"]["num"]:
             shown["changes side"] = probe["side_swap"]["share_changing_side"]
-        lines += ["", "  Dice per image against the true mask, by the text asked with", *_metric_table("text", shown)]
+        lines += ["", "  Dice per image against the true mask, by the text given", *_metric_table("text", shown)]
         lines += [f"  {note}" for note in probe["notes"]]
     lines += ["", *[f"  note: {note}" for note in summary["notes"]]]
     if summary["num_not_annotated"]:

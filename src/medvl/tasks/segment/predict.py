@@ -70,7 +70,7 @@ class MaskFiles:
                 )
         with_text = sum(bool(image.record and image.record.text.strip()) for image in images)
         if with_text and texts:
-            warn(f"--text is asked of every image; the texts of {with_text} rows of the manifest are not")
+            warn(f"--text is used for every image; the texts of {with_text} rows of the manifest are not")
 
     def answer(self, image: InputImage) -> list[dict[str, Any]]:
         """Write the files of one image; a row per prompt and class. InputError where it cannot be read."""
@@ -88,7 +88,7 @@ class MaskFiles:
         return [self._write(image, text, label, part) for (text, label), part in parts.items()]
 
     def _open(self, path: Path, index: int | None) -> Image:
-        """The slice of an image, encoded; kept while rows of a manifest ask about the same one."""
+        """The slice of an image, encoded; kept while rows of a manifest are of the same one."""
         if self._image is None or self._current != (path, index):
             self._image = load_image(path, replace(self.predictor.config.data, slice_index=index))
             self._current = (path, index)

@@ -57,7 +57,7 @@ class Pictures:
         self._embedded: dict[Path, tuple[str, float, tuple[int, int], Turn]] = {}
 
     def panels(self, record_id: str, class_name: str, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """One panel per text that the record is asked with."""
+        """One panel per text of the record."""
         record = self.records[record_id]
         answers = predicted_masks(self.source, [record] * len(texts), texts, self.threshold)
         return [self._panel(record, class_name, answer[class_name]) for answer in answers]
@@ -249,7 +249,7 @@ def _sensitivity_panels(
         if true.patient in patients or len(result) == SENSITIVITY_CASES:
             continue
         patients.add(true.patient)
-        # The pictures are asked with a text, not with a context.
+        # The pictures are drawn with a text, not with a context.
         ordered = [strip[name] for name in CONDITIONS if name in strip and name != OTHER_CONTEXT]
         panels = pictures.panels(true.id, true.class_name, [row.text for row in ordered])
         result.append(

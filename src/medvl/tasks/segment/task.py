@@ -106,7 +106,7 @@ class SegmentTask(Task):
         return KINDS
 
     def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` asks: the summary, and as a text."""
+        """Score a model as `medvl evaluate` does: the summary, and as a text."""
         from medvl.tasks.segment.kinds import requested
 
         return requested(request)
@@ -118,7 +118,7 @@ class SegmentTask(Task):
         return page(request)
 
     def usage(self, folder: str | Path) -> str:
-        """The command that asks a model of this task about an image."""
+        """The command that applies a model of this task to an image."""
         return f'medvl predict {folder} IMAGE --text "PHRASE" --out DIR segments with it'
 
 
