@@ -52,6 +52,8 @@ RESULTS = (
     Result("pseudo masks beside alignment", "sweep_g2d", G2D_AS_IS, "no decoder (alignment only)"),
     Result("LViT, not a U-Net, which reads no text", "sweep_networks", "LViT", "U-Net"),
     Result("frozen encoder: pseudo masks, not labels", "sweep_encoders", "pseudo masks", "label-supervised", (True,)),
+    Result("PLAM, not plain skip connections", "sweep_lvit", AS_IS, "PLAM off"),
+    Result("LViT, not a U-Net that reads the text", "sweep_networks", "LViT", "text U-Net"),
     Result("a text, not none", "sweep_lvit", AS_IS, "no text (LViT-TW)"),
     Result("EPI and LV loss beside 25 % of the masks", "sweep_semi", "EPI and LV", "masks only", (0.25,)),
     Result("pseudo masks of the image, not of another", "sweep_g2d", G2D_AS_IS, "shuffled masks"),
@@ -146,8 +148,9 @@ def _line(row: Result) -> str:
     low, high = sorted((sign * gap["lo"], sign * gap["hi"]))
     noise = ", within noise" if low <= 0 <= high else ""
     difference = f"{sign * gap['mean']:+.3f} [{low:+.3f}, {high:+.3f}]{noise}"
-    data = "PHANTOM" if "PHANTOM" in table["title"] else "REAL"
-    values = [row.question, data, f"{first['mean']:.3f}", f"{second['mean']:.3f}", difference, f"`{table['command']}`"]
+    data = table["title"].rpartition("(")[2].rstrip(")")  # REAL or PHANTOMS, network and size
+    command = table["command"].partition(" --")[0]
+    values = [row.question, data, f"{first['mean']:.3f}", f"{second['mean']:.3f}", difference, f"`{command}`"]
     return f"| {' | '.join(values)} |"
 
 
