@@ -61,7 +61,7 @@ class SemiConfig:
     A plain EMA teacher is `epi: weights`. Weak-to-strong consistency (FixMatch, arXiv 2001.07685) is `epi: labels,
     beta: 0, view: strong, min_confidence: 0.95`.
     Measured: a gain with the masks of 5 % and 10 % of the shipped set's patients; none at 25 %, on bone tumours, or
-    (EPI alone) on the lungs of adults (docs/results.md).
+    (EPI alone) on the lungs of adults; on breast lesions a loss, as with the plain controls (docs/results.md).
     """
 
     epi: Literal["none", "labels", "weights"] = "none"  # EMA of each pseudo label, or of the weights (teacher)
