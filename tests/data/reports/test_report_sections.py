@@ -11,17 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medvl.data.reports.cleaning import count_headers, count_list_numbers, count_marks, report_text
 from medvl.data.reports.headings import section_name
-from medvl.data.reports.sections import (
-    Sections,
-    count_headers,
-    count_list_numbers,
-    count_marks,
-    num_words,
-    parse_sections,
-    report_text,
-)
-from medvl.data.reports.sentences import sentences
+from medvl.data.reports.sections import Sections, parse_sections
+from medvl.data.reports.sentences import num_words, sentences
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)

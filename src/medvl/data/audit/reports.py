@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medvl.data.record import Record
-from medvl.data.reports.sections import MIN_WORDS, count_headers, count_list_numbers, count_marks, num_words
+from medvl.data.reports.cleaning import MIN_WORDS, count_headers, count_list_numbers, count_marks
+from medvl.data.reports.sentences import num_words
 
 MGCA_WORDS = 112  # MGCA cuts a report behind them; nothing here does
 _MENDED = "; medvl data import reports takes them out"

@@ -32,7 +32,7 @@ from medvl.data.importers.set_files import need_folder
 from medvl.data.importers.shapes import CocoRuns, Shape
 from medvl.data.record import ABSENT, NOT_A_MASK
 from medvl.data.records import write_manifest
-from medvl.data.reports.sections import CleanReport
+from medvl.data.reports.cleaning import CleanReport
 from medvl.data.tables import SUFFIXES
 
 SPLITS = ("train", "val", "test")

@@ -23,7 +23,8 @@ from pathlib import Path
 from medvl.core.errors import Fault, FaultKind, InputError, nearest
 from medvl.data.importers.cases import Case, Draft, ImportResult, count_removed, section_columns
 from medvl.data.importers.set_files import stream_csv
-from medvl.data.reports.sections import CleanReport, parse_sections, report_text
+from medvl.data.reports.cleaning import CleanReport, report_text
+from medvl.data.reports.sections import parse_sections
 
 COLUMNS = ("id", "image", "text", "text_findings", "text_impression", "patient", "study", "view", "split", "licence")
 SPLIT_NAMES = {"train": "train", "validate": "val", "test": "test"}

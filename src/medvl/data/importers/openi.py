@@ -21,7 +21,8 @@ from pathlib import Path
 from medvl.core.errors import Fault, InputError
 from medvl.data.importers.cases import Case, Draft, ImportResult, count_removed, section_columns
 from medvl.data.importers.set_files import matching
-from medvl.data.reports.sections import CleanReport, Sections, report_text
+from medvl.data.reports.cleaning import CleanReport, report_text
+from medvl.data.reports.sections import Sections
 
 _TEXTS = ("text", "text_findings", "text_impression")
 COLUMNS = ("id", "image", *_TEXTS, "labels", "patient", "study", "view", "split", "licence")

@@ -25,7 +25,8 @@ from medvl.data.cells import is_missing
 from medvl.data.images import image_size
 from medvl.data.importers.cases import Case, Draft, ImportResult, safe_id, summed_up
 from medvl.data.importers.set_files import index_files, matching, only_table, stream_csv
-from medvl.data.reports.sections import Sections, report_text
+from medvl.data.reports.cleaning import report_text
+from medvl.data.reports.sections import Sections
 
 TABLE = "PADCHEST_chest_x_ray_images_labels*.csv"
 COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report", "Labels")

@@ -13,8 +13,9 @@ from medvl.core.errors import InputError, warn
 from medvl.core.files import refuse_source
 from medvl.data.importers.cases import ImportResult
 from medvl.data.records import load_manifest, moved_rows, write_manifest
+from medvl.data.reports.cleaning import CleanReport, report_text
 from medvl.data.reports.headings import unknown_titles
-from medvl.data.reports.sections import CleanReport, parse_sections, report_text
+from medvl.data.reports.sections import parse_sections
 
 MADE = ("text", "text_findings", "text_impression")
 

@@ -74,3 +74,8 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
         following = re.match(r"[A-Za-z]+", after)
         return bool(_LIST_START.match(after)) or (following is not None and following[0].lower() in _STARTERS)
     return len(before) > 2 or not after[0].islower() or not before.isalpha()
+
+
+def num_words(text: str) -> int:
+    """Pieces between white space that hold a letter or a digit."""
+    return sum(any(c.isalnum() for c in piece) for piece in text.split())
