@@ -143,26 +143,19 @@ def test_a_file_of_another_program_may_have_old_files_beside_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "own"),
-    [("{}", False), ("{cnn: nano}", True), ("{cnn: nano, input_norm: none}", False), ("{cnn: ucnn}", False)],
-)
-def test_lvit_standardises_for_another_encoder_only(model: tuple[EncoderUNet, Path], options: str, own: bool) -> None:
+    ("network", "options", "own"),
+    [
+        ("lvit", "{}", False), ("lvit", "{cnn: nano}", True), ("lvit", "{cnn: nano, input_norm: none}", False),
+        ("lvit", "{cnn: ucnn}", False), ("encoder_unet", "{}", True), ("encoder_unet", "{input_norm: none}", False),
+    ],
+)  # fmt: skip
+def test_what_the_encoder_was_fed(model: tuple[EncoderUNet, Path], network: str, options: str, own: bool) -> None:
+    """LViT standardises for another encoder only."""
     _, folder = model
     (folder / "config.yaml").write_text(
         "task: segment\ndata: {manifest: m.csv, image_size: [96, 64], normalize: none, in_channels: 1}\n"
-        f"model: {{name: lvit, size: nano, options: {options}}}\n"
-    )
-    done = CliRunner().invoke(app, [str(folder), "--out", str(folder / "encoder.pth")])
-    assert done.exit_code == 0, done.output
-    assert ("mean 0 and standard deviation 1" in done.stdout) == own
-
-
-@pytest.mark.parametrize(("options", "own"), [("{}", True), ("{input_norm: none}", False)])
-def test_what_the_encoder_was_fed_is_said(model: tuple[EncoderUNet, Path], options: str, own: bool) -> None:
-    _, folder = model
-    (folder / "config.yaml").write_text(
-        "task: segment\ndata: {manifest: m.csv, image_size: [96, 64], normalize: none, in_channels: 1}\n"
-        f"text: {{encoder: none}}\nmodel: {{name: encoder_unet, size: nano, options: {options}}}\n"
+        f"model: {{name: {network}, size: nano, options: {options}}}\n"
+        + ("text: {encoder: none}\n" if network == "encoder_unet" else "")
     )
     done = CliRunner().invoke(app, [str(folder), "--out", str(folder / "encoder.pth")])
     assert done.exit_code == 0, done.output

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,27 @@ from medvl.tasks.segment.evaluate import choose_threshold, evaluate
 from .conftest import SIZE, Deaf, Listener, lung, write_rows
 
 HEAD = "id,image,patient,split,class,text,dice,iou,hd95_px,hd95_mm,assd_px,assd_mm,true_px,pred_px"
+
+
+class Drawn(Listener):
+    """Gives each record the probabilities that a function draws of it and its text."""
+
+    def __init__(self, draw: Callable[[Record, str], np.ndarray]) -> None:
+        self.draw = draw
+
+    def probs(self, records: Sequence[Record], texts: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"mask": self.draw(*pair).astype(np.float32)} for pair in zip(records, texts, strict=True)]
+
+
+def noise(record: Record, text: str) -> np.ndarray:
+    """The right answer with noise that depends on the record alone."""
+    level = 0.1 + 0.3 * (int(record.patient, 36) % 4)
+    return (1 - level) * lung(text) + level * np.random.default_rng(sum(record.id.encode())).random(SIZE)
+
+
+# 0.7 in the mask, 0.6 in a halo of five rows, 0.1 elsewhere.
+GRADED = Drawn(lambda _, text: np.where(np.arange(SIZE[0])[:, None] < 5, 0.6, np.where(lung(text), 0.7, 0.1)))
+NOISY, CROPPED = Drawn(noise), Drawn(lambda *_: np.zeros((30, 60)))
 
 
 def test_both_conventions_by_hand(phrases: Manifest, tmp_path: Path) -> None:
@@ -129,10 +151,10 @@ def test_dice_of_mgca_and_of_positives(sparse: Manifest, batch: int, mgca: float
 
 
 def test_the_result_is_deterministic(phrases: Manifest) -> None:
-    first = evaluate(Noisy(), phrases, split="val", seed=1).summary["metrics"]
-    assert first == evaluate(Noisy(), phrases, split="val", seed=1).summary["metrics"]
+    first = evaluate(NOISY, phrases, split="val", seed=1).summary["metrics"]
+    assert first == evaluate(NOISY, phrases, split="val", seed=1).summary["metrics"]
     assert first["dice_per_image"]["lo"] < first["dice_per_image"]["mean"] < first["dice_per_image"]["hi"]
-    other = evaluate(Noisy(), phrases, split="val", seed=2).summary
+    other = evaluate(NOISY, phrases, split="val", seed=2).summary
     assert first["dice_per_image"]["mean"] == other["metrics"]["dice_per_image"]["mean"]
     assert other["bootstrap"] == {"unit": "patient", "draws": 2000, "seed": 2, "confidence": 0.95}
 
@@ -143,17 +165,13 @@ def test_one_patient_has_no_interval_and_it_is_said(phrases: Manifest, capsys: p
     assert any("single patient" in note for note in found.summary["notes"])
 
 
-def test_without_surface_distances(phrases: Manifest) -> None:
-    found = evaluate(Deaf(), phrases, split="val", surface=False)
-    assert found.summary["metrics"]["hd95_px"]["num"] == 0
-    assert found.summary["surface_undefined"] == {}
-    assert found.summary["metrics"]["dice_per_image"]["num"] == 12
-
-
-def test_another_text_can_be_asked(phrases: Manifest) -> None:
-    found = evaluate(Listener(), phrases, split="val", text_of=lambda record: "", text_name="empty")
-    assert found.summary["metrics"]["dice_per_image"]["mean"] == 0.0
-    assert (found.summary["text"], found.summary["contains_text"]) == ("empty", False)
+def test_without_surface_distances_and_with_another_text(phrases: Manifest) -> None:
+    found = evaluate(Deaf(), phrases, split="val", surface=False).summary
+    assert found["metrics"]["hd95_px"]["num"] == 0 and found["surface_undefined"] == {}
+    assert found["metrics"]["dice_per_image"]["num"] == 12
+    asked = evaluate(Listener(), phrases, split="val", text_of=lambda record: "", text_name="empty").summary
+    assert asked["metrics"]["dice_per_image"]["mean"] == 0.0
+    assert (asked["text"], asked["contains_text"]) == ("empty", False)
 
 
 def test_bad_input(phrases: Manifest) -> None:
@@ -162,14 +180,13 @@ def test_bad_input(phrases: Manifest) -> None:
     with refused("missing_column"):
         evaluate(Listener(), phrases, split="val", group_by=["wordings"])
     with refused("mismatch"):
-        evaluate(Cropped(), phrases, split="val")
+        evaluate(CROPPED, phrases, split="val")
 
 
 def test_the_threshold_is_chosen_where_dice_is_best(phrases: Manifest) -> None:
-    threshold, dice = choose_threshold(Graded(), phrases.split("val"), phrases.classes)
-    # 0.7 in the mask, 0.6 in a halo, 0.1 elsewhere: right above 0.6.
+    threshold, dice = choose_threshold(GRADED, phrases.split("val"), phrases.classes)
     assert (threshold, dice) == (0.6, 1.0)
-    found = evaluate(Graded(), phrases, split="val", threshold=threshold, threshold_source="val")
+    found = evaluate(GRADED, phrases, split="val", threshold=threshold, threshold_source="val")
     assert found.summary["metrics"]["dice_per_image"]["mean"] == dice
     assert found.summary["threshold_source"] == "val"
     # All thresholds below 0.9 are equal for the listener: the one nearest to 0.5 is taken.
@@ -179,8 +196,8 @@ def test_the_threshold_is_chosen_where_dice_is_best(phrases: Manifest) -> None:
 def test_the_chosen_dice_is_what_evaluation_finds(phrases: Manifest, sparse: Manifest) -> None:
     for manifest in (phrases, sparse):
         for rule in ("one", "zero", "skip"):
-            threshold, dice = choose_threshold(Noisy(), manifest.split("val"), ["mask"], empty_mask=rule)  # type: ignore[arg-type]
-            found = evaluate(Noisy(), manifest, split="val", threshold=threshold, empty_mask=rule)  # type: ignore[arg-type]
+            threshold, dice = choose_threshold(NOISY, manifest.split("val"), ["mask"], empty_mask=rule)  # type: ignore[arg-type]
+            found = evaluate(NOISY, manifest, split="val", threshold=threshold, empty_mask=rule)  # type: ignore[arg-type]
             assert found.summary["metrics"]["dice_per_image"]["mean"] == pytest.approx(dice)
 
 
@@ -199,35 +216,3 @@ def test_opening_test_is_logged_in_the_run(phrases: Manifest, tmp_path: Path) ->
     assert lines[0]["metrics"]["dice_per_image"] == 1.0
     assert lines[0]["manifest_hash"] == phrases.content_hash()
     assert "opened: 2" in (model / "card.md").read_text()
-
-
-class Noisy(Listener):
-    """The right answer with noise that depends on the record alone."""
-
-    def probs(self, records: list[Record], texts: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
-        result = []
-        for record, text in zip(records, texts, strict=True):
-            noise = np.random.default_rng(sum(record.id.encode())).random(SIZE)
-            level = 0.1 + 0.3 * (int(record.patient, 36) % 4)
-            result.append({"mask": ((1 - level) * lung(text) + level * noise).astype(np.float32)})
-        return result
-
-
-class Graded(Listener):
-    """0.7 in the mask, 0.6 in a halo, 0.1 elsewhere."""
-
-    def probs(self, records: list[Record], texts: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
-        result = []
-        for text in texts:
-            probs = np.where(lung(text), 0.7, 0.1).astype(np.float32)
-            halo = np.zeros(SIZE, dtype=bool)
-            halo[:5] = True
-            result.append({"mask": np.where(halo, np.float32(0.6), probs)})
-        return result
-
-
-class Cropped(Listener):
-    """Forgets ten rows of the image."""
-
-    def probs(self, records: list[Record], texts: list[str]) -> list[dict[str, Any]]:  # type: ignore[override]
-        return [{"mask": np.zeros((30, 60), dtype=np.float32)} for _ in texts]

@@ -59,6 +59,19 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+def whole_page(path: Path) -> tuple[str, Page, str]:
+    """The page as its file, as tags and as its words. It fetches nothing, and each reference has its one target."""
+    text = path.read_text()
+    page = Page(text)
+    assert page.open == [] and not page.tags & {"script", "link", "iframe"}
+    assert all(url.startswith(("data:image/", "#")) for url in page.fetched)
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+    return text, page, " ".join(" ".join(page.text).split())
+
+
 @pytest.fixture
 def run(phrases: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, FakePredictor]:
     """A run folder whose model is a fake that obeys its text."""
@@ -87,36 +100,16 @@ def run(phrases: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
 def test_the_page_is_whole_and_fetches_nothing(run: tuple[Path, FakePredictor]) -> None:
     path, summary = make_report(run[0])
     assert path == run[0] / "report" / "val" / "report.html"
-    text = path.read_text()
-    page = Page(text)
-    assert page.open == [] and "script" not in page.tags and "link" not in page.tags
-    assert page.fetched and all(url.startswith(("data:image/", "#")) for url in page.fetched)
-    assert "@import" not in text and not re.search(r"url\((?!#)", text)
-    assert len(text) < 5_000_000
-    words = " ".join(" ".join(page.text).split())
+    text, page, words = whole_page(path)
+    assert page.fetched and len(text) < 5_000_000
     assert "fake <lvit>" in words and "fake &lt;lvit&gt;" in text
-    for expected in (
-        "not a medical device",
-        "Dice per image",
-        "Dice pooled",
-        "Dice, MGCA",
-        "Dice, positives",
-        "By kind",
-        "left and right swapped",
-        "contains report text",
-    ):
+    for expected in ("not a medical device", "Dice per image", "Dice pooled", "Dice, MGCA", "Dice, positives",
+                     "By kind", "left and right swapped", "contains report text"):  # fmt: skip
         assert expected in words, expected
     assert "changes side in 100.0 % of 8 cases" in words
     assert summary["metrics"]["dice_per_image"]["mean"] == 1.0
     # The loss curve and the best validation Dice are drawn.
     assert "Validation Dice per image" in words and "0.800" in words
-
-
-def test_ids_in_the_page_are_unique_and_every_reference_has_one(run: tuple[Path, FakePredictor]) -> None:
-    text = make_report(run[0])[0].read_text()
-    ids = re.findall(r'\bid="([^"]+)"', text)
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
 
 
 def test_no_text_leaves_every_text_out(run: tuple[Path, FakePredictor]) -> None:

@@ -119,6 +119,10 @@ def test_the_coverage_is_that_of_experiments_drawn_by_hand(tmp_path: Path) -> No
     assert found["simulations"] == 3 and found["sd"] == pytest.approx(0.005, rel=0.4)
     assert coverage_note(found) in result["notes"] and coverage_note(found) in as_text(result, tmp_path)
     assert budget_of([str(tmp_path / "cells")], 0.85, num_draws=20)["coverage"] is None
+    # The interval that is printed holds the true number too, in nearly all of some experiments.
+    sets = [cells(tmp_path / str(seed), noisy(true, sd, seed)) for seed in range(5)]
+    intervals = [budget_of([folder], 0.85, num_draws=60)["needed"] for folder in sets]
+    assert sum(one["lo"] <= true.needed(0.85) <= (one["hi"] or math.inf) for one in intervals) >= 4
 
 
 def test_how_much_runs_vary() -> None:
