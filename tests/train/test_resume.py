@@ -21,6 +21,7 @@ import torch
 from faults import refused
 from lightning_fabric import Fabric
 from PIL import Image as PILImage
+from runs import assert_same, logged
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,6 +30,8 @@ from medvl.config import load_config
 from medvl.core import errors
 from medvl.core.errors import DivergedError
 from medvl.data import hashes
+from medvl.data.hashes import file_hash
+from medvl.data.packing import pack_manifests
 from medvl.data.records import load_manifest
 from medvl.inference.model_folder import load_model, save_model
 from medvl.tasks.segment.learner import SegmentLearner
@@ -37,7 +40,7 @@ from medvl.train import run as run_module
 from medvl.train.checkpoint import load_state
 from medvl.train.finite import FiniteWatch
 from medvl.train.run import open_manifest, train
-from medvl.train.run_data import check_data
+from medvl.train.run_data import check_data, describe_data
 from medvl.train.run_folder import alone_in, open_run
 from medvl.train.stopping import Stopped, stop_after_step, stop_at_once
 
@@ -51,11 +54,6 @@ class Killed(BaseException):
 
 def model_bytes(run: Path) -> bytes:
     return (run / "model" / "model.safetensors").read_bytes()
-
-
-def validations(run: Path) -> list[dict[str, object]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "elapsed_s"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -141,53 +139,9 @@ def test_one_run_stopped_at_each_point_ends_as_the_undisturbed_one(
     assert not (run / "model").exists()
     train(None, run, resume=True)
     assert model_bytes(run) == model_bytes(whole)
-    assert validations(run) == validations(whole)
+    assert logged(run) == logged(whole)
     assert not [path for path in run.rglob(".*") if path.name != ".lock"]
-    ours, undisturbed = (load_state(folder / "checkpoints/last/state.pt")[1] for folder in (run, whole))
-    for part in ("module", "average"):  # trained weights, and what was chosen of them
-        assert ours[part].keys() == undisturbed[part].keys()
-        assert all(torch.equal(value, undisturbed[part][name]) for name, value in ours[part].items())
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("point", ["after the last step", "in the last validation", "before publishing", "SIGTERM"])
-def test_a_run_that_ends_in_its_last_epoch_resumes_to_the_undisturbed_model(
-    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
-) -> None:
-    """As above, each point in a run of its own."""
-    config, run = load_config(data / "recipe.yaml", [*FEW, "train.save_every_s=0.000001"]), tmp_path / "run"
-    save, validate, calls = loop.save_state, loop.validate, [0]
-
-    def killed_after_save(path: Path, progress: object, parts: object) -> None:
-        save(path, progress, parts)  # type: ignore[arg-type]
-        if progress.step == 3:  # type: ignore[attr-defined]
-            raise Killed
-
-    def killed_after_validation(*args: object) -> object:
-        values = validate(*args)  # type: ignore[arg-type]
-        calls[0] += 1
-        if calls[0] == 2:
-            raise Killed
-        return values
-
-    with monkeypatch.context() as patch:
-        if point == "after the last step":
-            patch.setattr(loop, "save_state", killed_after_save)
-        elif point == "in the last validation":
-            patch.setattr(loop, "validate", killed_after_validation)
-        elif point == "before publishing":
-            patch.setattr(run_module.shutil, "copytree", killed)
-        else:
-            interrupt(patch, 3, signal.SIGTERM)
-        with pytest.raises((Killed, KeyboardInterrupt)) as caught:
-            train(config, run)
-    assert not (run / "model").exists()
-    if point == "SIGTERM":
-        assert getattr(caught.value, "exit_code", 0) == 128 + signal.SIGTERM
-    train(None, run, resume=True)
-    assert model_bytes(run) == model_bytes(whole)
-    assert validations(run) == validations(whole)
-    assert not [path for path in run.rglob(".*") if path.name != ".lock"]
+    assert_same(run, whole)  # trained weights, and their average
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -286,6 +240,18 @@ def test_a_run_is_not_resumed_on_other_data_unseen(whole: Path, data: Path, tmp_
     check(accept=True)
     check()  # what was accepted is now the run's own
     assert len(json.loads((run / "data.json").read_text())["changes"]) == 1
+
+
+def test_a_table_in_a_pack_is_part_of_the_data(data: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (data / "more.csv").write_text(f"image,patient,{name}\ni0.png,p1,x\n")
+        pack_manifests([data / "manifest.csv", data / "more.csv"], tmp_path / f"{name}.tar")
+    found = []
+    for name in ("a", "b", "gone"):
+        words = [f"data.manifest={tmp_path / 'a.tar'}", f"data.also_labelled={tmp_path / name}.tar/more.csv"]
+        config = load_config(data / "recipe.yaml", [*FEW, *words])
+        found.append(describe_data(open_manifest(config), config, tmp_path)["also_labelled"])
+    assert found[0] != found[1] == file_hash(data / "more.csv") and found[2] is None
 
 
 def test_resume_compares_the_data_and_hashes_them_once(
@@ -510,7 +476,7 @@ def test_twenty_kills_give_the_same_bits(whole: Path, data: Path, tmp_path: Path
         else:
             train(load_config(data / "recipe.yaml", [*FEW, "train.save_every_s=0.000001"]), run)
         assert model_bytes(run) == model_bytes(whole), number
-        assert validations(run) == validations(whole), number
+        assert logged(run) == logged(whole), number
         assert not [path for path in run.rglob(".*") if path.name != ".lock"], number
     print(f"{num_killed} of 20 were killed")
     assert num_killed >= len(chosen)

@@ -11,6 +11,7 @@ from medvl.config import Config
 from medvl.core.errors import InputError, warn
 from medvl.core.files import read_json, write_json
 from medvl.data.hashes import HashStore, file_hash
+from medvl.data.packed import is_file, table_of
 from medvl.data.record import Manifest
 
 DATA, HASHES = "data.json", "hashes.jsonl"  # in the run folder
@@ -22,14 +23,14 @@ _REMEDY = "bring the data back as they were, train anew into another folder, or 
 def describe_data(manifest: Manifest, config: Config, run: Path) -> dict[str, Any]:
     """Hashes of rows, splits, images, masks and further tables of a run. `run` keeps those of files (`HASHES`)."""
     files = manifest.file_hashes(HashStore(run / HASHES))
-    also = config.data.also_labelled
+    also = None if config.data.also_labelled is None else table_of(config.data.also_labelled)
     return {
         "format": FORMAT,
         "manifest_hash": manifest.content_hash(files),
         "rows_hash": manifest.rows_hash(),
         "split_hash": manifest.split_hash(),
         "order_hash": hashlib.sha256(json.dumps([row.id for row in manifest.records]).encode()).hexdigest(),
-        "also_labelled": None if also is None or not Path(also).is_file() else file_hash(Path(also)),
+        "also_labelled": file_hash(also) if also is not None and is_file(also) else None,
         "files": files,
         "changes": [],
     }
