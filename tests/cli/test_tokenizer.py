@@ -195,6 +195,17 @@ def test_wrong_options(manifest: Path, tmp_path: Path, options: tuple[object, ..
         run("pretrain-text", manifest, "--out", tmp_path / "x", *options)
 
 
+def test_columns_of_other_names(manifest: Path, word_pieces: Path, tmp_path: Path) -> None:
+    other, names = tmp_path / "other.csv", "data.columns={text: Report, split: Subset}"
+    other.write_text(manifest.read_text().replace("id,image,text,split", "id,image,Report,Subset"))
+    run("tokenizer", other, names, "--out", tmp_path / "pieces", "--vocab-size", 200)
+    made = [(folder / "tokenizer.json").read_bytes() for folder in (word_pieces, tmp_path / "pieces")]
+    assert made[0] == made[1]
+    options = ("--out", tmp_path / "encoder", "--steps", 1, "--dim", 8, "--json")
+    result = run("pretrain-text", other, names, *options)
+    assert (result["train_texts"], result["val_texts"], result["told_apart_by"]) == (110, 30, "split")
+
+
 def test_cut_texts_are_counted(manifest: Path, tmp_path: Path) -> None:
     options = ("--steps", 1, "--dim", 8, "--max-tokens", 8, "--json")
     result = run("pretrain-text", manifest, "--out", tmp_path / "cut", *options)

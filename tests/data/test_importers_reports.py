@@ -55,6 +55,18 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert records["lines"].extra["report"] == REPORTS["lines"] and records["plain"].masks["mask"] is not None
 
 
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    source, out = manifest(tmp_path / "in", "report"), tmp_path / "out" / "clean.csv"
+    source.write_text(source.read_text().replace("id,image,", "Case,Path,", 1))
+    names = "data.columns={id: Case, image: Path, text: report}"
+    done = data_import("reports", source, names, "--out", out)
+    assert done.exit_code == 0, done.output
+    records = {record.id: record.text for record in load_manifest(out).records}
+    assert records == {name: TEXTS.get(name, "") for name in REPORTS}
+    with refused("conflict"):
+        raise data_import("siim", tmp_path, names, "--out", out).exception
+
+
 def test_the_column_text_is_replaced_and_cut_behind_a_sentence(tmp_path: Path) -> None:
     source = manifest(tmp_path / "in", "text")
     result = import_reports(source.parent, tmp_path / "in" / "clean.csv", max_words=4)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import refused
+from typer.testing import CliRunner
 
+from medvl.cli import app
 from medvl.config import DataConfig, load_config, make_config
 from medvl.data.dataset import SegmentDataset
 from medvl.data.masks import read_mask
 from medvl.data.records import load_manifest
-from medvl.experiments.localise import _maps, localisation
+from medvl.experiments.localise import _maps
 from medvl.train.run import train
 
 
@@ -30,8 +32,11 @@ def test_a_model_without_attention_looks_nowhere(tiny_manifest: Path, tmp_path: 
         "train: {max_steps: 1, batch_size: 4, accelerator: cpu}\n"
     )
     run = train(load_config(recipe), tmp_path / "run")
+    other = tiny_manifest.parent / "names.csv"  # read by the command line, with names of its own
+    other.write_text(tiny_manifest.read_text().replace("id,image,text", "id,Path,Report", 1))
+    words = ["x", "localise", str(run), str(other), "data.columns={image: Path, text: Report}"]
     with refused("unsupported"):
-        localisation(str(run), load_manifest(tiny_manifest), split="val", target="mask")
+        raise CliRunner().invoke(app, words).exception
 
 
 def test_the_id_is_that_of_the_row_that_was_scored(tiny_manifest: Path) -> None:

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medvl.cli.options import AsJson, ExcelSafe, names_of, numbers_of, show, split_overrides
+from medvl.cli.options import OTHER_COLUMNS, AsJson, ExcelSafe, names_of, numbers_of, show, split_overrides
 
 if TYPE_CHECKING:
     from medvl.config import DataConfig
     from medvl.phantom.report import Kind
-
-OTHER_COLUMNS = "names of other columns: data.columns={image: Path, patient: PatientID}"
 
 
 def import_(
     layout: Annotated[str, typer.Argument(help="a published layout; medvl data check lists them")],
     folder: Annotated[Path, typer.Argument(help="folder in that layout; lung-regions, reports: also a manifest")],
     out: Annotated[Path, typer.Option(help="manifest file to write, masks/ beside it; lung-regions: new folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(help=f"reports: {OTHER_COLUMNS}")] = None,
     max_size: Annotated[int | None, typer.Option(help="lung-regions: shrink images to this longest side")] = None,
     licence: Annotated[str | None, typer.Option(help="lung-regions: licence to write into each row")] = None,
     uncertain: Annotated[
@@ -43,10 +42,12 @@ def import_(
     """
     import sys
 
+    from medvl.data.columns import table_columns
     from medvl.data.importers.layouts import get_layout
 
     options: dict[str, object] = {"max_size": max_size, "licence": licence, "uncertain": uncertain}
     options |= {"unmentioned": unmentioned, "images": images, "reports": reports, "text_column": text_column}
+    options |= {"columns": table_columns(overrides or ())}
     options |= {"max_words": max_words, "views": None if views is None else tuple(names_of(views))}
     source = get_layout(layout)
     result = source.run(folder, out, **{name: value for name, value in options.items() if value is not None})
@@ -208,6 +209,7 @@ def unpack(
 def tokenizer(
     manifest: Annotated[str, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet; its images are not read")],
     out: Annotated[Path, typer.Option(help="new folder for the tokenizer")],
+    overrides: Annotated[list[str] | None, typer.Argument(help=OTHER_COLUMNS)] = None,
     vocab_size: Annotated[int, typer.Option(help="at most so many word pieces")] = 8000,
     text_column: Annotated[str, typer.Option(help="column that holds the reports")] = "text",
     split: Annotated[str, typer.Option(help="rows to learn from; all = every row")] = "train",
@@ -218,9 +220,13 @@ def tokenizer(
     The folder derives from report text. It holds no number of more than two digits and only parts of words that stand
     in reports of at least 3 patients.
     """
+    from medvl.data.columns import table_columns
     from medvl.data.corpus import learn_word_pieces
 
-    card = learn_word_pieces(manifest, out, vocab_size=vocab_size, text_column=text_column, split=split)
+    columns = table_columns(overrides or ())
+    card = learn_word_pieces(
+        manifest, out, vocab_size=vocab_size, text_column=text_column, split=split, columns=columns
+    )
     text = (
         f"{out}: {card['pieces']} word pieces from {card['texts']} texts (split {card['split']}), "
         f"{card['mean_pieces_per_text']} pieces a text, at most {card['longest_text']}; "

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medvl.cli.options import AsJson, Device, ExcelSafe, numbers_of, show
+from medvl.cli.options import OTHER_COLUMNS, AsJson, Device, ExcelSafe, numbers_of, show
 
 
 def sweep(
@@ -200,6 +200,7 @@ def suggest(
 def localise(
     model: Annotated[str, typer.Argument(help="run or model folder of a pre-training (task: pretrain)")],
     manifest: Annotated[Path, typer.Argument(help="manifest whose masks are looked for")],
+    overrides: Annotated[list[str] | None, typer.Argument(help=OTHER_COLUMNS)] = None,
     target: Annotated[str, typer.Option(help="column of the mask: mask, or NAME of mask_NAME")] = "mask",
     lungs: Annotated[str | None, typer.Option(help="NAME of the column of the lung field, for comparison")] = None,
     text_column: Annotated[
@@ -218,13 +219,19 @@ def localise(
     effusions, enlarged hearts and pneumothoraces no better than another image's; after 122 real pairs it found lesions
     no better than chance.
     """
+    from medvl.data.columns import table_columns
     from medvl.data.records import load_manifest
     from medvl.evaluation.record import refuse_other_results
     from medvl.experiments.localise import as_text, localisation
 
     classes = [name.removeprefix("mask_") for name in (target, *([lungs] if lungs else []))]
     # A mask cell that is empty is nothing to look for here, whatever it means elsewhere.
-    records = load_manifest(manifest, text_column=text_column, classes=classes if classes != ["mask"] else None)
+    records = load_manifest(
+        manifest,
+        text_column=text_column,
+        classes=classes if classes != ["mask"] else None,
+        columns=table_columns(overrides or ()),
+    )
     same = {"model": model, "split": split, "target": classes[0], "manifest": str(records.path)}
     refuse_other_results(out, evaluation="localise", split_hash=records.split_hash(), **same)
     record = localisation(
@@ -236,6 +243,7 @@ def localise(
 def pretrain_text(
     manifest: Annotated[str, typer.Argument(help="manifest: CSV, JSONL, XLSX, Parquet; its images are not read")],
     out: Annotated[Path, typer.Option(help="new folder for the text encoder")],
+    overrides: Annotated[list[str] | None, typer.Argument(help=OTHER_COLUMNS)] = None,
     steps: Annotated[int, typer.Option(help="optimizer steps")] = 2000,
     dim: Annotated[int, typer.Option(help="width, a multiple of 4; must equal text.dim later")] = 128,
     layers: Annotated[int, typer.Option(help="depth; must equal text.layers later")] = 2,
@@ -253,11 +261,12 @@ def pretrain_text(
     Judged on the split val (or, without one, on a tenth of the texts) before and after, beside a guess by word
     frequency. The folder derives from report text. Whether it helps any later task has not been measured.
     """
+    from medvl.data.columns import table_columns
     from medvl.data.corpus import read_corpus
     from medvl.experiments.masked_language import pretrain_text as run
 
     result = run(
-        read_corpus(manifest, text_column),
+        read_corpus(manifest, text_column, table_columns(overrides or ())),
         out,
         steps=steps,
         dim=dim,

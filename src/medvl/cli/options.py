@@ -34,6 +34,7 @@ OLD_VERBS = {
     "ground": "predict for images, medvl evaluate for a manifest with masks",
     "classify": "predict --classes for images, medvl evaluate for a manifest with labels",
 }
+OTHER_COLUMNS = "names of other columns: data.columns={image: Path, patient: PatientID}"
 _ORDER = ("demo", "predict", "data")  # the groups of verbs stand among the verbs, in the order of use
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from medvl.core.errors import Fault, InputError, nearest, warn
 from medvl.core.files import new_folder
 from medvl.data.cells import CellKind, CleanCells
+from medvl.data.columns import read_columns
 from medvl.data.record import SPLITS
 from medvl.data.tables import read_table
 from medvl.text.tokenizer import WordPieces
@@ -79,13 +80,13 @@ class Corpus:
         return rest, [train[same] for same in sorted(held_out)], "hash"
 
 
-def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
-    """Read texts and splits of a manifest. Unlike training, it asks for no image.
+def read_corpus(manifest: str | Path, text_column: str = "text", columns: Mapping[str, str] | None = None) -> Corpus:
+    """Read texts and splits of a manifest, with `data.columns`. Unlike training, it asks for no image.
 
     Raises:
         InputError: not a table, no such column, an unknown split, or no text at all.
     """
-    table = read_table(manifest, needed=(text_column,))
+    table = read_columns(manifest, columns) if columns else read_table(manifest, needed=(text_column,))
     if text_column not in table.columns:
         like = nearest(text_column, table.columns)
         choices = f"one of the columns: {', '.join(table.columns)}"
@@ -118,14 +119,20 @@ def read_corpus(manifest: str | Path, text_column: str = "text") -> Corpus:
 
 
 def learn_word_pieces(
-    manifest: str | Path, out: Path, *, vocab_size: int, text_column: str = "text", split: str = "train"
+    manifest: str | Path,
+    out: Path,
+    *,
+    vocab_size: int,
+    text_column: str = "text",
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Learn word pieces from the texts of one split (or "all") into the new folder `out`; returns what was learned.
 
     Raises:
         InputError: as `read_corpus`; the folder is not empty.
     """
-    corpus = read_corpus(manifest, text_column)
+    corpus = read_corpus(manifest, text_column, columns)
     texts = corpus.texts(split)
     pieces = WordPieces.train(texts, vocab_size, corpus.patients(split))
     new_folder(out)

@@ -6,6 +6,7 @@ The layout is the manifest's own; the rules are those of `report_sections`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,12 @@ MADE = ("text", "text_findings", "text_impression")
 
 
 def import_reports(
-    source: str | Path, out: str | Path, *, text_column: str = "text", max_words: int | None = None
+    source: str | Path,
+    out: str | Path,
+    *,
+    text_column: str = "text",
+    max_words: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> ImportResult:
     """Write the manifest again with `text` made of its reports: impression + " " + findings, or the last paragraph.
 
@@ -33,6 +39,7 @@ def import_reports(
         source: a manifest, or a folder with manifest.csv.
         text_column: the column of the reports.
         max_words: cut behind the last whole sentence within so many words; None cuts nothing.
+        columns: of a manifest with other names, as `data.columns`.
 
     `counts` of the result: rows_without_text; and, over the distinct reports: distinct_reports, with_sections,
     last_paragraph (that stands in), whole (no header), empty (no word), unknown_headings (empty, because no heading of
@@ -48,9 +55,9 @@ def import_reports(
     refuse_source(source, out)
     if max_words is not None and max_words < 1:
         raise InputError.out_of_range(f"--max-words is {max_words}", expected="at least 1")
-    manifest = load_manifest(source, text_column=text_column)
-    columns, rows = moved_rows(manifest, out)
-    if taken := [name for name in MADE if name in columns and name != text_column]:
+    manifest = load_manifest(source, text_column=text_column, columns=columns)
+    header, rows = moved_rows(manifest, out)
+    if taken := [name for name in MADE if name in header and name != text_column]:
         raise InputError.exists(
             f"the manifest has a column {taken[0]}, which would be overwritten",
             file=source,
@@ -109,7 +116,7 @@ def import_reports(
             row |= dict(zip(MADE, (clean_text.text, clean_text.findings, clean_text.impression), strict=True))
         else:
             num_without += 1
-    write_manifest(out, rows, [*columns, *(name for name in MADE if name not in columns)])
+    write_manifest(out, rows, [*header, *(name for name in MADE if name not in header)])
     splits = Counter(record.split or "(none)" for record in manifest.records)
     if num_without:  # `empty` and `too_short` count distinct reports, and an empty cell is none
         warnings.append(
