@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medvl.cli.options import AsJson, ExcelSafe
+from medvl.core.task import task_names
 
 
 def train(
@@ -57,15 +57,6 @@ def train(
         raise
 
 
-class Task(StrEnum):
-    """What is trained."""
-
-    segment = "segment"
-    pretrain = "pretrain"
-    classify = "classify"
-    detect = "detect"
-
-
 def fit(
     table: Annotated[str, typer.Argument(help="CSV, JSONL, XLSX or Parquet; or medvl:cxr_regions, which ships")],
     overrides: Annotated[
@@ -74,7 +65,10 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="the run folder to make, or to go on with; default runs/TABLE")
     ] = None,
-    task: Annotated[Task | None, typer.Option(help="train this; default: what the columns of the table allow")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"train {' | '.join(task_names())}; default: what the columns of the table allow"),
+    ] = None,
     test: Annotated[bool, typer.Option("--test", help="open the test split too, which is logged in the run")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="stop after the plan and the time that it takes")] = False,
     seed: Annotated[int, typer.Option(help="of the split and of the training")] = 0,
@@ -96,7 +90,7 @@ def fit(
     result = fit_table(
         table,
         out or Path("runs") / name,
-        task=None if task is None else task.value,
+        task=task,
         overrides=overrides or (),
         seed=seed,
         test=test,

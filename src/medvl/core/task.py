@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from medvl.data.context import ContextRules
     from medvl.data.dataset import Sample
     from medvl.data.record import Manifest, Record
+    from medvl.data.table_facts import TableFacts
     from medvl.evaluation.kind import EvaluationKind
     from medvl.evaluation.report.page import PageRequest
     from medvl.evaluation.request import EvaluationRequest
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
+    from medvl.tasks.fit import FitPlan
     from medvl.text.base import TextEncoder
 
 Row = dict[str, Any]
@@ -129,6 +131,14 @@ class Task(Protocol):
         """Model, learner and loaders of a run. Everything that can be wrong with recipe and data is found here."""
         ...
 
+    def suits(self, facts: TableFacts) -> int:
+        """How well a table suits it: `medvl fit` trains the task with the highest number; 0 = not at all."""
+        return 0
+
+    def plan(self, facts: TableFacts, on_gpu: bool) -> FitPlan:
+        """The settings that `medvl fit` trains a table with. InputError where it has none."""
+        raise InputError.unsupported(f"medvl fit has no plan for task: {self.name}", file=facts.path)
+
     def build(
         self, config: Config, num_classes: int, encoder: TextEncoder | None, context: ContextRules | None
     ) -> NetworkModule:
@@ -191,6 +201,11 @@ def find_task(name: str) -> Task:
         loaded: Task = getattr(import_module(module), attribute)
         _tasks[name] = entry = loaded
     return entry
+
+
+def task_names() -> tuple[str, ...]:
+    """Their names, in the order of registration."""
+    return tuple(_tasks)
 
 
 def all_tasks() -> tuple[Task, ...]:

@@ -26,8 +26,10 @@ from medvl.data.columns import guess_table
 from medvl.data.hashes import HashStore
 from medvl.data.records import configured_manifest
 from medvl.data.splits import split_manifest
+from medvl.data.table_facts import table_facts
 from medvl.evaluation.report.page import make_report
-from medvl.train.fit_plan import FitPlan, choose_plan, table_facts
+from medvl.tasks.fit import FitPlan
+from medvl.train.fit_plan import choose_plan
 from medvl.train.run import train
 from medvl.train.run_data import HASHES
 from medvl.train.run_folder import FIT, can_resume
@@ -35,6 +37,7 @@ from medvl.train.run_folder import FIT, can_resume
 FORMAT = "medvl-fit/1"
 AUDIT, SPLIT = "audit.json", "split.csv"  # in RUN/fit
 FRACTIONS = (0.7, 0.1, 0.2)
+VAL_OF_TRAIN = (0.875, 0.125)  # as much as in `FRACTIONS`
 FEW_PATIENTS, TWO_PARTS = 20, (0.75, 0.25)  # of fewer a test split would hold next to nobody
 # Keys of `data` by which a table is read, in the audit as in training.
 _READING = (
@@ -81,7 +84,7 @@ def fit_table(
     Args:
         table: CSV, JSONL, XLSX or Parquet, or `medvl:cxr_regions`; columns of other names are guessed, with a note.
         out: the run folder.
-        task: segment, pretrain, classify or detect; None = chosen by `fit_plan`.
+        task: by its name; None = the one that suits the table best.
         overrides: `key=value`, as in `medvl train`; they win over the plan.
         seed: of the split and of the training.
         test: evaluate and report the split test too; that is logged in the run.
@@ -201,22 +204,29 @@ def _audit(data: DataConfig, out: Path) -> None:
 
 
 def _with_splits(data: DataConfig, out: Path, seed: int) -> DataConfig:
-    """The table with splits: itself, or RUN/fit/split.csv, which has medvl's names."""
+    """The table with splits: itself, or RUN/fit/split.csv, which has medvl's names.
+
+    A table without splits is split by patient; of one whose rows are train, test or holdout, val is split off train.
+    """
     manifest = configured_manifest(data, check_files=False)
-    splits = {record.split for record in manifest.records if record.split is not None}
-    if splits:
+    splits = {record.split for record in manifest.records}
+    lacks_val = "train" in splits and not splits & {"val", None}
+    if splits != {None} and not lacks_val:
         for name in ("train", "val"):
             manifest.split(name)
-        _say("splits", f"those of the table: {', '.join(sorted(splits))}")
+        _say("splits", f"those of the table: {', '.join(sorted(filter(None, splits)))}")
         return data
     target = out / FIT / SPLIT
     if not target.is_file():
         few = len({record.patient for record in manifest.records}) < FEW_PATIENTS
-        split_manifest(
-            data.manifest, target, fractions=TWO_PARTS if few else FRACTIONS, seed=seed, columns=data.columns
+        parts, note = (TWO_PARTS, " (fewer than 20 patients: no test split)") if few else (FRACTIONS, "")
+        if lacks_val:
+            parts, note = (TWO_PARTS if few else VAL_OF_TRAIN), ": val is split off train"
+        (made,) = split_manifest(
+            data.manifest, target, fractions=parts, keep_test=lacks_val, seed=seed, columns=data.columns
         )
-        note = " (fewer than 20 patients: no test split)" if few else ""
-        _say("splits", f"the table has none: made by patient, seed {seed}{note}: {target}")
+        what = "the table has train without val" if lacks_val else "the table has none"
+        _say("splits", f"{what}: made by patient, seed {seed}{note}: {made}")
     return replace(data, manifest=str(target.resolve()), columns={})
 
 

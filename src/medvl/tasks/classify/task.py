@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from medvl.config.sections import ClassifyConfig
 from medvl.core.errors import InputError
-from medvl.core.task import Answerer, Prepared, Question, Task, refused_keys
+from medvl.core.task import Answerer, Prepared, Question, refused_keys
+from medvl.tasks.base import FolderTask
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -17,16 +18,14 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
-    from medvl.evaluation.kind import EvaluationKind
-    from medvl.evaluation.report.page import PageRequest
-    from medvl.evaluation.request import EvaluationRequest
+    from medvl.data.table_facts import TableFacts
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.classify.predict import ClassPredictor
     from medvl.text.base import TextEncoder
 
 
-class ClassifyTask(Task):
+class ClassifyTask(FolderTask):
     """Images to class labels: a linear layer on a frozen encoder, or encoder and layer fine-tuned."""
 
     name = "classify"
@@ -70,6 +69,10 @@ class ClassifyTask(Task):
             )
         return classification(config, manifest, splits, fabric)
 
+    def suits(self, facts: TableFacts) -> int:
+        """Labels, where there is nothing else."""
+        return 1 * bool(facts.num_labelled)
+
     def build(
         self, config: Config, num_classes: int, encoder: TextEncoder | None, context: ContextRules | None
     ) -> NetworkModule:
@@ -96,24 +99,6 @@ class ClassifyTask(Task):
         question.takes("a classifier")
         threshold = question.probability(0.5)
         return label_files(ClassPredictor.load(model, question.device), out, threshold)
-
-    def evaluations(self) -> tuple[EvaluationKind, ...]:
-        """The kinds of evaluation of its models."""
-        from medvl.tasks.classify.kinds import KINDS
-
-        return KINDS
-
-    def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` does: the summary, and as a text."""
-        from medvl.tasks.classify.kinds import requested
-
-        return requested(request)
-
-    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
-        """Write the page of a model."""
-        from medvl.tasks.classify.report import page
-
-        return page(request)
 
     def usage(self, folder: str | Path) -> str:
         """The command that applies a model of this task to an image."""

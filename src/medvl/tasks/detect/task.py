@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from medvl.config.sections import DetectConfig
 from medvl.core.errors import InputError
-from medvl.core.task import Answerer, Prepared, Question, Task, refused_keys
+from medvl.core.task import Answerer, Prepared, Question, refused_keys
+from medvl.tasks.base import FolderTask
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -16,16 +17,14 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
-    from medvl.evaluation.kind import EvaluationKind
-    from medvl.evaluation.report.page import PageRequest
-    from medvl.evaluation.request import EvaluationRequest
+    from medvl.data.table_facts import TableFacts
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.detect.predict import BoxPredictor
     from medvl.text.base import TextEncoder
 
 
-class DetectTask(Task):
+class DetectTask(FolderTask):
     """Images to boxes with a class and a score."""
 
     name = "detect"
@@ -66,6 +65,10 @@ class DetectTask(Task):
             raise InputError.conflict(f"task: detect does not take {what}", expected=expected)
         return detection(config, manifest, splits, fabric)
 
+    def suits(self, facts: TableFacts) -> int:
+        """Boxes say more about an image than its texts."""
+        return 3 * bool(facts.num_boxed)
+
     def build(
         self, config: Config, num_classes: int, encoder: TextEncoder | None, context: ContextRules | None
     ) -> NetworkModule:
@@ -88,24 +91,6 @@ class DetectTask(Task):
         question.takes("a detector")
         predictor = BoxPredictor.load(model, question.device)
         return BoxFiles(predictor, out, question.probability(predictor.config.detect.score_threshold))
-
-    def evaluations(self) -> tuple[EvaluationKind, ...]:
-        """The kinds of evaluation of its models."""
-        from medvl.tasks.detect.kinds import KINDS
-
-        return KINDS
-
-    def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` does: the summary, and as a text."""
-        from medvl.tasks.detect.kinds import requested
-
-        return requested(request)
-
-    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
-        """Write the page of a model."""
-        from medvl.tasks.detect.report import page
-
-        return page(request)
 
     def usage(self, folder: str | Path) -> str:
         """The command that applies a model of this task to an image."""

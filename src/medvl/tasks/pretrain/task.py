@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from medvl.config.sections import PretrainConfig
 from medvl.core.errors import InputError
-from medvl.core.task import Answerer, Prepared, Question, Task, refused_keys
+from medvl.core.task import Answerer, Prepared, Question, refused_keys
+from medvl.tasks.base import FolderTask
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -16,16 +17,14 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
-    from medvl.evaluation.kind import EvaluationKind
-    from medvl.evaluation.report.page import PageRequest
-    from medvl.evaluation.request import EvaluationRequest
+    from medvl.data.table_facts import TableFacts
     from medvl.inference.inputs import InputImage
     from medvl.models.module import NetworkModule
     from medvl.tasks.pretrain.zero_shot import ZeroShot
     from medvl.text.base import TextEncoder
 
 
-class PretrainTask(Task):
+class PretrainTask(FolderTask):
     """Pairs of image and report to an image encoder, a text encoder and a decoder."""
 
     name = "pretrain"
@@ -77,6 +76,12 @@ class PretrainTask(Task):
             raise InputError.conflict(f"task: pretrain does not take {what}", expected=expected)
         return pretraining(config, manifest, splits, context, fabric, out)
 
+    def suits(self, facts: TableFacts) -> int:
+        """Texts of many kinds are reports to align images with."""
+        from medvl.tasks.fit import MIN_TEXTS
+
+        return 2 * (facts.num_distinct_texts >= MIN_TEXTS)
+
     def build(
         self, config: Config, num_classes: int, encoder: TextEncoder | None, context: ContextRules | None
     ) -> NetworkModule:
@@ -107,24 +112,6 @@ class PretrainTask(Task):
         if question.classes:
             return ClassFiles(reader, images, out, question)
         return GroundFiles(reader, images, out, question)
-
-    def evaluations(self) -> tuple[EvaluationKind, ...]:
-        """The kinds of evaluation of its models."""
-        from medvl.tasks.pretrain.kinds import KINDS
-
-        return KINDS
-
-    def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` does: the summary, and as a text."""
-        from medvl.tasks.pretrain.kinds import requested
-
-        return requested(request)
-
-    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
-        """Write the page of a model."""
-        from medvl.tasks.pretrain.report import page
-
-        return page(request)
 
     def usage(self, folder: str | Path) -> str:
         """The command that applies a model of this task to an image."""

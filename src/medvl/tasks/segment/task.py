@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from medvl.config.objective import ObjectiveConfig
 from medvl.config.sections import SemiConfig
 from medvl.core.errors import Fault, InputError
-from medvl.core.task import Answerer, Prepared, Question, Task
+from medvl.core.task import Answerer, Prepared, Question
+from medvl.tasks.base import FolderTask
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -17,16 +18,14 @@ if TYPE_CHECKING:
     from medvl.config import Config
     from medvl.data.context import ContextRules
     from medvl.data.record import Manifest, Record
-    from medvl.evaluation.kind import EvaluationKind
-    from medvl.evaluation.report.page import PageRequest
-    from medvl.evaluation.request import EvaluationRequest
+    from medvl.data.table_facts import TableFacts
     from medvl.inference.inputs import InputImage
     from medvl.inference.predictor import Predictor
     from medvl.models.module import NetworkModule
     from medvl.text.base import TextEncoder
 
 
-class SegmentTask(Task):
+class SegmentTask(FolderTask):
     """An image and a prompt to a mask."""
 
     name = "segment"
@@ -75,6 +74,10 @@ class SegmentTask(Task):
 
         return segmentation(config, manifest, splits, context, fabric, out)
 
+    def suits(self, facts: TableFacts) -> int:
+        """Masks say most about an image."""
+        return 4 * bool(facts.num_annotated)
+
     def build(
         self, config: Config, num_classes: int, encoder: TextEncoder | None, context: ContextRules | None
     ) -> NetworkModule:
@@ -98,24 +101,6 @@ class SegmentTask(Task):
 
         question.takes("a segmentation model", "text", "context")
         return MaskFiles(model, images, out, question)
-
-    def evaluations(self) -> tuple[EvaluationKind, ...]:
-        """The kinds of evaluation of its models."""
-        from medvl.tasks.segment.kinds import KINDS
-
-        return KINDS
-
-    def evaluate(self, request: EvaluationRequest) -> tuple[dict[str, Any], str]:
-        """Score a model as `medvl evaluate` does: the summary, and as a text."""
-        from medvl.tasks.segment.kinds import requested
-
-        return requested(request)
-
-    def report(self, request: PageRequest) -> tuple[Path, dict[str, Any]]:
-        """Write the page of a model."""
-        from medvl.tasks.segment.report import page
-
-        return page(request)
 
     def usage(self, folder: str | Path) -> str:
         """The command that applies a model of this task to an image."""
