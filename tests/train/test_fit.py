@@ -234,5 +234,7 @@ def test_a_plan_may_be_changed_before_training(make: Make, tmp_path: Path) -> No
 
 def test_what_may_be_one_of_several_columns_is_asked(tmp_path: Path) -> None:
     write_manifest(tmp_path / "t.csv", [{"id": "a", "image": "a.png", "caption": "x", "report": "y"}])
+    with refused("unknown", naming="segment"):
+        fit_table(tmp_path / "t.csv", tmp_path / "run", task="segmnt")
     with refused("ambiguous", naming="data.columns={text: caption}"):
         fit_table(tmp_path / "t.csv", tmp_path / "run")

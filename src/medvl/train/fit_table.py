@@ -96,6 +96,8 @@ def fit_table(
         InputError: faults of the table; nothing to learn from; a run folder that was begun otherwise.
     """
     out = Path(out)
+    if task is not None:
+        find_task(task)  # a wrong name is refused before anything is noted
     data = _reading(table, overrides)
     _begin(out, data, {"task": task, "overrides": list(overrides), "seed": seed})
     _audit(data, out)
