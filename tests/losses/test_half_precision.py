@@ -67,11 +67,10 @@ LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
         for mode, form, balance, gamma in FORMS
     },
     "lv": (lambda x: lv_loss(x.sigmoid(), halves(2).to(x.dtype), ANNOTATED), normal(2, 2, SIDE, SIDE)),
-    "pixels": (lambda x: pixel_alignment_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)),
-    "pixels-released": (
-        lambda x: released_pixel_alignment_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)
-    ),
-    "reconstruction": (lambda x: reconstruction_loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE)),
+    **{
+        loss.__name__: (lambda x, loss=loss: loss(x, halves(1).to(x.dtype))["loss"], normal(2, 1, SIDE, SIDE))
+        for loss in (pixel_alignment_loss, released_pixel_alignment_loss, reconstruction_loss)
+    },
     "contrastive": (lambda x: info_nce(x[:, 0], x[:, 1])["loss"], normal(16, 2, 512)),
     "detection": (detection, normal(2, 3 * (144 + 36 + 9), 7)),
     "multilabel": (partial(labels, multiclass=False), normal(3000, 3)),
@@ -85,11 +84,9 @@ def test_half_precision_gives_the_value_of_float32(name: str, dtype: torch.dtype
     loss, inputs = LOSSES[name]
     half = inputs.to(dtype).requires_grad_()
     value = loss(half)
+    same = half.detach()
     # the loss of the same numbers; lv is given probabilities, which are rounded before it
-    want = loss(half.detach().float()) if name != "lv" else lv_loss(
-        half.detach().sigmoid().float(), halves(2), ANNOTATED
-    )  # fmt: skip
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(want.item(), rel=1e-6)
+    expected = lv_loss(same.sigmoid().float(), halves(2), ANNOTATED) if name == "lv" else loss(same.float())
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(expected.item(), rel=1e-6)
     value.backward()
-    assert half.grad is not None and bool(half.grad.isfinite().all())
+    assert half.grad.isfinite().all()
