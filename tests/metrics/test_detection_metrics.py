@@ -42,8 +42,21 @@ def ap(images: list[ImageBoxes], iou: float = 0.5, num_classes: int = 1) -> floa
     return float(mean_ap(average_precision(images, (iou,), num_classes)))
 
 
-def test_nothing_to_find_has_no_precision_and_nothing_found_none() -> None:
-    assert math.isnan(ap([image([], [(A, 0.9)])])) and ap([image([A], [])]) == 0
+@pytest.mark.parametrize(
+    ("detections", "expected"),
+    [
+        ([(A, 0.9), (B, 0.8)], 1),
+        # Right, wrong, right: precision 1 up to recall 1/2, then 2/3. The second detection of a box is wrong, too.
+        ([(A, 0.9), (C, 0.8), (B, 0.7)], (51 + 50 * 2 / 3) / 101),
+        ([(A, 0.9), (A, 0.8), (B, 0.7)], (51 + 50 * 2 / 3) / 101),
+        ([(A, 0.7), (C, 0.8), (B, 0.6)], 2 / 3),  # the wrong one first: precision 2/3 throughout
+        ([(A, 0.9)], 51 / 101),  # recall 1/2, nothing beyond
+        ([], 0),
+    ],
+)
+def test_by_hand(detections: list[tuple[list[float], float]], expected: float) -> None:
+    assert ap([image([A, B], detections)]) == pytest.approx(expected)
+    assert math.isnan(ap([image([], detections)]))  # nothing to find
 
 
 def test_the_threshold_is_met_from_the_iou_on() -> None:
@@ -53,11 +66,8 @@ def test_the_threshold_is_met_from_the_iou_on() -> None:
 
 
 def test_images_without_boxes_count_in_one_convention_only() -> None:
-    images = [
-        image([A], [(A, 0.9)], "hit"),
-        image([], [(B, 0.95)], "nothing there"),
-        image([A], [(A, 0.3)], "too unsure"),
-    ]
+    hit, unsure = image([A], [(A, 0.9)], "hit"), image([A], [(A, 0.3)], "too unsure")
+    images = [hit, image([], [(B, 0.95)], "nothing there"), unsure]
     found = score(images, ("x",), 0.5, num_draws=20).metrics()
     assert found["map_published"]["mean"] == 1 and found["map_published"]["num"] == 1
     # The wrong one first, then right: precision 1/2 up to recall 1/2.
@@ -115,24 +125,18 @@ def test_intervals_are_by_patient_and_repeatable() -> None:
     assert first == score(images, ("x",), 0.5, num_draws=100, seed=1).metrics()
     for name, value in first.items():
         assert value["lo"] < value["mean"] < value["hi"], name
-    of_one = [ImageBoxes(one.id, "p", *(getattr(one, n) for n in list(one.__dataclass_fields__)[2:])) for one in images]
+    of_one = [replace(one, patient="p") for one in images]
     alone = score(of_one, ("x",), 0.5, num_draws=10).metrics()
     assert all(value["lo"] is None for value in alone.values()) and alone["map"]["mean"] == first["map"]["mean"]
 
 
 def test_the_images_of_a_patient_are_drawn_together() -> None:
-    def films(each: int) -> list[ImageBoxes]:
-        found = [
-            image([A, B], [(A, 0.9), (B if i % 3 else C, 0.8), (C, 0.6 + 0.02 * i)][: 3 - i % 2], f"p{i}")
-            for i in range(8)
-        ]
-        return [replace(one, id=f"{one.patient}-{k}") for one in found for k in range(each)]
-
-    once, twice = (score(films(each), ("x",), 0.5, num_draws=400, seed=1) for each in (1, 2))
-    apart = [replace(one, patient=one.id) for one in films(2)]
-    by_image = score(apart, ("x",), 0.5, num_draws=400, seed=1)
-    a, b, other = (found.metrics() for found in (once, twice, by_image))
-    for name in ("recall50", "precision50"):  # the same films twice: the same patients, the same ratios in every draw
+    found = [[(A, 0.9), (B if i % 3 else C, 0.8), (C, 0.6 + 0.02 * i)][: 3 - i % 2] for i in range(8)]
+    once = [image([A, B], boxes, f"p{i}") for i, boxes in enumerate(found)]
+    twice = [replace(one, id=f"{one.patient}-{k}") for one in once for k in range(2)]
+    apart = [replace(one, patient=one.id) for one in twice]
+    a, b, other = (score(images, ("x",), 0.5, num_draws=400, seed=1).metrics() for images in (once, twice, apart))
+    for name in ("recall50", "precision50"):  # the same images twice: the same patients and ratios in every draw
         assert (b[name]["lo"], b[name]["hi"]) == pytest.approx((a[name]["lo"], a[name]["hi"]))
     for name in ("map", "coco_ap", "recall50"):
         width, narrower = (found[name]["hi"] - found[name]["lo"] for found in (b, other))

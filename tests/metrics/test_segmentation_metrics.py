@@ -12,6 +12,12 @@ from medvl.metrics.segmentation import Counts, count_lesions, count_pixels, dice
 MASK = arrays(np.bool_, (7, 9))
 
 
+def lesions(pred: np.ndarray, true: np.ndarray) -> tuple[int, int, int]:
+    """True ones, predicted ones, matched ones."""
+    found = count_lesions(pred, true)
+    return found.true_lesions, found.pred_lesions, found.matched_lesions
+
+
 def square(top: int, left: int, height: int, width: int, size: tuple[int, int] = (20, 20)) -> np.ndarray:
     mask = np.zeros(size, dtype=bool)
     mask[top : top + height, left : left + width] = True
@@ -49,14 +55,11 @@ def test_one_case_satisfies_the_identity_and_leaves_its_input_alone(pred: np.nda
 
 def test_surface_distances_of_a_shifted_line() -> None:
     true, pred = square(5, 2, 1, 10), square(8, 2, 1, 10)
-    found = surface_distances(pred, true)
-    assert (found.hd95_px, found.assd_px) == (3.0, 3.0)
-    assert math.isnan(found.hd95_mm) and math.isnan(found.assd_mm)
-    found = surface_distances(pred, true, (0.5, 0.5))
-    assert (found.hd95_mm, found.assd_mm) == (1.5, 1.5)
+    nan = pytest.approx(math.nan, nan_ok=True)
     # The shift is along rows: only the row spacing counts.
-    found = surface_distances(pred, true, (2.0, 10.0))
-    assert (found.hd95_px, found.hd95_mm, found.assd_mm) == (3.0, 6.0, 6.0)
+    for spacing_mm, in_mm in ((None, nan), ((0.5, 0.5), 1.5), ((2.0, 10.0), 6.0)):
+        found = surface_distances(pred, true, spacing_mm)
+        assert (found.hd95_px, found.assd_px, found.hd95_mm, found.assd_mm) == (3.0, 3.0, in_mm, in_mm)
 
 
 def test_surface_distances_need_both_masks() -> None:
@@ -105,34 +108,19 @@ def test_surface_distances_equal_monai(name: str) -> None:
 
 def test_lesions_by_hand() -> None:
     true = square(0, 0, 4, 4) | square(10, 10, 4, 4) | square(0, 15, 2, 2)
-    pred = square(0, 0, 4, 3) | square(10, 13, 4, 4) | square(17, 0, 2, 2)
     # First pair IoU 12/16; second 4/28 = 0.143; the third lesion is missed, the last prediction is false.
-    found = count_lesions(pred, true)
-    assert (found.true_lesions, found.pred_lesions, found.matched_lesions) == (3, 3, 2)
+    assert lesions(square(0, 0, 4, 3) | square(10, 13, 4, 4) | square(17, 0, 2, 2), true) == (3, 3, 2)
     # A column further to the right they no longer touch.
-    pred = square(0, 0, 4, 3) | square(10, 14, 4, 4)
-    assert count_lesions(pred, true).matched_lesions == 1
-    none = count_lesions(square(0, 0, 0, 0), square(0, 0, 0, 0))
-    assert (none.true_lesions, none.pred_lesions, none.matched_lesions) == (0, 0, 0)
-
-
-def test_lesions_touching_at_a_corner_are_one_and_a_blob_finds_only_one() -> None:
-    corner = square(0, 0, 2, 2) | square(2, 2, 2, 2)
-    assert count_lesions(corner, corner).true_lesions == 1
-    two = square(0, 0, 4, 4) | square(0, 6, 4, 4)
-    blob = square(0, 0, 4, 10)
-    found = count_lesions(blob, two)
-    assert (found.true_lesions, found.pred_lesions, found.matched_lesions) == (2, 1, 1)
-
-
-def test_lesions_just_below_the_limit_do_not_match() -> None:
-    true, pred = square(0, 0, 1, 10), square(0, 0, 1, 1)
-    assert count_lesions(pred, true).matched_lesions == 1  # IoU 0.1
-    assert count_lesions(pred, square(0, 0, 1, 11)).matched_lesions == 0  # IoU 1/11
+    assert lesions(square(0, 0, 4, 3) | square(10, 14, 4, 4), true) == (3, 2, 1)
+    assert lesions(square(0, 0, 0, 0), square(0, 0, 0, 0)) == (0, 0, 0)
+    corner = square(0, 0, 2, 2) | square(2, 2, 2, 2)  # touching at a corner they are one
+    assert lesions(corner, corner) == (1, 1, 1)
+    assert lesions(square(0, 0, 4, 10), square(0, 0, 4, 4) | square(0, 6, 4, 4)) == (2, 1, 1)  # a blob finds only one
+    assert lesions(square(0, 0, 1, 1), square(0, 0, 1, 10)) == (1, 1, 1)  # IoU 0.1
+    assert lesions(square(0, 0, 1, 1), square(0, 0, 1, 11)) == (1, 1, 0)  # IoU 1/11 is below the limit
 
 
 def test_wrong_masks_are_refused() -> None:
-    with pytest.raises(ValueError):
-        count_pixels(np.zeros((3, 3)), np.zeros((3, 3), dtype=bool))  # type: ignore[arg-type]
-    with pytest.raises(ValueError):
-        count_pixels(np.zeros((3, 4), dtype=bool), np.zeros((3, 3), dtype=bool))
+    for pred in (np.zeros((3, 3)), np.zeros((3, 4), dtype=bool)):
+        with pytest.raises(ValueError):
+            count_pixels(pred, np.zeros((3, 3), dtype=bool))
