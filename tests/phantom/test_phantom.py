@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import cv2
 import numpy as np
@@ -74,20 +74,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_phantoms(tmp_path_factory.mktemp("sets") / "phantoms", num=NUM, size=64, seed=3)
 
 
-def digest(folder: Path, num: int) -> str:
-    found = hashlib.sha256()
-    for path in sorted((folder / "images").glob("*.png"))[:num]:
-        found.update(path.name.encode() + path.read_bytes())
-    return found.hexdigest()
+def images(manifest: Path, num: int) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((manifest.parent / "images").glob("*.png"))[:num]]
 
 
 def test_a_small_set_is_the_beginning_of_a_large_one(folder: Path, tmp_path: Path) -> None:
     small = make_phantoms(tmp_path / "small", num=12, size=64, seed=3)
-    assert digest(small.parent, 12) == digest(folder.parent, 12)
+    assert images(small, 12) == images(folder, 12)
     rows = {r.id: (r.text, r.split, r.patient) for r in load_manifest(small).records}
     assert rows == {r.id: (r.text, r.split, r.patient) for r in load_manifest(folder).records if r.id in rows}
     other = make_phantoms(tmp_path / "other", num=12, size=64, seed=4)
-    assert digest(other.parent, 12) != digest(small.parent, 12)
+    assert images(other, 12) != images(small, 12)
 
 
 def test_the_set_is_a_manifest_without_faults(folder: Path) -> None:
@@ -98,21 +95,6 @@ def test_the_set_is_a_manifest_without_faults(folder: Path) -> None:
     assert {r.licence for r in manifest.records} == {"CC0-1.0"}
     patients = {split: {r.patient for r in manifest.split(split)} for split in ("train", "val")}
     assert patients["train"] and patients["val"] and not patients["train"] & patients["val"]
-
-
-def test_the_report_names_the_side_and_the_zone_of_the_lesion(phantoms: list[Phantom]) -> None:
-    """Side and thirds of the lung that the parser reads are where the mask lies; the other side would be false."""
-    asked = 0
-    for phantom in phantoms:
-        said = [f for f in findings(phantom.text) if not f.negated and f.side in ("left", "right") and f.zones]
-        for finding in said:
-            values = [v + (3 if finding.side == "left" else 0) for v in (1, 2, 3)]
-            mine = np.isin(phantom.zones, values)
-            own = [lesion for lesion in phantom.lesions if lesion.side == finding.side]
-            assert own, (phantom.id, phantom.text)
-            assert max((lesion.mask & mine).sum() for lesion in own) > 0
-            asked += 1
-    assert asked > NUM // 4
 
 
 def test_every_word_of_200_reports_is_true_and_the_other_side_would_be_false() -> None:
@@ -127,19 +109,6 @@ def test_every_word_of_200_reports_is_true_and_the_other_side_would_be_false() -
     assert one_sided > 100
 
 
-def test_what_is_denied_is_not_there(phantoms: list[Phantom]) -> None:
-    for phantom in phantoms:
-        kinds = {lesion.kind for lesion in phantom.lesions}
-        text = phantom.text.lower()
-        for kind, denials in {
-            "effusion": ("no pleural effusion", "no effusion"),
-            "pneumothorax": ("no pneumothorax",),
-            "cardiomegaly": ("no cardiomegaly",),
-            "nodule": ("no nodule",),
-        }.items():
-            assert not (kind in kinds and any(denial in text for denial in denials)), phantom.text
-
-
 def test_kinds_sides_and_normals_are_balanced(phantoms: list[Phantom]) -> None:
     kinds = Counter(lesion.kind for p in phantoms for lesion in p.lesions)
     sides = Counter(lesion.side for p in phantoms for lesion in p.lesions if lesion.side in ("left", "right"))
@@ -149,23 +118,13 @@ def test_kinds_sides_and_normals_are_balanced(phantoms: list[Phantom]) -> None:
     assert 0.15 < normal < 0.42
 
 
-def test_lesions_show_but_brightness_alone_does_not_find_them(phantoms: list[Phantom]) -> None:
-    contrasts, best = [], []
-    for phantom in phantoms:
-        masks = phantom.masks()
-        if "mask" not in masks:
-            continue
-        image, mask = phantom.image.astype(float) / 255, masks["mask"]
-        for lesion in phantom.lesions:
-            if lesion.kind in ("consolidation", "nodule"):
-                lung = phantom.lungs[lesion.side] & ~mask
-                contrasts.append(image[lesion.mask].mean() - np.median(image[lung]))
-        scores = []
-        for threshold in np.linspace(0.1, 0.9, 17):
-            for found in (image > threshold, image < threshold):
-                scores.append(2 * (found & mask).sum() / (found.sum() + mask.sum()))
-        best.append(max(scores))
-    assert np.mean(contrasts) > 0.08
+def test_brightness_alone_does_not_find_lesions(phantoms: list[Phantom]) -> None:
+    best = []
+    for phantom in (phantom for phantom in phantoms if phantom.lesions):
+        image, mask = phantom.image.astype(float) / 255, phantom.masks()["mask"]
+        above = [image > threshold for threshold in np.linspace(0.1, 0.9, 17)]
+        found = above + [~one for one in above]
+        best.append(max(2 * (one & mask).sum() / (one.sum() + mask.sum()) for one in found))
     assert np.mean(best) < 0.35
 
 
@@ -176,6 +135,7 @@ def test_lesions_stand_out_from_the_lung_round_them_more_than_the_noise(phantoms
     for phantom in phantoms:
         image = phantom.image.astype(float)
         fine = image - cv2.GaussianBlur(image, (0, 0), 1.5)
+        assert all((lesion.mask & phantom.body).sum() > 0.9 * lesion.mask.sum() > 0 for lesion in phantom.lesions)
         for lesion in (lesion for lesion in phantom.lesions if lesion.side):
             others = np.any([other.mask for other in phantom.lesions], axis=0)
             ring = cv2.dilate(lesion.mask.astype(np.uint8), np.ones((13, 13))) > 0
@@ -187,12 +147,6 @@ def test_lesions_stand_out_from_the_lung_round_them_more_than_the_noise(phantoms
         assert len(values) > 10 and np.mean(values) > 1.2 and np.mean(np.array(values) > 0) > 0.95, kind
 
 
-def test_masks_lie_in_the_body(phantoms: list[Phantom]) -> None:
-    for phantom in phantoms[:30]:
-        for lesion in phantom.lesions:
-            assert lesion.mask.any() and (lesion.mask & phantom.body).sum() > 0.9 * lesion.mask.sum()
-
-
 @pytest.mark.parametrize(
     "wrong", [{"num": 0}, {"size": 8}, {"splits": (0.5, 0.2)}, {"kinds": ()}, {"kinds": ("nodule",) * 2}]
 )
@@ -200,6 +154,10 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, object], tmp_path: Path
     with pytest.raises(InputError):
         make_phantoms(tmp_path / "x", **{"num": 3, "size": 64, **wrong})  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
+    (tmp_path / "mine.txt").write_text("mine")  # a folder that holds something is kept
+    with pytest.raises(InputError):
+        make_phantoms(tmp_path, num=3, size=64)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_only_the_kinds_that_were_asked_for_are_drawn_and_named() -> None:
@@ -212,25 +170,17 @@ def test_only_the_kinds_that_were_asked_for_are_drawn_and_named() -> None:
     assert one.text == other.text and np.array_equal(one.image, other.image)
 
 
-def test_a_folder_that_holds_something_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError):
-        make_phantoms(tmp_path, num=3, size=64)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
-
-
 def test_the_command_line(tmp_path: Path) -> None:
-    words = ["data", "phantom", "--out", str(tmp_path / "set"), "--num", "6", "--size", "64", "--json"]
-    done = medvl(*words)
-    assert done.returncode == 0, done.stderr
-    assert '"phantoms": true' in done.stdout
+    def phantom(name: str, *words: str) -> CompletedProcess[str]:
+        return medvl("data", "phantom", "--out", str(tmp_path / name), *words)
+
+    done = phantom("set", "--num", "6", "--size", "64", "--json")
+    assert done.returncode == 0 and '"phantoms": true' in done.stdout, done.stderr
     assert len(load_manifest(tmp_path / "set" / "manifest.csv").records) == 6
-    words = ["data", "phantom", "--out", str(tmp_path / "kinds"), "--num", "8", "--kinds", "nodule, effusion"]
-    done = medvl(*words)
+    done = phantom("kinds", "--num", "8", "--kinds", "nodule, effusion")
     assert done.returncode == 0, done.stderr
     found = {name for r in load_manifest(tmp_path / "kinds" / "manifest.csv").records for name in r.labels or ()}
     assert found <= {"nodule", "effusion", "normal"} and found & {"nodule", "effusion"}
     assert "--kinds nodule,effusion`" in (tmp_path / "kinds" / "README.md").read_text(encoding="utf-8")
-    words = ["data", "phantom", "--out", str(tmp_path / "wrong"), "--kinds", "nodul"]
-    done = medvl(*words)
-    assert done.returncode != 0 and "did you mean nodule?" in done.stderr and not (tmp_path / "wrong").exists()
+    done = phantom("wrong", "--kinds", "nodul")
+    assert done.returncode != 0 and "nodule" in done.stderr and not (tmp_path / "wrong").exists()
