@@ -1,11 +1,11 @@
-"""The networks to compare LViT with: sizes, the optional dependency, deep supervision, and what the text does."""
+"""The networks to compare LViT with: sizes, optional packages, deep supervision, text; equal to their originals."""
 
 from __future__ import annotations
 
 import importlib
 import subprocess
 import sys
-from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,11 +14,16 @@ import torch
 from conformance import refused
 from torch import Tensor, nn
 
+from medvl.config import load_config
 from medvl.core.errors import FaultKind
-from medvl.losses.segmentation import deep_supervision, segmentation_loss
+from medvl.inference.predictor import Predictor
+from medvl.losses.segmentation import segmentation_loss
+from medvl.models.clipseg import CLIPSeg
 from medvl.models.monai import DynUNet, monai_networks
 from medvl.models.registry import build_model, option_names
 from medvl.models.unet import PixelTextAttention, TextUNet, UNet, place_waves
+from medvl.text.registry import build_text_encoder
+from medvl.train.run import train
 
 MONAI = ("unet_plus_plus", "attention_unet", "dynunet", "swin_unetr")
 PARAMETERS = {  # three channels, one class, text features of width 768
@@ -96,15 +101,7 @@ def test_dynunet_computes_what_monais_own_module_computes() -> None:
     torch.testing.assert_close(model.eval()(image), theirs.eval()(image), rtol=0, atol=1e-10)
 
 
-def test_the_supervision_reaches_every_head() -> None:
-    torch.manual_seed(0)
-    model = DynUNet("nano")
-    target = (torch.randn(2, 1, 64, 64) > 0).float()
-    deep_supervision(partial(segmentation_loss, target=target), model(torch.randn(2, 3, 64, 64)))["loss"].backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-# --- text
+# --- a U-Net with text
 
 
 def text_unet(**options: Any) -> TextUNet:
@@ -129,26 +126,6 @@ def test_it_starts_as_a_plain_unet(levels: int) -> None:
     before = model(image, text)
     torch.testing.assert_close(before, plain(image), rtol=0, atol=1e-6)
     assert (opened(model)(image, text) - before).abs().mean() > 1e-2
-
-
-def test_the_text_counts_and_masked_tokens_do_not() -> None:
-    model = opened(text_unet())
-    image, text = torch.randn(1, 1, 32, 32), torch.randn(3, 5, 12)
-    mask = torch.tensor([[True, True, True, False, False]]).expand(3, -1)
-    rows = torch.zeros(3, dtype=torch.int64)
-    logits = model(image, text, mask, rows)
-    assert (logits[0] - logits[1]).abs().mean() > 1e-2
-    changed = torch.cat([text[:, :3], 100 * torch.randn(3, 2, 12)], dim=1)
-    torch.testing.assert_close(model(image, changed, mask, rows), logits)
-    torch.testing.assert_close(model(image, text[:, :3], None, rows), logits)
-
-
-def test_a_row_without_any_token_is_told_nothing() -> None:
-    model = opened(text_unet()).eval()
-    image, nobody = torch.randn(1, 1, 32, 32), torch.zeros(1, 3, dtype=torch.bool)
-    logits = model(image, torch.randn(1, 3, 12), nobody)
-    assert logits.isfinite().all()
-    assert torch.equal(model(image, torch.randn(1, 3, 12), nobody), logits)
 
 
 def test_every_place_has_its_own_code_in_any_size() -> None:
@@ -181,3 +158,62 @@ def test_it_learns_the_place_that_a_word_names() -> None:
         optimiser.step()
     assert first > 0.5
     assert loss.item() < 0.2
+
+
+# --- CLIPSeg from a local folder, with random weights
+
+
+TEXTS = ["the right lung", "left upper zone the lung"]
+
+
+def encode(folder: Path, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    return build_text_encoder(f"hf:{folder}").encode(texts)  # type: ignore[union-attr]
+
+
+def test_clipseg_is_equal_to_that_of_transformers(clipseg_folder: Path) -> None:
+    from transformers import AutoTokenizer, CLIPSegForImageSegmentation
+
+    image = torch.randn(2, 3, 32, 32)
+    theirs = CLIPSegForImageSegmentation.from_pretrained(clipseg_folder).eval()
+    tokens = AutoTokenizer.from_pretrained(clipseg_folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(pixel_values=image, **{k: tokens[k] for k in ("input_ids", "attention_mask")}).logits
+        found = CLIPSeg(folder=str(clipseg_folder), text_dim=24).eval()(image, *encode(clipseg_folder, TEXTS))
+    torch.testing.assert_close(found[:, 0], expected, rtol=0, atol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 0
+
+
+def test_many_phrases_ask_one_image_of_any_size(clipseg_folder: Path) -> None:
+    model = CLIPSeg(folder=str(clipseg_folder), text_dim=24, in_channels=1).eval()
+    image, (features, mask) = torch.randn(1, 1, 50, 41), encode(clipseg_folder, TEXTS)
+    calls: list[int] = []
+    model.vision.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        both = model(image, features, mask, torch.tensor([0, 0]))
+        assert both.shape == (2, 1, 50, 41) and len(calls) == 1
+        torch.testing.assert_close(both[1:], model(image, features[1:], mask[1:]), rtol=0, atol=1e-5)
+    assert (both[0] - both[1]).abs().max() > 0
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"decoder"}
+
+
+def test_through_training_and_back(clipseg_folder: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    options = [f"text.encoder=hf:{clipseg_folder}", "model.name=clipseg", "model.size=null", "train.max_steps=2"]
+    config = load_config(tiny_recipe, [*options, f"model.options.folder={clipseg_folder}"])
+    run = train(config, tmp_path / "run")
+    image = next(tiny_recipe.parent.glob("i*.png"))
+    assert Predictor.load(run).set_image(image).segment("right lung").mask.shape == (48, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"folder": "nowhere/at-all"}, FaultKind.MISSING_FILE),
+        ({"num_classes": 2}, FaultKind.UNSUPPORTED),
+        ({"text_dim": 128}, FaultKind.MISMATCH),
+    ],
+)
+def test_what_clipseg_refuses(clipseg_folder: Path, options: Any, kind: FaultKind, tmp_path: Path) -> None:
+    options = {"folder": str(clipseg_folder), "text_dim": 24, **options}
+    assert refused(lambda: CLIPSeg(**options)).kind == kind
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # another model in the folder
+    assert refused(lambda: CLIPSeg(folder=str(tmp_path))).kind == FaultKind.UNREADABLE
