@@ -90,3 +90,5 @@ def test_half_precision_gives_the_value_of_float32(name: str, dtype: torch.dtype
     assert value.dtype == torch.float32 and value.item() == pytest.approx(expected.item(), rel=1e-6)
     value.backward()
     assert half.grad.isfinite().all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert loss(half).item() == pytest.approx(expected.item(), rel=1e-6)

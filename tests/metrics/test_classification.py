@@ -117,21 +117,17 @@ def test_threshold_metrics_and_calibration_by_hand() -> None:
     assert np.nansum(num * np.abs(mean - share)) / num.sum() == pytest.approx(ece)
     for name in c.METRICS:
         assert found[name]["lo"] <= found[name]["mean"] <= found[name]["hi"] or name == "ece"
+    found = c.binary_metrics(score, label, patients, 0.5, seed=7)  # the intervals are those of the common bootstrap
+    right = (above == label).astype(float)
+    assert found["accuracy"] == pytest.approx(mean_interval(right, patients, seed=7).to_dict())
+    tops, bottoms = 2 * above * label, 2 * above * label + 1 - right
+    f1 = ratio_intervals(tops[:, None], bottoms[:, None], patients, seed=7)[0].to_dict()
+    assert found["f1"] == pytest.approx(f1)
 
 
 def test_the_last_two_of_the_fifteen_bins_are_two_and_a_certainty_lies_in_the_last() -> None:
     found = c.binary_metrics([0.9, 0.95, 1.0], [0, 1, 1], ["a", "b", "c"], num_draws=1)  # 14/15 = 0.933
     assert found["ece"]["mean"] == pytest.approx((0.9 + (0.05 + 0.0)) / 3)
-
-
-def test_intervals_are_those_of_the_common_bootstrap() -> None:
-    score, label, patients = example()
-    found = c.binary_metrics(score, label, patients, 0.5, seed=7)
-    right = ((score >= 0.5) == label).astype(float)
-    assert found["accuracy"] == pytest.approx(mean_interval(right, patients, seed=7).to_dict())
-    tp, wrong = (score >= 0.5) * label, 1 - right
-    f1 = ratio_intervals((2 * tp)[:, None], (2 * tp + wrong)[:, None], patients, seed=7)[0].to_dict()
-    assert found["f1"] == pytest.approx(f1)
 
 
 def test_the_interval_of_the_auc_is_that_of_resampled_patients() -> None:
