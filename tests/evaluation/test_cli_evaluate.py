@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +128,3 @@ def test_a_wrong_threshold_is_an_error(model: Path, phrases: Manifest, tmp_path:
         with refused("out_of_range"):
             raise medvl("evaluate", model, phrases.path, "--out", tmp_path / "out", "--threshold", value).exception
     assert not (tmp_path / "out").exists()
-
-
-def test_the_verbs_load_nothing_heavy() -> None:
-    heavy = "('torch', 'numpy', 'pandas', 'matplotlib')"
-    code = f"import sys, medvl.cli.evaluate; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
