@@ -5,21 +5,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from faults import refused
 from imported import data_import, picture
 from PIL import Image
 
 from medvl.cli import app
-from medvl.config import load_config
+from medvl.config import load_config, make_config
 from medvl.core.errors import InputError
 from medvl.data.importers import chexpert, covidx, nih
 from medvl.data.importers.layouts import get_layout
+from medvl.evaluation.model_inputs import open_inputs
 from medvl.experiments.benchmark import Given, run_benchmark
+from medvl.experiments.benchmark_cells import network_size, released_scores
 from medvl.experiments.benchmark_page import as_csv, as_json, as_markdown
 from medvl.experiments.published_tables import (
     COLUMNS,
@@ -28,9 +33,14 @@ from medvl.experiments.published_tables import (
     PRETRAININGS,
     Column,
     column_of,
+    possible_pair,
     published_table,
+    read_tables,
     table_names,
 )
+from medvl.inference.predictor import Predictor
+from medvl.tasks.segment.learner import SegmentLearner
+from medvl.tasks.segment.model import build_segmenter
 from medvl.train.run import train
 
 SMALL = ["data.image_size=[32, 32]", "train.epochs=1", "train.max_steps=2", "train.batch_size=4", "train.patience=null"]
@@ -100,10 +110,13 @@ PRINTED = {
     "g2d-table1": "2307e6d26aa3", "g2d-table2a": "ef9b66b9a3ea", "g2d-table2b": "7667aad45a16",
     "g2d-table3": "a455c30dc535", "g2d-table4": "c2600fae3045", "g2d-table5": "960e47b2ef7f",
     "g2d-table7": "b329fbcb5430", "g2d-table8": "9f81dee543e9",
+    # LViT's: compared with their transcriptions
+    "lvit-main": "ffb43681e2cc", "lvit-monuseg": "ff7eaa074099", "lvit-semi": "a01f6c4212de",
+    "lvit-size": "5af8475a770a",
 }  # fmt: skip
 
 
-def test_the_published_numbers_are_those_that_were_compared_with_the_paper() -> None:
+def test_the_published_numbers_are_those_that_were_compared() -> None:
     begun = {}
     for name in table_names():
         table = published_table(name)
@@ -134,14 +147,21 @@ def trained(layout: str, protocol: str, published: str, ours: str, **options: ob
 def asked(layout: str, protocol: str, rule: str, **options: object) -> tuple[object, ...]:
     rules = [f"{whose}.{rule}*.macro" for whose in ("*published practice", "!published practice")]
     numbers = [["metrics.auc.mean", f"decisions.{r}.f1.mean", f"decisions.{r}.accuracy.mean"] for r in rules]
-    return (layout, {"zero_shot": "classify", "protocol": protocol, **options}, *numbers, False)
+    return (layout, {"kind": "classify", "protocol": protocol, **options}, *numbers, False)
 
 
 def grounded(layout: str, phrase: str) -> tuple[object, ...]:
     numbers = [f"metrics.{name}.mean" for name in ("recall", "iou", "dice")]
-    return (layout, {"zero_shot": "ground", "phrase": phrase}, numbers, numbers, False)
+    return (layout, {"kind": "ground", "phrase": phrase}, numbers, numbers, False)
 
 
+def scored(layout: str) -> tuple[object, ...]:
+    published = [f"released.{name}.mean" for name in ("dice", "iou")]
+    ours = [f"metrics.{name}_per_image.mean" for name in ("dice", "iou")]
+    return (layout, {"kind": "segment"}, published, ours, False)
+
+
+SIZE = ["size.parameters_m", "size.gflops"]
 FIVE = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
 WIRED = {
     "SIIM segmentation": trained("siim", "mgca_segmentation:siim", "dice_mgca", "dice_per_image"),
@@ -156,6 +176,9 @@ WIRED = {
     "CheXpert linear": trained("chexpert", "mgca_linear:chexpert", "macro_auc", "macro_auc"),
     "RSNA linear": trained("rsna", "mgca_linear:rsna", "macro_auc", "macro_auc"),
     "COVIDx linear": trained("covidx", "mgca_linear:covidx", "accuracy", "accuracy"),
+    "QaTa-COV19": scored("qata"), "MosMedData+": scored("mosmed"), "MoNuSeg": scored("monuseg"),
+    "QaTa-COV19 at 25 % of the labels": scored("qata"), "QaTa-COV19 at 50 % of the labels": scored("qata"),
+    "network": ("", {"kind": "size"}, SIZE, SIZE, False),
 }  # fmt: skip
 WIRED_TABLE7 = WIRED | {
     "SIIM segmentation": trained("siim", "medklip_segmentation", "dice_mgca", "dice_per_image"),
@@ -171,6 +194,8 @@ def test_every_column_is_the_set_the_protocol_and_the_numbers_that_it_says(name:
     }
     fractions = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
     numbers = {"g2d-table2a": ("recall", "IoU", "Dice"), "g2d-table2b": ("AUC", "F1", "accuracy")}
+    numbers |= {f"lvit-{part}": ("Dice", "mIoU") for part in ("main", "monuseg", "semi")}
+    numbers["lvit-size"] = ("parameters", "GFLOPs")
     if name in numbers:
         assert table.of == numbers[name]  # in the order of `published` and `ours` of their columns
     else:
@@ -398,3 +423,108 @@ def test_what_cannot_be_run_is_one_clear_error(data: Path, tmp_path: Path) -> No
     assert call("x", "benchmark", "g2d-table1", "--data", str(data), "--fractions", "0.3") == 2
     assert call("x", "benchmark", "g2d-table1", "--data", str(data), "--run", "mine") == 2
     assert call("x", "benchmark") == 0
+
+
+# --- LViT's tables
+
+
+@pytest.mark.parametrize(
+    ("dice", "iou", "per_image", "pooled"),
+    [
+        (83.66, 75.11, True, False), (89.78, 81.45, True, True), (92.07, 80.93, False, False), (60, 61, False, False),
+        (50, 50, True, False), (100, 100, True, True),
+    ],
+)  # fmt: skip
+def test_pairs_of_dice_and_iou(dice: float, iou: float, per_image: bool, pooled: bool) -> None:
+    assert possible_pair(dice, iou, "per image") == per_image
+    assert possible_pair(dice, iou, "pooled") == pooled
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ("convention: pooled\n    rows: {A: [[83.66, 75.11]]}", "conflict"),
+        ("convention: per image\n    rows: {A: [[92.07, 80.93]]}", "conflict"),
+        ("rows: {A: [[92.07, 80.93]]}\n    row_sources: {B: x}", "unknown"),
+        ("rows: {A: [[1]]}", "wrong_shape"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(lines: str, kind: str, tmp_path: Path) -> None:
+    head = "source: s\ntables:\n  x:\n    title: t\n    of: [Dice, mIoU]\n    columns: [MoNuSeg]\n    "
+    (tmp_path / "x.yaml").write_text(head + lines)
+    with refused(kind, file=tmp_path / "x.yaml"):
+        read_tables(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on MoNuSeg in miniature, which stands in SETS/monuseg beside it."""
+    folder = tmp_path_factory.mktemp("lvit")
+    draw(folder / "sets" / "monuseg", "nuclei")
+    (folder / "recipe.yaml").write_text("data: {in_channels: 1}\ntext: {dim: 16}\nmodel: {size: nano}\n")
+    words = [*SMALL, f"data.manifest={folder / 'sets' / 'monuseg' / 'manifest.csv'}"]
+    return train(load_config(folder / "recipe.yaml", words), folder / "run")
+
+
+def test_own_rows_stand_beside_those_of_lvit(
+    segmenter: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = segmenter.parent / "sets"
+    words = ["x", "benchmark", "lvit-monuseg", "--data", str(sets), "--out", str(tmp_path / "out")]
+    assert call(*words, "--run", f"mine={segmenter}") == 0
+    page = capsys.readouterr().out
+    assert "| LViT-T (text), *published* | 80.36 | 67.31 |" in page and "| UNet++, *published* | 77.01 |  |" in page
+    # Images are of the network's size here, so that only two empty masks tell the conventions apart: 0 and 1.
+    (file,) = (tmp_path / "out" / "cells").glob("*/cases.csv")
+    cases = list(csv.DictReader(file.open()))
+    assert len(cases) == 6
+    for of, name in (("Dice", "dice"), ("mIoU", "iou")):
+        ours = [float(case[name]) for case in cases]
+        theirs = [0.0 if case["true_px"] == case["pred_px"] == "0" else float(case[name]) for case in cases]
+        made = json.loads((tmp_path / "out" / "benchmark.json").read_text())["measured"]
+        (cell,) = [cell for cell in made if cell["of"] == of]
+        assert cell["published_convention"] == [pytest.approx(np.mean(theirs), abs=1e-6)]
+        assert cell["medvl"] == [pytest.approx(np.mean(ours), abs=1e-6)]
+    assert len((segmenter / "test_log.jsonl").read_text().splitlines()) == 1
+    assert call(*words, "--run", f"mine={segmenter}") == 0
+    assert len((segmenter / "test_log.jsonl").read_text().splitlines()) == 1  # not scored anew
+    assert call(*words, "--run", f"other={run}") == 2  # a pre-training has no masks
+    assert call(*words) == 2
+
+
+def test_the_released_mask_is_opencvs_and_above_zero(segmenter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is predicted, on a grid of a quarter of the pixels: Dice and IoU follow from the true masks alone."""
+    inputs = open_inputs(str(segmenter))
+    config = inputs.source.predictor.config  # type: ignore[union-attr]
+    small = replace(config, data=replace(config.data, image_size=(16, 16)))
+    inputs.source.predictor.config = small  # type: ignore[union-attr]
+    monkeypatch.setattr(SegmentLearner, "logits", lambda self, batch: torch.full_like(batch.target, 20.0))
+    manifest = inputs.manifest(None)
+    paths = [record.masks["mask"].path if record.masks["mask"] else None for record in manifest.split("test")]
+    sizes = [0 if path is None else (cv2.resize(cv2.imread(str(path), 0), (16, 16)) > 0).sum() for path in paths]
+    scores = released_scores(inputs, manifest, "test")
+    assert scores["grid"] == [16, 16] and scores["dice"]["num"] == 6 and sizes.count(0) == 3
+    assert scores["dice"]["mean"] == pytest.approx(np.mean([2 * size / (size + 256) for size in sizes]))
+    assert scores["iou"]["mean"] == pytest.approx(np.mean([size / 256 for size in sizes]))
+
+
+def test_a_run_on_other_labels_is_no_row_of_few_labels(segmenter: Path, tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "qata").symlink_to(segmenter.parent / "sets" / "monuseg")
+    given = Given(data=tmp_path / "sets", out=tmp_path / "out", runs={"mine": segmenter}, split="val")
+    made = run_benchmark(published_table("lvit-semi"), given)
+    assert made.cells == {} and len(made.left_out) == 2
+    made = run_benchmark(published_table("lvit-main"), replace(given, out=tmp_path / "main"))  # of any
+    assert made.cells["mine", "QaTa-COV19", "Dice"].published and made.absent[0]["column"] == "MosMedData+"
+
+
+def test_the_size_of_lvit_is_counted(segmenter: Path, tmp_path: Path) -> None:
+    config = make_config({"fidelity": "released", "model": {"size": "T"}, "text": {"encoder": "builtin", "dim": 768}})
+    module, encoder = build_segmenter(config, 1, ["lung"] * 3)
+    size = network_size(Predictor(module, encoder, config, {"classes": ["mask"]}))
+    assert size["parameters_m"] == pytest.approx(29.908, abs=1e-3)  # of LViT-T's released program without dead weights
+    assert size["gflops"] == pytest.approx(54.1, rel=0.03)  # the paper's also has norms and activations
+    given = Given(data=tmp_path, out=tmp_path / "out", runs={"mine": segmenter})
+    made = run_benchmark(published_table("lvit-size"), given)
+    (parameters,) = made.cells["mine", "network", "parameters"].published
+    assert f"| mine | {parameters:.1f} |" in as_markdown(made, given)

@@ -44,10 +44,13 @@ def sweep(
 
 
 def benchmark(
-    table: Annotated[str | None, typer.Argument(help="g2d-table1, 2a, 2b, 3, 4, 5, 7 or 8; none: list them")] = None,
+    table: Annotated[str | None, typer.Argument(help="such as g2d-table1 or lvit-main; none: list them")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value for every trained cell")] = None,
     data: Annotated[Path | None, typer.Option(help="folder of the sets: DATA/LAYOUT/manifest.csv")] = None,
-    run: Annotated[list[str] | None, typer.Option(help="NAME=RUN, a pre-trained row; repeat for more")] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=RUN, a row: a pre-training for G2D's tables, a segmenter for LViT's; repeat"),
+    ] = None,
     imagenet: Annotated[Path | None, typer.Option(help="ImageNet weights of the ResNet, torchvision's keys")] = None,
     pretrain: Annotated[Path | None, typer.Option(help="recipe of the pre-trainings of tables 5 and 8")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="of every trained cell")] = 1,

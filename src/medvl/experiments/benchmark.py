@@ -5,7 +5,8 @@ whose set is absent are listed, never filled in. Rows are random weights, ImageN
 given pre-trained runs; tables 5 and 8 pre-train their own rows on DATA/mimic-cxr.
 
 Trained cells are those of a sweep, which is written to OUT/sweep.yaml with one recipe per column, so that what is run
-can be read, resumed and shared between processes. Zero-shot cells ask the given runs.
+can be read, resumed and shared between processes. The other cells ask the given runs: zero-shot, and in LViT's tables
+segmentation runs, which are scored by its convention.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from medvl.core.files import write_json, write_text
 from medvl.core.plain_yaml import yaml_text
 from medvl.core.task import find_task
 from medvl.data.importers.layouts import get_layout
+from medvl.experiments.benchmark_cells import OF_SEGMENTATION, ask, values_at
 from medvl.experiments.published_tables import (
     FRACTIONS,
     NOT_POSSIBLE,
@@ -35,8 +37,6 @@ from medvl.experiments.published_tables import (
 )
 from medvl.experiments.sweep import load_sweep, slug
 from medvl.experiments.sweep_run import Outcome, run_sweep, without_machine_paths
-from medvl.experiments.sweep_score import device_of
-from medvl.experiments.zero_shot_cells import ClassQuery, PhraseQuery, Query, score_query
 from medvl.inference.model_folder import find_model
 
 RANDOM, IMAGENET = "random", "ImageNet"
@@ -105,7 +105,7 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
             recipe for tables 5 and 8.
     """
     pretrainings = PRETRAININGS.get(table.name)
-    _check_runs(given)
+    _check_runs(table, given)
     present, absent = _sets(table, given, dry_run)
     trained = {name: column for name, column in present.items() if column.recipe}
     prompted = {name: column for name, column in present.items() if column.ask}
@@ -114,12 +114,14 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     else:
         left_out = [f"{row}: {why}" for row, why in NOT_POSSIBLE.items() if row in table.rows]
     if prompted and not given.runs:
-        raise InputError.missing(f"{table.name} asks pre-trained runs", remedy="--run NAME=RUN")
+        raise InputError.missing(f"{table.name} asks given runs", remedy="--run NAME=RUN")
     if prompted and not trained and given.overrides:
         warn(f"nothing is trained for {table.name}: {' '.join(given.overrides)} has no effect")
         given = replace(given, overrides=())
     if not dry_run:
-        sets = [column.layout for column in present.values()] + ([PRETRAIN_SET] if pretrainings is not None else [])
+        sets = [column.layout for column in present.values() if column.layout] + (
+            [PRETRAIN_SET] if pretrainings is not None else []
+        )
         remember(given, table.name, sorted(set(sets)))
     notes = list(dict.fromkeys(column.note for column in present.values() if column.note))
     benchmark = Benchmark(table, [], {}, absent, left_out, notes, [], [], given.changed)
@@ -127,6 +129,9 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
         _run_trained(benchmark, trained, given, dry_run)
     for name, column in prompted.items():
         for row, run in given.runs.items():
+            if why := _other_labels(column, run):
+                benchmark.left_out.append(f"{name}, {row}: {why}")
+                continue
             results = []
             try:
                 results = [] if dry_run else [_ask(given, name, column, row, run)]
@@ -137,16 +142,25 @@ def run_benchmark(table: PublishedTable, given: Given, *, dry_run: bool = False)
     return benchmark
 
 
-def _check_runs(given: Given) -> None:
+def _other_labels(column: Column, run: Path) -> str:
+    """Why a run is no row of a column that is of a fraction of the labels; "" where it is one."""
+    fraction = load_config(find_model(run) / "config.yaml").data.label_fraction
+    if column.label_fraction in (None, fraction):
+        return ""
+    return f"trained on {fraction:.0%} of the labels"
+
+
+def _check_runs(table: PublishedTable, given: Given) -> None:
     taken = [name for name in given.runs if name in (RANDOM, IMAGENET)]
     if taken:
         raise InputError.conflict(f"--run {taken[0]}=...: that row is there already", remedy="another name")
+    segments = any(column_of(table, name).ask.get("kind") in OF_SEGMENTATION for name in table.columns)
     for name, run in given.runs.items():
         task = load_config(find_model(run) / "config.yaml").task
-        if not (find_task(task).gives_encoder and find_task(task).takes_text):
-            raise InputError.unsupported(
-                f"--run {name}: a run of task: {task}", file=run, expected="a run of task: pretrain"
-            )
+        pretrains = find_task(task).gives_encoder and find_task(task).takes_text
+        if not (task == "segment" if segments else pretrains):
+            wanted = f"a run of task: {'segment' if segments else 'pretrain'}"
+            raise InputError.unsupported(f"--run {name}: a run of task: {task}", file=run, expected=wanted)
     if not given.data.is_dir():
         raise InputError.missing_file(
             "no such folder", file=given.data, expected="the folder that holds the sets (--data)"
@@ -156,7 +170,7 @@ def _check_runs(given: Given) -> None:
 def _sets(table: PublishedTable, given: Given, dry_run: bool) -> tuple[dict[str, Column], list[dict[str, str]]]:
     """The columns whose sets are here, and what is said of the others."""
     columns = {name: column_of(table, name) for name in table.columns}
-    present = {name: column for name, column in columns.items() if _manifest(given, column)}
+    present = {name: column for name, column in columns.items() if not column.layout or _manifest(given, column)}
     absent = [_absent(given, name, column) for name, column in columns.items() if name not in present]
     pretrains = table.name in PRETRAININGS
     if pretrains and _manifest(given, Column(PRETRAIN_SET)) is None:
@@ -294,11 +308,8 @@ def _absent(given: Given, name: str, column: Column) -> dict[str, str]:
 def _ask(given: Given, name: str, column: Column, row: str, run: Path) -> dict[str, Any]:
     """The result of a column that trains nothing; kept where the trained cells are."""
     path = given.out / RESULTS / f"{slug(name)}__{slug(row)}.json"
-    options = {key: value for key, value in column.ask.items() if key != "zero_shot"}
-    manifest = str(given.data / column.layout / "manifest.csv")
-    kinds: dict[str, type[ClassQuery] | type[PhraseQuery]] = {"classify": ClassQuery, "ground": PhraseQuery}
-    query: Query = kinds[column.ask["zero_shot"]](run="@", manifest=manifest, split=given.split, **options)
-    summary = score_query(query, run, given.out / "cells" / path.stem, device_of(find_model(run)))
+    manifest = given.data / column.layout / "manifest.csv" if column.layout else None
+    summary = ask(column.ask, run, manifest, given.split, given.out / "cells" / path.stem)
     roots = {given.data: "$DATA", given.out: "$OUT", Path.home(): "~", Path.cwd(): "."}
     kept = without_machine_paths({**summary, "variant": f"{name}, {row}"}, roots)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,33 +317,8 @@ def _ask(given: Given, name: str, column: Column, row: str, run: Path) -> dict[s
     return summary
 
 
-def _measured(results: Sequence[Mapping[str, Any]], published: Path_, ours: Path_) -> Measured:
-    return Measured(_values(results, published), _values(results, ours))
-
-
-def _values(results: Sequence[Mapping[str, Any]], path: Path_) -> list[float | None]:
-    """The value at `path` of each result, None where undefined.
-
-    A key `part*` or `*part` is the first one that begins with or holds `part`, `!part` the first one that does not.
-    """
-    values: list[float | None] = []
-    for content in results:
-        node: Any = content
-        for key in path:
-            node = _child(node, key)
-        values.append(None if node is None else float(node))
-    return values
-
-
-def _child(node: Any, key: str) -> Any:
-    if not isinstance(node, Mapping):
-        return None
-    if key.startswith("!"):
-        return next((node[name] for name in node if key[1:] not in name), None)
-    if "*" not in key:
-        return node.get(key)
-    text, anywhere = key.strip("*"), key.startswith("*")
-    return next((node[name] for name in node if (text in name if anywhere else name.startswith(text))), None)
+def _measured(results: list[dict[str, Any]], published: Path_, ours: Path_) -> Measured:
+    return Measured(values_at(results, published), values_at(results, ours))
 
 
 def _read(path: Path) -> dict[str, Any]:

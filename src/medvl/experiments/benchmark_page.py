@@ -15,6 +15,7 @@ from medvl.experiments.sweep_run import as_table
 
 FORMAT = "medvl-benchmark/1"
 EMPTY = ""
+SCALES = {"percent": 100.0, "plain": 1.0}  # of measured values, which are 0 to 1 where the table has percent
 
 
 def write_page(benchmark: Benchmark, given: Given, version: str) -> list[Path]:
@@ -39,18 +40,23 @@ def as_plan(benchmark: Benchmark, given: Given) -> str:
 
 
 def as_markdown(benchmark: Benchmark, given: Given) -> str:
-    """The page. Numbers in percent."""
+    """The page."""
     table = benchmark.table
+    scale = SCALES[table.unit]
     lines = [f"# {table.name}: {table.title}", ""]
     lines += [f"Rows marked *published* are from {table.source}, nothing in them was measured here. ", ""]
     lines += [
-        f"Measured rows: split `{given.split}`, {given.seeds} seed{'s' if given.seeds > 1 else ''} planned, percent; "
+        f"Measured rows: split `{given.split}`, {given.seeds} seed{'s' if given.seeds > 1 else ''} planned, "
+        f"{'percent; ' if table.unit == 'percent' else ''}"
         "the number by the table's own convention, in brackets medvl's where the two differ; several seeds: mean ± sd "
         "(how many). A cell that has not been run is empty; undefined: run, but the measure has no value there.",
         "",
     ]
+    if table.convention:
+        lines += [f"Published Dice and mIoU: {table.convention}.", ""]
     if benchmark.changed:
         lines += [f"Not at the protocol's settings: `{' '.join(benchmark.changed)}`.", ""]
+    printed = "{:.2f}" if table.convention else "{:.1f}"  # with the paper's digits
     missing = {one["column"] for one in benchmark.absent}
     for name in table.columns:
         lines += [f"## {name}", ""]
@@ -59,11 +65,11 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
         lines += ["| method | " + " | ".join(table.of) + " |", "| --- " * (len(table.of) + 1) + "|"]
         for row in benchmark.rows:
             if name not in missing and any((row, name, of) in benchmark.cells for of in table.of):
-                numbers = [cell_text(benchmark.cells.get((row, name, of))) for of in table.of]
+                numbers = [cell_text(benchmark.cells.get((row, name, of)), scale) for of in table.of]
                 lines.append(f"| {row} | {' | '.join(numbers)} |")
         column = table.columns.index(name)
         for method, cells in table.rows.items():
-            numbers = [EMPTY if value is None else f"{value:.1f}" for value in cells[column]]
+            numbers = [EMPTY if value is None else printed.format(value) for value in cells[column]]
             if any(numbers):
                 lines.append(f"| {method}, *published* | {' | '.join(numbers)} |")
         lines.append("")
@@ -73,7 +79,8 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
             lines.append(f"- {one['column']}: {one['set']}. Obtained: {one['obtained']}. Then `{one['command']}`.")
         lines.append("")
     lines += [f"- not run: {text}" for text in benchmark.left_out]
-    lines += [f"- {text}" for text in benchmark.notes]
+    lines += [f"- {text}" for text in (*benchmark.notes, *filter(None, [table.note]))]
+    lines += [f"- {method}: {source}" for method, source in table.row_sources.items()]
     lines += [f"- failed: {name}: {error}" for name, error in benchmark.failed]
     lines += [f"- {one.cell.name}: {one.note}" for one in benchmark.outcomes if one.state == "done" and one.note]
     if any("*" in method for method in table.rows):
@@ -81,12 +88,12 @@ def as_markdown(benchmark: Benchmark, given: Given) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def cell_text(cell: Measured | None) -> str:
-    """A measured cell as the page has it, in percent; empty where nothing was measured."""
+def cell_text(cell: Measured | None, scale: float) -> str:
+    """A measured cell as the page has it; empty where nothing was measured."""
     if cell is None or not cell.published:
         return EMPTY
-    first = _over_seeds(cell.published)
-    return first if cell.ours == cell.published else f"{first} [{_over_seeds(cell.ours)}]"
+    first = _over_seeds(cell.published, scale)
+    return first if cell.ours == cell.published else f"{first} [{_over_seeds(cell.ours, scale)}]"
 
 
 def as_csv(benchmark: Benchmark) -> str:
@@ -94,12 +101,14 @@ def as_csv(benchmark: Benchmark) -> str:
     out = io.StringIO()
     writer = Writer(out)
     writer.writerow(["column", "of", "method", "kind", "seeds", "value", "sd", "value_medvl_convention"])
-    table = benchmark.table
+    table, scale = benchmark.table, SCALES[benchmark.table.unit]
     for (row, column, of), cell in benchmark.cells.items():
         if cell.published:
             known, ours = ([v for v in values if v is not None] for values in (cell.published, cell.ours))
-            value, other = (_percent(statistics.mean(values)) if values else "undefined" for values in (known, ours))
-            spread = _percent(statistics.stdev(known)) if len(known) > 1 else EMPTY
+            value, other = (
+                _number(statistics.mean(values), scale) if values else "undefined" for values in (known, ours)
+            )
+            spread = _number(statistics.stdev(known), scale) if len(known) > 1 else EMPTY
             writer.writerow([column, of, row, "measured", len(cell.published), value, spread, other])
     for method, cells in table.rows.items():
         for column, values in zip(table.columns, cells, strict=True):
@@ -130,16 +139,16 @@ def as_json(benchmark: Benchmark, given: Given, version: str) -> dict[str, Any]:
     }
 
 
-def _over_seeds(values: Sequence[float | None]) -> str:
+def _over_seeds(values: Sequence[float | None], scale: float) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "undefined"
     if len(values) == 1:
-        return _percent(known[0])
-    spread = f" ± {_percent(statistics.stdev(known))}" if len(known) > 1 else ""
+        return _number(known[0], scale)
+    spread = f" ± {_number(statistics.stdev(known), scale)}" if len(known) > 1 else ""
     gone = f", {len(values) - len(known)} undefined" if len(known) < len(values) else ""
-    return f"{_percent(statistics.mean(known))}{spread} ({len(known)}{gone})"
+    return f"{_number(statistics.mean(known), scale)}{spread} ({len(known)}{gone})"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _number(value: float, scale: float) -> str:
+    return f"{scale * value:.1f}"

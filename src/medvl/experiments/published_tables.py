@@ -6,7 +6,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -19,9 +19,12 @@ FOLDER = Path(medvl.config.__file__).with_name("published")
 Cell = tuple[float | None, ...]
 
 
+Convention = Literal["per image", "pooled"]  # a mean over images, or one ratio over the pixels of all
+
+
 @dataclass(config=SECTION, frozen=True, slots=True)
 class PublishedTable:
-    """One table. Numbers in percent; a column has one number for each of `of` (fractions of the labels, or metrics)."""
+    """One table. A column has one number for each of `of` (fractions of the labels, or metrics)."""
 
     name: str  # g2d-table1
     title: str
@@ -29,6 +32,10 @@ class PublishedTable:
     of: tuple[str, ...]
     columns: tuple[str, ...]
     rows: dict[str, tuple[Cell, ...]]  # method -> a cell per column, of None where the paper has no number
+    unit: Literal["percent", "plain"] = "percent"
+    convention: Convention | None = None  # of columns of Dice and mIoU
+    row_sources: dict[str, str] = field(default_factory=dict)  # rows that stand elsewhere than in `source`
+    note: str = ""
 
 
 @dataclass(config=SECTION)
@@ -37,6 +44,11 @@ class _Table:
     of: tuple[str, ...]
     columns: tuple[str, ...]
     rows: dict[str, tuple[Cell | None, ...]]
+    source: str | None = None  # None = that of the file
+    unit: Literal["percent", "plain"] = "percent"
+    convention: Convention | None = None
+    row_sources: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(config=SECTION)
@@ -46,7 +58,8 @@ class _File:
 
 
 @cache
-def _all_tables(folder: Path = FOLDER) -> dict[str, PublishedTable]:
+def read_tables(folder: Path = FOLDER) -> dict[str, PublishedTable]:
+    """All tables of a folder by name. InputError on a file that holds anything else, or numbers that cannot be."""
     tables = {}
     for path in sorted(folder.glob("*.yaml")):
         file = read_typed(path, _File)
@@ -58,18 +71,50 @@ def _all_tables(folder: Path = FOLDER) -> dict[str, PublishedTable]:
                 raise InputError.wrong_shape(
                     f"a row of {name} has another number of cells", file=path, expected=expected
                 )
-            tables[name] = PublishedTable(name, table.title, file.source, table.of, table.columns, rows)
+            _check(name, table, rows, path)
+            source = table.source or file.source
+            further = (table.unit, table.convention, table.row_sources, table.note)
+            tables[name] = PublishedTable(name, table.title, source, table.of, table.columns, rows, *further)
     return tables
+
+
+def possible_pair(dice: float, iou: float, convention: Convention) -> bool:
+    """Whether a Dice and an IoU, in percent with two decimals, can be of the same masks.
+
+    Of pooled pixels IoU is f(Dice) = Dice / (2 - Dice). f is convex, so a mean of IoUs over images is f of the mean
+    Dice at least (Jensen), and never above that Dice.
+    """
+    lowest = 100 * dice / (200 - dice)
+    rounding = 0.02  # 0.005 of either number, with f' up to 2
+    if convention == "pooled":
+        return abs(iou - lowest) <= rounding
+    return lowest - rounding <= iou <= dice + rounding
+
+
+def _check(name: str, table: _Table, rows: dict[str, tuple[Cell, ...]], path: Path) -> None:
+    """InputError where a row of `row_sources` is none, or a pair of Dice and IoU is not possible."""
+    if unknown := [method for method in table.row_sources if method not in rows]:
+        raise InputError.unknown(f"row_sources of {name} names no row: {unknown[0]}", file=path)
+    if table.convention is None:
+        return
+    if table.of != DICE_IOU:
+        raise InputError.conflict(f"{name} has a convention", file=path, expected=f"of: {', '.join(DICE_IOU)}")
+    for method, cells in rows.items():
+        for dice, iou in cells:
+            if dice is not None and iou is not None and not possible_pair(dice, iou, table.convention):
+                what = f"{name}, {method}: Dice {dice} with mIoU {iou}"
+                expected = f"a pair that is possible {table.convention}"
+                raise InputError.conflict(what, file=path, record=method, expected=expected)
 
 
 def table_names() -> list[str]:
     """g2d-table1, g2d-table2a, ..."""
-    return list(_all_tables())
+    return list(read_tables())
 
 
 def published_table(name: str) -> PublishedTable:
     """The table of that name. InputError on an unknown one, naming the nearest."""
-    tables = _all_tables()
+    tables = read_tables()
     if name not in tables:
         like = nearest(name, tables)
         remedy = f"did you mean {like}?" if like else None
@@ -77,6 +122,7 @@ def published_table(name: str) -> PublishedTable:
     return tables[name]
 
 
+DICE_IOU = ("Dice", "mIoU")
 FRACTIONS = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
 Path_ = tuple[str, ...]  # of a value in a result file
 
@@ -89,13 +135,14 @@ class Column:
     Of a column that is trained one place (for every fraction), of one that is asked one per number of the table.
     """
 
-    layout: str
+    layout: str  # "" where no set is needed
     recipe: dict[str, Any] = field(default_factory=dict)  # of `medvl train`; empty where nothing is trained
-    ask: dict[str, Any] = field(default_factory=dict)  # options of classification by prompts, or of grounding
+    ask: dict[str, Any] = field(default_factory=dict)  # what the given runs are asked, and how: see benchmark_cells.py
     published: tuple[Path_, ...] = ()
     ours: tuple[Path_, ...] = ()
     has_decoder: bool = False  # a pre-trained decoder can be taken over
     note: str = ""
+    label_fraction: float | None = None  # runs trained on another one are no row; None = any
 
 
 def _mean(*names: str) -> tuple[Path_, ...]:
@@ -120,7 +167,7 @@ def _classify(layout: str, protocol: str, metric: str = "macro_auc") -> Column:
 
 def _ask_classes(layout: str, protocol: str, rule: str, note: str, classes: list[str] | None = None) -> Column:
     """`rule`: of the published practice, the threshold of each class chosen on the scored split."""
-    ask = {"zero_shot": "classify", "protocol": protocol, **({"classes": classes} if classes else {})}
+    ask = {"kind": "classify", "protocol": protocol, **({"classes": classes} if classes else {})}
     tuned = ("decisions", "*published practice", f"{rule}*", "macro")
     fair = ("decisions", "!published practice", f"{rule}*", "macro")
     auc = ("metrics", "auc", "mean")
@@ -131,7 +178,26 @@ def _ask_classes(layout: str, protocol: str, rule: str, note: str, classes: list
 def _ground(layout: str, phrase: str) -> Column:
     measures = _mean("recall", "iou", "dice")
     note = "grounding: all positive cases of the split, not MedKLIP's list; threshold of val (the paper gives none)"
-    return Column(layout, {}, {"zero_shot": "ground", "phrase": phrase}, measures, measures, note=note)
+    return Column(layout, {}, {"kind": "ground", "phrase": phrase}, measures, measures, note=note)
+
+
+_SIZE = (("size", "parameters_m"), ("size", "gflops"))
+_COUNTED = (
+    "measured: the network without its text encoder, its convolutions and matrix products, at the run's own image "
+    "size, a text of ten words"
+)
+_RELEASED = (
+    "Dice and mIoU as LViT's released program takes them: on the network's grid, the mask resized by OpenCV's bilinear "
+    "rule and then > 0, two empty masks 0; in brackets medvl's, on the image's own grid, two empty masks 1"
+)
+
+
+def _score_masks(layout: str, label_fraction: float | None = None) -> Column:
+    """Segmentation runs on a set of LViT's."""
+    published = (("released", "dice", "mean"), ("released", "iou", "mean"))
+    ours = _mean("dice_per_image", "iou_per_image")
+    ask = {"kind": "segment"}
+    return Column(layout, {}, ask, published, ours, note=_RELEASED, label_fraction=label_fraction)
 
 
 _CHEXPERT = ["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
@@ -153,6 +219,12 @@ COLUMNS: dict[str, Column] = {
     "CheXpert linear": _classify("chexpert", "mgca_linear:chexpert"),
     "RSNA linear": _classify("rsna", "mgca_linear:rsna"),
     "COVIDx linear": _classify("covidx", "mgca_linear:covidx", "accuracy"),
+    "QaTa-COV19": _score_masks("qata"),
+    "MosMedData+": _score_masks("mosmed"),
+    "MoNuSeg": _score_masks("monuseg"),
+    "QaTa-COV19 at 25 % of the labels": _score_masks("qata", 0.25),
+    "QaTa-COV19 at 50 % of the labels": _score_masks("qata", 0.5),
+    "network": Column("", {}, {"kind": "size"}, _SIZE, _SIZE, note=_COUNTED),
 }
 _MEDKLIP = {name: _segment(name.split()[0].lower(), "medklip_segmentation") for name in COLUMNS if "segment" in name}
 _MEDKLIP["CXR14 fine-tuned"] = replace(COLUMNS["CXR14 fine-tuned"], note=_OTHER_SPLIT)
