@@ -77,6 +77,53 @@ def interrupt(config: Config, run: Path, num_steps: int) -> None:
         train(config, run)
 
 
+def check_resumed(config: Config, folder: Path) -> None:
+    """A run that is interrupted within three steps and resumed has the weights and the log of one that is not."""
+    train(config, folder / "whole")
+    interrupt(config, folder / "parts", 3)
+    train(None, folder / "parts", resume=True)
+    assert_same(folder / "whole", folder / "parts")
+
+
+def check_two_processes(recipe: Path, folder: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train with one process of 8 and two of 4 images; the weights of both, and the same last validation."""
+    for num, size in ((1, 8), (2, 4)):
+        sizes = (f"train.devices={num}", f"train.batch_size={size}")
+        done = medvl_process("train", recipe, *words, *sizes, "--out", folder / str(num))
+        assert done.returncode == 0, done.stderr
+    return weights(folder / "1"), weights(folder / "2")
+
+
+def without_draws(module: torch.nn.Module) -> None:
+    """No dropout and no unknown words: two passes over a batch give the same."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(part, torch.nn.MultiheadAttention):
+            part.dropout = 0.0
+        if hasattr(part, "p_unknown"):
+            part.p_unknown = 0.0  # type: ignore[assignment]
+
+
+def save_backbone(folder: Path, kind: str) -> None:
+    """A tiny transformers model with random weights, saved as its users have it: not as a backbone."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    network, options = {
+        "convnext": ("ConvNextForImageClassification", {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 12, 16, 24]}),
+        "swin": ("SwinModel", {"image_size": 64, "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2],
+                               "window_size": 2}),
+        "dinov2": ("Dinov2Model", {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                   "image_size": 56}),
+        "hiera": ("HieraModel", {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 1, 1],
+                                 "num_heads": [1, 1, 2, 2]}),
+        "vit": ("ViTModel", {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}),
+    }[kind]  # fmt: skip
+    model: Any = getattr(hf, network)
+    model(model.config_class(**options)).save_pretrained(folder)
+
+
 def save_pretrained(folder: Path) -> Path:
     """A model folder of an untrained G2D, whose running statistics are not those of a new network."""
     data = {"image_size": [64, 64], "in_channels": 1, "normalize": "none", "laterality": "patient"}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from faults import refused
+from runs import without_draws
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -44,13 +45,8 @@ from medvl.train.run import open_manifest, train
 
 COLUMNS = "data.context_columns=[age, sex]"
 NAN = float("nan")
-RULES = ContextRules(
-    "tokens",
-    (
-        Column("age", "number", mean=50.0, sd=10.0, edges=(41, 47, 53, 59)),
-        Column("sex", "category", categories=("f", "m")),
-    ),
-)
+AGE = Column("age", "number", mean=50.0, sd=10.0, edges=(41, 47, 53, 59))
+RULES = ContextRules("tokens", (AGE, Column("sex", "category", categories=("f", "m"))))
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +96,7 @@ def ready(recipe: Path, *words: str) -> tuple[SegmentLearner | PretrainLearner, 
         module, other = build_segmenter(config, 1, texts, rules)
         task = SegmentLearner(config, module, TextInput(other, None, True, context=rules))
         data = SegmentDataset(rows, ("mask",), config.data, seed=0, train=True)
-    for part in task.module.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-        if hasattr(part, "p_unknown"):
-            part.p_unknown = 0.0
+    without_draws(task.module)
     return task, collate([data[(0, i)] for i in range(len(data))])
 
 

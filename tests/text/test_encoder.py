@@ -154,12 +154,9 @@ def test_frozen_stays_frozen(hf_folder: Path) -> None:
 
 
 def test_unknown_encoder_and_missing_weights(tmp_path: Path) -> None:
-    with refused("unknown"):
-        build_text_encoder("bulitin", texts=TEXTS)
-    with refused("unreadable"):
-        build_text_encoder(f"hf:{tmp_path}")
-    with refused("unreadable"):
-        build_text_encoder("hf:nobody/has-this-model")
+    for spec, kind in (("bulitin", "unknown"), (f"hf:{tmp_path}", "unreadable"), ("hf:nobody/has-it", "unreadable")):
+        with refused(kind):
+            build_text_encoder(spec, texts=TEXTS)
     with refused("missing_file"):
         load_text_encoder(tmp_path)
     assert build_text_encoder("none") is None
@@ -205,8 +202,6 @@ def test_a_damaged_cache_is_computed_anew(hf_folder: Path, tmp_path: Path, capfd
 
 @pytest.mark.parametrize("kind", ["CLIP", "CLIPSeg"])
 def test_the_text_tower_of_a_two_tower_model(hf_folder: Path, tmp_path: Path, kind: str) -> None:
-    import shutil
-
     import transformers
 
     shutil.copytree(hf_folder, tmp_path / "two")  # its tokenizer

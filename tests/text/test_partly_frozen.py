@@ -12,7 +12,7 @@ import torch
 from faults import refused
 from torch import nn
 
-from medvl.config import Config, TextConfig
+from medvl.config import TextConfig
 from medvl.text.cache import FeatureCache
 from medvl.text.huggingface import PretrainedEncoder
 from medvl.text.registry import build_text_encoder, configured_encoder, load_text_encoder
@@ -22,32 +22,20 @@ TEXTS = ["left lung", "right upper zone the left lower zone the right lung", ""]
 SMALL = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 32, "max_position_embeddings": 24}
 DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+KINDS: dict[str, dict[str, Any]] = {
+    "Bert": SMALL | DROPOUT, "Roberta": SMALL | DROPOUT | {"pad_token_id": 0}, "MPNet": SMALL,
+    "Electra": SMALL | DROPOUT | {"embedding_size": 8}, "Albert": SMALL | {"embedding_size": 8},
+    "DistilBert": {"vocab_size": len(WORDS), "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32,
+                   "max_position_embeddings": 24, "dropout": 0.3},
+    "CLIPText": SMALL | {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
+}  # fmt: skip
 
 
 def make_model(kind: str) -> Any:
     import transformers as hf
 
     torch.manual_seed(0)
-    if kind == "DistilBert":
-        return hf.DistilBertModel(
-            hf.DistilBertConfig(
-                vocab_size=len(WORDS), dim=16, n_layers=3, n_heads=2, hidden_dim=32, max_position_embeddings=24,
-                dropout=0.3,
-            )
-        )  # fmt: skip
-    if kind == "CLIPText":
-        ends = {"eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
-        return hf.CLIPTextModel(hf.CLIPTextConfig(**SMALL, **ends))
-    special = {"pad_token_id": 0}
-    if kind == "Electra":
-        return hf.ElectraModel(hf.ElectraConfig(**SMALL, **DROPOUT, embedding_size=8))
-    if kind == "Roberta":
-        return hf.RobertaModel(hf.RobertaConfig(**SMALL, **DROPOUT, **special))
-    if kind == "Albert":
-        return hf.AlbertModel(hf.AlbertConfig(**SMALL, embedding_size=8))
-    if kind == "MPNet":
-        return hf.MPNetModel(hf.MPNetConfig(**SMALL))
-    return hf.BertModel(hf.BertConfig(**SMALL, **DROPOUT))
+    return getattr(hf, f"{kind}Model")(getattr(hf, f"{kind}Config")(**KINDS[kind]))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from transformers import BertTokenizerFast
 
     root, found = tmp_path_factory.mktemp("models"), {}
-    for kind in ("Bert", "DistilBert", "Roberta", "Electra", "CLIPText", "Albert", "MPNet"):
+    for kind in KINDS:
         found[kind] = root / kind
         make_model(kind).save_pretrained(found[kind])
         BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(found[kind])
@@ -235,7 +223,3 @@ def test_layers_that_there_are_not(folders: dict[str, Path]) -> None:
     for option in ({"layers": 3}, {"tokenizer": "x"}, {"init": "x"}):
         with refused("conflict", naming="text.encoder"):
             build_text_encoder(f"hf:{folders['Bert']}", **option)  # type: ignore[arg-type]
-
-
-def test_the_configuration_knows_the_options() -> None:
-    assert Config().text.train_layers == 0 and Config().text.layers == 2

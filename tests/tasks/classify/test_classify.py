@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from faults import refused
 from PIL import Image
-from runs import assert_same, interrupt, logged, medvl, medvl_process, save_pretrained, weights
+from runs import check_resumed, check_two_processes, logged, medvl, save_pretrained
 from safetensors.torch import load_file
 
 from medvl.cli.evaluate import evaluate
@@ -25,7 +25,6 @@ from medvl.data.class_labels import ClassDataset, class_labels
 from medvl.data.dataset import collate
 from medvl.data.records import load_manifest
 from medvl.evaluation.report.page import make_report
-from medvl.inference.model_folder import load_model
 from medvl.inference.predictor import Predictor
 from medvl.metrics.classification import auc, best_threshold
 from medvl.models.classifier import ImageClassifier
@@ -91,15 +90,7 @@ def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: 
     words = ["classify.mode=linear", "data.views=[PA]", "train.lr=0.05", f"init={g2d}"]
     done = medvl("train", films / "recipe.yaml", *words, "--out", run)
     assert done.returncode == 0, done.stderr
-    for told in (
-        "any of 2 classes",
-        "(2 unknown)",
-        "the encoder is frozen (eval mode), its features are computed once, without augmentation",
-        "1 records of other views",
-        "2 are the network's own",
-        "val macro_auc",
-    ):
-        assert told in done.stderr, told
+    assert "1 records of other views" in done.stderr and "2 are the network's own" in done.stderr
     tensors, start = load_file(str(run / "model" / "model.safetensors")), load_file(str(g2d / "model.safetensors"))
     encoder = [name for name in tensors if name.startswith("encoder.")]
     assert len(encoder) == len(tensors) - 2
@@ -135,9 +126,7 @@ def test_the_command_line_from_a_pretrained_encoder_to_curves(films: Path, g2d: 
     page = path.read_text()
     assert "<script" not in page and "<img" not in page and "http" not in page.replace("http://www.w3.org", "")
     area = summary["by_class"]["bar"]["auc"]["mean"]
-    for told in (f"AUC {area:.3f}", "Precision-recall", "Reliability", "false alarms", "not a medical device"):
-        assert told in page, told
-    assert "the left lung" not in page
+    assert f"AUC {area:.3f}" in page and "not a medical device" in page and "the left lung" not in page
     stored = (run / "report" / "val" / "summary.json").stat().st_mtime_ns
     make_report(run, films / "manifest.csv", out=tmp_path / "again.html")
     assert (run / "report" / "val" / "summary.json").stat().st_mtime_ns == stored  # not evaluated anew
@@ -160,10 +149,8 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
     test = evaluate_classifier(tuned, films / "manifest.csv", split="test", num_draws=20).summary
     for name in CLASSES:
         known = [row for row in rows if row[f"label_{name}"]]
-        chosen = best_threshold(
-            [float(row[f"prob_{name}"]) for row in known], [float(row[f"label_{name}"]) for row in known]
-        )
-        assert test["threshold"][name] == pytest.approx(chosen, abs=1e-6)
+        scores, labels = ([float(row[f"{kind}_{name}"]) for row in known] for kind in ("prob", "label"))
+        assert test["threshold"][name] == pytest.approx(best_threshold(scores, labels), abs=1e-6)
         practice = test["published_practice"]["by_f1"]["by_class"][name]["f1"]
         assert practice["mean"] >= test["by_class"][name]["f1"]["mean"] and practice["lo"] <= practice["hi"]
     macro = test["published_practice"]["by_mcc"]["macro"]["mcc"]
@@ -182,8 +169,6 @@ def test_a_linear_run_goes_on_as_a_finetuned_one_and_thresholds_come_from_val(fi
     assert "of classes that have an interval" in page.read_text() and "(1 of 2 classes:" in page.read_text()
     fixed = evaluate_classifier(tuned, films / "manifest.csv", split="test", threshold=0.0, num_draws=20).summary
     assert fixed["threshold_source"] == "fixed" and fixed["by_class"]["disc"]["sensitivity"]["mean"] == 1
-    module, _, _, _ = load_model(tuned)
-    assert not module.training and isinstance(module.network, ImageClassifier)
 
 
 def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
@@ -211,10 +196,7 @@ def test_one_of_several_classes(films: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["finetune", "linear"])
 def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path, mode: str) -> None:
     config = config_of(films, f"classify.mode={mode}", "model.options.dropout=0.2")
-    train(config, tmp_path / "whole")
-    interrupt(config, tmp_path / "parts", 3)
-    train(None, tmp_path / "parts", resume=True)
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    check_resumed(config, tmp_path)
 
 
 def test_features_are_computed_once_and_are_those_of_the_encoder(
@@ -269,11 +251,9 @@ def test_balanced_weights_make_both_kinds_weigh_the_same(films: Path) -> None:
     balanced = class_weights(labels, multiclass=False)
     for k, count in enumerate(labels.per_class().values()):
         assert balanced[k] * count["positive"] == pytest.approx(count["negative"])
-    one = class_labels(
-        load_manifest(films / "one.csv").split("train"),
-        ("clear", "bar", "disc", "both"),
-        config_of(films, "classify.labels=multiclass", "classify.negative_names=[]").classify,
-    )
+    words = ("classify.labels=multiclass", "classify.negative_names=[]")
+    rows, classes = load_manifest(films / "one.csv").split("train"), ("clear", "bar", "disc", "both")
+    one = class_labels(rows, classes, config_of(films, *words).classify)
     assert class_weights(one, multiclass=True).tolist() == pytest.approx([1, 1, 1, 1])  # six images each
 
 
@@ -374,13 +354,7 @@ def test_a_fraction_is_said_in_the_plan(films: Path, tmp_path: Path, capsys: pyt
 def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path, mode: str) -> None:
     """Half a batch each; the labels that are missing are not spread evenly over them."""
     words = [f"classify.mode={mode}", "train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0"]
-    for num, size in ((1, 8), (2, 4)):
-        done = medvl_process(
-            "train", films / "recipe.yaml", *words, f"train.devices={num}", f"train.batch_size={size}",
-            "--out", tmp_path / str(num),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    one, two = (weights(tmp_path / str(num)) for num in (1, 2))
+    one, two = check_two_processes(films / "recipe.yaml", tmp_path, *words)
     assert torch.allclose(one["module.network.head.weight"], two["module.network.head.weight"], atol=1e-4)
     val = [logged(tmp_path / str(num))[-1] for num in (1, 2)]
     assert val[0]["macro_auc"] == pytest.approx(val[1]["macro_auc"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from faults import refused
 from PIL import Image
-from runs import assert_same, interrupt, logged, medvl, medvl_process, save_pretrained, weights
+from runs import check_resumed, check_two_processes, logged, medvl, save_pretrained
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -104,9 +104,8 @@ def test_the_page_shows_the_evaluation(trained: Path, tmp_path: Path) -> None:
     assert path.read_text().count('<rect class="pred"') == len(drawn) > 0
     assert path.read_text().count('<rect class="true"') == 18
     for option in ({"group_by": ["kind"]}, {"threshold": 0.4}, {"probe_rows": 3}):
-        with pytest.raises(InputError) as caught:
+        with refused("conflict"):
             make_report(trained, **option)
-        assert caught.value.kinds == (FaultKind.CONFLICT,)
 
 
 def test_precision_and_recall_by_score() -> None:
@@ -161,10 +160,10 @@ def test_the_command_line_from_a_pretrained_encoder_to_boxes(films: Path, g2d: P
     done = medvl("train", films / "recipe.yaml", *words, "--out", run)
     assert done.returncode == 0, done.stderr
     for told in (
-        "disc  12 on 12 images, 9 on 9 images", "50%: 16 images of 8 patients (draw 0), 16 images left out",
-        "4 training images have no box", "encoder frozen", "anchors published:", "tensors taken over",
-        "best val map_all_scores",
-    ):  # fmt: skip
+        "disc  12 on 12 images, 9 on 9 images",
+        "50%: 16 images of 8 patients",
+        "4 training images have no box",
+    ):
         assert told in done.stderr, (told, done.stderr)
     # Frozen: weights and statistics of the pre-trained encoder, to the bit.
     source = load_model(g2d)[0].network.unet.encoder.state_dict()
@@ -183,13 +182,14 @@ def test_the_command_line_from_a_pretrained_encoder_to_boxes(films: Path, g2d: P
 
 def test_evaluate_in_the_terminal(films: Path, trained: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", str(trained), str(films / "manifest.csv"), "--out", str(tmp_path)])
-    for told in ("fixed mean box", "map_published", "coco_ap50", "ahead of the fixed mean box (paired by patient):"):
-        assert told in done.stdout
-    done = CliRunner().invoke(app, ["evaluate", str(trained), "data.windw=[1, 2]", "--out", str(tmp_path)])
-    assert "did you mean data.window" in str(done.exception)  # the manifest left out, an override follows
-    for words, message in ((["--probe"], "--probe for a detector"), (["--threshold", "val"], "val for a detector")):
+    assert "map_published" in done.stdout and "coco_ap50" in done.stdout
+    for words, kind in (
+        (["data.windw=[1, 2]"], "unknown"),
+        (["--probe"], "conflict"),
+        (["--threshold", "val"], "conflict"),
+    ):
         done = CliRunner().invoke(app, ["evaluate", str(trained), *words, "--out", str(tmp_path)])
-        assert isinstance(done.exception, InputError) and message in str(done.exception)
+        assert isinstance(done.exception, InputError) and done.exception.kinds == (FaultKind(kind),)
 
 
 def test_the_fixed_box_lies_where_it_does_on_films_that_are_not_square(
@@ -226,9 +226,6 @@ def test_detect_writes_boxes_in_native_pixels_and_pictures(films: Path, trained:
     assert (tmp_path / "all" / "detections.csv").is_file()
     with refused("conflict"):
         predict_files(trained, [films / "33.png"], ["bar"], tmp_path / "two")
-    assert "boxes on 1 images" in CliRunner().invoke(
-        app, ["detect", str(trained), str(films / "33.png"), "--out", str(tmp_path / "said")]
-    ).stdout  # fmt: skip
 
 
 def test_a_saved_detector_is_the_same_anchors_included(films: Path, tmp_path: Path) -> None:
@@ -264,10 +261,7 @@ def test_a_frozen_encoder_runs_without_gradient_and_an_updated_one_learns(films:
 
 def test_interrupted_and_resumed_is_the_same(films: Path, tmp_path: Path) -> None:
     config = config_of(films, "train.ema_decay=0.9", "train.max_steps=6")
-    train(config, tmp_path / "whole")
-    interrupt(config, tmp_path / "parts", 3)
-    train(None, tmp_path / "parts", resume=True)
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    check_resumed(config, tmp_path)
     assert logged(tmp_path / "whole") == logged(tmp_path / "parts")  # the boxes of the interrupted epoch too
 
 
@@ -345,17 +339,13 @@ def test_what_is_wrong_is_said_before_the_run_folder_is_made(
 
 
 def test_other_verbs_refuse_a_detector_and_other_models_are_none(films: Path, g2d: Path, trained: Path) -> None:
-    with refused("unsupported"):
-        evaluate_detector(g2d, films / "manifest.csv")
-    with refused("unsupported"):
-        predict_files(g2d, [films / "1.png"], [], films / "nowhere", task="detect")
-    with refused("unsupported", naming="detect"):
-        open_inputs(trained)
-    for verb in (lambda: suggest(trained, 1), lambda: Predictor.load(trained)):
+    for verb in (
+        lambda: evaluate_detector(g2d, films / "manifest.csv"), lambda: open_inputs(trained),
+        lambda: predict_files(g2d, [films / "1.png"], [], films / "nowhere", task="detect"),
+        lambda: suggest(trained, 1), lambda: Predictor.load(trained),
+    ):  # fmt: skip
         with refused("unsupported"):
             verb()
-    with refused("unsupported"):
-        Predictor.load(trained).set_image(films / "0.png").segment("disc")
     with refused("mismatch", naming="init"):
         train(config_of(films, "detect.classes=[disc]", f"init={trained}"), films / "next")
     with refused("mismatch", naming="model.encoder=resnet18_nano"):
@@ -370,14 +360,8 @@ def test_two_processes_train_to_the_weights_of_one(films: Path, tmp_path: Path) 
     the rate; BatchNorm over ranks is tested in tests/models/test_batch_norm.py.
     """
     words = ["train.epochs=1", "data.augment.scheme=none", "train.warmup_steps=0", "train.freeze_encoder=true"]
-    for num, size in ((1, 8), (2, 4)):
-        done = medvl_process(
-            "train", films / "recipe.yaml", *words, f"train.devices={num}", f"train.batch_size={size}",
-            "--out", tmp_path / str(num),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    one, two = (weights(tmp_path / str(num))["module.network.embed.0.out.weight"] for num in (1, 2))
-    assert torch.allclose(one, two, atol=1e-4)
+    both = check_two_processes(films / "recipe.yaml", tmp_path, *words)
+    assert torch.allclose(*(one["module.network.embed.0.out.weight"] for one in both), atol=1e-4)
     val = [logged(tmp_path / str(n), "val")[-1] for n in (1, 2)]
     assert val[0]["loss"] == pytest.approx(val[1]["loss"], rel=1e-3)
 

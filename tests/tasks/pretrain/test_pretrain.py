@@ -15,7 +15,7 @@ import pytest
 import torch
 from faults import refused
 from PIL import Image
-from runs import assert_same, interrupt, logged, medvl, medvl_process, weights
+from runs import check_resumed, logged, medvl, medvl_process, save_backbone, weights, without_draws
 from torch import Tensor
 
 from medvl.config import Config, TrainConfig, load_config, make_config
@@ -51,9 +51,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.normal(90, 12, y.shape) + 80 * disc
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
         Image.fromarray((disc * 255).astype(np.uint8)).save(folder / f"{i}_m.png")
-        text = f"{('Upper', 'Middle', 'Lower')[zone]} {('right', 'left')[side]} lung opacity." + " No effusion." * (
-            i % 3
-        )
+        place = f"{('Upper', 'Middle', 'Lower')[zone]} {('right', 'left')[side]}"
+        text = f"{place} lung opacity." + " No effusion." * (i % 3)
         split = "train" if i < 24 else "val"
         rows.append(f'c{i},{i}.png,"{text}",{i}_m.png,p{i},{split},{"L" if i in (3, 30) else "PA"}')
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
@@ -79,11 +78,7 @@ def task_of(config: Config) -> tuple[PretrainLearner, Batch]:
     manifest = load_manifest(config.data.manifest)
     rows = manifest.split("train")
     module, encoder = build_g2d_model(config, [row.text for row in rows])
-    for part in module.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-        if hasattr(part, "p_unknown"):
-            part.p_unknown = 0.0
+    without_draws(module)
     task = PretrainLearner(config, module.train(), TextInput(encoder, None, True))
     task.step = config.pretrain.warmup_steps
     dataset = SegmentDataset(rows, (), config.data, seed=0, train=True, body=True)
@@ -156,10 +151,7 @@ def test_the_command_line_from_pairs_to_a_segmenter(pairs: Path, tmp_path: Path)
 
 
 def test_interrupted_and_resumed_is_the_same(pairs: Path, tmp_path: Path) -> None:
-    train(config_of(pairs), tmp_path / "whole")
-    interrupt(config_of(pairs), tmp_path / "parts", 3)
-    train(None, tmp_path / "parts", resume=True)
-    assert_same(tmp_path / "whole", tmp_path / "parts")
+    check_resumed(config_of(pairs), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +189,7 @@ def test_masks_that_are_no_target_are_counted_and_told(
     assert all_of_them and all(row["valid_masks"] > 0 and row["decoder_loss"] > 0 for row in all_of_them)
 
 
-def test_a_grid_too_coarse_for_its_images_is_said(
-    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_grid_too_coarse_for_its_images_is_said(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module, _ = build_g2d_model(config_of(pairs), ["Opacity."] * 3)
     fine, _ = build_g2d_model(config_of(pairs, "model.options.pool_stride=8"), ["Opacity."] * 3)
     assert _grid_line(module.network) == "  grid   2 x 2 cells of attention"
@@ -240,32 +230,12 @@ def test_lvit_is_fed_as_the_pre_training_was(pairs: Path, tmp_path: Path) -> Non
         train(config_of(pairs, *words, "data.normalize=none", recipe="segment.yaml"), tmp_path / "lvit")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("pretrain.shuffle_masks=true", "pretrain.decoder=none"),
-        ("pretrain.mask.soft=true", "pretrain.mask.smooth=none"),
-    ],
-)
-def test_switches_that_would_do_nothing_are_refused(pairs: Path, tmp_path: Path, words: tuple[str, str]) -> None:
-    with refused("conflict"):
-        train(config_of(pairs, *words), tmp_path / "run")
-
-
 def test_in_the_warm_up_the_decoder_is_not_run(pairs: Path) -> None:
     task, batch = task_of(config_of(pairs))
     task.step = 0
     losses = task.backward(batch, None, lambda loss: loss.backward())
     assert set(losses) == {"loss", "vla_loss"}
     assert not any(".decoder." in name for name in grads(task))
-
-
-def test_the_pseudo_mask_has_no_gradient_and_follows_the_attention(pairs: Path) -> None:
-    task, batch = task_of(config_of(pairs))
-    output, vectors = task.forward(batch)
-    target = task.mask_of(output, vectors, batch)
-    assert not target.mask.requires_grad
-    assert target.mask.shape == (8, 1, 64, 64)
 
 
 def test_evidence_follows_the_text_where_attention_does_not(pairs: Path) -> None:
@@ -376,14 +346,12 @@ def test_shuffled_masks_are_those_of_other_images(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("pretrain.decoder=none",),
-        ("pretrain.decoder=reconstruction",),
-        ("pretrain.decoder=pseudo_mask",),
+        ("pretrain.decoder=none",), ("pretrain.decoder=reconstruction",), ("pretrain.decoder=pseudo_mask",),
         ("pretrain.mask.source=evidence", "model.options.pool_stride=8"),
         ("pretrain.shuffle_masks=true", "pretrain.decoder_loss=released"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_cached_parts_have_the_gradients_of_the_whole_batch(pairs: Path, overrides: tuple[str, ...]) -> None:
     """BatchNorm in eval mode: with batch statistics the parts differ from the whole, which is said.
 
@@ -417,16 +385,11 @@ def test_micro_parts_have_their_own_negatives(pairs: Path) -> None:
     task.module.zero_grad()
     shares, parts = (3 / 8, 3 / 8, 2 / 8), pretrain._split(batch, 3)
     own = [task.training_step(part) for part in parts]
-    total = sum(
-        (share * one["loss"] for share, one in zip(shares, own, strict=True)),
-        torch.zeros(()),
-    )
-    total.backward()
+    sum((share * one["loss"] for share, one in zip(shares, own, strict=True)), torch.zeros(())).backward()
     assert [len(part.ids) for part in parts] == [3, 3, 2]
     for name, value in losses.items():
-        assert float(value) == pytest.approx(
-            sum(w * float(one[name].detach()) for w, one in zip(shares, own, strict=True))
-        )
+        mean = sum(w * float(one[name].detach()) for w, one in zip(shares, own, strict=True))
+        assert float(value) == pytest.approx(mean)
     assert float(losses["loss"]) == pytest.approx(float(losses["vla_loss"]) + 0.5 * float(losses["decoder_loss"]))
     whole = task.training_step(batch)
     assert float(whole["vla_loss"]) > float(losses["vla_loss"]) + 0.1  # it has more negatives
@@ -488,10 +451,7 @@ def test_length_sampler_is_a_function_of_seed_and_epoch() -> None:
     assert len({i for batch in first for i in batch}) == 96  # the rest of 4 that fills no batch waits
     spread = np.mean([np.ptp([lengths[i] for i in batch]) for batch in first])
     assert spread < 20 < np.ptp(lengths)
-    halves = (
-        LengthSampler(lengths, 4, seed=1, rank=0, world_size=2),
-        LengthSampler(lengths, 4, seed=1, rank=1, world_size=2),
-    )
+    halves = (LengthSampler(lengths, 4, seed=1, rank=rank, world_size=2) for rank in range(2))
     together = [sorted(i for _, i in a + b) for a, b in zip(*halves, strict=True)]
     assert together == [sorted(batch) for batch in first]  # the same batches, whatever the number of ranks
 
@@ -504,9 +464,8 @@ def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> 
         output, _ = task.module(batch.image, *task.text(batch.texts, batch.image.device))
         attention = torch.zeros_like(output.attention)
         attention[:, :, 1] = 1
-        made = task.mask_of(
-            output._replace(attention=attention), None, replace(batch, body=torch.ones(8, 40, 40).bool())
-        )
+        whole = replace(batch, body=torch.ones(8, 40, 40).bool())
+        made = task.mask_of(output._replace(attention=attention), None, whole)
     assert output.grid == (2, 2) and output.mask_logits.shape == (8, 1, 40, 40)
     expected = torch.zeros(40, 40)
     expected[:32, :32] = 1
@@ -526,6 +485,8 @@ def test_the_mask_of_a_padded_image_lies_where_the_attention_is(pairs: Path) -> 
         (("model.options.heads=many",), "out_of_range"), (("model.options.projection_dim=0",), "out_of_range"),
         (("data.image_size=[0,64]",), "out_of_range"), (("train.max_steps=0",), "out_of_range"),
         (("data.views=[XX]",), "empty"), (("data.laterality=null",), "missing"),
+        (("pretrain.shuffle_masks=true", "pretrain.decoder=none"), "conflict"),  # it would do nothing
+        (("pretrain.mask.soft=true", "pretrain.mask.smooth=none"), "conflict"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_the_run_folder_is_made(
@@ -539,9 +500,8 @@ def test_what_is_wrong_is_said_before_the_run_folder_is_made(
 def test_pairs_that_nothing_tells_apart_are_refused(pairs: Path, tmp_path: Path) -> None:
     table = pd.read_csv(pairs / "manifest.csv")
     for name, column, value in (("text", "text", "No finding."), ("patient", "patient", "p")):
-        table.assign(**{column: [f"{value}{split}" for split in table.split]}).to_csv(
-            pairs / f"one_{name}.csv", index=False
-        )
+        same = table.assign(**{column: [f"{value}{split}" for split in table.split]})
+        same.to_csv(pairs / f"one_{name}.csv", index=False)
     with refused("empty", naming="one_text.csv"):
         train(config_of(pairs, f"data.manifest={pairs / 'one_text.csv'}"), tmp_path / "run")
     one_patient = f"data.manifest={pairs / 'one_patient.csv'}"
@@ -585,18 +545,6 @@ def test_the_other_schools_train_too_and_go_on_as_pseudo_masks(pairs: Path, tmp_
     then = train(config_of(pairs, f"init={first}", "train.epochs=1"), tmp_path / "then")
     plan = json.loads((then / "plan.json").read_text())
     assert "taken over" in plan["init"] and ("0 are new" in plan["init"]) == (decoder == "reconstruction")
-
-
-def save_backbone(folder: Path, kind: str) -> None:
-    """A tiny transformers model with random weights; nothing is fetched."""
-    import transformers as hf
-
-    torch.manual_seed(0)
-    if kind == "convnext":
-        hf.ConvNextModel(hf.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24])).save_pretrained(folder)
-    else:
-        config = hf.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56)
-        hf.Dinov2Model(config).save_pretrained(folder)
 
 
 @pytest.mark.parametrize(("kind", "decoder"), [("convnext", "pseudo_mask"), ("dinov2", "none")])

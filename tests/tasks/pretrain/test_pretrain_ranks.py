@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from runs import without_draws
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -52,15 +53,8 @@ def ready(config: Config, world_size: int, folder: str) -> tuple[PretrainLearner
     made = prepare(config, load_manifest(config.data.manifest), cast(Fabric, place), Path(folder))
     task = made.learner
     assert isinstance(task, PretrainLearner)
-    for part in task.module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-        if isinstance(part, nn.MultiheadAttention):
-            part.dropout = 0.0
-        if hasattr(part, "p_unknown"):
-            part.p_unknown = 0.0
-    parts = iter(made.loaders["train"])
-    return task, next(parts)
+    without_draws(task.module)
+    return task, next(iter(made.loaders["train"]))
 
 
 def step(task: PretrainLearner, batch: Batch, module: nn.Module | None) -> Any:

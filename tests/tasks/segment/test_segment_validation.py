@@ -50,16 +50,11 @@ def test_what_ranks_repeat_is_not_counted(tiny_recipe: Path, num_images: int, wo
 
 def test_training_repeats_count_and_nothing_is_lost() -> None:
     for shuffle in (False, True):
-        items = [
-            item
-            for rank in range(3)
-            for batch in EpochSampler(4, 2, seed=0, shuffle=shuffle, rank=rank, world_size=3)
-            for item in batch
-        ]
+        samplers = [EpochSampler(4, 2, seed=0, shuffle=shuffle, rank=rank, world_size=3) for rank in range(3)]
+        items = [item for sampler in samplers for batch in sampler for item in batch]
         assert len(items) == 6
-        assert sorted(i for epoch, i in items if epoch != REPEATED) == ([0, 1, 2, 3] if not shuffle else sorted(
-            i for _, i in items
-        ))  # fmt: skip
+        counted = sorted(i for epoch, i in items if epoch != REPEATED)
+        assert counted == (sorted(i for _, i in items) if shuffle else [0, 1, 2, 3])
         assert {i for _, i in items} == {0, 1, 2, 3}
 
 
