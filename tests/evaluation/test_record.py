@@ -22,7 +22,6 @@ from medvl.evaluation.record import (
 )
 
 VERSION_1 = sorted((Path(__file__).parent / "version_1").glob("*.json"))  # written by the last program of that format
-RESULTS = sorted((Path(__file__).parents[2] / "results").rglob("*.json"))
 
 
 @pytest.fixture
@@ -53,13 +52,8 @@ def test_version_1_is_converted_without_loss(path: Path) -> None:
     assert EvaluationRecord.from_dict(new).summary == new  # and stays as it is
 
 
-def test_every_result_of_the_repository_is_read() -> None:
-    kinds = set()
-    for path in RESULTS:
-        found = json.loads(path.read_text())
-        if evaluation_of(found) is not None:
-            kinds.add(EvaluationRecord.from_dict(found).evaluation)
-            assert EvaluationRecord.from_dict(found).metrics == found.get("metrics", {})
+def test_version_1_of_every_kind_is_tried() -> None:
+    kinds = {evaluation_of(json.loads(path.read_text())) for path in VERSION_1}
     assert kinds >= {"segment", "classify", "detect", "ground", "zero-shot classify", "localise"}
 
 

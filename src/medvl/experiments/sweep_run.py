@@ -83,6 +83,7 @@ def run_sweep(
             sweep.query(cell, data)
             sweep.scoring_manifest(data)
     results.mkdir(parents=True, exist_ok=True)
+    was_done = all(work.standing(cell).state == "done" for cell in sweep.cells())
     outcomes: dict[str, Outcome] = {}
     while True:
         for number, cell in enumerate(cells, 1):
@@ -91,7 +92,8 @@ def run_sweep(
         if not any(outcome.waits for outcome in outcomes.values()):
             break
         time.sleep(POLL_S)
-    if all(work.standing(cell).state == "done" for cell in sweep.cells()):
+    has_table = was_done and (out / f"{sweep.path.stem}.json").exists()
+    if not has_table and all(work.standing(cell).state == "done" for cell in sweep.cells()):
         try:
             write_table(sweep, out, data)
             _say(f"{out / sweep.path.stem}.md written")
