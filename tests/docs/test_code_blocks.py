@@ -36,12 +36,6 @@ HIDDEN = (
 )
 MADE = re.compile(r"medvl (?:train|fit) (?:[^`]|\\\n)*?--out (\S+)")
 TABLES = ("manifest.csv", "split.csv", "masks.csv", "notes.csv")
-SOAK = (  # pages of many trainings
-    "docs/howto/annotations.md",
-    "docs/howto/compare.md",
-    "docs/howto/train.md",
-    "docs/start/few_masks.md",
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,15 +99,7 @@ def identity(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def marked(names: tuple[str, ...]) -> list[object]:
-    return [
-        pytest.param(page, marks=pytest.mark.soak if identity(page) in names else (), id=identity(page))
-        for page in pages()
-        if blocks_of(page)
-    ]
-
-
-@pytest.mark.parametrize("page", marked(SOAK))
+@pytest.mark.parametrize("page", [page for page in pages() if blocks_of(page)], ids=identity)
 def test_the_blocks_of_a_page_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "page"
     shutil.copytree(prepared, folder)
