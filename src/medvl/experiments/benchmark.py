@@ -155,12 +155,13 @@ def _check_runs(table: PublishedTable, given: Given) -> None:
     if taken:
         raise InputError.conflict(f"--run {taken[0]}=...: that row is there already", remedy="another name")
     segments = any(column_of(table, name).ask.get("kind") in OF_SEGMENTATION for name in table.columns)
+    wanted = find_task("segment" if segments else "pretrain")
     for name, run in given.runs.items():
-        task = load_config(find_model(run) / "config.yaml").task
-        pretrains = find_task(task).gives_encoder and find_task(task).takes_text
-        if not (task == "segment" if segments else pretrains):
-            wanted = f"a run of task: {'segment' if segments else 'pretrain'}"
-            raise InputError.unsupported(f"--run {name}: a run of task: {task}", file=run, expected=wanted)
+        task = find_task(load_config(find_model(run) / "config.yaml").task)
+        if task is not wanted:
+            raise InputError.unsupported(
+                f"--run {name}: a run of task: {task.name}", file=run, expected=f"a run of task: {wanted.name}"
+            )
     if not given.data.is_dir():
         raise InputError.missing_file(
             "no such folder", file=given.data, expected="the folder that holds the sets (--data)"

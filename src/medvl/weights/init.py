@@ -26,8 +26,8 @@ def init_of(config: Config) -> tuple[str, str]:
     """
     prefix, path = split_init(config.init or "")
     if path and not prefix:
-        task = load_config(find_model(path) / "config.yaml").task
-        if task != config.task and find_task(task).gives_encoder:
+        task = find_task(load_config(find_model(path) / "config.yaml").task)
+        if task is not find_task(config.task) and task.gives_encoder:
             prefix = G2D_PREFIX
     return prefix, path
 
