@@ -28,8 +28,8 @@ GROUPS = {
     "mixed": "different thirds of the two lungs",
     "heldout": "unions that never stood in training",
     "probe: shuffled": "another patient's text, scored against the true mask",
-    "probe: side_swapped": "left and right exchanged, likewise",
-    "probe: negated": "the text denied, likewise (should be 0)",
+    "probe: side_swapped": "left and right exchanged, scored against the true mask",
+    "probe: negated": "the text denied, scored against the true mask (0 is right)",
 }
 
 

@@ -82,6 +82,7 @@ def test_many_phrases_equal_one_by_one_and_encode_the_image_once(
 def test_it_says_when_the_phrase_is_empty_or_unknown(tiny_run: Path, image: Path) -> None:
     predictor = Predictor.load(tiny_run).set_image(image)
     assert EMPTY_PROMPT in predictor.segment("").warnings
+    assert any("100% of the image" in note for note in predictor.segment("left lung", threshold=0.0).warnings)
     assert any("pancreas" in note for note in predictor.segment("left pancreas").warnings)
 
 

@@ -33,6 +33,7 @@ from medvl.models.module import NetworkModule, SegmentModel
 from medvl.text.base import TextEncoder
 from medvl.text.cache import FeatureCache
 
+NEARLY_ALL = 0.95  # of an image: no part of a body is that large in it
 EMPTY_PROMPT = "the prompt is empty: it names nothing"
 PHRASES_AT_ONCE = 8  # rows decoded in one pass; bounds memory
 
@@ -43,7 +44,8 @@ class Segmentation:
 
     `mask` (H, W) bool and `probs` (H, W) float32 in [0, 1]; for a model of several classes both are (K, H, W), in the
     order of `classes`. Of exclusive classes (`objective.mode: multiclass`) each pixel has the likeliest one or none,
-    and no threshold decides. `warnings` says what a user must know (empty prompt, unknown words, cut text, empty mask).
+    and no threshold decides. `warnings` says what a user must know (empty prompt, unknown words, cut text, a mask of
+    nothing or of nearly everything).
     """
 
     mask: NDArray[np.bool_]
@@ -173,7 +175,7 @@ class Predictor:
                 mask = class_masks(native, self.config.objective.mode, threshold)  # (K, H, W)
                 if len(self.classes) == 1:
                     native, mask = native[0], mask[0]
-                notes = self._notes(phrase, row, not mask.any())
+                notes = self._notes(phrase, row, float(mask.mean()))
                 results.append(Segmentation(mask, native, self._image.spacing_mm, phrase, self.classes, notes))
         return results
 
@@ -186,7 +188,7 @@ class Predictor:
         logits = self.module.network.decode(self._features, features, mask, index, size=self.config.data.image_size)
         return probs_from_logits(logits, self.config.objective.mode).float().cpu().numpy()
 
-    def _notes(self, phrase: str, context: Context, is_empty: bool) -> tuple[str, ...]:
+    def _notes(self, phrase: str, context: Context, share: float) -> tuple[str, ...]:
         notes = []
         if self.uses_text and self.encoder is not None:
             if not phrase.strip():
@@ -200,8 +202,10 @@ class Predictor:
         lacking = [] if self.context is None else self.context.lacking(context)
         if lacking:
             notes.append(f"taken as missing beside the prompt: {', '.join(lacking)}")
-        if is_empty:
+        if share == 0:
             notes.append("nothing was found for this prompt")
+        elif share > NEARLY_ALL:
+            notes.append(f"{share:.0%} of the image is marked: a model that tells nothing apart marks everything")
         return tuple(notes)
 
 
