@@ -22,5 +22,5 @@ def explain(
     """
     from medvl.metrics.convention import explain as explained
 
-    found = explained(dice, iou)
-    show(asdict(found), f"{found.verdict}: {found.why}", as_json)
+    explanation = explained(dice, iou)
+    show(asdict(explanation), f"{explanation.verdict}: {explanation.why}", as_json)

@@ -14,6 +14,7 @@ import medvl.config
 from medvl.config.ranges import SECTION
 from medvl.core.errors import InputError, nearest
 from medvl.core.plain_yaml import read_typed
+from medvl.metrics.convention import explain
 
 FOLDER = Path(medvl.config.__file__).with_name("published")
 Cell = tuple[float | None, ...]
@@ -79,16 +80,9 @@ def read_tables(folder: Path = FOLDER) -> dict[str, PublishedTable]:
 
 
 def possible_pair(dice: float, iou: float, convention: Convention) -> bool:
-    """Whether a Dice and an IoU, in percent with two decimals, can be of the same masks.
-
-    Of pooled pixels IoU is f(Dice) = Dice / (2 - Dice). f is convex, so a mean of IoUs over images is f of the mean
-    Dice at least (Jensen), and never above that Dice.
-    """
-    lowest = 100 * dice / (200 - dice)
-    rounding = 0.02  # 0.005 of either number, with f' up to 2
-    if convention == "pooled":
-        return abs(iou - lowest) <= rounding
-    return lowest - rounding <= iou <= dice + rounding
+    """Whether a Dice and an IoU, in percent with two decimals, can be of the same masks (see metrics/convention.py)."""
+    verdict = explain(f"{dice:.2f}%", f"{iou:.2f}%").verdict
+    return verdict == "pooled" if convention == "pooled" else verdict != "impossible"
 
 
 def _check(name: str, table: _Table, rows: dict[str, tuple[Cell, ...]], path: Path) -> None:

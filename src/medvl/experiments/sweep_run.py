@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -19,7 +18,7 @@ from medvl.core.files import alone, write_json
 from medvl.evaluation.model_inputs import parse_overrides
 from medvl.experiments.sweep import Cell, Sweep, load_sweep
 from medvl.experiments.sweep_score import score_zero_shot, scorer_of
-from medvl.experiments.sweep_table import write_table
+from medvl.experiments.sweep_table import read_result, write_table
 
 FEATURES = ".features"  # in the folder of a sweep: features of frozen encoders, which its cells share
 POLL_S = 3.0  # between two looks at what another process is at
@@ -83,7 +82,7 @@ def run_sweep(
             sweep.query(cell, data)
             sweep.scoring_manifest(data)
     results.mkdir(parents=True, exist_ok=True)
-    was_done = all(work.standing(cell).state == "done" for cell in sweep.cells())
+    was_done = all(work.is_done(cell) for cell in sweep.cells())
     outcomes: dict[str, Outcome] = {}
     while True:
         for number, cell in enumerate(cells, 1):
@@ -93,7 +92,7 @@ def run_sweep(
             break
         time.sleep(POLL_S)
     has_table = was_done and (out / f"{sweep.path.stem}.json").exists()
-    if not has_table and all(work.standing(cell).state == "done" for cell in sweep.cells()):
+    if not has_table and all(work.is_done(cell) for cell in sweep.cells()):
         try:
             write_table(sweep, out, data)
             _say(f"{out / sweep.path.stem}.md written")
@@ -126,6 +125,10 @@ class _Work:
     def result(self, cell: Cell) -> Path:
         return self.results / f"{cell.name}.json"
 
+    def is_done(self, cell: Cell) -> bool:
+        """Whether its result is here, and the run that it is of."""
+        return self.result(cell).exists() and (cell.query is not None or _finished(self.out / cell.name))
+
     def config(self, cell: Cell) -> Config:
         config = self.sweep.config(cell, self.out, self.data, self.words)
         if not scorer_of(config).keeps_features or config.classify.cache_dir is not None:
@@ -136,9 +139,9 @@ class _Work:
     def standing(self, cell: Cell) -> Outcome:
         """Where a cell stands, without doing anything."""
         run = self.out / cell.name
-        if self.result(cell).exists() and (cell.query is not None or _finished(run)):
+        if self.is_done(cell):
             try:
-                stored = _read_result(self.result(cell))
+                stored = read_result(self.result(cell))
             except InputError as error:
                 return Outcome(cell, "open", error=str(error))
             return Outcome(cell, "done", self._made_otherwise(cell, stored))
@@ -161,7 +164,7 @@ class _Work:
         if (other := self._awaited(cell)) is not None:
             return Outcome(cell, "open", f"waits for @{other.variant}, which another process is at", waits=True)
         with alone(self.out / ".locks" / cell.name) as mine:
-            if not mine or self.standing(cell).state == "done":
+            if not mine or self.is_done(cell):
                 return Outcome(cell, "open", "another process is at it") if not mine else self.standing(cell)
             _say(f"{label}: {standing.note or 'to run'}")
             try:
@@ -296,16 +299,7 @@ def without_machine_paths(value: Any, roots: Mapping[Path, str]) -> Any:
     return f"{before}{mark}{Path(path).name}" if Path(path).is_absolute() else value
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    what = "damaged (no mapping)"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(stored, dict):
-            return stored
-    except ValueError as error:  # no JSON, no UTF-8
-        what = f"damaged ({error})"
-    remedy = "delete it: the same sweep then makes it again"
-    raise InputError.damaged(what, file=path, expected="a whole result file of a cell", remedy=remedy)
+
 
 
 def _finished(run: Path) -> bool:

@@ -37,7 +37,7 @@ def write_table(sweep: Sweep, out: Path, data: Path | None) -> dict[str, Any]:
     Raises:
         InputError: a result file that is damaged, or runs that cannot be compared (other cases, for example).
     """
-    results = {cell.name: _result(out, cell) for cell in sweep.cells()}
+    results = {cell.name: read_result(out / "results" / f"{cell.name}.json") for cell in sweep.cells()}
     groups: list[dict[str, Any]] = []
     for point in sweep.grid_points():
         by_task: dict[str, list[Cell]] = {}
@@ -146,14 +146,17 @@ def _group(
     }
 
 
-def _result(out: Path, cell: Cell) -> dict[str, Any]:
-    path = out / "results" / f"{cell.name}.json"
+def read_result(path: Path) -> dict[str, Any]:
+    """The result file of a cell. InputError where it is damaged."""
+    what = "damaged (no mapping)"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(content, dict)
-        return content
-    except (ValueError, AssertionError) as error:
-        raise InputError.damaged(f"damaged ({error})", file=path, remedy="delete it: the same sweep makes it") from None
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stored, dict):
+            return stored
+    except ValueError as error:  # no JSON, no UTF-8
+        what = f"damaged ({error})"
+    remedy = "delete it: the same sweep then makes it again"
+    raise InputError.damaged(what, file=path, expected="a whole result file of a cell", remedy=remedy)
 
 
 def _parameters(run: Path) -> int | None:
